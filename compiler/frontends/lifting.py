@@ -1,0 +1,88 @@
+"""What a frontend works with, and how its work becomes a graph."""
+
+from __future__ import annotations
+
+from compiler.errors import ConfigError
+from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.config import Config
+from compiler.frontends.inert import INERT_KEYS
+from compiler.frontends.limits import Limits
+from compiler.frontends.step import ModelShape, Step
+from compiler.frontends.weights import Weights
+from compiler.ir.builder import Builder
+from compiler.ir.dtypes import COMPUTE_DTYPES, DType
+from compiler.ir.graph import Graph
+from compiler.ir.op import Value
+
+
+class Lifting:
+    """One checkpoint on its way to a graph.
+
+    A frontend takes the config's keys, calls `begin` once, appends the model's ops and calls `finish` with the logits.
+    """
+
+    def __init__(self, family: str, checkpoint: Checkpoint, limits: Limits) -> None:
+        self.family = family
+        self.checkpoint = checkpoint
+        self.config = Config(checkpoint.config)
+        self.limits = limits
+        self.b = Builder(family)
+
+    def begin(self, shape: ModelShape) -> Step:
+        """Declare the step's inputs. Call it when every key of the config has been taken: the others are noted.
+
+        Raises:
+            ConfigError: if the limits do not fit the model, or its element type is not supported.
+        """
+        b = self.b
+        dtype = self._dtype()
+        for key in self.config.unknown(INERT_KEYS):
+            self.checkpoint.notes.append(f"the config key {key!r} is not known and was ignored")
+        b.dims.update(self.limits.dims(shape.context, shape.learned))
+        b.facts.update(
+            family=self.family,
+            vocab_size=int(shape.vocab),
+            context_length=int(shape.context),
+            layers=int(shape.layers),
+            hidden_size=int(shape.hidden),
+            heads=int(shape.heads),
+            kv_heads=int(shape.kv_heads),
+            head_dim=int(shape.head_dim),
+            positions=shape.positions,
+        )
+        return Step(b, Weights(b, self.checkpoint, dtype), shape)
+
+    def finish(self, step: Step, logits: Value) -> None:
+        """Declare the logits.
+
+        Raises:
+            CheckpointError: if a tensor of the checkpoint has found no place.
+        """
+        step.weights.finish()
+        self.b.outputs = {"logits": logits, **self.b.outputs}
+        self.b.facts.update(parameters=step.weights.parameters, dtype=step.dtype.value)
+
+    def graph(self) -> Graph:
+        """The lifted graph."""
+        return self.b.build(str(self.checkpoint.folder))
+
+    def _dtype(self) -> DType:
+        """The element type that the config names; else the one in which most of the weights are stored."""
+        name = self.config.take("dtype", str, aliases=("torch_dtype",), default=None)
+        if name is not None:
+            try:
+                return COMPUTE_DTYPES[name.removeprefix("torch.")]
+            except KeyError:
+                raise self.config.unsupported("dtype", name, COMPUTE_DTYPES) from None
+        elements = dict.fromkeys(COMPUTE_DTYPES.values(), 0)
+        for tensor in self.checkpoint.tensors.values():
+            if tensor.dtype in elements:
+                elements[tensor.dtype] += tensor.elements
+        return max(elements, key=lambda dtype: elements[dtype]) if any(elements.values()) else DType.f16
+
+
+def divide(config: Config, key: str, whole: int, by: str, parts: int) -> int:
+    """`whole / parts`; ConfigError, naming both keys, if there is a remainder."""
+    if whole % parts:
+        raise ConfigError(f"the config key {key!r} is {whole}, which {by!r} = {parts} does not divide")
+    return whole // parts

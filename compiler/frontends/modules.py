@@ -1,0 +1,62 @@
+"""The modules that models are made of: their weights taken, their ops appended."""
+
+from __future__ import annotations
+
+from compiler.frontends.activations import Activation
+from compiler.frontends.step import Step
+from compiler.ir.op import Value
+
+
+def linear(step: Step, x: Value, module: str, out: int, width: int, *, name: str, bias: bool) -> Value:
+    """A linear layer `width → out` whose weights are `module.weight` and, if it has one, `module.bias`."""
+    weight = step.weights.take(f"{module}.weight", out, width, name=f"{name}.weight")
+    offset = step.weights.take(f"{module}.bias", out, name=f"{name}.bias") if bias else None
+    return step.b.linear(x, weight, offset, name=name)  # type: ignore[no-any-return]
+
+
+def layer_norm(
+    step: Step, x: Value, module: str, width: int, *, scope: str, eps: float, weight: bool = True, bias: bool = True
+) -> Value:
+    """A LayerNorm over the last dim, in a scope of its own."""
+    with step.b.scope(scope, module):
+        scale = step.weights.take(f"{module}.weight", width, name="weight") if weight else None
+        offset = step.weights.take(f"{module}.bias", width, name="bias") if bias else None
+        return step.b.layer_norm(x, scale, offset, eps=eps, name="norm")  # type: ignore[no-any-return]
+
+
+def rms_norm(step: Step, x: Value, module: str, width: int, *, scope: str, eps: float) -> Value:
+    """An RMSNorm over the last dim, in a scope of its own."""
+    with step.b.scope(scope, module):
+        scale = step.weights.take(f"{module}.weight", width, name="weight")
+        return step.b.rms_norm(x, scale, eps=eps, name="norm")  # type: ignore[no-any-return]
+
+
+def mlp(
+    step: Step, x: Value, module: str, up: str, down: str, hidden: int, inner: int, act: Activation, *, bias: bool
+) -> Value:
+    """`down(act(up(x)))`, in the scope `mlp`; `up` and `down` are the layers' names within `module`."""
+    with step.b.scope("mlp", module):
+        y = linear(step, x, f"{module}.{up}", inner, hidden, name="up", bias=bias)
+        y = act(step.b, y)
+        return linear(step, y, f"{module}.{down}", hidden, inner, name="down", bias=bias)
+
+
+def embed(step: Step, module: str, width: int, *, aliases: tuple[str, ...] = ()) -> tuple[Value, Value]:
+    """The rows of the token embedding `[B,S,width]`, and the table, for heads that are tied to it."""
+    with step.b.scope("embed", module):
+        table = step.weights.take(f"{module}.weight", step.shape.vocab, width, name="weight", aliases=aliases)
+        return step.b.embedding(table, step.token_ids, name="tokens"), table
+
+
+def learned_positions(step: Step, module: str, count: int, width: int, *, unused: int = 0) -> Value:
+    """The rows of a learned position embedding `[B,S,width]`, whose table starts with `unused` rows."""
+    b = step.b
+    with b.scope("positions", module):
+        table = step.weights.take(
+            f"{module}.weight", unused + count, width, name="table" if unused else "weight"
+        )
+        if unused:
+            table = b.slice(table, axis=0, start=unused, size=count, name="weight")
+        # Padding may reach beyond the table; what it looks up does not matter, but it must be there.
+        inside = b.clamp(step.positions, min=0.0, max=float(count - 1), name="inside")
+        return b.embedding(table, inside, name="embedding")  # type: ignore[no-any-return]

@@ -1,0 +1,140 @@
+"""The step graph under construction: its inputs, and what all layers share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from compiler.frontends.config import Size
+from compiler.frontends.rope import Rope
+from compiler.frontends.weights import Weights
+from compiler.ir.builder import Builder
+from compiler.ir.dims import symbol
+from compiler.ir.dtypes import DType
+from compiler.ir.op import Value
+
+B, S, C, R = map(symbol, "BSCR")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a model's config says about its size.
+
+    Attributes:
+        learned: how many positions have an embedding; None if positions are computed.
+        positions: how positions enter: `rotary`, `learned`, `alibi`, several joined by `+`, or `none`.
+        cached: the layers that keep keys and values of their own; None for all.
+    """
+
+    vocab: Size
+    context: int
+    layers: int
+    hidden: Size
+    heads: int
+    kv_heads: int
+    head_dim: int
+    positions: str
+    learned: int | None = None
+    cached: Sequence[int] | None = None
+
+
+@dataclass
+class Step:
+    """One step: `S` new tokens a row, right-padded, after `past_len` tokens whose keys and values are in the caches.
+
+    `positions` is `i32[B,S]`, the position of each new token; `slots` is `i32[C]`, the position of each cache slot.
+    """
+
+    b: Builder
+    weights: Weights
+    shape: ModelShape
+    token_ids: Value = field(init=False)
+    past_len: Value = field(init=False)
+    new_len: Value = field(init=False)
+    logit_pos: Value = field(init=False)
+    caches: dict[int, tuple[Value, Value]] = field(init=False)
+    positions: Value = field(init=False)
+    slots: Value = field(init=False)
+    minus_infinity: Value = field(init=False)
+
+    def __post_init__(self) -> None:
+        b, shape = self.b, self.shape
+        self.token_ids = b.input("token_ids", DType.i32, B, S)
+        self.past_len = b.input("past_len", DType.i32, B)
+        self.new_len = b.input("new_len", DType.i32, B)
+        self.logit_pos = b.input("logit_pos", DType.i32, B, R)
+        cache = (B, shape.kv_heads, C, shape.head_dim)
+        self.caches = {
+            i: (b.input(f"cache.{i}.k", self.dtype, *cache), b.input(f"cache.{i}.v", self.dtype, *cache))
+            for i in (range(shape.layers) if shape.cached is None else shape.cached)
+        }
+        with b.scope("positions"):
+            past = b.reshape(self.past_len, shape=(B, 1), name="past")
+            self.positions = b.add(past, b.iota(size=S, name="new"), name="ids")
+            self.slots = b.iota(size=C, name="slots")
+            self.minus_infinity = b.literal(dtype=self.dtype, shape=(), values=(-math.inf,), name="minus_infinity")
+
+    @property
+    def dtype(self) -> DType:
+        """The element type in which the model computes."""
+        return self.weights.dtype
+
+    def queries(self) -> Value:
+        """The positions as `i32[B,1,S,1]`, which broadcast against heads and slots."""
+        return self.b.reshape(self.positions, shape=(B, 1, S, 1), name="queries")  # type: ignore[no-any-return]
+
+    def causal_mask(self, window: int | None = None) -> Value:
+        """`bool[B,1,S,C]`: whether a query sees a slot.
+
+        It sees its own position and those before; with a window, no more than `window` positions back.
+        """
+        b = self.b
+        with b.scope("positions"):
+            queries = self.queries()
+            mask: Value = b.less_equal(self.slots, queries, name="mask")
+            if window is None:
+                return mask
+            width = b.literal(dtype=DType.i32, shape=(), values=(window,), name="window")
+            first = b.sub(queries, width, name="first_visible")
+            near = b.less_equal(first, self.slots, name="near")
+            return b.logical_and(mask, near, name="mask.window")  # type: ignore[no-any-return]
+
+    def alibi(self, slopes: Sequence[float]) -> Value:
+        """`[B,heads,S,C]`: each head's slope times the distance from query to slot, to be added to the scores."""
+        b = self.b
+        with b.scope("positions"):
+            distance = b.cast(b.sub(self.slots, self.queries(), name="distance"), dtype=DType.f32, name="distance.f32")
+            slope = b.literal(dtype=DType.f32, shape=(len(slopes), 1, 1), values=tuple(slopes), name="slopes")
+            bias = b.mul(slope, distance, name="alibi.f32" if self.dtype is not DType.f32 else "alibi")
+            return bias if self.dtype is DType.f32 else b.cast(bias, dtype=self.dtype, name="alibi")  # type: ignore[no-any-return]
+
+    def angles(self, rope: Rope) -> tuple[Value, Value]:
+        """Cosines and sines for `rotary`, `f32[B,S,R/2]`."""
+        b = self.b
+        with b.scope("positions"):
+            ids = b.reshape(b.cast(self.positions, dtype=DType.f32, name="ids.f32"), shape=(B, S, 1), name="column")
+            frequencies = b.literal(
+                dtype=DType.f32, shape=(len(rope.frequencies),), values=rope.frequencies, name="frequencies"
+            )
+            angles = b.mul(ids, frequencies, name="angles")
+            if rope.amplitude == 1.0:
+                return b.cos(angles, name="cos"), b.sin(angles, name="sin")
+            return (
+                b.scale(b.cos(angles), factor=rope.amplitude, name="cos.scaled"),
+                b.scale(b.sin(angles), factor=rope.amplitude, name="sin.scaled"),
+            )
+
+    def update_cache(self, layer: int, k: Value, v: Value) -> tuple[Value, Value]:
+        """Store the new keys and values `[B,kv_heads,S,head_dim]`; the layer's caches after that."""
+        states = tuple(
+            self.b.kv_update(cache, new, self.past_len, self.new_len, name=f"{which}.cache")
+            for cache, new, which in zip(self.caches[layer], (k, v), "kv", strict=True)
+        )
+        for which, state in zip("kv", states, strict=True):
+            self.b.output(f"cache.{layer}.{which}", state)
+        return states[0], states[1]
+
+    def logit_rows(self, x: Value) -> Value:
+        """The rows of `x [B,S,H]` whose logits are wanted, `[B,R,H]`: what follows costs only those."""
+        return self.b.gather_rows(x, self.logit_pos, name="logit_rows")  # type: ignore[no-any-return]

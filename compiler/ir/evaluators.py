@@ -1,0 +1,209 @@
+"""What each kind of op computes, in torch: the table behind the interpreter.
+
+An evaluator takes `(attrs, sizes, *operands)`: the attributes, the sizes of the symbolic dims, and the operands as
+tensors; it returns the result or a tuple of results. Floating-point operands arrive in the accumulation type, and the
+interpreter rounds the results; an evaluator registered as `exact` moves elements without arithmetic, and is given
+them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from compiler.errors import GraphError
+from compiler.ir.dims import evaluate
+from compiler.ir.tensor_data import random_tensor
+from compiler.ir.torch_types import to_torch
+
+Attrs = Mapping[str, Any]
+Sizes = Mapping[str, int]
+
+
+class Evaluator(NamedTuple):
+    """How to compute a kind of op; `exact` if it only moves elements."""
+
+    compute: Callable[..., Any]
+    exact: bool
+
+
+_TABLE: dict[str, Evaluator] = {}
+
+
+def evaluates(kind: str, *, exact: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: register the function as the meaning of `kind`; GraphError if it has one already."""
+
+    def register(compute: Callable[..., Any]) -> Callable[..., Any]:
+        known = _TABLE.get(kind)
+        if known and known.compute.__module__ != compute.__module__:
+            raise GraphError(f"the op {kind!r} has an evaluator already, in {known.compute.__module__}")
+        _TABLE[kind] = Evaluator(compute, exact)
+        return compute
+
+    return register
+
+
+def evaluator(kind: str) -> Evaluator:
+    """The evaluator of `kind`; GraphError if there is none."""
+    try:
+        return _TABLE[kind]
+    except KeyError:
+        raise GraphError(
+            f"the interpreter does not know the op {kind!r}",
+            hint=f"register its meaning: @compiler.ir.evaluators.evaluates({kind!r})",
+        ) from None
+
+
+def _simple(kind: str, function: Callable[..., Tensor], *, exact: bool = False) -> None:
+    evaluates(kind, exact=exact)(lambda attrs, sizes, *operands: function(*operands))
+
+
+for _kind, _function in {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "relu": torch.relu,
+    "silu": torch.nn.functional.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "cos": torch.cos,
+    "sin": torch.sin,
+    "linear": torch.nn.functional.linear,
+}.items():
+    _simple(_kind, _function)
+for _kind, _function in {
+    "less": torch.lt,
+    "less_equal": torch.le,
+    "logical_and": torch.logical_and,
+    "where": torch.where,
+}.items():
+    _simple(_kind, _function, exact=True)
+
+
+@evaluates("random", exact=True)
+def _random(attrs: Attrs, sizes: Sizes) -> Tensor:
+    return random_tensor(attrs["key"], attrs["dtype"], attrs["shape"], attrs["mean"], attrs["std"])
+
+
+@evaluates("literal", exact=True)
+def _literal(attrs: Attrs, sizes: Sizes) -> Tensor:
+    # By way of float64, which holds every value of the other floating-point types and of i32.
+    wide = torch.float64 if attrs["dtype"].is_float else torch.int64
+    values = torch.tensor(attrs["values"], dtype=wide).to(to_torch(attrs["dtype"]))
+    shape = attrs["shape"]
+    return values.expand(shape).clone() if len(attrs["values"]) == 1 else values.reshape(shape)
+
+
+@evaluates("iota", exact=True)
+def _iota(attrs: Attrs, sizes: Sizes) -> Tensor:
+    return torch.arange(evaluate(attrs["size"], sizes), dtype=to_torch(attrs["dtype"]))
+
+
+@evaluates("scale")
+def _scale(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x * attrs["factor"]
+
+
+@evaluates("clamp")
+def _clamp(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x.clamp(attrs["min"], attrs["max"])
+
+
+@evaluates("cast", exact=True)
+def _cast(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x.to(to_torch(attrs["dtype"]))
+
+
+@evaluates("gelu")
+def _gelu(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return torch.nn.functional.gelu(x, approximate="tanh" if attrs["tanh"] else "none")
+
+
+@evaluates("reshape", exact=True)
+def _reshape(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x.reshape([evaluate(dim, sizes) for dim in attrs["shape"]])
+
+
+@evaluates("transpose", exact=True)
+def _transpose(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x.permute(attrs["perm"])
+
+
+@evaluates("slice", exact=True)
+def _slice(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x.narrow(attrs["axis"], evaluate(attrs["start"], sizes), evaluate(attrs["size"], sizes))
+
+
+@evaluates("split", exact=True)
+def _split(attrs: Attrs, sizes: Sizes, x: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(x, attrs["sizes"], attrs["axis"])
+
+
+@evaluates("concat", exact=True)
+def _concat(attrs: Attrs, sizes: Sizes, *parts: Tensor) -> Tensor:
+    return torch.cat(parts, attrs["axis"])
+
+
+@evaluates("broadcast", exact=True)
+def _broadcast(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x.expand([evaluate(dim, sizes) for dim in attrs["shape"]])
+
+
+@evaluates("embedding", exact=True)
+def _embedding(attrs: Attrs, sizes: Sizes, table: Tensor, ids: Tensor) -> Tensor:
+    return torch.nn.functional.embedding(ids, table)
+
+
+@evaluates("gather_rows", exact=True)
+def _gather_rows(attrs: Attrs, sizes: Sizes, x: Tensor, rows: Tensor) -> Tensor:
+    return x[torch.arange(x.shape[0], device=x.device)[:, None], rows.long()]
+
+
+@evaluates("matmul")
+def _matmul(attrs: Attrs, sizes: Sizes, a: Tensor, b: Tensor) -> Tensor:
+    return torch.matmul(a, b.transpose(-1, -2) if attrs["transpose_b"] else b)
+
+
+@evaluates("softmax")
+def _softmax(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return torch.softmax(x, attrs["axis"])
+
+
+@evaluates("layer_norm")
+def _layer_norm(
+    attrs: Attrs, sizes: Sizes, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, attrs["eps"])
+
+
+@evaluates("rms_norm")
+def _rms_norm(attrs: Attrs, sizes: Sizes, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], weight, attrs["eps"])
+
+
+@evaluates("rotary")
+def _rotary(attrs: Attrs, sizes: Sizes, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos[:, None], sin[:, None]
+    turning, rest = x[..., : 2 * cos.shape[-1]], x[..., 2 * cos.shape[-1] :]
+    # Pairs as [..., R/2, 2] when interleaved, as [..., 2, R/2] when each half is contiguous.
+    pairs = turning.unflatten(-1, (-1, 2) if attrs["interleaved"] else (2, -1))
+    axis = -1 if attrs["interleaved"] else -2
+    a, b = pairs.unbind(axis)
+    turned = torch.stack([a * cos - b * sin, b * cos + a * sin], axis).flatten(-2)
+    return torch.cat([turned, rest], -1)
+
+
+@evaluates("kv_update", exact=True)
+def _kv_update(attrs: Attrs, sizes: Sizes, cache: Tensor, new: Tensor, at: Tensor, count: Tensor) -> Tensor:
+    result = cache.clone()
+    for row, (start, length) in enumerate(zip(at.tolist(), count.tolist(), strict=True)):
+        if start < 0 or start + length > cache.shape[2]:
+            raise GraphError(f"kv_update writes positions [{start}, {start + length}) of a cache of {cache.shape[2]}")
+        result[row, :, start : start + length] = new[row, :, :length]
+    return result
+
+

@@ -1,0 +1,144 @@
+"""The interpreter: the meaning of a graph, computed op by op in torch.
+
+It is the oracle for passes and targets, gathers statistics through observers, and is where a new op starts. It is
+written to be obviously right, not fast; executors are fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiler.errors import GraphError, LlmcError
+from compiler.ir.dims import Affine
+from compiler.ir.evaluators import evaluator
+from compiler.ir.graph import Graph
+from compiler.ir.liveness import last_uses
+from compiler.ir.op import Op, Value
+from compiler.ir.tensor_data import read_tensor
+from compiler.ir.torch_types import from_torch, to_torch
+
+Observer = Callable[[Op, Sequence[Tensor], Sequence[Tensor]], None]
+
+
+class Interpreter:
+    """Runs a graph.
+
+    Args:
+        graph: the graph; its constants are read from the files they point at, on first use, and kept.
+        accumulate: the type that floating-point arithmetic is done in, `torch.float32` or `torch.float64`.
+        exact: never round: every floating-point value has type `accumulate`, whatever the graph says. With float64
+            this is what the model would compute in real numbers.
+        observers: called after each op with `(op, operands, results)`, as they stand in the graph's types.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        accumulate: torch.dtype = torch.float32,
+        exact: bool = False,
+        observers: Sequence[Observer] = (),
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.graph = graph
+        self.accumulate = accumulate
+        self.exact = exact
+        self.observers = tuple(observers)
+        self.device = torch.device(device)
+        self._constants: dict[str, Tensor] = {}
+        self._constant_names = constant_values(graph)
+        self._last_uses = last_uses(graph, keep=self._constant_names)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the graph on one tensor for each input; returns the outputs by role.
+
+        Raises:
+            GraphError: if an input is missing, unknown, or has another type or shape than declared.
+        """
+        sizes = bind_inputs(self.graph, inputs)
+        values = {name: self._received(tensor) for name, tensor in inputs.items()}
+        values.update(self._constants)
+        for op, dead in zip(self.graph.ops, self._last_uses, strict=True):
+            if op.results[0].name in self._constants:
+                continue
+            operands = [values[value.name] for value in op.operands]
+            results = self.evaluate(op, operands, sizes)
+            for value, tensor in zip(op.results, results, strict=True):
+                values[value.name] = tensor
+                if value.name in self._constant_names:
+                    self._constants[value.name] = tensor
+            for observer in self.observers:
+                observer(op, operands, results)
+            for name in dead:
+                del values[name]
+        return {role: values[value.name] for role, value in self.graph.outputs.items()}
+
+    def evaluate(self, op: Op, operands: Sequence[Tensor], sizes: Mapping[str, int]) -> tuple[Tensor, ...]:
+        """The results of one op, in the types that the graph gives them."""
+        try:
+            if op.kind.name == "const":
+                results: Any = read_tensor(op.attrs["data"], self.graph.root).to(self.device)
+            else:
+                rule = evaluator(op.kind.name)
+                given = operands if rule.exact else [self._widened(tensor) for tensor in operands]
+                results = rule.compute(op.attrs, sizes, *given)
+        except LlmcError:
+            raise
+        except Exception as error:
+            raise GraphError(f"the interpreter failed at {op.kind.name} %{op.name} from {op.origin}: {error}") from error
+        tensors = results if isinstance(results, tuple) else (results,)
+        return tuple(self._typed(tensor, value) for tensor, value in zip(tensors, op.results, strict=True))
+
+    def _widened(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.accumulate) if tensor.is_floating_point() else tensor
+
+    def _received(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self.device)
+        return self._widened(tensor) if self.exact else tensor
+
+    def _typed(self, tensor: Tensor, value: Value) -> Tensor:
+        tensor = tensor.to(self.device)
+        if self.exact and tensor.is_floating_point():
+            return tensor.to(self.accumulate)
+        return tensor.to(to_torch(value.type.dtype))
+
+
+def bind_inputs(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, int]:
+    """The sizes of the symbolic dims that the inputs' shapes imply.
+
+    Raises:
+        GraphError: if an input is missing, unknown, or has another type or shape than declared.
+    """
+    unknown = sorted(inputs.keys() - {value.name for value in graph.inputs})
+    if unknown:
+        raise GraphError(f"the graph has no input {', '.join(unknown)}")
+    sizes: dict[str, int] = {}
+    for value in graph.inputs:
+        if value.name not in inputs:
+            raise GraphError(f"the input %{value.name} is missing")
+        tensor = inputs[value.name]
+        if from_torch(tensor.dtype) is not value.type.dtype or tensor.dim() != value.type.rank:
+            raise GraphError(f"the input %{value.name} is {value.type}; a {tensor.dtype} of {list(tensor.shape)} was given")
+        for dim, size in zip(value.type.shape, tensor.shape, strict=True):
+            if isinstance(dim, Affine) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and not dim.offset:
+                sizes.setdefault(dim.terms[0][0], size)
+    for value in graph.inputs:
+        shape = tuple(inputs[value.name].shape)
+        if shape != value.type.sizes(sizes):
+            raise GraphError(f"the input %{value.name} is {value.type}; {list(shape)} was given where {sizes}")
+    return sizes
+
+
+def constant_values(graph: Graph) -> set[str]:
+    """Names of the values that depend on no input and have no symbolic dims: weights and what is computed from them."""
+    constant: set[str] = set()
+    for op in graph.ops:
+        if all(value.name in constant for value in op.operands) and not any(v.type.symbols for v in op.results):
+            constant.update(value.name for value in op.results)
+    return constant

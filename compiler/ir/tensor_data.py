@@ -1,0 +1,68 @@
+"""Reading the tensors that constants point at."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from compiler.errors import CheckpointError
+from compiler.ir.dtypes import DType
+from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.torch_types import to_torch
+from compiler.ir.types import TensorType
+
+
+def read_tensor(ref: TensorRef, root: str | Path) -> torch.Tensor:
+    """The tensor as stored, in memory of its own.
+
+    Raises:
+        CheckpointError: if the file is missing or ends before the tensor does.
+    """
+    path = Path(root) / ref.file
+    nbytes = ref.type.nbytes
+    data = np.empty(nbytes, dtype=np.uint8)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(ref.offset)
+            view, got = memoryview(data), 0
+            while got < nbytes and (count := file.readinto(view[got:])):
+                got += count
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read tensor {ref.name!r} from {path}: {error.strerror or error}",
+            hint="the weights were moved or deleted since the graph was made; restore the file or lift again",
+        ) from error
+    if got < nbytes:
+        raise CheckpointError(
+            f"{path} ends inside tensor {ref.name!r}: {nbytes} bytes at offset {ref.offset}, only {got} there",
+            hint="the file is truncated; copy or download it again",
+        )
+    return view_bytes(torch.from_numpy(data), ref.type)
+
+
+def view_bytes(data: torch.Tensor, type_: TensorType) -> torch.Tensor:
+    """A flat `uint8` tensor seen as a tensor of `type_`."""
+    if type_.elements == 0:
+        return torch.empty(type_.sizes({}), dtype=to_torch(type_.dtype))
+    return data.view(to_torch(type_.dtype)).view(type_.sizes({}))
+
+
+# Long enough that rows of a weight differ, short enough to stay in a cache while a large weight is filled.
+_PERIOD = 65_537
+
+
+def random_tensor(key: str, dtype: DType, shape: tuple[int, ...], mean: float, std: float) -> torch.Tensor:
+    """The value of a `random` op: uniform noise of that mean and standard deviation, repeated with period 65,537."""
+    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    half_width = std * 3**0.5
+    period = torch.rand(_PERIOD, generator=generator) * (2 * half_width) + (mean - half_width)
+    period = period.to(to_torch(dtype))
+    result = torch.empty(shape, dtype=to_torch(dtype))
+    flat = result.view(-1)
+    whole = flat.numel() // _PERIOD * _PERIOD
+    flat[:whole].view(-1, _PERIOD).copy_(period)
+    flat[whole:].copy_(period[: flat.numel() - whole])
+    return result
