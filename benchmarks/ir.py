@@ -95,7 +95,9 @@ class Layers:
             normed = self.norm(x, f"{module}.post_attention_layernorm", "ln2")
             with b.scope("mlp", f"{module}.mlp"):
                 wide = self.linear(normed, f"{module}.mlp.dense_h_to_4h", "up", HIDDEN, 4 * HIDDEN)
-                narrow = self.linear(b.gelu(wide, name="act"), f"{module}.mlp.dense_4h_to_h", "down", 4 * HIDDEN, HIDDEN)
+                narrow = self.linear(
+                    b.gelu(wide, name="act"), f"{module}.mlp.dense_4h_to_h", "down", 4 * HIDDEN, HIDDEN
+                )
             return b.add(x, narrow, name="out")  # type: ignore[no-any-return]
 
 

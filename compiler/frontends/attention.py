@@ -68,15 +68,23 @@ class Attention:
         if group > 1:
             context = b.reshape(context, shape=(B, heads, S, width), name="context.heads")
         context = b.transpose(context, perm=(0, 2, 1, 3), name="context.rows")
-        return b.reshape(context, shape=(B, S, heads * width), name="context.merged")  # type: ignore[no-any-return]
+        merged: Value = b.reshape(context, shape=(B, S, heads * width), name="context.merged")
+        return merged
+
+    def cached(self, step: Step, layer: int, q: Value, k: Value, v: Value) -> Value:
+        """The heads' outputs for the rows of `q`, `k` and `v`, with the layer's caches updated."""
+        queries, keys = self.queries(step, q), self.keys(step, k)
+        return self(step, queries, *step.update_cache(layer, keys, self.values(step, v)))
 
     def _rotated(self, step: Step, x: Value, name: str) -> Value:
         if self.angles is None:
             return x
-        return step.b.rotary(x, *self.angles, interleaved=self.interleaved, name=f"{name}.rotary")  # type: ignore[no-any-return]
+        rotated: Value = step.b.rotary(x, *self.angles, interleaved=self.interleaved, name=f"{name}.rotary")
+        return rotated
 
 
 def split_heads(step: Step, x: Value, heads: int, name: str) -> Value:
     """`[B,S,heads*head_dim]` as `[B,heads,S,head_dim]`."""
     rows = step.b.reshape(x, shape=(B, S, heads, step.shape.head_dim), name=f"{name}.rows")
-    return step.b.transpose(rows, perm=(0, 2, 1, 3), name=f"{name}.heads")  # type: ignore[no-any-return]
+    by_head: Value = step.b.transpose(rows, perm=(0, 2, 1, 3), name=f"{name}.heads")
+    return by_head

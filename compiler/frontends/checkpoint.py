@@ -48,7 +48,7 @@ class Checkpoint:
                     raise CheckpointError(f"the tensor {name!r} is in both {tensors[name].file} and {file}")
                 tensors[name] = tensor
         if not self.dummy_weights:
-            for name, file in weight_files(self.folder).index.items():
+            for name, file in weight_files(self.folder).shards.items():
                 if name not in tensors:
                     raise CheckpointError(
                         f"the index says that {file} holds the tensor {name!r}, but it does not",

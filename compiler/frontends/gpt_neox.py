@@ -50,9 +50,7 @@ def lift_gpt_neox(lifting: Lifting) -> None:
     weights.ignore(r".*\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)", r".*rotary_emb\.inv_freq")
     if tied:
         weights.ignore(r"embed_out\.weight", r"lm_head\.weight")
-    attention = Attention(
-        scale=head_dim**-0.5, mask=step.causal_mask(), angles=step.angles(rope) if rope else None
-    )
+    attention = Attention(scale=head_dim**-0.5, mask=step.causal_mask(), angles=step.angles(rope) if rope else None)
     x, table = embed(step, f"{base}embed_in", hidden)
     for i in range(shape.layers):
         module = f"{base}layers.{i}"
@@ -76,23 +74,23 @@ def _attention(step: Step, x: Value, module: str, layer: int, attention: Attenti
     b, heads, width, hidden = step.b, step.shape.heads, step.shape.head_dim, step.shape.hidden
     with b.scope("attn", module):
         fused = Size(3 * hidden, f"3 * {hidden.origin}")
-        parts = [_unfuse(step, step.weights.take(f"{module}.query_key_value.weight", fused, hidden, name="qkv.weight"))]
+        weight = step.weights.take(f"{module}.query_key_value.weight", fused, hidden, name="qkv_weight")
+        parts = [_unfused(step, weight, "weight")]
         if bias:
-            parts.append(_unfuse(step, step.weights.take(f"{module}.query_key_value.bias", fused, name="qkv.bias")))
-        q, k, v = (b.linear(x, *weights, name=name) for name, weights in zip("qkv", zip(*parts, strict=True), strict=True))
-        q, k = attention.queries(step, q), attention.keys(step, k)
-        k, v = step.update_cache(layer, k, attention.values(step, v))
-        y = attention(step, q, k, v)
+            offset = step.weights.take(f"{module}.query_key_value.bias", fused, name="qkv_bias")
+            parts.append(_unfused(step, offset, "bias"))
+        q, k, v = (b.linear(x, *pair, name=name) for name, pair in zip("qkv", zip(*parts, strict=True), strict=True))
+        y = attention.cached(step, layer, q, k, v)
         return linear(step, y, f"{module}.dense", hidden, heads * width, name="out", bias=bias)
 
 
-def _unfuse(step: Step, fused: Value) -> list[Value]:
-    """The parts for q, k and v of a fused weight or bias, whose name ends in either word."""
+def _unfused(step: Step, fused: Value, word: str) -> list[Value]:
+    """The parts of a fused weight or bias that make q, k and v; `word` says which it is."""
     b, heads, width = step.b, step.shape.heads, step.shape.head_dim
-    word = fused.name.rpartition(".")[2]
     rest = fused.type.shape[1:]
-    by_head = b.reshape(fused, shape=(heads, 3, width, *rest), name=f"qkv.{word}.heads")
-    parts = b.split(by_head, axis=1, sizes=(1, 1, 1), names=tuple(f"{part}.{word}.heads" for part in "qkv"))
+    by_head = b.reshape(fused, shape=(heads, 3, width, *rest), name=f"qkv_{word}_by_head")
+    names = tuple(f"{part}_{word}_by_head" for part in "qkv")
+    parts = b.split(by_head, axis=1, sizes=(1, 1, 1), names=names)
     return [
         b.reshape(part, shape=(heads * width, *rest), name=f"{name}.{word}")
         for name, part in zip("qkv", parts, strict=True)

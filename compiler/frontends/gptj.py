@@ -6,7 +6,7 @@ from compiler.frontends.activations import ACTIVATIONS
 from compiler.frontends.attention import Attention
 from compiler.frontends.config import Size
 from compiler.frontends.lifting import Lifting, divide
-from compiler.frontends.modules import embed, layer_norm, linear, mlp
+from compiler.frontends.modules import embed, layer_norm, mlp, projected_attention
 from compiler.frontends.registry import frontend
 from compiler.frontends.rope import plain_rope
 from compiler.frontends.step import ModelShape
@@ -31,7 +31,9 @@ def lift_gptj(lifting: Lifting) -> None:
     config.only("scale_attn_weights", True)
     config.only("pruned_heads", {})
     config.ignore("resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx")
-    config.ignore("summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj")
+    config.ignore(
+        "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj"
+    )
     shape = ModelShape(
         vocab=config.size("vocab_size"),
         context=config.size("n_positions", aliases=("max_position_embeddings",), default=2048),
@@ -60,15 +62,7 @@ def lift_gptj(lifting: Lifting) -> None:
         module = f"{base}h.{i}"
         with b.scope(f"layers.{i}", module):
             normed = layer_norm(step, x, f"{module}.ln_1", hidden, scope="ln1", eps=eps)
-            with b.scope("attn", f"{module}.attn"):
-                q, k, v = (
-                    linear(step, normed, f"{module}.attn.{name}_proj", hidden, hidden, name=name, bias=False)
-                    for name in "qkv"
-                )
-                q, k = attention.queries(step, q), attention.keys(step, k)
-                k, v = step.update_cache(i, k, attention.values(step, v))
-                y = attention(step, q, k, v)
-                attended = linear(step, y, f"{module}.attn.out_proj", hidden, hidden, name="out", bias=False)
+            attended = projected_attention(step, normed, f"{module}.attn", i, attention, bias=False)
             after = b.add(x, attended, name="after_attn")
             y = mlp(step, normed, f"{module}.mlp", "fc_in", "fc_out", hidden, inner, act, bias=True)
             x = b.add(after, y, name="after_mlp")

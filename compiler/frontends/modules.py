@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compiler.frontends.activations import Activation
+from compiler.frontends.attention import Attention
 from compiler.frontends.step import Step
 from compiler.ir.op import Value
 
@@ -11,7 +12,8 @@ def linear(step: Step, x: Value, module: str, out: int, width: int, *, name: str
     """A linear layer `width → out` whose weights are `module.weight` and, if it has one, `module.bias`."""
     weight = step.weights.take(f"{module}.weight", out, width, name=f"{name}.weight")
     offset = step.weights.take(f"{module}.bias", out, name=f"{name}.bias") if bias else None
-    return step.b.linear(x, weight, offset, name=name)  # type: ignore[no-any-return]
+    y: Value = step.b.linear(x, weight, offset, name=name)
+    return y
 
 
 def layer_norm(
@@ -21,14 +23,16 @@ def layer_norm(
     with step.b.scope(scope, module):
         scale = step.weights.take(f"{module}.weight", width, name="weight") if weight else None
         offset = step.weights.take(f"{module}.bias", width, name="bias") if bias else None
-        return step.b.layer_norm(x, scale, offset, eps=eps, name="norm")  # type: ignore[no-any-return]
+        y: Value = step.b.layer_norm(x, scale, offset, eps=eps, name="norm")
+        return y
 
 
 def rms_norm(step: Step, x: Value, module: str, width: int, *, scope: str, eps: float) -> Value:
     """An RMSNorm over the last dim, in a scope of its own."""
     with step.b.scope(scope, module):
         scale = step.weights.take(f"{module}.weight", width, name="weight")
-        return step.b.rms_norm(x, scale, eps=eps, name="norm")  # type: ignore[no-any-return]
+        y: Value = step.b.rms_norm(x, scale, eps=eps, name="norm")
+        return y
 
 
 def mlp(
@@ -39,6 +43,15 @@ def mlp(
         y = linear(step, x, f"{module}.{up}", inner, hidden, name="up", bias=bias)
         y = act(step.b, y)
         return linear(step, y, f"{module}.{down}", hidden, inner, name="down", bias=bias)
+
+
+def projected_attention(step: Step, x: Value, module: str, layer: int, attention: Attention, *, bias: bool) -> Value:
+    """Attention with four projections `hidden → hidden` of their own, in the scope `attn`."""
+    hidden = step.shape.hidden
+    with step.b.scope("attn", module):
+        q, k, v = (linear(step, x, f"{module}.{name}_proj", hidden, hidden, name=name, bias=bias) for name in "qkv")
+        y = attention.cached(step, layer, q, k, v)
+        return linear(step, y, f"{module}.out_proj", hidden, hidden, name="out", bias=bias)
 
 
 def embed(step: Step, module: str, width: int, *, aliases: tuple[str, ...] = ()) -> tuple[Value, Value]:
@@ -52,11 +65,10 @@ def learned_positions(step: Step, module: str, count: int, width: int, *, unused
     """The rows of a learned position embedding `[B,S,width]`, whose table starts with `unused` rows."""
     b = step.b
     with b.scope("positions", module):
-        table = step.weights.take(
-            f"{module}.weight", unused + count, width, name="table" if unused else "weight"
-        )
+        table = step.weights.take(f"{module}.weight", unused + count, width, name="table" if unused else "weight")
         if unused:
             table = b.slice(table, axis=0, start=unused, size=count, name="weight")
         # Padding may reach beyond the table; what it looks up does not matter, but it must be there.
         inside = b.clamp(step.positions, min=0.0, max=float(count - 1), name="inside")
-        return b.embedding(table, inside, name="embedding")  # type: ignore[no-any-return]
+        rows: Value = b.embedding(table, inside, name="embedding")
+        return rows

@@ -6,9 +6,9 @@ from compiler.frontends.activations import ACTIVATIONS
 from compiler.frontends.attention import Attention
 from compiler.frontends.config import Size
 from compiler.frontends.lifting import Lifting, divide
-from compiler.frontends.modules import embed, layer_norm, learned_positions, linear, mlp
+from compiler.frontends.modules import embed, layer_norm, learned_positions, linear, mlp, projected_attention
 from compiler.frontends.registry import frontend
-from compiler.frontends.step import ModelShape, Step
+from compiler.frontends.step import ModelShape
 from compiler.ir.op import Value
 
 # The position table starts with two rows that no token uses.
@@ -68,7 +68,7 @@ def lift_opt(lifting: Lifting) -> None:
         with b.scope(module, f"{base}{module}"):
             ln1, ln2 = f"{module}.self_attn_layer_norm", f"{module}.final_layer_norm"
             normed = norm(x, ln1, "ln1") if norm_first else x
-            attended = _attention(step, normed, f"{base}{module}.self_attn", i, attention, bias=bias)
+            attended = projected_attention(step, normed, f"{base}{module}.self_attn", i, attention, bias=bias)
             x = b.add(x, attended, name="after_attn")
             x = x if norm_first else norm(x, ln1, "ln1")
             normed = norm(x, ln2, "ln2") if norm_first else x
@@ -84,15 +84,3 @@ def lift_opt(lifting: Lifting) -> None:
         if not tied:
             table = weights.take("lm_head.weight", shape.vocab, narrow, name="weight")
         lifting.finish(step, b.linear(x, table, name="logits"))
-
-
-def _attention(step: Step, x: Value, module: str, layer: int, attention: Attention, *, bias: bool) -> Value:
-    hidden = step.shape.hidden
-    with step.b.scope("attn", module):
-        q, k, v = (
-            linear(step, x, f"{module}.{name}_proj", hidden, hidden, name=name, bias=bias) for name in "qkv"
-        )
-        q, k = attention.queries(step, q), attention.keys(step, k)
-        k, v = step.update_cache(layer, k, attention.values(step, v))
-        y = attention(step, q, k, v)
-        return linear(step, y, f"{module}.out_proj", hidden, hidden, name="out", bias=bias)

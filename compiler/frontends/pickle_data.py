@@ -123,7 +123,9 @@ class _Machine:
                 self.memo[len(self.memo)] = self.stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
                 push(self.memo[int(arg)])
-            case _ if name.startswith(("INT", "BININT", "LONG", "FLOAT", "BINFLOAT")) or "UNICODE" in name or "STRING" in name:
+            case _ if (
+                name.startswith(("INT", "BININT", "LONG", "FLOAT", "BINFLOAT")) or "UNICODE" in name or "STRING" in name
+            ):
                 push(arg)
             case _:
                 raise PickleError(f"it uses the instruction {name}, which plain tensors do not need")

@@ -126,7 +126,8 @@ def _factor(config: Config) -> float:
 
 
 def _periods(width: int, base: float) -> np.ndarray[Any, Any]:
-    return np.power(_F32(base), np.arange(0, width, 2, dtype=_F32) / _F32(width))
+    periods: np.ndarray[Any, Any] = np.power(_F32(base), np.arange(0, width, 2, dtype=_F32) / _F32(width))
+    return periods
 
 
 def _tuple(values: np.ndarray[Any, Any]) -> tuple[float, ...]:

@@ -54,9 +54,13 @@ def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
         text = stream.read(length)
     try:
         header = json.loads(text)
-        entries = {name: _entry(name, file, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"}
+        entries = {
+            name: _entry(name, file, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"
+        }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{file} is no safetensors file: its header cannot be read ({error})", hint=_AGAIN) from None
+        raise CheckpointError(
+            f"{file} is no safetensors file: its header cannot be read ({error})", hint=_AGAIN
+        ) from None
     end = max((end for _, end in entries.values()), default=8 + length)
     if end > size:
         raise CheckpointError(f"{file} is truncated: it should have {end:,} bytes but has {size:,}", hint=_AGAIN)
@@ -65,7 +69,9 @@ def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
 
 def lfs_pointer(file: str, size: int) -> CheckpointError:
     """The error for a file whose content was never fetched."""
-    return CheckpointError(f"{file} is a Git LFS pointer of {size} bytes, not the weights", hint="fetch them: git lfs pull")
+    return CheckpointError(
+        f"{file} is a Git LFS pointer of {size} bytes, not the weights", hint="fetch them: git lfs pull"
+    )
 
 
 def _entry(name: str, file: str, start: int, entry: dict[str, Any]) -> tuple[StoredTensor, int]:

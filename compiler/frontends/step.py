@@ -82,7 +82,8 @@ class Step:
 
     def queries(self) -> Value:
         """The positions as `i32[B,1,S,1]`, which broadcast against heads and slots."""
-        return self.b.reshape(self.positions, shape=(B, 1, S, 1), name="queries")  # type: ignore[no-any-return]
+        queries: Value = self.b.reshape(self.positions, shape=(B, 1, S, 1), name="queries")
+        return queries
 
     def causal_mask(self, window: int | None = None) -> Value:
         """`bool[B,1,S,C]`: whether a query sees a slot.
@@ -98,7 +99,8 @@ class Step:
             width = b.literal(dtype=DType.i32, shape=(), values=(window,), name="window")
             first = b.sub(queries, width, name="first_visible")
             near = b.less_equal(first, self.slots, name="near")
-            return b.logical_and(mask, near, name="mask.window")  # type: ignore[no-any-return]
+            both: Value = b.logical_and(mask, near, name="mask.window")
+            return both
 
     def alibi(self, slopes: Sequence[float]) -> Value:
         """`[B,heads,S,C]`: each head's slope times the distance from query to slot, to be added to the scores."""
@@ -106,8 +108,9 @@ class Step:
         with b.scope("positions"):
             distance = b.cast(b.sub(self.slots, self.queries(), name="distance"), dtype=DType.f32, name="distance.f32")
             slope = b.literal(dtype=DType.f32, shape=(len(slopes), 1, 1), values=tuple(slopes), name="slopes")
-            bias = b.mul(slope, distance, name="alibi.f32" if self.dtype is not DType.f32 else "alibi")
-            return bias if self.dtype is DType.f32 else b.cast(bias, dtype=self.dtype, name="alibi")  # type: ignore[no-any-return]
+            exact = self.dtype is DType.f32
+            bias: Value = b.mul(slope, distance, name="alibi" if exact else "alibi.f32")
+            return bias if exact else b.cast(bias, dtype=self.dtype, name="alibi")
 
     def angles(self, rope: Rope) -> tuple[Value, Value]:
         """Cosines and sines for `rotary`, `f32[B,S,R/2]`."""
@@ -137,4 +140,5 @@ class Step:
 
     def logit_rows(self, x: Value) -> Value:
         """The rows of `x [B,S,H]` whose logits are wanted, `[B,R,H]`: what follows costs only those."""
-        return self.b.gather_rows(x, self.logit_pos, name="logit_rows")  # type: ignore[no-any-return]
+        rows: Value = self.b.gather_rows(x, self.logit_pos, name="logit_rows")
+        return rows

@@ -134,9 +134,10 @@ def _tensor(name: str, file: str, value: Any, storages: dict[str, _Storage]) -> 
     match value:
         case Call(Global(name="torch._utils._rebuild_parameter"), (inner, *_)):
             return _tensor(name, file, inner, storages)
-        case Call(Global(name=function), (Persistent(id=("storage", Global(name=kind), str(key), *more)), start, shape, strides, *_)) if (
-            function in _TENSORS and kind in _STORAGES and key in storages
-        ):
+        case Call(
+            Global(name=function),
+            (Persistent(id=("storage", Global(name=kind), str(key), *more)), start, shape, strides, *_),
+        ) if function in _TENSORS and kind in _STORAGES and key in storages:
             if len(more) == 3 and more[2] is not None:
                 raise PickleError(f"{name!r} is a view of another storage, as torch 0.4 wrote it")
             width, dtype = _STORAGES[kind]
@@ -161,7 +162,9 @@ def _dense(
     expected = 1
     for i in reversed(order):
         if strides[i] != expected:
-            raise PickleError(f"{name!r} of shape {list(shape)} is stored with gaps or overlaps (strides {list(strides)})")
+            raise PickleError(
+                f"{name!r} of shape {list(shape)} is stored with gaps or overlaps (strides {list(strides)})"
+            )
         expected *= shape[i]
     if order == sorted(order):
         return shape, None

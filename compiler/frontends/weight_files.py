@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from compiler.errors import CheckpointError
 from compiler.ir.frozen import EMPTY
 
 
-class WeightFiles(NamedTuple):
+@dataclass(frozen=True)
+class WeightFiles:
     """Names of the files of weights, and, if the checkpoint has an index, the file of each tensor."""
 
     names: tuple[str, ...]
-    index: Mapping[str, str] = EMPTY
+    shards: Mapping[str, str] = EMPTY
 
 
 # In the order in which transformers looks for them.
@@ -69,7 +70,9 @@ def _shards(folder: Path, names: list[str]) -> WeightFiles:
         )
     stem, count = sets.pop()
     suffix = Path(names[0]).suffix
-    _all_there(folder, tuple(f"{stem}-{i:05}-of-{count}{suffix}" for i in range(1, int(count) + 1)), "the shards' names")
+    _all_there(
+        folder, tuple(f"{stem}-{i:05}-of-{count}{suffix}" for i in range(1, int(count) + 1)), "the shards' names"
+    )
     return WeightFiles(tuple(names))
 
 

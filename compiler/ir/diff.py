@@ -269,4 +269,3 @@ def _removed_by_anchor(diff: GraphDiff, new_name: Mapping[str, str]) -> tuple[li
         else:
             current = following.setdefault(new_name.get(op.name, op.name), [])
     return first, following
-

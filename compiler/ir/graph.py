@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from compiler.errors import GraphError
 from compiler.ir.frozen import EMPTY, FrozenDict
 from compiler.ir.op import Op, Value
 from compiler.ir.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import networkx
 
 Fact = str | int | float | bool
 
@@ -87,3 +90,9 @@ class Graph:
     def states(self) -> Mapping[str, tuple[Value, Value]]:
         """The caches: input name → (input, next state)."""
         return {v.name: (v, self.outputs[v.name]) for v in self.inputs if v.name in self.outputs}
+
+    def to_networkx(self) -> networkx.DiGraph[str]:
+        """The dataflow as a networkx digraph: see `compiler.ir.networkx_bridge.to_networkx`."""
+        from compiler.ir.networkx_bridge import to_networkx
+
+        return to_networkx(self)

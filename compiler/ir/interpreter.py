@@ -139,6 +139,6 @@ def constant_values(graph: Graph) -> set[str]:
     """Names of the values that depend on no input and have no symbolic dims: weights and what is computed from them."""
     constant: set[str] = set()
     for op in graph.ops:
-        if all(value.name in constant for value in op.operands) and not any(v.type.symbols for v in op.results):
+        if all(value.name in constant for value in op.operands) and all(v.type.is_fixed for v in op.results):
             constant.update(value.name for value in op.results)
     return constant

@@ -23,9 +23,7 @@ _MARK = rf"!({NAME})"
 
 # One expression splits an op's line: first name and type, further results, kind, operands, attributes, passes.
 # The marks cannot begin inside a string: the closing quote that follows would be left over.
-_OP = re.compile(
-    rf"{_RESULT}((?:\s*,\s*%{NAME}\s*:\s*{TYPE})*)\s*=\s*(\w+)\(({_OPERANDS})?(.*)\)\s*((?:{_MARK}\s*)*)"
-)
+_OP = re.compile(rf"{_RESULT}((?:\s*,\s*%{NAME}\s*:\s*{TYPE})*)\s*=\s*(\w+)\(({_OPERANDS})?(.*)\)\s*((?:{_MARK}\s*)*)")
 _RESULTS = re.compile(_RESULT)
 _NAMES = re.compile(rf"%({NAME})")
 _MARKS = re.compile(_MARK)
@@ -241,7 +239,9 @@ class _Parser:
         if known is not None:
             return known
         if text and follows != text.startswith(","):
-            raise GraphError(f"expected operands such as %a, or attributes such as axis=-1, after a comma; found {text!r}")
+            raise GraphError(
+                f"expected operands such as %a, or attributes such as axis=-1, after a comma; found {text!r}"
+            )
         attrs = kind.attrs(read_attrs(text.removeprefix(","), kind.attributes) if text else {})
         self.attrs[key] = attrs
         return attrs

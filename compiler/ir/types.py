@@ -15,9 +15,12 @@ class TensorType:
 
     dtype: DType
     shape: Shape
+    is_fixed: bool = field(init=False, repr=False, compare=False)
+    """Whether the shape has no symbols."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "is_fixed", all(isinstance(dim, int) for dim in self.shape))
         object.__setattr__(self, "_hash", hash((self.dtype, self.shape)))
 
     def __hash__(self) -> int:

@@ -1,0 +1,44 @@
+"""Lifting: from a checkpoint to a step graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compiler.errors import ConfigError
+from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.lifting import Lifting
+from compiler.frontends.limits import Limits
+from compiler.frontends.registry import family_of
+from compiler.ir.graph import Graph
+
+
+def lift(checkpoint: Checkpoint, *, limits: Limits | None = None) -> Graph:
+    """The step graph of the checkpoint's model: `S` new tokens a row after those in the caches.
+
+    Inputs are `token_ids i32[B,S]`, `past_len i32[B]`, `new_len i32[B]`, `logit_pos i32[B,R]`, and for each layer
+    `cache.N.k` and `cache.N.v`, `[B,kv_heads,C,head_dim]`. Outputs are `logits [B,R,V]` of the rows `logit_pos`, and each cache's next
+    state. Row `b` holds `new_len[b]` tokens, then padding, whose results mean nothing.
+
+    Only headers are read; what was odd but harmless is in `checkpoint.notes` afterwards.
+
+    Raises:
+        ConfigError: if the model, or one of its variants, is not supported, or the limits do not fit it.
+        CheckpointError: if the weights are damaged, or not those that the config describes.
+    """
+    family = family_of(checkpoint.config)
+    _reject_quantized(checkpoint)
+    lifting = Lifting(family.name, checkpoint, limits or Limits())
+    family.lift(lifting)
+    return lifting.graph()
+
+
+def _reject_quantized(checkpoint: Checkpoint) -> None:
+    section: Any = checkpoint.config.get("quantization_config") or checkpoint.config.get("compression_config")
+    method = section.get("quant_method", "an unnamed method") if isinstance(section, dict) else section
+    if not method and (checkpoint.folder / "hf_quant_config.json").is_file():
+        method = "modelopt"
+    if method:
+        raise ConfigError(
+            f"not supported yet: a checkpoint quantized by {method}",
+            hint="compile the unquantized checkpoint, and let llmc quantize it",
+        )

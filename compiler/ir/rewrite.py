@@ -1,0 +1,152 @@
+"""Rewriting graphs: one forward sweep with a substitution.
+
+`sweep` visits each op once, in order, with its operands already rewritten; what the visitor returns replaces the op's
+results from there on. Ops that nothing touches are shared with the old graph, not copied, and ops that nothing needs
+any more are dropped at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from operator import is_
+
+from compiler.errors import GraphError
+from compiler.ir.builder import Builder
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value, with_operands
+
+Replacement = Value | Sequence[Value] | None
+
+
+class RewriteBuilder(Builder):
+    """The builder that a visitor appends ops to; new values are named after the op being visited."""
+
+    def __init__(self, graph: Graph, pass_name: str) -> None:
+        super().__init__(graph.name)
+        self.taken = set(graph.values)
+        self._pass_name = pass_name
+        # Indexes over self.ops[:self._indexed], caught up when a visitor asks: most sweeps never do.
+        self._producers: dict[str, Op] = {}
+        self._constants: set[str] = set()
+        self._indexed = 0
+
+    def visiting(self, op: Op) -> None:
+        """Name and attribute what is emitted next after `op`."""
+        self.prefix = op.results[0].name + "."
+        self.origin = op.origin.touched_by(self._pass_name) if self._pass_name else op.origin
+
+    def producer(self, value: Value) -> Op | None:
+        """The op behind a value of the graph rewritten so far; None for an input."""
+        self._catch_up()
+        return self._producers.get(value.name)
+
+    def is_constant(self, value: Value) -> bool:
+        """Whether a value depends on no input and has a fixed shape, so that it costs nothing when the model runs."""
+        self._catch_up()
+        return value.name in self._constants
+
+    def _catch_up(self) -> None:
+        for op in self.ops[self._indexed :]:
+            for value in op.results:
+                self._producers[value.name] = op
+            if all(v.name in self._constants for v in op.operands) and all(v.type.is_fixed for v in op.results):
+                self._constants.update(value.name for value in op.results)
+        self._indexed = len(self.ops)
+
+    def rename_last(self, names: Sequence[str]) -> tuple[Value, ...]:
+        """Give the results of the op appended last, which nothing uses yet, other names; returns them."""
+        last = self.ops[-1]
+        for value in last.results:
+            self.taken.discard(value.name)
+            self._producers.pop(value.name, None)
+            self._constants.discard(value.name)
+        renamed = tuple(Value(name, value.type) for name, value in zip(names, last.results, strict=True))
+        self.ops[-1] = replace(last, results=renamed)
+        self._indexed = min(self._indexed, len(self.ops) - 1)
+        return renamed
+
+
+Visitor = Callable[[Op, RewriteBuilder], Replacement]
+
+
+def sweep(graph: Graph, visit: Visitor, *, pass_name: str = "", retype: bool = False) -> Graph:
+    """Rewrite a graph in one forward sweep.
+
+    Args:
+        graph: the graph; it is not changed.
+        visit: called as `visit(op, builder)` with the op on its rewritten operands. Returns None to keep the op, or
+            the values that stand for its results from here on: values of the graph so far, or of ops that it appends
+            to the builder.
+        pass_name: recorded in the origin of new ops.
+        retype: whether a replacement may have another type than what it replaces; ops downstream are then inferred anew.
+
+    Returns:
+        The rewritten graph without dead ops; `graph` itself if nothing changed.
+
+    Raises:
+        GraphError: if a replacement has another type and `retype` is off, or an op downstream refuses its operands.
+    """
+    builder = RewriteBuilder(graph, pass_name)
+    ops = builder.ops
+    substitution: dict[str, Value] = {}
+    for original in graph.ops:
+        op = _substituted(original, substitution)
+        before = len(ops)
+        builder.visiting(op)
+        replacement = visit(op, builder)
+        if replacement is None:
+            ops.append(op)
+            if op is not original:
+                _record(substitution, original, op.results)
+            continue
+        values: Sequence[Value] = (replacement,) if isinstance(replacement, Value) else tuple(replacement)
+        if not retype:
+            _check_types(original, values, pass_name)
+        # The op that replaces another takes its name, so that a diff shows one changed line and no renamed value.
+        if len(ops) > before and ops[-1].results == values and len(values) == len(original.results):
+            values = builder.rename_last([value.name for value in original.results])
+        _record(substitution, original, values)
+    if not substitution and len(ops) == len(graph.ops) and all(map(is_, ops, graph.ops)):
+        return eliminate_dead(graph)
+    outputs = {role: substitution.get(value.name, value) for role, value in graph.outputs.items()}
+    return eliminate_dead(graph.with_ops(tuple(ops), outputs))
+
+
+def _substituted(op: Op, substitution: Mapping[str, Value]) -> Op:
+    if not substitution or not any(value.name in substitution for value in op.operands):
+        return op
+    try:
+        return with_operands(op, tuple([substitution.get(value.name, value) for value in op.operands]))
+    except GraphError as error:
+        raise GraphError(f"%{op.name} from {op.origin} cannot take its new operands: {error.message}") from None
+
+
+def _record(substitution: dict[str, Value], original: Op, values: Sequence[Value]) -> None:
+    if len(values) != len(original.results):
+        raise GraphError(f"%{original.name} has {len(original.results)} results but {len(values)} replacements")
+    for old, new in zip(original.results, values, strict=True):
+        if old != new:
+            substitution[old.name] = new
+
+
+def _check_types(original: Op, values: Sequence[Value], pass_name: str) -> None:
+    for old, new in zip(original.results, values, strict=False):
+        if old.type != new.type:
+            raise GraphError(
+                f"{pass_name or 'a rewrite'} replaces %{old.name} of type {old.type} by %{new.name} of type {new.type}",
+                hint="a replacement keeps the type; a pass that changes types sweeps with retype=True",
+            )
+
+
+def eliminate_dead(graph: Graph) -> Graph:
+    """The graph without ops whose results nothing needs; `graph` itself if there are none. Inputs stay."""
+    needed = {value.name for value in graph.outputs.values()}
+    kept: list[Op] = []
+    for op in reversed(graph.ops):
+        if any(value.name in needed for value in op.results):
+            kept.append(op)
+            needed.update(value.name for value in op.operands)
+    if len(kept) == len(graph.ops):
+        return graph
+    return graph.with_ops(tuple(reversed(kept)), graph.outputs)
