@@ -30,7 +30,7 @@ def _relu2(b: Builder, x: Value) -> Any:
 
 
 def _hardswish(b: Builder, x: Value) -> Any:
-    three = b.literal(dtype=x.type.dtype, shape=(), values=(3.0,))
+    three = b.literal(dtype=x.type.dtype, shape=(1,), values=(3.0,))
     gate = b.clamp(b.add(x, three), min=0.0, max=6.0)
     return b.mul(x, b.scale(gate, factor=1 / 6), name="act")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compiler.frontends.activations import Activation
 from compiler.frontends.attention import Attention
 from compiler.frontends.step import Step
+from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 
 
@@ -69,6 +70,7 @@ def learned_positions(step: Step, module: str, count: int, width: int, *, unused
         if unused:
             table = b.slice(table, axis=0, start=unused, size=count, name="weight")
         # Padding may reach beyond the table; what it looks up does not matter, but it must be there.
-        inside = b.clamp(step.positions, min=0.0, max=float(count - 1), name="inside")
+        last = b.literal(dtype=DType.i32, shape=(1,), values=(count - 1,), name="last")
+        inside = b.where(b.less_equal(step.positions, last, name="known"), step.positions, last, name="inside")
         rows: Value = b.embedding(table, inside, name="embedding")
         return rows

@@ -73,7 +73,7 @@ class Step:
             past = b.reshape(self.past_len, shape=(B, 1), name="past")
             self.positions = b.add(past, b.iota(size=S, name="new"), name="ids")
             self.slots = b.iota(size=C, name="slots")
-            self.minus_infinity = b.literal(dtype=self.dtype, shape=(), values=(-math.inf,), name="minus_infinity")
+            self.minus_infinity = b.literal(dtype=self.dtype, shape=(1,), values=(-math.inf,), name="minus_infinity")
 
     @property
     def dtype(self) -> DType:
@@ -96,7 +96,7 @@ class Step:
             mask: Value = b.less_equal(self.slots, queries, name="mask")
             if window is None:
                 return mask
-            width = b.literal(dtype=DType.i32, shape=(), values=(window,), name="window")
+            width = b.literal(dtype=DType.i32, shape=(1,), values=(window,), name="window")
             first = b.sub(queries, width, name="first_visible")
             near = b.less_equal(first, self.slots, name="near")
             both: Value = b.logical_and(mask, near, name="mask.window")

@@ -104,7 +104,8 @@ class Weights:
         files = [path.name for path in self.checkpoint.files]
         looked = ", ".join(files) if len(files) <= 3 else f"{files[0]} ... {files[-1]} ({len(files)} files)"
         also = f" (nor {' nor '.join(map(repr, aliases))})" if aliases else ""
-        near = did_you_mean(tensor, tensors.keys() - self.taken)
+        kind = tensor.rpartition(".")[2]  # no weight stands in for a bias
+        near = did_you_mean(tensor, [name for name in tensors if name.endswith(kind) and name not in self.taken])
         raise CheckpointError(f"the tensor {tensor!r}{also} is missing from {looked}{near}")
 
     def _load(self, stored: StoredTensor, name: str) -> Value:

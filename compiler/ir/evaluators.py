@@ -95,7 +95,7 @@ def _literal(attrs: Attrs, sizes: Sizes) -> Tensor:
     wide = torch.float64 if attrs["dtype"].is_float else torch.int64
     values = torch.tensor(attrs["values"], dtype=wide).to(to_torch(attrs["dtype"]))
     shape = attrs["shape"]
-    return values.expand(shape).clone() if len(attrs["values"]) == 1 else values.reshape(shape)
+    return torch.full(shape, values[0].item(), dtype=values.dtype) if len(values) == 1 else values.reshape(shape)
 
 
 @evaluates("iota", exact=True)
@@ -195,6 +195,18 @@ def _rotary(attrs: Attrs, sizes: Sizes, x: Tensor, cos: Tensor, sin: Tensor) -> 
     a, b = pairs.unbind(axis)
     turned = torch.stack([a * cos - b * sin, b * cos + a * sin], axis).flatten(-2)
     return torch.cat([turned, rest], -1)
+
+
+@evaluates("attention")
+def _attention(
+    attrs: Attrs, sizes: Sizes, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = q @ k.transpose(-1, -2) * attrs["scale"]
+    if bias is not None:
+        scores = scores + bias
+    return torch.softmax(scores.masked_fill(~mask, float("-inf")), -1) @ v
 
 
 @evaluates("kv_update", exact=True)

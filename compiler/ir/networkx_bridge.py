@@ -8,10 +8,10 @@ from compiler.ir.graph import Graph
 
 
 def to_networkx(graph: Graph) -> networkx.DiGraph[str]:
-    """The dataflow of a graph: a node for each input, op and output, an edge for the values that go from one to another.
+    """The dataflow of a valid graph: nodes are inputs, ops and outputs, an edge is the values from one to another.
 
-    Inputs have their own name, ops the name of their first result, outputs `output:ROLE`. Attributes are strings, so that
-    every file format of networkx takes them.
+    An input's node has its name, an op's the name of its first result, an output's is `output:ROLE`. Attributes are
+    strings, so that every file format of networkx takes them.
 
     - Nodes: `kind` (`input`, `output` or the op's kind), `type` (of every result, separated by commas), `scope`,
       `module` (where in the checkpoint the op comes from; empty for inputs and outputs).

@@ -13,6 +13,7 @@ from operator import is_
 
 from compiler.errors import GraphError
 from compiler.ir.builder import Builder
+from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value, with_operands
 
@@ -54,6 +55,16 @@ class RewriteBuilder(Builder):
                 self._constants.update(value.name for value in op.results)
         self._indexed = len(self.ops)
 
+    def retract(self, count: int) -> None:
+        """Forget the ops after the first `count`: what a rule appended before it declined. Nothing may use them."""
+        for op in self.ops[count:]:
+            for value in op.results:
+                self.taken.discard(value.name)
+                self._producers.pop(value.name, None)
+                self._constants.discard(value.name)
+        del self.ops[count:]
+        self._indexed = min(self._indexed, count)
+
     def rename_last(self, names: Sequence[str]) -> tuple[Value, ...]:
         """Give the results of the op appended last, which nothing uses yet, other names; returns them."""
         last = self.ops[-1]
@@ -68,9 +79,18 @@ class RewriteBuilder(Builder):
 
 
 Visitor = Callable[[Op, RewriteBuilder], Replacement]
+Adapter = Callable[[Op, tuple[Value, ...], RewriteBuilder], Sequence[Value]]
 
 
-def sweep(graph: Graph, visit: Visitor, *, pass_name: str = "", retype: bool = False) -> Graph:
+def sweep(
+    graph: Graph,
+    visit: Visitor,
+    *,
+    pass_name: str = "",
+    retype: bool = False,
+    inputs: Mapping[str, Value] = EMPTY,
+    adapt: Adapter | None = None,
+) -> Graph:
     """Rewrite a graph in one forward sweep.
 
     Args:
@@ -80,6 +100,9 @@ def sweep(graph: Graph, visit: Visitor, *, pass_name: str = "", retype: bool = F
             to the builder.
         pass_name: recorded in the origin of new ops.
         retype: whether a replacement may have another type than what it replaces; ops downstream are then inferred anew.
+        inputs: by name, what stands in place of an input of the graph: the same name with another type.
+        adapt: called as `adapt(op, operands, builder)` if an op refuses its rewritten operands (their types changed);
+            returns operands that it takes.
 
     Returns:
         The rewritten graph without dead ops; `graph` itself if nothing changed.
@@ -89,11 +112,11 @@ def sweep(graph: Graph, visit: Visitor, *, pass_name: str = "", retype: bool = F
     """
     builder = RewriteBuilder(graph, pass_name)
     ops = builder.ops
-    substitution: dict[str, Value] = {}
+    substitution: dict[str, Value] = dict(inputs)
     for original in graph.ops:
-        op = _substituted(original, substitution)
+        builder.visiting(original)
+        op = _substituted(original, substitution, builder, adapt)
         before = len(ops)
-        builder.visiting(op)
         replacement = visit(op, builder)
         if replacement is None:
             ops.append(op)
@@ -110,16 +133,26 @@ def sweep(graph: Graph, visit: Visitor, *, pass_name: str = "", retype: bool = F
     if not substitution and len(ops) == len(graph.ops) and all(map(is_, ops, graph.ops)):
         return eliminate_dead(graph)
     outputs = {role: substitution.get(value.name, value) for role, value in graph.outputs.items()}
-    return eliminate_dead(graph.with_ops(tuple(ops), outputs))
+    swept = graph.with_ops(tuple(ops), outputs)
+    if inputs:
+        swept = replace(swept, inputs=tuple([inputs.get(value.name, value) for value in graph.inputs]))
+    return eliminate_dead(swept)
 
 
-def _substituted(op: Op, substitution: Mapping[str, Value]) -> Op:
+def _substituted(op: Op, substitution: Mapping[str, Value], builder: RewriteBuilder, adapt: Adapter | None) -> Op:
     if not substitution or not any(value.name in substitution for value in op.operands):
         return op
+    operands = tuple([substitution.get(value.name, value) for value in op.operands])
     try:
-        return with_operands(op, tuple([substitution.get(value.name, value) for value in op.operands]))
+        return with_operands(op, operands)
     except GraphError as error:
+        if adapt is not None:
+            return _substituted(op, _paired(op, adapt(op, operands, builder)), builder, None)
         raise GraphError(f"%{op.name} from {op.origin} cannot take its new operands: {error.message}") from None
+
+
+def _paired(op: Op, operands: Sequence[Value]) -> dict[str, Value]:
+    return {old.name: new for old, new in zip(op.operands, operands, strict=True)}
 
 
 def _record(substitution: dict[str, Value], original: Op, values: Sequence[Value]) -> None:

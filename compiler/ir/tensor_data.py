@@ -47,6 +47,8 @@ def view_bytes(data: torch.Tensor, type_: TensorType) -> torch.Tensor:
     """A flat `uint8` tensor seen as a tensor of `type_`."""
     if type_.elements == 0:
         return torch.empty(type_.sizes({}), dtype=to_torch(type_.dtype))
+    if data.storage_offset() * 8 % type_.dtype.bits:
+        data = data.clone()  # torch views aligned memory only
     return data.view(to_torch(type_.dtype)).view(type_.sizes({}))
 
 

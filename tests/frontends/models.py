@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from tests.frontends.steps import assert_same_logits, lift_folder
+
+transformers.utils.logging.disable_progress_bar()
 
 
 def randomize(named: Any, seed: int) -> None:

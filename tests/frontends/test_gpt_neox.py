@@ -3,13 +3,13 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.frontends.models import check, logits_of, random_model, saved
-from tests.frontends.steps import assert_same_logits, edit_config, lift_folder
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from compiler.errors import ConfigError
 from compiler.frontends.activations import ACTIVATIONS
 from compiler.ir.printer import print_graph
+from tests.frontends.models import check, logits_of, random_model, saved
+from tests.frontends.steps import assert_same_logits, edit_config, lift_folder
 
 
 @st.composite
@@ -36,7 +36,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(configs(), st.integers(0, 2**31))
 def test_random_models(config, seed):
     check(GPTNeoXForCausalLM, config, seed)
@@ -120,5 +120,11 @@ def test_head_as_older_versions_spell_it():
 
 
 def small_config(**keys):
-    sizes = dict(vocab_size=31, hidden_size=16, num_attention_heads=2, num_hidden_layers=1, intermediate_size=24)
+    sizes = {
+        "vocab_size": 31,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 24,
+    }
     return GPTNeoXConfig(**(sizes | keys))

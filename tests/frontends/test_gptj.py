@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.frontends.models import check, logits_of, random_model, saved
-from tests.frontends.steps import assert_same_logits, edit_config, lift_folder
 from transformers import GPTJConfig, GPTJForCausalLM
 
 from compiler.errors import ConfigError
+from tests.frontends.models import check, logits_of, random_model, saved
+from tests.frontends.steps import assert_same_logits, edit_config, lift_folder
 
 
 @st.composite
@@ -29,7 +29,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(configs(), st.integers(0, 2**31))
 def test_random_models(config, seed):
     check(GPTJForCausalLM, config, seed)
@@ -75,5 +75,12 @@ def test_rotary_dim_must_fit(tmp_path, rotary_dim):
 
 
 def small_config(**keys):
-    sizes = dict(vocab_size=31, n_embd=16, n_head=2, n_layer=1, n_positions=32, rotary_dim=4)
+    sizes = {
+        "vocab_size": 31,
+        "n_embd": 16,
+        "n_head": 2,
+        "n_layer": 1,
+        "n_positions": 32,
+        "rotary_dim": 4,
+    }
     return GPTJConfig(**(sizes | keys))

@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tests.frontends.models import check, logits_of, random_model, saved
-from tests.frontends.steps import assert_same_logits, lift_folder
 from transformers import OPTConfig, OPTForCausalLM
 
 from compiler.errors import ConfigError
 from compiler.frontends import Limits
+from tests.frontends.models import check, logits_of, random_model, saved
+from tests.frontends.steps import assert_same_logits, lift_folder
 
 
 @st.composite
@@ -31,7 +31,7 @@ def configs(draw):
     )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(configs(), st.integers(0, 2**31))
 def test_random_models(config, seed):
     check(OPTForCausalLM, config, seed)
@@ -66,12 +66,12 @@ def test_no_more_tokens_than_learned_positions():
 
 
 def small_config(**keys):
-    sizes = dict(
-        vocab_size=31,
-        hidden_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        ffn_dim=24,
-        max_position_embeddings=24,
-    )
+    sizes = {
+        "vocab_size": 31,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "ffn_dim": 24,
+        "max_position_embeddings": 24,
+    }
     return OPTConfig(**(sizes | keys))

@@ -1,6 +1,7 @@
 """The ops of a transformer. All accumulate in float32 or better and round once, to the element type of the result."""
 
 from compiler.errors import GraphError
+from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import op
 from compiler.ir.ops.check import axis_of, broadcast_shapes, floating, require
@@ -79,6 +80,34 @@ def rotary(x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: bool
         f"{half} pairs do not fit into {width} dims a head",
     )
     return x
+
+
+@op
+def attention(
+    q: TensorType, k: TensorType, v: TensorType, mask: TensorType, bias: TensorType | None = None, *, scale: float = 1.0
+) -> TensorType:
+    """`softmax(q @ k.T * scale + bias, where mask holds) @ v`, head by head (Vaswani et al., 2017).
+
+    `q [B, heads, S, D]`; `k [B, kv_heads, C, D]` and `v [B, kv_heads, C, E]`, where query head `h` reads key head
+    `h // (heads / kv_heads)` (Ainslie et al., 2023); the bool `mask` and the `bias` broadcast to `[B, heads, S, C]`.
+    A query that the mask hides everything from gives NaN.
+    """
+    floating(q, k, v)
+    require(q.rank == k.rank == v.rank == 4, "q, k and v must be [B, heads, positions, D]")
+    batch, heads, length, width = q.shape
+    require(k.shape[:3] == v.shape[:3], f"k is {k} but v is {v}")
+    require(k.shape[0] == batch and k.shape[3] == width, f"q is {q} but k is {k}")
+    kv_heads = k.shape[1]
+    require(
+        isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads == 0,
+        f"{heads} query heads cannot share {kv_heads} key heads evenly",
+    )
+    scores = (batch, heads, length, k.shape[2])
+    require(mask.dtype is DType.bool, f"the mask is {mask.dtype}, not bool")
+    for extra in (mask, bias):
+        require(extra is None or broadcast_shapes(extra.shape, scores) == scores, f"{extra} does not fit {shape_text(scores)}")
+    require(bias is None or bias.dtype is q.dtype, f"the bias is {bias}; it must be {q.dtype}")
+    return q.with_shape(batch, heads, length, v.shape[3])
 
 
 @op

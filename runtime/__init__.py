@@ -1,0 +1,1 @@
+"""The runtime: engine directories, executors, and generation."""

@@ -1,0 +1,31 @@
+"""Digests of files and folders."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# Large enough that the hash, not the calls, takes the time; small enough to stay in a cache.
+_CHUNK = 1 << 20
+
+Advance = Callable[[int], None]
+"""Called with the bytes read since the last call."""
+
+
+def sha256_file(path: Path, advance: Advance | None = None) -> str:
+    """The sha256 of a file, in hexadecimal; OSError if it cannot be read."""
+    digest, buffer = hashlib.sha256(), bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(view):
+            digest.update(view[:count])
+            if advance:
+                advance(count)
+    return digest.hexdigest()
+
+
+def sha256_files(paths: Sequence[Path], advance: Advance | None = None) -> str:
+    """One sha256 for several files: of the lines `DIGEST  NAME`, as the program sha256sum prints them, sorted by name."""
+    lines = [f"{sha256_file(path, advance)}  {path.name}\n" for path in sorted(paths, key=lambda path: path.name)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,10 @@
+"""Sizes in words."""
+
+
+def bytes_text(count: float) -> str:
+    """`13.5 GB`; powers of ten, as disks and file managers count."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"

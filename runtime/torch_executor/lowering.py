@@ -1,0 +1,157 @@
+"""Lowering a graph to one straight-line Python function over torch.
+
+The function takes the graph's inputs, in order, and a plan for the cache writes; its locals are the graph's values.
+Nothing of the IR is left at run time: each op has become one call, constants are globals of the function, and values
+are deleted after their last use. `Program.source` is meant to be read.
+
+On a CPU, half-precision values live as float32 between ops: CPUs compute no other floats fast, and the results are
+only closer to the real ones. Weights stay in 16 bits.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiler.errors import TargetError
+from compiler.ir.graph import Graph
+from compiler.ir.interpreter import constant_values
+from compiler.ir.liveness import last_uses
+from compiler.ir.op import Op, Value
+from compiler.ir.torch_types import to_torch
+from runtime.torch_executor import kernels
+
+
+@dataclass(frozen=True)
+class Program:
+    """A lowered graph: the function, its source, and the constants that it reads."""
+
+    run: Callable[..., tuple[Tensor, ...]]
+    source: str
+    constants: Mapping[str, Any]
+
+
+@dataclass
+class Lowering:
+    """What the rules append to while a graph is lowered."""
+
+    graph: Graph
+    device: torch.device
+    load: Callable[[Value], Tensor]
+    """Reads a constant as stored."""
+    pack: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]
+    """Makes the function that multiplies by a weight."""
+    widened: bool
+    """Whether half-precision values are held as float32."""
+    lines: list[str] = field(default_factory=list)
+    globals: dict[str, Any] = field(default_factory=dict)
+    constant: set[str] = field(default_factory=set)
+    names: dict[str, str] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    shared: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def dtype(self, value: Value) -> torch.dtype:
+        """The torch type that holds a value at run time."""
+        dtype = to_torch(value.type.dtype)
+        return torch.float32 if self.widened and dtype in (torch.float16, torch.bfloat16) else dtype
+
+    def ref(self, value: Value) -> str:
+        """The variable that holds a value; a constant is loaded when it is first asked for."""
+        if value.name not in self.names:
+            self.names[value.name] = self.variable(value.name)
+            if value.name in self.constant:
+                self.globals[self.names[value.name]] = self.load(value).to(self.device, self.dtype(value))
+        return self.names[value.name]
+
+    def hold(self, name: str, thing: Any) -> str:
+        """A global of the function that holds `thing`."""
+        variable = self.variable(name)
+        self.globals[variable] = thing
+        return variable
+
+    def variable(self, name: str) -> str:
+        """A fresh Python variable for a name: `layers_0_attn_q` for `layers.0.attn.q`."""
+        text = re.sub(r"\W", "_", name)
+        text = f"v{text}" if text[:1].isdigit() else text
+        while text in self.taken or text in self.graph.dims or keyword.iskeyword(text):
+            text += "_"
+        self.taken.add(text)
+        return text
+
+    def once(self, key: tuple[str, ...], expression: str) -> str:
+        """A local that holds `expression`, computed at its first mention: for what the layers of a model share."""
+        if key not in self.shared:
+            self.shared[key] = self.variable("_".join(key))
+            self.lines.append(f"{self.shared[key]} = {expression}")
+        return self.shared[key]
+
+
+Rule = Callable[[Lowering, Op], str]
+_RULES: dict[str, Rule] = {}
+
+
+def lowers(*kinds: str) -> Callable[[Rule], Rule]:
+    """Decorator: the function gives the expression for ops of these kinds."""
+
+    def register(rule: Rule) -> Rule:
+        for kind in kinds:
+            _RULES[kind] = rule
+        return rule
+
+    return register
+
+
+def lower(
+    graph: Graph,
+    device: torch.device,
+    load: Callable[[Value], Tensor],
+    pack: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]],
+    *,
+    widened: bool,
+) -> Program:
+    """Lower a graph whose constants are `const` or `literal` ops.
+
+    Raises:
+        TargetError: naming the first op that the executor has no rule for.
+    """
+    state = Lowering(graph, device, load, pack, widened, constant=constant_values(graph))
+    state.globals.update(torch=torch, kernels=kernels, F=torch.nn.functional, device=device)
+    state.taken.update((*state.globals, "writes"))
+    parameters = [state.ref(value) for value in graph.inputs]
+    state.lines.extend(_size_lines(graph, state))
+    for op, dead in zip(graph.ops, last_uses(graph, keep=state.constant), strict=True):
+        if op.results[0].name in state.constant:
+            continue
+        rule = _RULES.get(op.kind.name)
+        if rule is None:
+            raise TargetError(
+                f"the torch executor cannot run {op.kind.name} %{op.name} from {op.origin}",
+                hint="rewrite the op into others with a pass, or register a rule: runtime.torch_executor.lowering.lowers",
+            )
+        expression = rule(state, op)
+        state.lines.append(f"{', '.join(state.ref(value) for value in op.results)} = {expression}")
+        names = [state.names[name] for name in dead if name in state.names]
+        if names:
+            state.lines.append(f"del {', '.join(names)}")
+    results = "".join(f"{state.ref(value)}, " for value in graph.outputs.values())
+    body = "\n    ".join([*state.lines, f"return ({results})"])
+    source = f"def step({', '.join(parameters)}, writes):\n    {body}\n"
+    exec(compile(source, f"<lowered {graph.name}>", "exec"), state.globals)  # noqa: S102 - the source is our own
+    return Program(state.globals["step"], source, state.globals)
+
+
+def _size_lines(graph: Graph, state: Lowering) -> Iterable[str]:
+    """Bind each symbolic dim from the first input that shows it."""
+    seen: set[str] = set()
+    for value in graph.inputs:
+        for axis, dim in enumerate(value.type.shape):
+            name = str(dim)
+            if name in graph.dims and name not in seen:
+                seen.add(name)
+                yield f"{name} = {state.ref(value)}.shape[{axis}]"

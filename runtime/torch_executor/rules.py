@@ -1,0 +1,183 @@
+"""How each kind of op becomes a torch call: the rules behind the lowering."""
+
+from __future__ import annotations
+
+import torch
+
+from compiler.errors import TargetError
+from compiler.ir.dims import Dim, Shape
+from compiler.ir.op import Op
+from compiler.ir.torch_types import to_torch
+from runtime.torch_executor.lowering import Lowering, lowers
+
+_HALVES = (torch.float16, torch.bfloat16)
+_CALLS = {
+    "add": "{} + {}",
+    "sub": "{} - {}",
+    "mul": "{} * {}",
+    "div": "{} / {}",
+    "less": "{} < {}",
+    "less_equal": "{} <= {}",
+    "logical_and": "{} & {}",
+    "where": "torch.where({}, {}, {})",
+    "relu": "torch.relu({})",
+    "silu": "F.silu({})",
+    "sigmoid": "torch.sigmoid({})",
+    "tanh": "torch.tanh({})",
+    "cos": "torch.cos({})",
+    "sin": "torch.sin({})",
+    "gather_rows": "kernels.gather_rows({}, {})",
+}
+
+
+@lowers(*_CALLS)
+def _call(state: Lowering, op: Op) -> str:
+    return _CALLS[op.kind.name].format(*map(state.ref, op.operands))
+
+
+def _shape(shape: Shape) -> str:
+    return "(" + "".join(f"{dim}, " for dim in shape) + ")"
+
+
+def _int(dim: Dim) -> str:
+    return f"({dim})"
+
+
+@lowers("iota")
+def _iota(state: Lowering, op: Op) -> str:
+    dtype = to_torch(op.attrs["dtype"])  # type: ignore[arg-type]
+    return f"torch.arange({op.attrs['size']}, dtype={dtype}, device=device)"
+
+
+@lowers("scale")
+def _scale(state: Lowering, op: Op) -> str:
+    return f"{state.ref(op.operands[0])} * {op.attrs['factor']!r}"
+
+
+@lowers("clamp")
+def _clamp(state: Lowering, op: Op) -> str:
+    low, high = (f"float({op.attrs[bound]!r})" if _special(op.attrs[bound]) else repr(op.attrs[bound]) for bound in ("min", "max"))
+    return f"{state.ref(op.operands[0])}.clamp({low}, {high})"
+
+
+@lowers("cast")
+def _cast(state: Lowering, op: Op) -> str:
+    x = state.ref(op.operands[0])
+    dtype = state.dtype(op.result)
+    return x if dtype is state.dtype(op.operands[0]) else f"{x}.to({dtype})"
+
+
+@lowers("gelu")
+def _gelu(state: Lowering, op: Op) -> str:
+    return f"F.gelu({state.ref(op.operands[0])}, approximate={'tanh' if op.attrs['tanh'] else 'none'!r})"
+
+
+@lowers("reshape")
+def _reshape(state: Lowering, op: Op) -> str:
+    return f"{state.ref(op.operands[0])}.reshape({_shape(op.attrs['shape'])})"  # type: ignore[arg-type]
+
+
+@lowers("broadcast")
+def _broadcast(state: Lowering, op: Op) -> str:
+    return f"{state.ref(op.operands[0])}.expand({_shape(op.attrs['shape'])})"  # type: ignore[arg-type]
+
+
+@lowers("transpose")
+def _transpose(state: Lowering, op: Op) -> str:
+    return f"{state.ref(op.operands[0])}.permute({op.attrs['perm']})"
+
+
+@lowers("slice")
+def _slice(state: Lowering, op: Op) -> str:
+    return f"{state.ref(op.operands[0])}.narrow({op.attrs['axis']}, {op.attrs['start']}, {op.attrs['size']})"
+
+
+@lowers("split")
+def _split(state: Lowering, op: Op) -> str:
+    pieces = f"{state.ref(op.operands[0])}.split({op.attrs['sizes']}, {op.attrs['axis']})"
+    return pieces if len(op.results) > 1 else f"{pieces}[0]"
+
+
+@lowers("concat")
+def _concat(state: Lowering, op: Op) -> str:
+    return f"torch.cat(({', '.join(map(state.ref, op.operands))},), {op.attrs['axis']})"
+
+
+@lowers("embedding")
+def _embedding(state: Lowering, op: Op) -> str:
+    table, ids = op.operands
+    if table.name not in state.constant:
+        return f"F.embedding({state.ref(ids)}, {state.ref(table)})"
+    # The table stays as it is stored, in the mapped file if it can: a step touches few of its rows.
+    stored = state.load(table).to(state.device)
+    rows = f"F.embedding({state.ref(ids)}, {state.hold(f'{table.name}.table', stored)})"
+    return rows if stored.dtype is state.dtype(op.result) else f"{rows}.to({state.dtype(op.result)})"
+
+
+@lowers("linear")
+def _linear(state: Lowering, op: Op) -> str:
+    x, weight, *bias = op.operands
+    if any(value.name not in state.constant for value in (weight, *bias)):
+        return f"F.linear({', '.join(map(state.ref, op.operands))})"
+    packed = state.pack(state.load(weight), state.load(bias[0]) if bias else None)
+    return f"{state.hold(f'{op.name}.linear', packed)}({state.ref(x)})"
+
+
+@lowers("matmul")
+def _matmul(state: Lowering, op: Op) -> str:
+    a, b = map(state.ref, op.operands)
+    return f"torch.matmul({a}, {b}{'.transpose(-1, -2)' if op.attrs['transpose_b'] else ''})"
+
+
+@lowers("softmax")
+def _softmax(state: Lowering, op: Op) -> str:
+    return f"torch.softmax({state.ref(op.operands[0])}, {op.attrs['axis']})"
+
+
+@lowers("layer_norm", "rms_norm")
+def _norm(state: Lowering, op: Op) -> str:
+    x, *parameters = map(state.ref, op.operands)
+    missing = 2 - len(parameters) if op.kind.name == "layer_norm" else 1 - len(parameters)
+    arguments = [x, f"({op.operands[0].type.shape[-1]},)", *parameters, *["None"] * missing, repr(op.attrs["eps"])]
+    return f"F.{op.kind.name}({', '.join(arguments)})"
+
+
+@lowers("rotary")
+def _rotary(state: Lowering, op: Op) -> str:
+    x, cos, sin = map(state.ref, op.operands)
+    prepare, rotate = (
+        ("pair_angles", "rotate_pairs") if op.attrs["interleaved"] else ("half_angles", "rotate_halves")
+    )
+    angles = state.once((prepare, cos, sin), f"kernels.{prepare}({cos}, {sin})")
+    return f"kernels.{rotate}({x}, {angles})"
+
+
+@lowers("kv_update")
+def _kv_update(state: Lowering, op: Op) -> str:
+    cache, new, at, count = op.operands
+    graph = state.graph
+    in_place = (
+        graph.outputs.get(cache.name) == op.result
+        and cache in graph.inputs
+        and all(user.name == op.name for user in graph.users[cache.name])
+    )
+    if not in_place or (at.name, count.name) != ("past_len", "new_len"):
+        raise TargetError(
+            f"kv_update %{op.name} from {op.origin} does not replace a cache of the step graph in place",
+            hint="a cache is an input whose only use is the kv_update (at past_len, new_len) that is its output",
+        )
+    return f"kernels.kv_write({state.ref(cache)}, {state.ref(new)}, writes)"
+
+
+@lowers("attention")
+def _attention(state: Lowering, op: Op) -> str:
+    q, k, v, mask, *bias = map(state.ref, op.operands)
+    extra = bias[0] if bias else "None"
+    # The mask is the same in all layers, so this is computed once; it lives until the step ends.
+    dtype = state.dtype(op.result)
+    additive = state.once(("additive", mask, extra), f"kernels.additive_mask({mask}, {extra}, {dtype})")
+    return f"kernels.attention({q}, {k}, {v}, {additive}, {op.attrs['scale']!r})"
+
+
+def _special(value: object) -> bool:
+    return isinstance(value, float) and value in (float("inf"), float("-inf"))
