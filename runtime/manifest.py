@@ -159,7 +159,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     path = folder / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise _no_engine(folder) from None
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(f"cannot read {path}: {error}", hint=_AGAIN) from None
@@ -193,6 +193,8 @@ def is_engine(folder: Path) -> bool:
 def _no_engine(folder: Path) -> EngineError:
     if not folder.exists():
         return EngineError(f"there is no engine at {folder}", hint="compile one first: llmc compile MODEL -o DIR")
+    if not folder.is_dir():
+        return EngineError(f"{folder} is a file, not an engine", hint="give the folder that llmc compile wrote")
     if (folder / "config.json").is_file():
         return EngineError(
             f"{folder} is a checkpoint, not an engine", hint=f"compile it first: llmc compile {folder} -o DIR"

@@ -8,3 +8,12 @@ def bytes_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB"
+
+
+def count_text(count: float) -> str:
+    """`1.06 M`, `20.6 B`."""
+    for unit in ("", " K", " M"):
+        if abs(count) < 1000:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:,.3g} B"

@@ -12,7 +12,7 @@ from compiler.errors import CheckpointError, ConfigError
 from compiler.frontends.safetensors_file import read_safetensors
 from compiler.frontends.stored import StoredTensor
 from compiler.frontends.torch_file import read_torch_file
-from compiler.frontends.weight_files import weight_files
+from compiler.frontends.weight_files import WeightFiles, weight_files
 
 
 class Checkpoint:
@@ -32,9 +32,13 @@ class Checkpoint:
         self.notes: list[str] = []
 
     @cached_property
+    def _weight_files(self) -> WeightFiles:
+        return WeightFiles(()) if self.dummy_weights else weight_files(self.folder)
+
+    @cached_property
     def files(self) -> tuple[Path, ...]:
         """The files of weights, in order; CheckpointError if there are none, or one that an index names is missing."""
-        return () if self.dummy_weights else tuple(self.folder / name for name in weight_files(self.folder).names)
+        return tuple(self.folder / name for name in self._weight_files.names)
 
     @cached_property
     def tensors(self) -> Mapping[str, StoredTensor]:
@@ -47,13 +51,12 @@ class Checkpoint:
                 if name in tensors:
                     raise CheckpointError(f"the tensor {name!r} is in both {tensors[name].file} and {file}")
                 tensors[name] = tensor
-        if not self.dummy_weights:
-            for name, file in weight_files(self.folder).shards.items():
-                if name not in tensors:
-                    raise CheckpointError(
-                        f"the index says that {file} holds the tensor {name!r}, but it does not",
-                        hint="the files belong to different checkpoints, or one is damaged: download them again",
-                    )
+        for name, file in self._weight_files.shards.items():
+            if name not in tensors:
+                raise CheckpointError(
+                    f"the index says that {file} holds the tensor {name!r}, but it does not",
+                    hint="the files belong to different checkpoints, or one is damaged: download them again",
+                )
         return tensors
 
     @cached_property

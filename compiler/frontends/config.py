@@ -135,12 +135,17 @@ class Config:
 
     def unknown(self, inert: Container[str] = ()) -> list[str]:
         """The keys, here and in sections, that nothing took and that are not in `inert`."""
-        own = [self.prefix + key for key in self.values if key not in self.taken and key not in inert]
+        own = [
+            self.prefix + key
+            for key, value in self.values.items()
+            if value is not None and key not in self.taken and key not in inert
+        ]
         return own + [key for section in self.sections for key in section.unknown(inert)]
 
     def invalid(self, key: str, requirement: str) -> ConfigError:
         """The error for a value that does not fit the other keys."""
-        return ConfigError(f"the config key {self._name(key)} is {_shown(self.values.get(key))}; {requirement}")
+        state = _shown(self.values[key]) if key in self.values else "missing"
+        return ConfigError(f"the config key {self._name(key)} is {state}; {requirement}")
 
     def unsupported(self, key: str, value: Any, supported: Iterable[Any]) -> ConfigError:
         """The error for a value that llmc does not implement."""

@@ -108,13 +108,13 @@ def _rope(config: Config, head_dim: int, context: int) -> Rope | None:
     base = config.take("rotary_emb_base", float, aliases=("rope_theta",), default=10000.0)
     fraction = section.take("partial_rotary_factor", float, default=fraction)
     base = section.take("rope_theta", float, default=base)
-    original = config.size("original_max_position_embeddings", default=context)
+    original = config.size("original_max_position_embeddings", default=None)
     if not 0 <= fraction <= 1:
         raise ConfigError(f"the config rotates {fraction} of each head ('rotary_pct'); it must be from 0 to 1")
     if base <= 1:
         raise ConfigError(f"the config's base of rotary positions ('rotary_emb_base') is {base}; it must be above 1")
     width = int(head_dim * fraction)
-    rope = scaled_rope(section, width, base, head_dim=head_dim, context=original)
+    rope = scaled_rope(section, width, base, head_dim=head_dim, context=context, original=original)
     if 2 * len(rope.frequencies) > head_dim:
         raise ConfigError(f"the config rotates {2 * len(rope.frequencies)} of the {head_dim} dims of each head")
     return rope if rope.frequencies else None

@@ -87,37 +87,39 @@ def _attentions(step: Step, m: MptConfig) -> dict[tuple[int | None, bool], Atten
 
 def _projections(step: Step, x: Value, module: str, m: MptConfig, plan: LayerPlan) -> list[Value]:
     """The query, and unless they come from another layer the key and value, before they are split into heads."""
-    b, weights = step.b, step.weights
-    full, shared = (
-        Size(m.heads * m.head_dim, "n_heads * head_dim"),
-        Size(m.kv_heads * m.head_dim, "kv_n_heads * head_dim"),
-    )
+    full = Size(m.heads * m.head_dim, "n_heads * head_dim")
+    shared = Size(m.kv_heads * m.head_dim, "kv_n_heads * head_dim")
     widths = {"q": full} if plan.source is not None else {"q": full, "k": shared, "v": shared}
-    if len(widths) == 1 or not m.fused_qkv or weights.has(f"{module}.Wq.weight"):
+    if len(widths) == 3 and m.fused_qkv and not step.weights.has(f"{module}.Wq.weight"):
+        rows = _fused_linears(step, x, f"{module}.Wqkv", m, widths)
+    else:
         rows = [
             linear(step, x, f"{module}.W{name}", width, m.hidden, name=name, bias=m.bias)
             for name, width in widths.items()
         ]
-    else:
-        fused = Size(full + 2 * shared, "(n_heads + 2 * kv_n_heads) * head_dim")
-        sizes = tuple(map(int, widths.values()))
-        parts = [weights.take(f"{module}.Wqkv.weight", fused, m.hidden, name="qkv_weight")]
-        if m.bias:
-            parts.append(weights.take(f"{module}.Wqkv.bias", fused, name="qkv_bias"))
-        split = [
-            b.split(part, axis=0, sizes=sizes, names=tuple(f"{name}.{word}" for name in widths))
-            for word, part in zip(("weight", "bias"), parts, strict=False)
-        ]
-        rows = [b.linear(x, *pair, name=name) for name, pair in zip(widths, zip(*split, strict=True), strict=True)]
     if m.clip_qkv is not None:
         rows = [
-            b.clamp(row, min=-m.clip_qkv, max=m.clip_qkv, name=f"{name}.clipped")
+            step.b.clamp(row, min=-m.clip_qkv, max=m.clip_qkv, name=f"{name}.clipped")
             for name, row in zip(widths, rows, strict=True)
         ]
     if m.qk_norm is not None:
         for i, name in enumerate(list(widths)[:2]):
             rows[i] = _qk_norm(step, rows[i], f"{module}.{name}_ln", widths[name], m, name)
     return rows
+
+
+def _fused_linears(step: Step, x: Value, module: str, m: MptConfig, widths: dict[str, Size]) -> list[Value]:
+    """Linear layers whose weights are stored one below the other."""
+    b, weights, sizes = step.b, step.weights, tuple(map(int, widths.values()))
+    fused = Size(sum(sizes), "(n_heads + 2 * kv_n_heads) * head_dim")
+    stored = {"weight": weights.take(f"{module}.weight", fused, m.hidden, name="qkv_weight")}
+    if m.bias:
+        stored["bias"] = weights.take(f"{module}.bias", fused, name="qkv_bias")
+    parts = [
+        b.split(value, axis=0, sizes=sizes, names=tuple(f"{name}.{word}" for name in widths))
+        for word, value in stored.items()
+    ]
+    return [b.linear(x, *pair, name=name) for name, pair in zip(widths, zip(*parts, strict=True), strict=True)]
 
 
 def _qk_norm(step: Step, x: Value, module: str, width: int, m: MptConfig, name: str) -> Value:

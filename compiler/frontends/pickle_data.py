@@ -7,6 +7,7 @@ numbers, strings, tuples, lists and dicts; what the pickle would import or call 
 from __future__ import annotations
 
 import pickletools
+import struct
 from collections.abc import Container
 from dataclasses import dataclass
 from typing import IO, Any
@@ -62,7 +63,7 @@ def read_pickle(stream: IO[bytes], allowed: Container[str]) -> Any:
         return machine.stack.pop()
     except PickleError:
         raise
-    except (ValueError, TypeError, IndexError, KeyError, UnicodeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, MemoryError, EOFError, struct.error) as error:
         raise PickleError(f"it is damaged ({error})") from None
 
 
@@ -112,6 +113,8 @@ class _Machine:
                 push(self.named(f"{module}.{last}"))
             case "REDUCE" | "NEWOBJ":
                 args, function = pop(), pop()
+                if not isinstance(function, Global) or not isinstance(args, tuple):
+                    raise PickleError("it calls what is no function")
                 push({} if function.name in _DICTS and not args else Call(function, args))
             case "BUILD":
                 pop()  # the attributes of an object: a state dict keeps version numbers there

@@ -35,7 +35,9 @@ def plain_rope(width: int, base: float) -> Rope:
     return Rope(_tuple(1 / _periods(width, base)))
 
 
-def scaled_rope(config: Config, width: int, base: float, *, head_dim: int, context: int) -> Rope:
+def scaled_rope(
+    config: Config, width: int, base: float, *, head_dim: int, context: int, original: int | None = None
+) -> Rope:
     """The frequencies that `rope_type` (old: `type`) and the other keys of `config` describe.
 
     Args:
@@ -43,7 +45,8 @@ def scaled_rope(config: Config, width: int, base: float, *, head_dim: int, conte
         width: how many of a head's dims rotate.
         base: the base of the geometric series.
         head_dim: all dims of a head.
-        context: the context length, where the section does not tell the original one.
+        context: the context length.
+        original: the context length before stretching, if it is known from elsewhere than the section.
 
     Raises:
         ConfigError: for a type that changes with the length of the input, or keys that do not fit.
@@ -57,9 +60,9 @@ def scaled_rope(config: Config, width: int, base: float, *, head_dim: int, conte
         case "proportional":
             return _proportional(config, width, base, head_dim)
         case "llama3":
-            return _llama3(config, width, base, context)
+            return _llama3(config, width, base, context, original)
         case "yarn":
-            return _yarn(config, width, base, context)
+            return _yarn(config, width, base, context, original)
     raise config.unsupported("rope_type", kind, ("default", "linear", "llama3", "proportional", "yarn"))
 
 
@@ -71,13 +74,14 @@ def _proportional(config: Config, width: int, base: float, head_dim: int) -> Rop
     return Rope(_tuple(frequencies / _F32(factor)))
 
 
-def _llama3(config: Config, width: int, base: float, context: int) -> Rope:
+def _llama3(config: Config, width: int, base: float, context: int, known: int | None) -> Rope:
     """Long waves are stretched by the factor, short ones stay, those between are interpolated."""
     factor = _factor(config)
     low, high = config.take("low_freq_factor", float), config.take("high_freq_factor", float)
     if high <= low:
         raise config.invalid("high_freq_factor", f"it must be above low_freq_factor, which is {low}")
-    original = config.size("original_max_position_embeddings", default=context)
+    stated = config.size("original_max_position_embeddings", default=context)
+    original = known or stated
     plain = 1 / _periods(width, base)
     wavelength = _F32(2 * math.pi) / plain
     stretched = np.where(wavelength > _F32(original / low), plain / _F32(factor), plain)
@@ -87,9 +91,10 @@ def _llama3(config: Config, width: int, base: float, context: int) -> Rope:
     return Rope(_tuple(np.where(medium, between, stretched)))
 
 
-def _yarn(config: Config, width: int, base: float, context: int) -> Rope:
+def _yarn(config: Config, width: int, base: float, context: int, known: int | None) -> Rope:
     """Peng et al. (2023): a ramp over the pairs, from frequencies that stay to frequencies divided by the factor."""
-    original = config.size("original_max_position_embeddings", default=context)
+    stated = config.size("original_max_position_embeddings", default=context)
+    original = known or stated
     factor = config.take("factor", float, default=context / original)
     fast = config.take("beta_fast", float, default=0.0) or 32.0
     slow = config.take("beta_slow", float, default=0.0) or 1.0

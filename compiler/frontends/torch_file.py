@@ -37,6 +37,17 @@ _ALLOWED = frozenset({*_STORAGES, *_TENSORS, _PARAMETER, "collections.OrderedDic
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _CONVERT = "convert the checkpoint to safetensors where you trust it: model.save_pretrained(FOLDER)"
 _AGAIN = "download or copy the file again"
+# What zipfile and the arithmetic on a damaged file's numbers raise.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    NotImplementedError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ def read_torch_file(path: Path, file: str) -> dict[str, StoredTensor]:
         ) from None
     except (PickleError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read as a torch checkpoint: {error}", hint=_CONVERT) from None
-    except zipfile.BadZipFile as error:
+    except _DAMAGE as error:
         size = path.stat().st_size
         raise CheckpointError(f"{file} is truncated or damaged ({error}; it has {size:,} bytes)", hint=_AGAIN) from None
 

@@ -55,7 +55,7 @@ def _from_index(folder: Path, index: str) -> WeightFiles:
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{index} names {name!r}, which is no file of the same folder")
-    _all_there(folder, names, index)
+    _all_there(folder, names, f"{index} calls")
     return WeightFiles(names, mapping)
 
 
@@ -71,7 +71,7 @@ def _shards(folder: Path, names: list[str]) -> WeightFiles:
     stem, count = sets.pop()
     suffix = Path(names[0]).suffix
     _all_there(
-        folder, tuple(f"{stem}-{i:05}-of-{count}{suffix}" for i in range(1, int(count) + 1)), "the shards' names"
+        folder, tuple(f"{stem}-{i:05}-of-{count}{suffix}" for i in range(1, int(count) + 1)), "the shards' names call"
     )
     return WeightFiles(tuple(names))
 
@@ -80,7 +80,7 @@ def _all_there(folder: Path, names: tuple[str, ...], source: str) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"the shard {missing[0]} is missing from {folder}: {source} calls for {len(names)} shards, "
+            f"the shard {missing[0]} is missing from {folder}: {source} for {len(names)} shards, "
             f"{len(names) - len(missing)} are there",
             hint="download the missing shards",
         )

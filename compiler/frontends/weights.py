@@ -77,7 +77,7 @@ class Weights:
             raise CheckpointError(
                 f"the tensor {stored.name!r} in {stored.file} is stored as {stored.spelling}; "
                 f"supported are {', '.join(map(str, _STORED_FLOATS))}",
-                hint="quantized checkpoints are not supported yet" if "8" in stored.spelling else None,
+                hint="if the checkpoint is quantized: that is not supported yet",
             )
         return self._load(stored, name)
 

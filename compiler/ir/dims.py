@@ -106,14 +106,14 @@ def shape_text(shape: Shape) -> str:
     return "[" + ",".join(map(str, shape)) + "]"
 
 
-_TERM = re.compile(r"([+-]?)(?:(\d+)(?:\*([A-Za-z_]\w*))?|([A-Za-z_]\w*))")
+_TERM = re.compile(r"([+-]?)\s*(?:(\d+)(?:\s*\*\s*([A-Za-z_]\w*))?|([A-Za-z_]\w*))\s*")
 
 
 def parse_dim(text: str) -> Dim:
     """Inverse of `str`; ValueError for anything else."""
     if text.isdecimal():
         return int(text)
-    text, position = text.replace(" ", ""), 0
+    text, position = text.strip(), 0
     total: Dim = 0
     while position < len(text):
         match = _TERM.match(text, position)

@@ -61,7 +61,7 @@ class Interpreter:
         Raises:
             GraphError: if an input is missing, unknown, or has another type or shape than declared.
         """
-        sizes = bind_inputs(self.graph, inputs)
+        sizes = bind_inputs(self.graph, inputs, any_float=self.exact)
         values = {name: self._received(tensor) for name, tensor in inputs.items()}
         values.update(self._constants)
         for op, dead in zip(self.graph.ops, self._last_uses, strict=True):
@@ -109,8 +109,10 @@ class Interpreter:
         return tensor.to(to_torch(value.type.dtype))
 
 
-def bind_inputs(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, int]:
+def bind_inputs(graph: Graph, inputs: Mapping[str, Tensor], *, any_float: bool = False) -> dict[str, int]:
     """The sizes of the symbolic dims that the inputs' shapes imply.
+
+    With `any_float`, a floating-point input may come in any floating-point type.
 
     Raises:
         GraphError: if an input is missing, unknown, or has another type or shape than declared.
@@ -123,7 +125,10 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Tensor]) -> dict[str, int]:
         if value.name not in inputs:
             raise GraphError(f"the input %{value.name} is missing")
         tensor = inputs[value.name]
-        if from_torch(tensor.dtype) is not value.type.dtype or tensor.dim() != value.type.rank:
+        right_dtype = from_torch(tensor.dtype) is value.type.dtype or (
+            any_float and tensor.is_floating_point() and value.type.dtype.is_float
+        )
+        if not right_dtype or tensor.dim() != value.type.rank:
             raise GraphError(f"the input %{value.name} is {value.type}; a {tensor.dtype} of {list(tensor.shape)} was given")
         for dim, size in zip(value.type.shape, tensor.shape, strict=True):
             if isinstance(dim, Affine) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and not dim.offset:

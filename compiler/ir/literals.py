@@ -132,8 +132,8 @@ def read_attrs(text: str, declared: Mapping[str, Any]) -> dict[str, Attr]:
             raise GraphError(f"expected an attribute such as axis=-1, found {_shown(token)}")
         if name in attrs:
             raise GraphError(f"the attribute {name!r} is given twice")
-        # A name that the op does not have is for `OpKind.attrs` to refuse, so its value may be anything.
-        attrs[name] = _value(next(tokens, None), tokens, _leaves(declared.get(name, Attr)))
+        # A name that the op does not have is for `OpKind.attrs` to refuse, so its value may be any word.
+        attrs[name] = _value(next(tokens, None), tokens, _leaves(declared.get(name, object)))
         comma = next(tokens, None)
         if comma is not None and comma[-1] != ",":
             raise GraphError(f"expected ',' or ')' after the attribute {name!r}, found {_shown(comma)}")
@@ -208,6 +208,8 @@ def _word(word: str, leaves: frozenset[Any]) -> Attr:
         return _BOOLS[word]
     if _FLOAT.fullmatch(word):
         return math.nan if word == "nan" else float(word)
+    if object in leaves:
+        return word
     raise _unknown_word(word, leaves)
 
 

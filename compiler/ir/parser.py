@@ -23,7 +23,9 @@ _MARK = rf"!({NAME})"
 
 # One expression splits an op's line: first name and type, further results, kind, operands, attributes, passes.
 # The marks cannot begin inside a string: the closing quote that follows would be left over.
-_OP = re.compile(rf"{_RESULT}((?:\s*,\s*%{NAME}\s*:\s*{TYPE})*)\s*=\s*(\w+)\(({_OPERANDS})?(.*)\)\s*((?:{_MARK}\s*)*)")
+_OP = re.compile(
+    rf"{_RESULT}((?:\s*,\s*%{NAME}\s*:\s*{TYPE})*)\s*=\s*(\w+)\(\s*({_OPERANDS})?\s*(.*)\)\s*((?:{_MARK}\s*)*)"
+)
 _RESULTS = re.compile(_RESULT)
 _NAMES = re.compile(rf"%({NAME})")
 _MARKS = re.compile(_MARK)

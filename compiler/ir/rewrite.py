@@ -99,7 +99,7 @@ def sweep(
             the values that stand for its results from here on: values of the graph so far, or of ops that it appends
             to the builder.
         pass_name: recorded in the origin of new ops.
-        retype: whether a replacement may have another type than what it replaces; ops downstream are then inferred anew.
+        retype: whether a replacement may have another type than what it replaces; ops downstream are inferred anew.
         inputs: by name, what stands in place of an input of the graph: the same name with another type.
         adapt: called as `adapt(op, operands, builder)` if an op refuses its rewritten operands (their types changed);
             returns operands that it takes.

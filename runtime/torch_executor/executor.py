@@ -52,7 +52,7 @@ class TorchExecutor:
         on_cpu = self.device.type == "cpu"
         rows = rows or graph.dims["B"].max
         pack = (lambda weight, bias: pack_linear(weight, bias, rows)) if on_cpu else self._plain_linear
-        self.program: Program = lower(graph, self.device, _loader(graph), pack, widened=on_cpu)
+        self.program: Program = lower(graph, self.device, constant_loader(graph), pack, widened=on_cpu)
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto", rows: int | None = None) -> TorchExecutor:
@@ -142,7 +142,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _loader(graph: Graph) -> Callable[[Value], Tensor]:
+def constant_loader(graph: Graph) -> Callable[[Value], Tensor]:
     """A function that gives the tensor of a constant; stored ones are views of the mapped files."""
     files: dict[str, Tensor] = {}
 

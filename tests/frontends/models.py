@@ -35,6 +35,23 @@ def random_model(model_class: Any, config: Any, seed: int) -> Any:
     return model
 
 
+def neox() -> Any:
+    """A small GPT-NeoX model, always the same."""
+    return random_model(transformers.GPTNeoXForCausalLM, neox_config(), seed=0)
+
+
+def neox_config(**keys: Any) -> Any:
+    """The config of a small GPT-NeoX model, with these keys changed."""
+    sizes = {
+        "vocab_size": 31,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 24,
+    }
+    return transformers.GPTNeoXConfig(**(sizes | keys))
+
+
 @contextmanager
 def saved(model: Any, **options: Any) -> Iterator[Path]:
     """A folder that holds the model as transformers saves it."""

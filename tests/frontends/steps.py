@@ -11,6 +11,8 @@ from torch import Tensor
 from compiler.frontends import Limits, lift, open_checkpoint
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
+from compiler.ir.parser import parse_graph
+from compiler.ir.printer import print_graph
 from compiler.ir.torch_types import to_torch
 from compiler.ir.verifier import verify
 
@@ -22,9 +24,10 @@ PLAN = ((7, 1, 4), (1, 1, 1), (1, 3, 0), (2, 1, 5))
 
 
 def lift_folder(folder: Path, limits: Limits = LIMITS) -> Graph:
-    """The graph of the checkpoint, verified."""
+    """The graph of the checkpoint, verified, and proven to survive printing and parsing."""
     graph = lift(open_checkpoint(folder), limits=limits)
     verify(graph)
+    assert parse_graph(print_graph(graph)) == graph
     return graph
 
 

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from compiler.errors import ConfigError
 from compiler.frontends.activations import ACTIVATIONS
 from compiler.ir.printer import print_graph
-from tests.frontends.models import check, logits_of, random_model, saved
+from tests.frontends.models import check, logits_of, neox_config, random_model, saved
 from tests.frontends.steps import assert_same_logits, edit_config, lift_folder
 
 
@@ -42,7 +43,7 @@ def test_random_models(config, seed):
     check(GPTNeoXForCausalLM, config, seed)
 
 
-SCALINGS = {
+SCALINGS: dict[str, dict[str, Any]] = {
     "linear": {"factor": 2.5},
     "llama3": {
         "factor": 4.0,
@@ -61,6 +62,7 @@ SCALINGS = {
         "truncate": False,
     },
     "yarn, attention_factor": {"factor": 2.0, "attention_factor": 1.3},
+    "yarn, factor null": {"factor": None, "original_max_position_embeddings": 12},
     "proportional": {"factor": 1.5},
 }
 
@@ -69,12 +71,12 @@ SCALINGS = {
 def test_scaled_rotary_positions(scaling):
     kind = scaling.partition(",")[0]
     rope = {"rope_type": kind, "rope_theta": 1000.0, "partial_rotary_factor": 0.5, **SCALINGS[scaling]}
-    check(GPTNeoXForCausalLM, small_config(rope_parameters=rope, max_position_embeddings=32), seed=3)
+    check(GPTNeoXForCausalLM, neox_config(rope_parameters=rope, max_position_embeddings=32), seed=3)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_rotary_positions_that_depend_on_the_length_are_rejected(tmp_path, kind):
-    random_model(GPTNeoXForCausalLM, small_config(), seed=0).save_pretrained(tmp_path)
+    random_model(GPTNeoXForCausalLM, neox_config(), seed=0).save_pretrained(tmp_path)
     edit_config(tmp_path, ["rope_parameters"], rope_scaling={"type": kind, "factor": 2.0})
     with pytest.raises(ConfigError) as error:
         lift_folder(tmp_path)
@@ -86,7 +88,7 @@ def test_rotary_positions_that_depend_on_the_length_are_rejected(tmp_path, kind)
 
 def test_old_spellings_mean_the_same(tmp_path):
     rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0, "partial_rotary_factor": 0.5}
-    random_model(GPTNeoXForCausalLM, small_config(rope_parameters=rope), seed=0).save_pretrained(tmp_path)
+    random_model(GPTNeoXForCausalLM, neox_config(rope_parameters=rope), seed=0).save_pretrained(tmp_path)
     new = print_graph(lift_folder(tmp_path))
     edit_config(
         tmp_path,
@@ -100,7 +102,7 @@ def test_old_spellings_mean_the_same(tmp_path):
 
 
 def test_defaults_of_absent_keys(tmp_path):
-    model = random_model(GPTNeoXForCausalLM, small_config(), seed=1)
+    model = random_model(GPTNeoXForCausalLM, neox_config(), seed=1)
     model.save_pretrained(tmp_path)
     required = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
     config = json.loads((tmp_path / "config.json").read_text())
@@ -111,20 +113,9 @@ def test_defaults_of_absent_keys(tmp_path):
 def test_head_as_older_versions_spell_it():
     from safetensors.torch import load_file, save_file
 
-    model = random_model(GPTNeoXForCausalLM, small_config(), seed=2)
+    model = random_model(GPTNeoXForCausalLM, neox_config(), seed=2)
     with saved(model) as folder:
         tensors = load_file(folder / "model.safetensors")
         other = {"lm_head.weight": "embed_out.weight", "embed_out.weight": "lm_head.weight"}
         save_file({other.get(name, name): t for name, t in tensors.items()}, folder / "model.safetensors")
         assert_same_logits(lift_folder(folder), logits_of(model), vocab=31, seed=2)
-
-
-def small_config(**keys):
-    sizes = {
-        "vocab_size": 31,
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "intermediate_size": 24,
-    }
-    return GPTNeoXConfig(**(sizes | keys))

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_rotary_dim_must_fit(tmp_path, rotary_dim):
     )
 
 
-def small_config(**keys):
+def small_config(**keys: Any) -> GPTJConfig:
     sizes = {
         "vocab_size": 31,
         "n_embd": 16,

@@ -1,6 +1,7 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -171,7 +172,7 @@ def test_modules_fused_with_their_norms(tmp_path):
     assert_same_logits(lift_folder(tmp_path), lambda row: mpt_logits(config, weights, row), vocab=31, seed=3)
 
 
-REJECTED = {
+REJECTED: dict[str, tuple[dict[str, Any], str]] = {
     "prefix_lm": (
         {"attn_config": {"prefix_lm": True}},
         "the config key 'attn_config.prefix_lm' is true, which is not supported; supported: false",
@@ -266,7 +267,7 @@ def test_a_config_that_promises_biases(tmp_path):
     assert error.value.message == ("the tensor 'transformer.blocks.0.norm_1.bias' is missing from model.safetensors")
 
 
-def check_foundry(config, seed):
+def check_foundry(config: dict[str, Any], seed: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         weights = write_foundry(Path(name), config, seed)
         graph = lift_folder(Path(name))
@@ -274,7 +275,7 @@ def check_foundry(config, seed):
         assert graph.facts["parameters"] == sum(tensor.numel() for tensor in weights.values())
 
 
-def write_foundry(folder, config, seed):
+def write_foundry(folder: Path, config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
     """A checkpoint as llm-foundry lays it out, with random weights."""
     weights = {name: torch.zeros(shape) for name, shape in mpt_shapes(config).items()}
     randomize(weights.items(), seed)

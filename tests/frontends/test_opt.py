@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,7 +67,7 @@ def test_no_more_tokens_than_learned_positions():
         )
 
 
-def small_config(**keys):
+def small_config(**keys: Any) -> OPTConfig:
     sizes = {
         "vocab_size": 31,
         "hidden_size": 16,

@@ -1,0 +1,134 @@
+"""Rewriting by rules: a pattern, and what to put in place of what it matches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from compiler.errors import LlmcError, PassError
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value
+from compiler.ir.patterns import Match, Miss, Pattern
+from compiler.ir.rewrite import Replacement, RewriteBuilder, Visitor, sweep
+from compiler.ir.trace import RuleTrace, Trace, current_trace
+
+
+@dataclass(frozen=True)
+class Decline:
+    """Returned by a rule that leaves what its pattern matched as it is, and says why.
+
+    Attributes:
+        reason: for `--explain`, such as "the middle type loses bits".
+    """
+
+    reason: str
+
+
+Outcome = Value | Sequence[Value] | Decline | None
+Apply = Callable[[Match, RewriteBuilder], Outcome]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern with what replaces it.
+
+    Attributes:
+        name: for `--explain`.
+        pattern: what the root op must look like; its outermost part is an op.
+        apply: called as `apply(match, builder)`. Returns the values that stand for the root's results from then on
+            (existing ones, or results of ops that it appends to the builder), a `Decline`, or None to leave the op
+            to the next rule without a word.
+
+    Raises:
+        PassError: if the pattern matches any value whatever.
+    """
+
+    name: str
+    pattern: Pattern
+    apply: Apply
+
+    def __post_init__(self) -> None:
+        if not self.pattern.kinds:
+            raise PassError(f"the rule {self.name!r} starts from any value; the root of a rule's pattern must be an op")
+
+
+def rule(pattern: Pattern, *, name: str | None = None) -> Callable[[Apply], Rule]:
+    """Decorator: the function, with `pattern`, is a rule. Its name is the function's if none is given."""
+    return lambda apply: Rule(name or apply.__name__, pattern, apply)
+
+
+def apply_rules(graph: Graph, rules: Iterable[Rule], *, pass_name: str, trace: Trace | None = None) -> Graph:
+    """Rewrite a graph by rules in one forward sweep; at each op the first rule that applies wins.
+
+    Args:
+        graph: the graph; it is not changed.
+        rules: tried in order.
+        pass_name: recorded in the origin of new ops, and in the trace.
+        trace: where to record what happened; the pipeline's own trace if none is given.
+
+    Returns:
+        The rewritten graph without dead ops; `graph` itself if no rule applied.
+
+    Raises:
+        PassError: if a rule fails or returns something else than it should.
+        GraphError: if a replacement has another type than what it replaces.
+    """
+    return sweep(graph, rule_visitor(rules, pass_name=pass_name, trace=trace), pass_name=pass_name)
+
+
+def rule_visitor(rules: Iterable[Rule], *, pass_name: str, trace: Trace | None = None) -> Visitor:
+    """The visitor behind `apply_rules`, for a sweep that does more than apply rules."""
+    trace = trace or current_trace()
+    by_kind: dict[str, list[tuple[Rule, RuleTrace]]] = {}
+    for rule in rules:
+        record = trace.rule(pass_name, rule.name) if trace else RuleTrace()
+        record.roots, record.size = tuple(sorted(rule.pattern.kinds)), rule.pattern.size
+        for kind in record.roots:
+            by_kind.setdefault(kind, []).append((rule, record))
+
+    def visit(op: Op, builder: RewriteBuilder) -> Replacement:
+        candidates = by_kind.get(op.kind.name)
+        if candidates is None:
+            return None
+        for rule, record in candidates:
+            replacement = _try(rule, op, builder, record)
+            if replacement is not None:
+                return replacement
+        return None
+
+    return visit
+
+
+def _try(rule: Rule, op: Op, builder: RewriteBuilder, record: RuleTrace) -> Replacement:
+    """The replacement, if the rule applies; else the builder is as it was."""
+    record.met += 1
+    match = rule.pattern.match(op, builder)
+    if isinstance(match, Miss):
+        record.miss(op, match)
+        return None
+    before = len(builder.ops)
+    try:
+        outcome = rule.apply(match, builder)
+    except LlmcError:
+        raise
+    except Exception as error:
+        where = f"{op.kind.name} %{op.name} from {op.origin}"
+        raise PassError(f"the rule {rule.name!r} failed at {where}: {type(error).__name__}: {error}") from error
+    if outcome is None or isinstance(outcome, Decline):
+        builder.retract(before)
+        builder.visiting(op)
+        if outcome is not None:
+            record.decline(op, outcome.reason)
+        return None
+    _check(rule, outcome)
+    record.applied += 1
+    return outcome
+
+
+def _check(rule: Rule, outcome: object) -> None:
+    values = (outcome,) if isinstance(outcome, Value) else outcome
+    if not isinstance(values, Sequence) or not all(isinstance(value, Value) for value in values):
+        raise PassError(
+            f"the rule {rule.name!r} returned {outcome!r}",
+            hint="a rule returns a value, one value for each result of the root, a Decline or None",
+        )

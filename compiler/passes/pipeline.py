@@ -1,0 +1,168 @@
+"""Running passes one after the other: checked, timed, and written down."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from compiler.errors import GraphError, LlmcError, PassError
+from compiler.ir.files import write_graph
+from compiler.ir.graph import Graph
+from compiler.ir.trace import Trace
+from compiler.ir.verifier import verify as verify_graph
+from compiler.passes.grammar import canonical, parse_pipeline, spell
+from compiler.passes.protocol import Pass, default_name, maker_of
+from compiler.passes.registry import info_of
+
+
+@dataclass(frozen=True)
+class PassRun:
+    """What one pass took and did.
+
+    Attributes:
+        name: the pass's name.
+        spelling: its canonical spelling.
+        seconds: the time it took, without verification and dumps.
+        ops_before: how many ops it was given.
+        ops_after: how many it left.
+    """
+
+    name: str
+    spelling: str
+    seconds: float
+    ops_before: int
+    ops_after: int
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a pipeline made.
+
+    Attributes:
+        graph: the last pass's graph.
+        timings: one entry a pass, in order.
+        canonical: the pipeline's canonical spelling.
+    """
+
+    graph: Graph
+    timings: tuple[PassRun, ...]
+    canonical: str
+
+
+OnPass = Callable[[str, int, int], None]
+
+
+def run_pipeline(
+    graph: Graph,
+    passes: str | Iterable[Pass],
+    *,
+    dump_dir: str | os.PathLike[str] | None = None,
+    on_pass: OnPass | None = None,
+    trace: Trace | None = None,
+    verify: bool = True,
+) -> PipelineResult:
+    """Apply passes to a graph, in order.
+
+    Args:
+        graph: the graph; it is not changed.
+        passes: the passes, or the text of a pipeline.
+        dump_dir: a folder, made if it is missing, for the graph's text before the first pass (`00-lift.ir`) and after
+            each one (`01-dtype.ir` ...).
+        on_pass: called as `on_pass(spelling, index, count)` before each pass, the first with index 0.
+        trace: where rules record what they did.
+        verify: whether to verify the graph before the first pass and after each one.
+
+    Raises:
+        GraphError: if a pass leaves an invalid graph, or cannot make the ops it wants; it names the pass and the rule.
+        PassError: if the pipeline is misspelt, a pass does not apply to the graph, fails, or returns no graph.
+    """
+    steps: Sequence[Pass] = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
+    dump = _Dump(dump_dir)
+    dump.write(graph, "lift")
+    if verify:
+        _verify(graph, "the graph is invalid before any pass")
+    runs = []
+    with trace.active() if trace else nullcontext():
+        for i, step in enumerate(steps):
+            spelling = spell(step)
+            if on_pass:
+                on_pass(spelling, i, len(steps))
+            before, start = len(graph.ops), time.perf_counter()
+            graph = apply_pass(step, graph)
+            runs.append(PassRun(pass_name(step), spelling, time.perf_counter() - start, before, len(graph.ops)))
+            dump.write(graph, pass_name(step))
+            if verify:
+                _verify(graph, f"the pass {spelling!r} left an invalid graph")
+    return PipelineResult(graph, tuple(runs), canonical(steps))
+
+
+def apply_pass(step: Pass, graph: Graph) -> Graph:
+    """What one pass makes of a graph, if it applies.
+
+    Raises:
+        PassError: if the pass does not apply, fails or returns no graph.
+        GraphError: if the pass breaks a rule of the IR; the pass is named.
+    """
+    name = pass_name(step)
+    try:
+        requires = getattr(step, "requires", None)
+        if requires is not None:
+            requires(graph)
+        result: object = step(graph)
+    except GraphError as error:
+        raise type(error)(f"the pass {name!r} fails: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
+    except LlmcError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise PassError(
+            f"the pass {name!r} fails: {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})",
+            hint="this is a mistake in the pass; --debug shows all of the traceback",
+        ) from error
+    if not isinstance(result, Graph):
+        raise PassError(f"the pass {name!r} returned {_kind_of(result)}, not a graph", hint="a pass ends in: return graph")
+    return result
+
+
+def pass_name(step: Pass) -> str:
+    """The name that a pass is registered under; its own if it is not registered."""
+    info = info_of(step)
+    return info.name if info else default_name(maker_of(step))
+
+
+def _kind_of(result: object) -> str:
+    return "None" if result is None else f"a {type(result).__name__}"
+
+
+def _verify(graph: Graph, blame: str) -> None:
+    try:
+        verify_graph(graph)
+    except GraphError as error:
+        raise GraphError(f"{blame}: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
+
+
+class _Dump:
+    """Numbered files in a folder; nothing, without one."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.count = 0
+
+    def write(self, graph: Graph, name: str) -> None:
+        """Write the next file. The pass's name may be anything if it is not registered."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PassError(f"cannot make the folder {self.folder} for dumps: {error.strerror}") from None
+        safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
+        # A relative root would be read as relative to the dump.
+        rooted = replace(graph, root=str(Path(graph.root).absolute()))
+        write_graph(rooted, self.folder / f"{self.count:02d}-{safe}.ir")
+        self.count += 1

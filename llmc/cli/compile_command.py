@@ -1,0 +1,124 @@
+"""`llmc compile`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmc.cli import options
+from llmc.cli.console import Console, note, table
+
+if TYPE_CHECKING:
+    from llmc.compiling import Compiled
+
+
+def compile_command(
+    model: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout, or an id of the hub.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The engine directory; NAME.engine if not given."),
+    ] = None,
+    passes: options.Passes = "",
+    target: Annotated[
+        str, typer.Option(metavar="LIST", help="auto, torch, tensorrt-rtx, tensorrt, or several with commas.")
+    ] = "auto",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="float32, float16 or bfloat16; the checkpoint's own if not given."),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(metavar="N", help="How many sequences run at once.")] = 8,
+    max_input: Annotated[
+        int | None, typer.Option(metavar="N", help="How many tokens a prompt may have; --max-seq if not given.")
+    ] = None,
+    max_seq: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many tokens a prompt and its continuation may have; the model's context if not given."),
+    ] = None,
+    dummy_weights: options.DummyWeights = False,
+    dump_ir: options.DumpIr = None,
+    plugin: options.Plugins = None,
+    explain: options.Explain = False,
+    json_output: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compile a checkpoint into an engine directory.
+
+    The engine appears when it is complete, or not at all. An engine that is there already is replaced; any other
+    folder is left alone. What can be wrong with the request is found before weights are read.
+
+    \b
+    llmc compile examples/models/opt-tiny
+    llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
+    llmc compile my-checkpoint -o my.engine --passes cleanup --dump-ir dumps
+    """
+    import llmc
+
+    with Console(quiet=quiet or json_output, bars_only=json_output) as console:
+        compiled = llmc.compile(
+            model,
+            output,
+            passes=passes,
+            target=target,
+            dtype=dtype,
+            max_batch=max_batch,
+            max_input=max_input,
+            max_seq=max_seq,
+            dummy_weights=dummy_weights,
+            dump_ir=dump_ir,
+            plugins=plugin or (),
+            explain=explain,
+            progress=console,
+        )
+    if not quiet:
+        for text in compiled.notes:
+            note(text)
+    if json_output:
+        print(json.dumps(_json(compiled), indent=2))
+        return
+    if explain:
+        print("\n".join(compiled.explanations), end="\n\n" if compiled.explanations else "")
+    if not quiet:
+        print(_summary(compiled))
+
+
+def _json(compiled: Compiled) -> dict[str, object]:
+    return {
+        "path": str(compiled.path),
+        "manifest": compiled.manifest.to_json(),
+        "timings": dict(compiled.timings),
+        "notes": list(compiled.notes),
+        "explanations": list(compiled.explanations),
+    }
+
+
+def _summary(compiled: Compiled) -> str:
+    from runtime.sizes import bytes_text, count_text
+
+    manifest, limits = compiled.manifest, compiled.manifest.limits
+    size = sum(entry.bytes for entry in manifest.files.values())
+    slowest = sorted(compiled.timings.items(), key=lambda item: -item[1])[:3]
+    times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in slowest)
+    return table(
+        [
+            ("engine", f"{_shown(compiled.path)} ({bytes_text(size)})"),
+            (
+                "model",
+                f"{manifest.model['family']}, {count_text(int(manifest.model['parameters']))} parameters, {manifest.dtype}"
+                + (", dummy weights" if manifest.source.dummy_weights else ""),
+            ),
+            ("pipeline", manifest.pipeline),
+            ("target", ", ".join(manifest.targets)),
+            ("limits", f"batch {limits.max_batch}, prompt {limits.max_input}, sequence {limits.max_seq} tokens"),
+            ("time", f"{sum(compiled.timings.values()):.2f} s ({times})"),
+            ("run it", f'llmc run {_shown(compiled.path)} --prompt "..."'),
+        ]
+    )
+
+
+def _shown(path: Path) -> str:
+    """The path relative to the current folder, if it lies within."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

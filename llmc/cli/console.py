@@ -1,0 +1,72 @@
+"""Messages and progress, on standard error; standard output is for results."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_STAGES = {
+    "lift": "reading config and headers",
+    "rewrite": "rewriting the graph",
+    "tokenizer": "writing the tokenizer",
+    "weights": "writing the weights",
+    "source digest": "hashing the checkpoint",
+    "engine digest": "hashing the engine",
+    "verify": "verifying the engine",
+    "generate": "generating",
+}
+
+
+def note(text: str) -> None:
+    """A sentence that the user may want to know."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+class Console:
+    """Shows stages of work: bars on a terminal, else a line a stage, nothing if quiet. A context manager; call it."""
+
+    def __init__(self, *, quiet: bool, bars_only: bool = False) -> None:
+        self.lines = not quiet and not bars_only
+        self.bars: Bars | None = None
+        self.tasks: dict[str, TaskID] = {}
+        self.seen: set[str] = set()
+        if not quiet and sys.stderr.isatty():
+            self.bars, self.lines = _bars(), False
+
+    def __enter__(self) -> Console:
+        if self.bars:
+            self.bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: Any, trace: TracebackType | None) -> None:
+        if self.bars:
+            self.bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is; a total of 0 if that is not known."""
+        if self.bars:
+            if stage not in self.tasks:
+                self.tasks[stage] = self.bars.add_task(_STAGES.get(stage, stage), total=None)
+            self.bars.update(self.tasks[stage], completed=done, total=total or None)
+        elif self.lines and stage not in self.seen:
+            self.seen.add(stage)
+            print(f"{_STAGES.get(stage, stage)} ...", file=sys.stderr, flush=True)
+
+
+def _bars() -> Bars:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=RichConsole(stderr=True), transient=True)
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Two columns, the first as wide as it must be."""
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in rows)

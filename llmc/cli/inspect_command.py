@@ -1,0 +1,84 @@
+"""`llmc inspect`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from llmc.cli import options
+from llmc.cli.console import table
+
+
+def inspect_command(
+    path: Annotated[str, typer.Argument(help="A checkpoint's folder, an engine, or an .ir file.")],
+    json_output: options.Json = False,
+    dummy_weights: options.DummyWeights = False,
+    plugin: options.Plugins = None,
+    debug: options.Debug = False,
+) -> None:
+    """Show what a checkpoint, an engine or a graph is: size, types, operations, caches, limits, pipeline.
+
+    Weights are not read: a checkpoint of any size answers at once.
+
+    \b
+    llmc inspect examples/models/mpt-tiny
+    llmc inspect my.engine --json
+    llmc inspect dumps/00-lifted.ir
+    """
+    from llmc.inspecting import inspect_path
+    from llmc.pipeline import load_plugins
+
+    load_plugins(plugin or ())
+    facts = inspect_path(path, dummy_weights=dummy_weights)
+    print(json.dumps(facts, indent=2) if json_output else table(_rows(facts)))
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    from runtime.sizes import bytes_text, count_text
+
+    model = facts["facts"]
+    weights, cache = facts["weights"], facts["cache"]
+    by_dtype = ", ".join(f"{dtype} {bytes_text(size)}" for dtype, size in weights["bytes_by_dtype"].items())
+    ops = facts["ops"]
+    rows = [(facts["kind"], facts["path"])]
+    if "family" in model:
+        rows.append(("family", str(model["family"])))
+    if "parameters" in model:
+        rows.append(("parameters", f"{count_text(model['parameters'])} ({model['parameters']:,})"))
+    rows += [
+        (name.replace("_", " "), str(value)) for name, value in model.items() if name not in ("family", "parameters")
+    ]
+    rows += [
+        ("weights", f"{bytes_text(weights['bytes'])} in {weights['tensors']} tensors: {by_dtype or 'none'}"),
+        ("ops", f"{sum(ops.values())}: " + ", ".join(f"{kind} {count}" for kind, count in ops.items())),
+        ("dims", ", ".join(f"{name} {low}..{high}" for name, (low, _, high) in facts["dims"].items())),
+        ("inputs", ", ".join(f"{name} {type_}" for name, type_ in facts["inputs"].items())),
+        ("outputs", ", ".join(f"{name} {type_}" for name, type_ in facts["outputs"].items())),
+        (
+            "cache",
+            f"{cache['states']} states, {bytes_text(cache['bytes_per_token'])} a token, "
+            f"{bytes_text(cache['bytes_at_limits'])} at the limits",
+        ),
+    ]
+    if facts["passes"]:
+        rows.append(("passes", ", ".join(facts["passes"])))
+    return rows + (_engine_rows(facts) if facts["kind"] == "engine" else [])
+
+
+def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    from runtime.sizes import bytes_text
+
+    limits, source, mesh = facts["limits"], facts["source"], facts["mesh"]
+    made_up = ", dummy weights" if source["dummy_weights"] else ""
+    return [
+        ("pipeline", facts["pipeline"]),
+        ("limits", ", ".join(f"{name} {value}" for name, value in limits.items())),
+        ("mesh", f"tp {mesh['tp']}, pp {mesh['pp']}"),
+        ("targets", ", ".join(facts["targets"])),
+        ("tokens", ", ".join(f"{name} {value}" for name, value in facts["tokens"].items())),
+        ("source", f"{source['folder']}{made_up}, sha256 {source['sha256'][:16]}..."),
+        ("made by", ", ".join([f"llmc {facts['llmc']}", *(f"{k} {v}" for k, v in facts["versions"].items())])),
+        ("files", ", ".join(f"{name} {bytes_text(file['bytes'])}" for name, file in facts["files"].items())),
+    ]

@@ -1,0 +1,48 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+@dataclass
+class Settings:
+    """What a command's options mean for whoever handles its errors."""
+
+    debug: bool = False
+
+
+settings = Settings()
+
+
+def _debug(wanted: bool) -> None:
+    settings.debug = settings.debug or wanted
+
+
+Debug = Annotated[bool, typer.Option("--debug", callback=_debug, is_eager=True, help="Show tracebacks of errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or summary; errors only.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="A Python file that registers passes or ops. May be repeated."),
+]
+Passes = Annotated[
+    str,
+    typer.Option(
+        metavar="PIPELINE", help="Rewrites in the order given, such as cleanup,dtype=bfloat16. See: llmc passes."
+    ),
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Say what each pass changed, and why its rules declined elsewhere.")
+]
+DumpIr = Annotated[
+    Path | None,
+    typer.Option("--dump-ir", metavar="DIR", help="Write the graph's text after lifting and after each pass."),
+]
+DummyWeights = Annotated[
+    bool, typer.Option("--dummy-weights", help="Make weights up: only config.json is needed, for tests of size and speed.")
+]

@@ -1,0 +1,89 @@
+"""Where prompts come from: options, files, standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import RequestError
+
+Prompt = str | list[int]
+
+
+def gather_prompts(texts: Sequence[str], files: Sequence[str], ids: Sequence[str]) -> list[Prompt]:
+    """The prompts of `--prompt`, then those of `--prompt-file`, then those of `--prompt-ids`.
+
+    Raises:
+        RequestError: if a file cannot be read, or one of its lines is no prompt, naming it.
+    """
+    prompts: list[Prompt] = list(texts)
+    for file in files:
+        prompts += _from_file(file)
+    prompts += map(_ids, ids)
+    return prompts
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise RequestError(f"--prompt-ids {text!r} holds something other than numbers", hint="write 1,2,3") from None
+
+
+def _from_file(file: str) -> list[str]:
+    name = "standard input" if file == "-" else file
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
+        text = data.decode()
+    except OSError as error:
+        raise RequestError(f"cannot read the prompts in {name}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if file.endswith(".json"):
+        prompts = _json_list(name, text)
+    elif file.endswith(".jsonl"):
+        prompts = [
+            _prompt(_parsed(line, f"{name}, line {number}"), f"{name}, line {number}")
+            for number, line in enumerate(_lines(text), 1)
+        ]
+    else:
+        prompts = _lines(text)
+    if not prompts:
+        raise RequestError(f"{name} holds no prompts")
+    for number, prompt in enumerate(prompts, 1):
+        if not prompt.strip():
+            where = "entry" if file.endswith(".json") else "line"
+            raise RequestError(f"{name}, {where} {number}: the prompt is empty", hint=f"remove the {where}, or fill it")
+    return prompts
+
+
+def _lines(text: str) -> list[str]:
+    lines = text.removeprefix("\ufeff").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _json_list(name: str, text: str) -> list[str]:
+    content = _parsed(text, name)
+    if not isinstance(content, list):
+        raise RequestError(f"{name} holds no list", hint='write ["a prompt", "another"]')
+    return [_prompt(value, f"{name}, entry {number}") for number, value in enumerate(content, 1)]
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text) if text.strip() else ""
+    except ValueError as error:
+        raise RequestError(f"{where}: no JSON ({error})") from None
+
+
+def _prompt(value: Any, where: str) -> str:
+    """A string, or the string under `prompt` of an object."""
+    text = value.get("prompt") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise RequestError(f"{where}: no prompt", hint='write a string, or an object with "prompt"')
+    return text

@@ -1,0 +1,125 @@
+"""`llmc run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmc.cli import options
+from llmc.cli.console import Console, note
+from llmc.cli.prompts import gather_prompts
+
+if TYPE_CHECKING:
+    from runtime.engine import Completion, Engine
+
+
+def run_command(
+    engine: Annotated[Path, typer.Argument(help="An engine directory, as llmc compile writes it.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A prompt. May be repeated.")
+    ] = None,
+    prompt_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts, one a line; .json: a list; .jsonl: strings or objects with \"prompt\"; -: standard input.",
+        ),
+    ] = None,
+    prompt_ids: Annotated[
+        list[str] | None, typer.Option(metavar="IDS", help="A prompt as token ids, such as 1,2,3. May be repeated.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="How many tokens to add to each prompt.")] = 64,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end token.")] = False,
+    json_output: options.Json = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Print timings on standard error.")] = False,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
+    ] = None,
+    executor: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, torch, or interpreter (slow; the reference).")
+    ] = "auto",
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare the engine's files with their digests: starts sooner.")
+    ] = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Run an engine: extend prompts greedily.
+
+    Prompts run together, as many at once as the engine was compiled for; that changes nothing in their texts.
+    With --json, standard output gets one object a line for each prompt, in the order given, with the keys prompt,
+    prompt_ids, text, token_ids and finish_reason; text and token_ids hold the new tokens only.
+
+    \b
+    llmc run my.engine --prompt "Once upon a time" --max-new-tokens 32
+    llmc run my.engine --prompt-file prompts.txt --json > texts.jsonl
+    echo "Once upon a time" | llmc run my.engine --prompt-file - --stats
+    """
+    import llmc
+
+    prompts = gather_prompts(prompt or (), prompt_file or (), prompt_ids or ())
+    if not prompts:
+        raise typer.BadParameter("give --prompt, --prompt-file or --prompt-ids")
+    started = time.perf_counter()
+    with Console(quiet=quiet, bars_only=True) as console:
+        loaded = llmc.load(
+            engine,
+            device=device,
+            executor=executor,
+            threads=threads,
+            batch=len(prompts),
+            verify=not no_verify,
+        )
+        load_seconds = time.perf_counter() - started
+        total, done = len(prompts) * max_new_tokens, 0
+
+        def count(request: int, token: int) -> None:
+            nonlocal done
+            done += 1
+            console("generate", done, total)
+
+        notes: list[str] = []
+        completions = loaded.generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            ignore_eos=ignore_eos,
+            on_token=count if console.bars else None,
+            note=notes.append,
+        )
+    if not quiet:
+        for text in notes:
+            note(text)
+    for number, completion in enumerate(completions, 1):
+        if json_output:
+            print(json.dumps(completion.to_json()))
+        else:
+            print(_text(completion, number, len(completions)))
+    if stats:
+        print(_stats(loaded, load_seconds), file=sys.stderr)
+
+
+def _text(completion: Completion, number: int, count: int) -> str:
+    """The prompt, as it goes on; prompts of several are numbered."""
+    prompt, text = completion.prompt, completion.text
+    if not prompt and not text:  # no tokenizer
+        prompt = " ".join(map(str, completion.prompt_ids)) + " | "
+        text = " ".join(map(str, completion.token_ids))
+    if sys.stdout.isatty():
+        prompt = f"\033[1m{prompt}\033[0m"
+    head = f"--- {number} of {count} ---\n" if count > 1 else ""
+    return f"{head}{prompt}{text}"
+
+
+def _stats(engine: Engine, load_seconds: float) -> str:
+    timings = engine.timings
+    return (
+        f"load {load_seconds:.2f} s; prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "
+        f"decode {timings.decode_tokens} tokens in {timings.decode_seconds * 1e3:.1f} ms, "
+        f"{timings.decode_rate:.1f} tokens/s; {timings.steps} steps; executor {engine.executor.name}"
+    )

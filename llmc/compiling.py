@@ -1,0 +1,184 @@
+"""From a checkpoint to an engine directory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import llmc
+from compiler.backend_torch import emit_torch
+from compiler.errors import PassError
+from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_model
+from compiler.frontends import lift as lift_checkpoint
+from compiler.ir.constants import needed_constants
+from compiler.ir.graph import Graph
+from llmc.checkpoint_digest import source_digest
+from llmc.dtypes import dtype_name
+from llmc.engine_facts import describe_engine
+from llmc.pipeline import compose, load_plugins, run
+from llmc.progress import Progress, Report, counter
+from llmc.special_tokens import generation_notes, special_tokens
+from llmc.targets import resolve_targets
+from llmc.tokenizer import write_tokenizer
+from runtime.engine_writer import EngineWriter, check_place, engine_writer
+from runtime.manifest import Manifest, RankFiles, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The graph's text, the tokenizer and the manifest: what an engine takes besides weights.
+_BYTES_AN_OP = 300
+_BYTES_OF_THE_REST = 1 << 18
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled engine.
+
+    Attributes:
+        path: the engine directory.
+        manifest: what it says about itself.
+        timings: seconds by stage, in order; passes by their names.
+        notes: what the user may want to know, one sentence each.
+        explanations: what the passes did and declined to do; empty unless asked for.
+    """
+
+    path: Path
+    manifest: Manifest
+    timings: Mapping[str, float]
+    notes: tuple[str, ...]
+    explanations: tuple[str, ...]
+
+
+@dataclass
+class _Job:
+    """What accumulates while an engine is made."""
+
+    progress: Progress
+    timings: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Report]:
+        """Time a stage; yields its own progress function."""
+        self.progress(name, 0, 0)
+        started = time.perf_counter()
+        yield lambda done, total: self.progress(name, done, total)
+        self.timings[name] = time.perf_counter() - started
+
+
+def compile(  # noqa: A001 - users write llmc.compile
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    passes: str = "",
+    target: str = "auto",
+    dtype: str | None = None,
+    max_batch: int = 8,
+    max_input: int | None = None,
+    max_seq: int | None = None,
+    dummy_weights: bool = False,
+    dump_ir: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    explain: bool = False,
+    progress: Progress | None = None,
+) -> Compiled:
+    """Compile a checkpoint into an engine directory.
+
+    Whatever can be wrong with the request is found before any weight is read. The engine appears at its place when it
+    is complete, or not at all; an engine that is there already is replaced then.
+
+    Args:
+        model: a folder in the Hugging Face layout, or an id of the hub.
+        output: the engine directory; `NAME.engine` in the current folder, after the model's name, if None.
+        passes: rewrites, such as `cleanup,fuse-attention`, in the order given; `llmc passes` lists them.
+        target: `auto`, `torch`, or a list of targets separated by commas.
+        dtype: the element type to compute in: `float32`, `float16` or `bfloat16`; the checkpoint's own if None.
+        max_batch: how many sequences the engine runs at once.
+        max_input: how many tokens a prompt may have; `max_seq` if None.
+        max_seq: how many tokens a sequence may have, prompt and new ones; the model's context length if None.
+        dummy_weights: whether to make weights up, so that `config.json` suffices.
+        dump_ir: a folder for the graph's text after lifting and after each pass.
+        plugins: Python files that register passes.
+        explain: whether to gather what the passes did, and why rules declined.
+        progress: called as work proceeds.
+
+    Raises:
+        LlmcError: one of its kinds, naming the file, key, tensor or pass, and the mend.
+    """
+    job = _Job(progress or (lambda stage, done, total: None))
+    load_plugins(plugins)
+    stages = compose(passes, dtype_name(dtype))
+    targets, note = resolve_targets(target)
+    place = check_place(Path(output) if output is not None else default_output(model))
+    dump = _dump_folder(dump_ir, place)
+    job.notes += [note] if note else []
+
+    with job.stage("lift"):
+        checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
+        lifted = lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
+        tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
+    job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
+    with job.stage("rewrite"):
+        rewritten = run(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
+    job.timings |= rewritten.timings
+    manifest = replace(
+        describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__), tokens=tokens
+    )
+    with engine_writer(place, _needed(rewritten.graph)) as writer:
+        manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets)
+    return Compiled(place, manifest, job.timings, tuple(job.notes), rewritten.explanations)
+
+
+def default_output(model: str | Path) -> Path:
+    """Where the engine of a model goes if nothing is said: `NAME.engine` in the current folder."""
+    return Path(f"{Path(model).expanduser().resolve().name or 'model'}.engine")
+
+
+def _dump_folder(dump_ir: str | Path | None, place: Path) -> Path | None:
+    if dump_ir is None:
+        return None
+    folder = Path(dump_ir).expanduser().resolve()
+    if folder == place or place in folder.parents:
+        raise PassError(
+            f"the dumps cannot go to {folder}, which is inside the engine {place}", hint="give --dump-ir another folder"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise PassError(f"the dumps cannot go to {folder}, which is a file", hint="give --dump-ir a folder")
+    return folder
+
+
+def _needed(graph: Graph) -> int:
+    weights = sum(value.type.nbytes for value in needed_constants(graph))
+    return weights + _BYTES_AN_OP * len(graph.ops) + _BYTES_OF_THE_REST
+
+
+def _write(
+    job: _Job,
+    writer: EngineWriter,
+    manifest: Manifest,
+    graph: Graph,
+    checkpoint: Checkpoint,
+    targets: Sequence[str],
+) -> Manifest:
+    """Write every file of the engine, the manifest last, and put it at its place."""
+    with job.stage("tokenizer"):
+        tokenizer = write_tokenizer(checkpoint.folder, writer.folder, job.notes.append)
+    with job.stage("weights") as report:
+        emitted = emit_torch(graph, writer.folder, progress=report)
+    rank: RankFiles = {"graph": emitted.graph_file, "weights": emitted.weights_file}
+    with job.stage("source digest") as report:
+        digest = source_digest(checkpoint, report)
+    complete = replace(
+        manifest,
+        source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
+        targets=dict.fromkeys(targets, (rank,)),
+        tokenizer=tokenizer,
+    )
+    with job.stage("engine digest") as report:
+        total = sum(path.stat().st_size for path in writer.folder.iterdir())
+        return writer.commit(complete, counter(report, total))

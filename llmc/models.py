@@ -1,0 +1,37 @@
+"""Opening and lifting models by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compiler.ir.graph import Graph
+
+
+def lift(
+    model: str | Path,
+    *,
+    dummy_weights: bool = False,
+    max_batch: int = 8,
+    max_input: int | None = None,
+    max_seq: int | None = None,
+) -> Graph:
+    """The step graph of a model, before any pass. Only headers of its files are read.
+
+    Args:
+        model: a folder in the Hugging Face layout, or an id of the hub.
+        dummy_weights: whether to make weights up, so that `config.json` suffices.
+        max_batch: how many sequences a step takes at most.
+        max_input: how many new tokens a row; `max_seq` if None.
+        max_seq: how many tokens a row, prompt and new ones together; the model's context length if None.
+
+    Raises:
+        ConfigError: if the model, or one of its variants, is not supported, or the limits do not fit it.
+        CheckpointError: if its files are missing or damaged, or not those that its config describes.
+    """
+    from compiler.frontends import Limits, open_checkpoint, resolve_model
+    from compiler.frontends import lift as lift_checkpoint
+
+    checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
+    return lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))

@@ -1,0 +1,50 @@
+"""Passes on graphs, without a checkpoint or an engine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from compiler.ir.files import write_graph
+from compiler.ir.graph import Graph
+from compiler.ir.printer import print_graph
+from compiler.ir.verifier import verify
+from llmc.pipeline import Rewritten, load_plugins, run
+
+
+def optimize(
+    graph: Graph,
+    passes: str,
+    *,
+    dump_ir: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+    explain: bool = False,
+) -> Rewritten:
+    """Apply a pipeline, such as `cleanup,dtype=bfloat16`, to a graph; nothing is added to it.
+
+    Args:
+        graph: the graph, which is verified first.
+        passes: the pipeline.
+        dump_ir: a folder for the graph's text before the first pass and after each.
+        plugins: Python files that register passes.
+        explain: whether to gather what the passes did, and why rules declined.
+
+    Raises:
+        LlmcError: if the graph or the pipeline is not valid, or a pass cannot be applied.
+    """
+    load_plugins(plugins)
+    verify(graph)
+    return run(graph, passes, dump_ir=None if dump_ir is None else Path(dump_ir), explain=explain)
+
+
+def write_optimized(graph: Graph, output: Path | None) -> None:
+    """Write a graph to a file, or to standard output, so that its weights are found from there."""
+    weights = Path(graph.root).resolve()
+    if output is None:
+        sys.stdout.write(print_graph(replace(graph, root=str(weights))))
+        return
+    folder = output.expanduser().resolve().parent
+    write_graph(replace(graph, root=os.path.relpath(weights, folder)), output.expanduser())

@@ -1,0 +1,154 @@
+"""A loaded engine: text in, text out."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiler.errors import RequestError
+from runtime.executor import Executor
+from runtime.generate import FinishReason, OnToken, Timings, generate
+from runtime.manifest import Manifest
+from runtime.requests import check_prompt, check_requests
+from runtime.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a prompt got.
+
+    Attributes:
+        prompt: the prompt's text; of a prompt given as ids, their text, empty if the engine has no tokenizer.
+        prompt_ids: the prompt's token ids.
+        text: the text of the new tokens, without special tokens; empty if the engine has no tokenizer.
+        token_ids: the new tokens; an end token is among them.
+        finish_reason: `stop` if an end token ended it, `length` if the number of tokens did.
+    """
+
+    prompt: str
+    prompt_ids: list[int]
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object."""
+        return asdict(self)
+
+
+class Engine:
+    """An engine, ready to generate. Made by `llmc.load`.
+
+    Attributes:
+        path: the engine directory.
+        manifest: what the engine says about itself.
+        executor: what runs the model.
+        tokenizer: None if the checkpoint had none; prompts are token ids then.
+        timings: where the time of the latest call of `generate` went.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, executor: Executor, tokenizer: Tokenizer | None) -> None:
+        self.path, self.manifest = path, manifest
+        self.executor, self.tokenizer = executor, tokenizer
+        self.timings = Timings()
+
+    def generate(
+        self,
+        prompts: str | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        ignore_eos: bool = False,
+        on_token: OnToken | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> list[Completion]:
+        """Extend prompts greedily. However many there are, at most the engine's `max_batch` run at once.
+
+        Args:
+            prompts: a text, or a list of texts and lists of token ids.
+            max_new_tokens: how many tokens to add to each at most.
+            ignore_eos: whether to go on after an end token.
+            on_token: called with the number of the prompt, from 0, and each new token.
+            note: called with a sentence where a prompt gets fewer tokens than asked for; a warning if None.
+
+        Returns:
+            A completion for each prompt, in the order given.
+
+        Raises:
+            RequestError: naming the prompt, if one is empty, too long, or not of this model; before anything runs.
+        """
+        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        ids = [self._encode(number, prompt) for number, prompt in enumerate(given, 1)]
+        requests = check_requests(
+            ids,
+            max_new_tokens,
+            limits=self.manifest.limits,
+            vocab_size=self.manifest.vocab_size,
+            note=note or warnings.warn,
+        )
+        results, self.timings = generate(
+            self.executor,
+            requests,
+            batch=self.manifest.limits.max_batch,
+            stop_ids=frozenset() if ignore_eos else frozenset(self.manifest.tokens.eos),
+            on_token=on_token,
+        )
+        return [
+            Completion(
+                prompt if isinstance(prompt, str) else self._decode(prompt_ids, special=True),
+                prompt_ids,
+                self._decode(result.token_ids),
+                result.token_ids,
+                result.finish_reason,
+            )
+            for prompt, prompt_ids, result in zip(given, ids, results, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """The logits after each of the tokens, `[tokens, vocabulary]`, computed in one step.
+
+        Raises:
+            RequestError: if there are none, more than the engine takes, or one is not the model's.
+        """
+        check_prompt(1, token_ids, self.manifest.limits, self.manifest.vocab_size)
+        count = len(token_ids)
+        session = self.executor.open(1, count)
+        return session.step(
+            torch.tensor([list(token_ids)], dtype=torch.int32),
+            torch.zeros(1, dtype=torch.int32),
+            torch.tensor([count], dtype=torch.int32),
+            torch.arange(count, dtype=torch.int32)[None],
+        )[0].clone()
+
+    def _encode(self, number: int, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, int):
+            raise RequestError(f"prompt {number} is a number", hint="give a list of prompts: [[1, 2, 3]], not [1, 2, 3]")
+        if not isinstance(prompt, str):
+            return self._plain_ids(number, prompt)
+        if not prompt:
+            raise RequestError(f"prompt {number} is empty", hint="give it at least one character")
+        if self.tokenizer is None:
+            raise RequestError(
+                f"prompt {number} is text, but the engine has no tokenizer: its checkpoint had none",
+                hint="give token ids (--prompt-ids 1,2,3), or compile again with the tokenizer's files beside the weights",
+            )
+        return self.tokenizer.encode(prompt)
+
+    @staticmethod
+    def _plain_ids(number: int, prompt: Sequence[int]) -> list[int]:
+        try:
+            return [operator.index(token) for token in prompt]  # numpy's integers, too
+        except TypeError:
+            raise RequestError(f"prompt {number} is neither text nor a list of token ids") from None
+
+    def _decode(self, token_ids: list[int], *, special: bool = False) -> str:
+        return self.tokenizer.decode(token_ids, special=special) if self.tokenizer else ""

@@ -1,0 +1,43 @@
+"""Choosing the next token of each row from its logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from compiler.errors import RequestError
+
+
+class Sampler(Protocol):
+    """Chooses tokens. One that draws at random keeps a generator for each request, so that batching changes nothing."""
+
+    def choose(self, logits: Tensor, requests: Sequence[int | None]) -> list[int]:
+        """The next token of every row.
+
+        Args:
+            logits: `[B, vocabulary]`; the memory may be used again afterwards.
+            requests: the number of each row's request, from 0; None for a row whose choice will not be used.
+
+        Raises:
+            RequestError: if the logits of a request are not numbers.
+        """
+        ...
+
+
+class Greedy:
+    """The most likely token; of equally likely ones, that with the lowest id."""
+
+    def choose(self, logits: Tensor, requests: Sequence[int | None]) -> list[int]:
+        """See `Sampler.choose`."""
+        # max over a dim gives the first of equal maxima, and a NaN wherever there is one.
+        largest, ids = logits.max(-1)
+        for value, request in zip(largest.tolist(), requests, strict=True):
+            if request is not None and not math.isfinite(value):
+                raise RequestError(
+                    f"the model's logits for prompt {request + 1} are not finite ({value})",
+                    hint="float16 overflows in some models: compile with --dtype bfloat16 or float32",
+                )
+        return list(map(int, ids.tolist()))

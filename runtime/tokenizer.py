@@ -1,0 +1,49 @@
+"""The engine's tokenizer: text to token ids and back, with the `tokenizers` library alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from compiler.errors import EngineError, RequestError
+
+
+class Tokenizer:
+    """The tokenizer in a `tokenizer.json`.
+
+    Raises:
+        EngineError: if the file is none, or one that the installed `tokenizers` cannot read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exceptions
+            raise EngineError(
+                f"tokenizers {tokenizers.__version__} cannot read {path}: {error}",
+                hint="install the version that the engine's manifest names, or compile the engine again",
+            ) from None
+        # Files often keep the settings of some training script.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, with the tokens that the model wants around it (OPT's `</s>` in front, say).
+
+        Raises:
+            RequestError: if the text is not valid Unicode (bytes of another encoding, from a terminal).
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the prompt {text[:40]!r} is not valid Unicode: {error.reason} at character {error.start}",
+                hint="give it in UTF-8",
+            ) from None
+        return list(map(int, self._tokenizer.encode(text).ids))
+
+    def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
+        """The text of ids, with or without special tokens; ids beyond the tokenizer's own (padded rows) give none."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=not special))
