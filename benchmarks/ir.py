@@ -8,15 +8,17 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange, Graph
-from compiler.ir.op import Value
+from compiler.ir.op import Op, Value
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
+from compiler.ir.rewrite import RewriteBuilder, sweep
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from compiler.ir.verifier import verify
@@ -116,6 +118,12 @@ def transformer(ops: int) -> Graph:
     return model.b.build()
 
 
+def rebuilt(op: Op, b: RewriteBuilder) -> Sequence[Value]:
+    """Replaces every op by a new one of its kind."""
+    attrs: dict[str, Any] = op.attrs
+    return b.emit(op.kind, *op.operands, names=("new",) * len(op.results), **attrs)  # type: ignore[no-any-return]
+
+
 def seconds(run: Callable[[], object]) -> float:
     """The median time of a few runs, without the garbage of the run before."""
     times = []
@@ -134,6 +142,8 @@ def main() -> None:
         raise SystemExit("the graph does not survive printing and parsing")
     rows: list[tuple[str, Callable[[], object], float]] = [
         ("verify", lambda: verify(graph), 0.1),
+        ("no-op sweep", lambda: sweep(graph, lambda op, b: None), 0.1),
+        ("full rewrite", lambda: sweep(graph, rebuilt, pass_name="rebuilt"), 0.5),
         ("print", lambda: print_graph(graph), 0.4),
         ("parse", lambda: parse_graph(text), 1.0),
     ]

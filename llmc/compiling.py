@@ -19,7 +19,7 @@ from compiler.ir.graph import Graph
 from llmc.checkpoint_digest import source_digest
 from llmc.dtypes import dtype_name
 from llmc.engine_facts import describe_engine
-from llmc.pipeline import compose, load_plugins, run
+from llmc.pipeline import compose, load_plugins, rewrite
 from llmc.progress import Progress, Report, counter
 from llmc.special_tokens import generation_notes, special_tokens
 from llmc.targets import resolve_targets
@@ -44,14 +44,14 @@ class Compiled:
         manifest: what it says about itself.
         timings: seconds by stage, in order; passes by their names.
         notes: what the user may want to know, one sentence each.
-        explanations: what the passes did and declined to do; empty unless asked for.
+        explanation: what the passes did, and where rules declined; empty unless asked for.
     """
 
     path: Path
     manifest: Manifest
     timings: Mapping[str, float]
     notes: tuple[str, ...]
-    explanations: tuple[str, ...]
+    explanation: str
 
 
 @dataclass
@@ -124,14 +124,14 @@ def compile(  # noqa: A001 - users write llmc.compile
         tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
     job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
     with job.stage("rewrite"):
-        rewritten = run(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
+        rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
     job.timings |= rewritten.timings
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__), tokens=tokens
     )
     with engine_writer(place, _needed(rewritten.graph)) as writer:
         manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets)
-    return Compiled(place, manifest, job.timings, tuple(job.notes), rewritten.explanations)
+    return Compiled(place, manifest, job.timings, tuple(job.notes), rewritten.explanation)
 
 
 def default_output(model: str | Path) -> Path:

@@ -12,7 +12,7 @@ from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from compiler.ir.verifier import verify
-from llmc.pipeline import Rewritten, load_plugins, run
+from llmc.pipeline import Rewritten, load_plugins, rewrite
 
 
 def optimize(
@@ -37,7 +37,7 @@ def optimize(
     """
     load_plugins(plugins)
     verify(graph)
-    return run(graph, passes, dump_ir=None if dump_ir is None else Path(dump_ir), explain=explain)
+    return rewrite(graph, passes, dump_ir=None if dump_ir is None else Path(dump_ir), explain=explain)
 
 
 def write_optimized(graph: Graph, output: Path | None) -> None:

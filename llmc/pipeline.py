@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.ir.graph import Graph
-from compiler.passes import canonical, load_plugin, parse, run_pipeline
+from compiler.ir.trace import Trace
+from compiler.passes import Pass, load_plugin, parse_pipeline, run_pipeline
+from compiler.passes.pipeline import pass_name
 from llmc.progress import Progress
 
 # Added after the user's passes, unless the user named them, because no target is fast without them.
@@ -20,40 +22,60 @@ class Rewritten:
 
     Attributes:
         graph: the last graph.
-        timings: seconds by pass, in order.
+        timings: seconds by pass, in order; a pass that runs twice counts together.
         canonical: the pipeline in canonical spelling.
-        explanations: lines on what the passes did; empty unless asked for.
+        explanation: what the passes did, and where rules declined; empty unless asked for.
     """
 
     graph: Graph
     timings: Mapping[str, float]
     canonical: str
-    explanations: tuple[str, ...]
+    explanation: str
 
 
 def load_plugins(plugins: Sequence[str | Path]) -> None:
     """Import Python files that register passes or ops; PassError if one cannot be."""
     for plugin in plugins:
-        load_plugin(Path(plugin))
+        load_plugin(plugin)
 
 
-def compose(passes: str, dtype: str | None) -> str:
+def compose(passes: str, dtype: str | None) -> tuple[Pass, ...]:
     """The whole pipeline of a compilation: the element type first, then the user's passes, then the automatic ones.
 
+    Args:
+        passes: the user's pipeline.
+        dtype: the element type to compute in; None for the checkpoint's own.
+
     Raises:
-        PassError: if the user's text is no pipeline, or names a pass or an option that does not exist.
+        PassError: if the text is no pipeline, or names a pass or an option that does not exist.
     """
-    given = parse(passes)
-    names = {stage.name for stage in given}
-    ...
+    given = parse_pipeline(passes)
+    named = {pass_name(step) for step in given}
+    first = parse_pipeline(f"dtype={dtype}") if dtype else ()
+    last = parse_pipeline(",".join(name for name in AUTOMATIC if name not in named))
+    return (*first, *given, *last)
 
 
-def run(
+def rewrite(
     graph: Graph,
-    passes: str,
+    passes: str | Sequence[Pass],
     *,
     dump_ir: Path | None = None,
     explain: bool = False,
     progress: Progress | None = None,
 ) -> Rewritten:
-    ...
+    """Run a pipeline; the arguments and errors are those of `llmc.optimize`, with `progress` called at each pass."""
+    trace = Trace() if explain else None
+    result = run_pipeline(
+        graph,
+        passes,
+        dump_dir=dump_ir,
+        trace=trace,
+        on_pass=(lambda spelling, index, count: progress("rewrite", index, count)) if progress else None,
+    )
+    timings: dict[str, float] = {}
+    for done in result.timings:
+        timings[done.name] = timings.get(done.name, 0.0) + done.seconds
+    lines = [f"{done.spelling}: {done.ops_before} ops became {done.ops_after}" for done in result.timings]
+    explanation = "\n".join(lines) + "\n" + trace.text() if trace else ""
+    return Rewritten(result.graph, timings, result.canonical, explanation)

@@ -164,7 +164,10 @@ class _Drawing:
     def where(self, name: str) -> Any:
         """A choice by a flag."""
         flag = self.pick(lambda value: value.type.dtype is DType.bool)
-        x = self.pick(lambda value: value.type.dtype.is_float and _compatible(value, flag))
+        fitting = [v for v in self.values if v.type.dtype.is_float and _compatible(v, flag)]
+        if not fitting:
+            return self.b.logical_and(flag, flag, name=name)
+        x = self.draw(st.sampled_from(fitting))
         return self.b.where(flag, x, x, name=name)
 
 

@@ -67,6 +67,10 @@ class Match:
         """The op that `.bind(name)` captured; GraphError if there is none."""
         return _bound(self.ops, name)  # type: ignore[no-any-return]
 
+    def attr(self, name: str, of: str | None = None) -> Any:
+        """An attribute of the root, or of the op that `.bind(of)` captured."""
+        return (self.root if of is None else self.op(of)).attrs[name]
+
     def rest(self, name: str) -> tuple[Value, ...]:
         """The operands that `P.rest(name)` took; GraphError if there are none of that name."""
         return _bound(self.rests, name)  # type: ignore[no-any-return]

@@ -32,7 +32,10 @@ def verify(graph: Graph) -> None:
             if known is not value and known != value:
                 _bad_operand(graph, op, value, known)
             operand_types.append(value.type)
-        inferred = op.kind.infer(tuple(operand_types), op.attrs)
+        try:
+            inferred = op.kind.infer(tuple(operand_types), op.attrs)
+        except GraphError as error:
+            _fail(op, f"breaks its rule: {error.message}", error.hint)
         if len(inferred) != len(op.results):
             _fail(op, f"has {len(op.results)} results; its rule gives {len(inferred)}")
         for value, expected in zip(op.results, inferred, strict=True):
@@ -68,5 +71,5 @@ def _bad_operand(graph: Graph, op: Op, value: Value, known: Value | None) -> NoR
     _fail(op, f"uses %{value.name}, which nothing defines")
 
 
-def _fail(op: Op, message: str) -> NoReturn:
-    raise GraphError(f"{op.kind.name} %{op.name} from {op.origin} {message}")
+def _fail(op: Op, message: str, hint: str | None = None) -> NoReturn:
+    raise GraphError(f"{op.kind.name} %{op.name} from {op.origin} {message}", hint=hint)

@@ -46,7 +46,7 @@ def spell(pass_: Pass) -> str:
         if i == 0:
             parts[0] += f"={text}"
         else:
-            parts.append(option.name if value is True else f"{option.name}={text}")
+            parts.append(option.name if option.type is bool and value else f"{option.name}={text}")
     return ":".join(parts)
 
 

@@ -71,7 +71,7 @@ def options_of(maker: type) -> tuple[Option, ...]:
         if get_origin(declared) is Annotated:
             declared, *notes = get_args(declared)
             help_ = next((note for note in notes if isinstance(note, str)), "")
-        default = field.default_factory() if field.default_factory is not REQUIRED else field.default
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         try:
             describe_type(declared)
         except TypeError as error:

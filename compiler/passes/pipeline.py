@@ -108,24 +108,26 @@ def apply_pass(step: Pass, graph: Graph) -> Graph:
         PassError: if the pass does not apply, fails or returns no graph.
         GraphError: if the pass breaks a rule of the IR; the pass is named.
     """
-    name = pass_name(step)
+    failure = f"the pass {pass_name(step)!r} fails"
     try:
         requires = getattr(step, "requires", None)
         if requires is not None:
             requires(graph)
         result: object = step(graph)
     except GraphError as error:
-        raise type(error)(f"the pass {name!r} fails: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
+        raise type(error)(f"{failure}: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
     except LlmcError:
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}, line {frame.lineno}"
         raise PassError(
-            f"the pass {name!r} fails: {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})",
+            f"{failure}: {type(error).__name__}: {error} ({where})",
             hint="this is a mistake in the pass; --debug shows all of the traceback",
         ) from error
     if not isinstance(result, Graph):
-        raise PassError(f"the pass {name!r} returned {_kind_of(result)}, not a graph", hint="a pass ends in: return graph")
+        what = "None" if result is None else f"a {type(result).__name__}"
+        raise PassError(f"{failure}: it returned {what}, not a graph", hint="a pass ends in: return graph")
     return result
 
 
@@ -133,10 +135,6 @@ def pass_name(step: Pass) -> str:
     """The name that a pass is registered under; its own if it is not registered."""
     info = info_of(step)
     return info.name if info else default_name(maker_of(step))
-
-
-def _kind_of(result: object) -> str:
-    return "None" if result is None else f"a {type(result).__name__}"
 
 
 def _verify(graph: Graph, blame: str) -> None:

@@ -128,7 +128,7 @@ def _check(info: PassInfo) -> None:
         return
     if not info.maker.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise PassError(f"{what} must be a frozen dataclass: write @dataclass(frozen=True)")
-    if not callable(getattr(info.maker, "__call__", None)) or "__call__" not in dir(info.maker):
+    if not any("__call__" in vars(base) for base in info.maker.__mro__):  # type: ignore[attr-defined]
         raise PassError(f"{what} needs a method __call__(self, graph) that returns the new graph")
     _ = info.options  # refuses fields that no text can be read as
 

@@ -80,7 +80,7 @@ def compile_command(
         print(json.dumps(_json(compiled), indent=2))
         return
     if explain:
-        print("\n".join(compiled.explanations), end="\n\n" if compiled.explanations else "")
+        print(compiled.explanation)
     if not quiet:
         print(_summary(compiled))
 
@@ -91,7 +91,7 @@ def _json(compiled: Compiled) -> dict[str, object]:
         "manifest": compiled.manifest.to_json(),
         "timings": dict(compiled.timings),
         "notes": list(compiled.notes),
-        "explanations": list(compiled.explanations),
+        "explanation": compiled.explanation,
     }
 
 

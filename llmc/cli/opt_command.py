@@ -35,8 +35,7 @@ def opt_command(
 
     graph = llmc.read_graph(file)
     optimized = llmc.optimize(graph, passes, dump_ir=dump_ir, plugins=plugin or (), explain=explain)
-    for line in optimized.explanations:
-        print(line, file=sys.stderr)
+    print(optimized.explanation, end="", file=sys.stderr)
     write_optimized(optimized.graph, output)
     if not quiet and output is not None:
         note(f"{output}: {len(graph.ops)} ops became {len(optimized.graph.ops)} by {optimized.canonical or 'no pass'}")

@@ -107,7 +107,7 @@ def test_what_breaks_a_rule_is_refused(kind, operands, attrs, names, message):
 
 
 def test_an_op_is_made_with_inferred_types():
-    made = make_op(op_kind("split"), [X], {"axis": -1, "sizes": [1, 3]}, ("h.0.a", "h.0.b"), Origin("m"))
+    made = make_op(op_kind("split"), [X], {"axis": -1, "sizes": (1, 3)}, ("h.0.a", "h.0.b"), Origin("m"))
     assert [str(value) for value in made.results] == ["%h.0.a: f16[B,1]", "%h.0.b: f16[B,3]"]
     assert (made.name, made.scope, made.origin) == ("h.0.a", "h.0", Origin("m"))
     assert made.attrs == {"axis": -1, "sizes": (1, 3)}

@@ -92,7 +92,7 @@ def test_an_op_that_breaks_its_own_rule_is_named():
     iota = replace(iota, attrs=FrozenDict({"size": 4, "dtype": DType.i32}))
     with pytest.raises(GraphError) as caught:
         verify(replace(GRAPH, ops=(iota, replace(A, operands=(operand,)))))
-    assert caught.value.message == f"{RELU}: relu(i32[4]): needs a floating-point tensor, not i32"
+    assert caught.value.message == f"{RELU} breaks its rule: relu(i32[4]): needs a floating-point tensor, not i32"
 
 
 def test_a_missing_range_has_a_hint():

@@ -1,0 +1,41 @@
+"""Passes: what rewrites a graph between lifting it and writing it for a target. One file a pass."""
+
+from __future__ import annotations
+
+# Importing a pass's module registers it.
+from compiler.passes.cleanup import cleanup
+from compiler.passes.cse import cse
+from compiler.passes.dce import dce
+from compiler.passes.dtype import ChangeDType
+from compiler.passes.fold import fold
+from compiler.passes.grammar import canonical, parse_pipeline, spell
+from compiler.passes.merge_linears import merge_linears
+from compiler.passes.options import Option
+from compiler.passes.pipeline import PassRun, PipelineResult, apply_pass, run_pipeline
+from compiler.passes.plugins import load_plugin
+from compiler.passes.protocol import Pass
+from compiler.passes.registry import PassInfo, describe_passes, find_pass
+from compiler.passes.registry import register as register_pass
+
+__all__ = [
+    "ChangeDType",
+    "Option",
+    "Pass",
+    "PassInfo",
+    "PassRun",
+    "PipelineResult",
+    "apply_pass",
+    "canonical",
+    "cleanup",
+    "cse",
+    "dce",
+    "describe_passes",
+    "find_pass",
+    "fold",
+    "load_plugin",
+    "merge_linears",
+    "parse_pipeline",
+    "register_pass",
+    "run_pipeline",
+    "spell",
+]
