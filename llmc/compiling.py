@@ -42,7 +42,8 @@ class Compiled:
     Attributes:
         path: the engine directory.
         manifest: what it says about itself.
-        timings: seconds by stage, in order; passes by their names.
+        timings: seconds by stage, in order.
+        pass_timings: seconds by pass, in order: what the stage `rewrite` consists of.
         notes: what the user may want to know, one sentence each.
         explanation: what the passes did, and where rules declined; empty unless asked for.
     """
@@ -50,6 +51,7 @@ class Compiled:
     path: Path
     manifest: Manifest
     timings: Mapping[str, float]
+    pass_timings: Mapping[str, float]
     notes: tuple[str, ...]
     explanation: str
 
@@ -71,7 +73,7 @@ class _Job:
         self.timings[name] = time.perf_counter() - started
 
 
-def compile(  # noqa: A001 - users write llmc.compile
+def compile(
     model: str | Path,
     output: str | Path | None = None,
     *,
@@ -125,13 +127,12 @@ def compile(  # noqa: A001 - users write llmc.compile
     job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
     with job.stage("rewrite"):
         rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
-    job.timings |= rewritten.timings
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__), tokens=tokens
     )
     with engine_writer(place, _needed(rewritten.graph)) as writer:
         manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets)
-    return Compiled(place, manifest, job.timings, tuple(job.notes), rewritten.explanation)
+    return Compiled(place, manifest, job.timings, rewritten.timings, tuple(job.notes), rewritten.explanation)
 
 
 def default_output(model: str | Path) -> Path:

@@ -10,6 +10,8 @@ from typing import Any
 from compiler.errors import EngineError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
+from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.types import TensorType
 from llmc.models import lift
 from runtime.engine_folder import open_engine
 from runtime.manifest import MANIFEST, Manifest
@@ -89,13 +91,14 @@ _MANIFEST_KEYS = (
 
 def _weights(graph: Graph) -> dict[str, Any]:
     """Bytes of the tensors that the graph takes from files or makes up, by element type; each stored tensor once."""
-    tensors = {}
+    tensors: dict[tuple[str, int | str], TensorType] = {}
     for op in graph.ops:
         if op.kind.name == "const":
             ref = op.attrs["data"]
-            tensors[ref.file, ref.offset] = ref.type  # type: ignore[union-attr]
+            assert isinstance(ref, TensorRef)
+            tensors[ref.file, ref.offset] = ref.type
         elif op.kind.name == "random":
-            tensors["", op.name] = op.result.type  # type: ignore[index]
+            tensors["", op.name] = op.result.type
     by_dtype: Counter[str] = Counter()
     for type_ in tensors.values():
         by_dtype[type_.dtype.value] += type_.nbytes

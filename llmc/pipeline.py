@@ -76,6 +76,9 @@ def rewrite(
     timings: dict[str, float] = {}
     for done in result.timings:
         timings[done.name] = timings.get(done.name, 0.0) + done.seconds
-    lines = [f"{done.spelling}: {done.ops_before} ops became {done.ops_after}" for done in result.timings]
+    lines = [
+        f"{done.spelling}: {done.ops_before} ops became {done.ops_after}, {done.seconds * 1e3:.1f} ms"
+        for done in result.timings
+    ]
     explanation = "\n".join(lines) + "\n" + trace.text() if trace else ""
     return Rewritten(result.graph, timings, result.canonical, explanation)

@@ -15,7 +15,13 @@ from runtime.tokenizer import Tokenizer
 _ESSENTIAL = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
 _KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 # Spaces, special tokens, digits, accents, other scripts, line ends: where conversions go wrong.
-_PROBES = ("Hello world", "  two  spaces\n\tand 12345 ", "naïve café, 日本語 🙂", "</s><|endoftext|> a<s>b", "it's I'm\r\n")
+_PROBES = (
+    "Hello world",
+    "  two  spaces\n\tand 12345 ",
+    "naïve café, 日本語 🙂",
+    "</s><|endoftext|> a<s>b",
+    "it's I'm\r\n",
+)
 
 
 def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None]) -> str | None:
@@ -27,7 +33,7 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None]) -> 
         note: called with a sentence that says why there is none.
 
     Returns:
-        The name of the file that the runtime reads; None if the checkpoint has no tokenizer that can be brought into it.
+        The name of the file that the runtime reads; None if the checkpoint has no tokenizer that it could read.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -52,7 +58,7 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None]) -> 
     if not _same(original, Tokenizer(folder / "tokenizer.json")):
         for name in _KEPT:
             (folder / name).unlink(missing_ok=True)
-        note(f"the tokenizer of {source.name} could not be converted faithfully, give llmc run token ids (--prompt-ids)")
+        note(f"the tokenizer of {source.name} cannot be converted exactly, give llmc run token ids (--prompt-ids)")
         return None
     return "tokenizer.json"
 
@@ -67,7 +73,9 @@ def _load(source: Path) -> Any:
 def _same(original: Any, converted: Tokenizer) -> bool:
     for text in _PROBES:
         ids = converted.encode(text)
-        if original(text)["input_ids"] != ids or original.decode(ids, skip_special_tokens=True) != converted.decode(ids):
+        if original(text)["input_ids"] != ids:
+            return False
+        if original.decode(ids, skip_special_tokens=True) != converted.decode(ids):
             return False
     return True
 

@@ -131,7 +131,9 @@ class Engine:
 
     def _encode(self, number: int, prompt: Prompt) -> list[int]:
         if isinstance(prompt, int):
-            raise RequestError(f"prompt {number} is a number", hint="give a list of prompts: [[1, 2, 3]], not [1, 2, 3]")
+            raise RequestError(
+                f"prompt {number} is a number", hint="give a list of prompts: [[1, 2, 3]], not [1, 2, 3]"
+            )
         if not isinstance(prompt, str):
             return self._plain_ids(number, prompt)
         if not prompt:
@@ -139,7 +141,7 @@ class Engine:
         if self.tokenizer is None:
             raise RequestError(
                 f"prompt {number} is text, but the engine has no tokenizer: its checkpoint had none",
-                hint="give token ids (--prompt-ids 1,2,3), or compile again with the tokenizer's files beside the weights",
+                hint="give token ids (--prompt-ids 1,2,3), or compile again with the tokenizer beside the weights",
             )
         return self.tokenizer.encode(prompt)
 

@@ -26,6 +26,6 @@ def sha256_file(path: Path, advance: Advance | None = None) -> str:
 
 
 def sha256_files(paths: Sequence[Path], advance: Advance | None = None) -> str:
-    """One sha256 for several files: of the lines `DIGEST  NAME`, as the program sha256sum prints them, sorted by name."""
+    """One sha256 for several files: of the lines `DIGEST  NAME` that sha256sum prints for them, sorted by name."""
     lines = [f"{sha256_file(path, advance)}  {path.name}\n" for path in sorted(paths, key=lambda path: path.name)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""`manifest.json`: what an engine directory holds, and what it was made from. The format is in docs/engine-format.md."""
+"""`manifest.json`: what an engine directory holds, and what it was made from; see docs/engine-format.md."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint that an engine was made from: its folder's name, a digest of its files, and whether weights are real."""
+    """The checkpoint that an engine was made from: its folder's name, and a digest of its files."""
 
     folder: str
     sha256: str
@@ -176,7 +176,8 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     _check_schema(fields)
     if verify and content.get("checksum") != checksum(content):
         raise EngineError(
-            f"{path} is damaged or was edited: its checksum does not match", hint=f"{_AGAIN} (--no-verify skips this check)"
+            f"{path} is damaged or was edited: its checksum does not match",
+            hint=f"{_AGAIN} (--no-verify skips this check)",
         )
     return _manifest(fields)
 
@@ -249,7 +250,9 @@ def _dims(fields: Fields) -> dict[str, DimRange]:
     for name in fields.values:
         sizes = fields.integers(name)
         if len(sizes) != 3:
-            raise EngineError(f"{fields.file}: the key {fields.path + name!r} must be [min, opt, max]", hint=fields.hint)
+            raise EngineError(
+                f"{fields.file}: the key {fields.path + name!r} must be [min, opt, max]", hint=fields.hint
+            )
         dims[name] = DimRange(*sizes)
     return dims
 
@@ -263,10 +266,13 @@ def _check_files(manifest: Manifest, fields: Fields) -> None:
             raise EngineError(f"{fields.file} names the file {name!r}, which is none of its folder", hint=fields.hint)
     for name in used:
         if name not in manifest.files:
-            raise EngineError(f"{fields.file} names the file {name!r} but does not list it under 'files'", hint=fields.hint)
+            raise EngineError(
+                f"{fields.file} names the file {name!r} but does not list it under 'files'", hint=fields.hint
+            )
     ranks = manifest.mesh.tp * manifest.mesh.pp
     for target, files in manifest.targets.items():
         if len(files) != ranks:
             raise EngineError(
-                f"{fields.file}: target {target!r} has files of {len(files)} ranks, the mesh has {ranks}", hint=fields.hint
+                f"{fields.file}: target {target!r} has files of {len(files)} ranks, the mesh has {ranks}",
+                hint=fields.hint,
             )

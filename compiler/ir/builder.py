@@ -67,13 +67,10 @@ class Builder:
         Raises:
             GraphError: if the operands or attributes break the kind's rule.
         """
-        given = list(operands)
-        while given and given[-1] is None:
-            given.pop()
-        present = [value for value in given if value is not None]
-        if len(present) != len(given):
+        present = [value for value in operands if value is not None]
+        if None in operands[: len(present)]:
             raise GraphError(f"{kind.name}: an operand is None but a later one is not")
-        full = tuple(self.unique(n) for n in names or (name or kind.name,))
+        full = tuple([self.unique(n) for n in names or (name or kind.name,)])
         op = make_op(kind, present, attrs, full, self.origin)
         self.ops.append(op)
         return op.results if names else op.results[0]

@@ -9,8 +9,10 @@ in tables elsewhere.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from compiler.errors import GraphError
@@ -48,11 +50,18 @@ class Origin:
 
     def touched_by(self, pass_name: str) -> Origin:
         """The same origin, with `pass_name` as the latest pass."""
-        return self if self.passes[-1:] == (pass_name,) else Origin(self.module, (*self.passes, pass_name))
+        return _touched(self, pass_name)
 
     def __str__(self) -> str:
         by = f" (changed by {', '.join(self.passes)})" if self.passes else ""
         return (self.module or "the graph") + by
+
+
+@lru_cache(maxsize=64)  # consecutive ops come from the same module
+def _touched(origin: Origin, pass_name: str) -> Origin:
+    if origin.passes[-1:] == (pass_name,):
+        return origin
+    return Origin(origin.module, (*origin.passes, pass_name))
 
 
 NO_ORIGIN = Origin()
@@ -100,8 +109,7 @@ class OpKind:
         values: dict[str, Attr] = {}
         for name in self.attributes:
             if name in given:
-                value = given[name]
-                values[name] = tuple(value) if isinstance(value, list) else value
+                values[name] = _normal(given[name])
             elif name in self.defaults:
                 values[name] = self.defaults[name]
             else:
@@ -110,11 +118,19 @@ class OpKind:
 
     def infer(self, operands: tuple[TensorType, ...], attrs: FrozenDict[str, Attr]) -> tuple[TensorType, ...]:
         """Types of the results; GraphError, naming the kind, if an operand or attribute breaks the rule."""
+        if not operands:
+            return self._infer(operands, attrs)  # nearly every constant is another one
         key = (operands, attrs)
         try:
             return self._types[key]
         except KeyError:
-            pass
+            types = self._infer(operands, attrs)
+        if len(self._types) >= _MEMO_LIMIT:
+            self._types.clear()
+        self._types[key] = types
+        return types
+
+    def _infer(self, operands: tuple[TensorType, ...], attrs: FrozenDict[str, Attr]) -> tuple[TensorType, ...]:
         count = len(operands)
         if count < self.required or (count > len(self.operands) and not self.variadic):
             wanted = ", ".join(self.operands) + (", ..." if self.variadic else "")
@@ -124,11 +140,14 @@ class OpKind:
         except GraphError as error:
             given = ", ".join(map(str, operands))
             raise GraphError(f"{self.name}({given}): {error.message}", hint=error.hint) from None
-        types = results if isinstance(results, tuple) else (results,)
-        if len(self._types) >= _MEMO_LIMIT:
-            self._types.clear()
-        self._types[key] = types
-        return types
+        return results if isinstance(results, tuple) else (results,)
+
+
+def _normal(value: Any) -> Attr:
+    """Sequences as tuples, and every NaN as the same object, so that equal attributes compare equal."""
+    if isinstance(value, (list, tuple)):
+        return tuple([_normal(item) for item in value])
+    return math.nan if value != value else value  # type: ignore[no-any-return]
 
 
 # Type rules are pure, and a model repeats few distinct types; the bound only guards against unusual use.

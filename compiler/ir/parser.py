@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NoReturn
 
 import compiler.ir.ops  # noqa: F401 - registers the ops
 from compiler.errors import GraphError, ParseError
+from compiler.ir.collection import no_collection
 from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import DimRange, Fact, Graph
 from compiler.ir.literals import NAME, STRING, TYPE, attr_text, read_attr, read_attrs, read_name, type_of
@@ -52,7 +51,7 @@ def parse_graph(text: str, *, root: str | None = None) -> Graph:
         ParseError: naming the line by number and text, and what was expected there.
     """
     parser = _Parser()
-    with _no_collection():
+    with no_collection():
         for number, line in enumerate(text.split("\n"), 1):
             line = line.strip()
             if not line or line[0] == "#":
@@ -63,18 +62,6 @@ def parse_graph(text: str, *, root: str | None = None) -> Graph:
                 where = f"line {number}: {error.message}"
                 raise ParseError(where, hint=error.hint, excerpt="  " + _short(line)) from None
     return parser.graph(root)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    # A graph is many objects and no cycles: collecting while it grows finds nothing and doubles the time.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _short(line: str) -> str:

@@ -13,6 +13,7 @@ from operator import is_
 
 from compiler.errors import GraphError
 from compiler.ir.builder import Builder
+from compiler.ir.collection import no_collection
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value, with_operands
@@ -58,30 +59,37 @@ class RewriteBuilder(Builder):
     def retract(self, count: int) -> None:
         """Forget the ops after the first `count`: what a rule appended before it declined. Nothing may use them."""
         for op in self.ops[count:]:
-            for value in op.results:
-                self.taken.discard(value.name)
-                self._producers.pop(value.name, None)
-                self._constants.discard(value.name)
+            self.taken.difference_update(value.name for value in op.results)
+            self._unindex(op)
         del self.ops[count:]
         self._indexed = min(self._indexed, count)
 
-    def rename_last(self, names: Sequence[str]) -> tuple[Value, ...]:
-        """Give the results of the op appended last, which nothing uses yet, other names; returns them."""
+    def rename_last(self, like: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Give the results of the op appended last, which nothing uses yet, the names of `like`; returns them."""
         last = self.ops[-1]
         for value in last.results:
             self.taken.discard(value.name)
+        if self._indexed == len(self.ops):
+            self._unindex(last)
+        # Values of the same name and type are interchangeable: the old ones serve again.
+        renamed = tuple([
+            old if old.type is new.type else Value(old.name, new.type) for old, new in zip(like, last.results, strict=True)
+        ])
+        self.ops[-1] = Op(last.kind, last.operands, last.attrs, renamed, last.origin)
+        return renamed
+
+    def _unindex(self, op: Op) -> None:
+        for value in op.results:
             self._producers.pop(value.name, None)
             self._constants.discard(value.name)
-        renamed = tuple(Value(name, value.type) for name, value in zip(names, last.results, strict=True))
-        self.ops[-1] = replace(last, results=renamed)
         self._indexed = min(self._indexed, len(self.ops) - 1)
-        return renamed
 
 
 Visitor = Callable[[Op, RewriteBuilder], Replacement]
 Adapter = Callable[[Op, tuple[Value, ...], RewriteBuilder], Sequence[Value]]
 
 
+@no_collection()
 def sweep(
     graph: Graph,
     visit: Visitor,
@@ -128,8 +136,9 @@ def sweep(
             _check_types(original, values, pass_name)
         # The op that replaces another takes its name, so that a diff shows one changed line and no renamed value.
         if len(ops) > before and ops[-1].results == values and len(values) == len(original.results):
-            values = builder.rename_last([value.name for value in original.results])
-        _record(substitution, original, values)
+            values = builder.rename_last(original.results)
+        if values != original.results:
+            _record(substitution, original, values)
     if not substitution and len(ops) == len(graph.ops) and all(map(is_, ops, graph.ops)):
         return eliminate_dead(graph)
     outputs = {role: substitution.get(value.name, value) for role, value in graph.outputs.items()}

@@ -94,10 +94,10 @@ def _obstacle(op: Op, graph: Graph, constant: set[str]) -> str:
     for value in op.operands[1:]:
         if value.name not in constant:
             return f"%{value.name} is not constant"
-        others = [user.name for user in graph.users[value.name] if user is not op]
-        others += [f"{role} (an output)" for role, output in graph.outputs.items() if output == value]
+        others = [f"%{user.name}" for user in graph.users[value.name] if user is not op]
+        others += [f"the output {role!r}" for role, output in graph.outputs.items() if output == value]
         if others:
-            return f"%{value.name} is also used by %{others[0]}, so it would be stored twice"
+            return f"%{value.name} is also used by {others[0]}, so it would be stored twice"
     return ""
 
 

@@ -35,7 +35,10 @@ def compile_command(
     ] = None,
     max_seq: Annotated[
         int | None,
-        typer.Option(metavar="N", help="How many tokens a prompt and its continuation may have; the model's context if not given."),
+        typer.Option(
+            metavar="N",
+            help="How many tokens a prompt and its continuation may have; the model's context if not given.",
+        ),
     ] = None,
     dummy_weights: options.DummyWeights = False,
     dump_ir: options.DumpIr = None,
@@ -45,7 +48,7 @@ def compile_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compile a checkpoint into an engine directory.
+    r"""Compile a checkpoint into an engine directory.
 
     The engine appears when it is complete, or not at all. An engine that is there already is replaced; any other
     folder is left alone. What can be wrong with the request is found before weights are read.
@@ -90,6 +93,7 @@ def _json(compiled: Compiled) -> dict[str, object]:
         "path": str(compiled.path),
         "manifest": compiled.manifest.to_json(),
         "timings": dict(compiled.timings),
+        "pass_timings": dict(compiled.pass_timings),
         "notes": list(compiled.notes),
         "explanation": compiled.explanation,
     }
@@ -102,13 +106,14 @@ def _summary(compiled: Compiled) -> str:
     size = sum(entry.bytes for entry in manifest.files.values())
     slowest = sorted(compiled.timings.items(), key=lambda item: -item[1])[:3]
     times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in slowest)
+    parameters = count_text(int(manifest.model["parameters"]))
+    made_up = ", dummy weights" if manifest.source.dummy_weights else ""
     return table(
         [
             ("engine", f"{_shown(compiled.path)} ({bytes_text(size)})"),
             (
                 "model",
-                f"{manifest.model['family']}, {count_text(int(manifest.model['parameters']))} parameters, {manifest.dtype}"
-                + (", dummy weights" if manifest.source.dummy_weights else ""),
+                f"{manifest.model['family']}, {parameters} parameters, {manifest.dtype}{made_up}",
             ),
             ("pipeline", manifest.pipeline),
             ("target", ", ".join(manifest.targets)),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from collections.abc import Sequence
+from textwrap import TextWrapper
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +69,13 @@ def _bars() -> Bars:
     return Progress(*columns, console=RichConsole(stderr=True), transient=True)
 
 
-def table(rows: list[tuple[str, str]]) -> str:
-    """Two columns, the first as wide as it must be."""
+def table(rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns, the first as wide as it must be, the second wrapped to the terminal."""
     width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"{name:{width}}  {text}".rstrip() for name, text in rows)
+    wrapper = TextWrapper(
+        width=shutil.get_terminal_size((110, 24)).columns,
+        subsequent_indent=" " * (width + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(wrapper.fill(f"{name:{width}}  {text}".rstrip()) for name, text in rows)

@@ -24,7 +24,7 @@ def diff_command(
     plugin: options.Plugins = None,
     debug: options.Debug = False,
 ) -> None:
-    """Show how two graphs differ: - only in A, + only in B, = renamed, ~ moved.
+    r"""Show how two graphs differ: - only in A, + only in B, = renamed, ~ moved.
 
     The exit status is 0 if they are the same, 1 if they differ, 2 if one cannot be read. Where the files of weights
     lie makes no difference.

@@ -45,7 +45,7 @@ def llmc_command(
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    """Compile LLM checkpoints into engines, and run them.
+    r"""Compile LLM checkpoints into engines, and run them.
 
     \b
     llmc compile examples/models/gptneox-tiny -o my.engine
@@ -56,15 +56,12 @@ def llmc_command(
     """
 
 
-for name, command in {
-    "compile": compile_command,
-    "run": run_command,
-    "inspect": inspect_command,
-    "passes": passes_command,
-    "opt": opt_command,
-    "diff": diff_command,
-}.items():
-    app.command(name)(guarded(command))
+app.command("compile")(guarded(compile_command))
+app.command("run")(guarded(run_command))
+app.command("inspect")(guarded(inspect_command))
+app.command("passes")(guarded(passes_command))
+app.command("opt")(guarded(opt_command))
+app.command("diff")(guarded(diff_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

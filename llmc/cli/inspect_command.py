@@ -18,7 +18,7 @@ def inspect_command(
     plugin: options.Plugins = None,
     debug: options.Debug = False,
 ) -> None:
-    """Show what a checkpoint, an engine or a graph is: size, types, operations, caches, limits, pipeline.
+    r"""Show what a checkpoint, an engine or a graph is: size, types, operations, caches, limits, pipeline.
 
     Weights are not read: a checkpoint of any size answers at once.
 
@@ -42,6 +42,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     weights, cache = facts["weights"], facts["cache"]
     by_dtype = ", ".join(f"{dtype} {bytes_text(size)}" for dtype, size in weights["bytes_by_dtype"].items())
     ops = facts["ops"]
+    a_token, at_limits = (bytes_text(cache[key]) for key in ("bytes_per_token", "bytes_at_limits"))
     rows = [(facts["kind"], facts["path"])]
     if "family" in model:
         rows.append(("family", str(model["family"])))
@@ -56,11 +57,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("dims", ", ".join(f"{name} {low}..{high}" for name, (low, _, high) in facts["dims"].items())),
         ("inputs", ", ".join(f"{name} {type_}" for name, type_ in facts["inputs"].items())),
         ("outputs", ", ".join(f"{name} {type_}" for name, type_ in facts["outputs"].items())),
-        (
-            "cache",
-            f"{cache['states']} states, {bytes_text(cache['bytes_per_token'])} a token, "
-            f"{bytes_text(cache['bytes_at_limits'])} at the limits",
-        ),
+        ("cache", f"{cache['states']} states, {a_token} a token, {at_limits} at the limits"),
     ]
     if facts["passes"]:
         rows.append(("passes", ", ".join(facts["passes"])))

@@ -16,7 +16,8 @@ def opt_command(
     file: Annotated[Path, typer.Argument(help="An .ir file, such as --dump-ir writes.")],
     passes: options.Passes = "",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="OUT.ir", help="Where to write; standard output if not given.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT.ir", help="Where to write; standard output if not given."),
     ] = None,
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
@@ -24,7 +25,7 @@ def opt_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Apply passes to a graph in a file. Nothing is added to the passes given; without any, the text is only checked.
+    r"""Apply passes to a graph in a file. Nothing is added to the passes given; without any, the text is only checked.
 
     \b
     llmc opt dumps/00-lifted.ir --passes merge-linears,cleanup -o better.ir

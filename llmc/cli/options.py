@@ -44,5 +44,5 @@ DumpIr = Annotated[
     typer.Option("--dump-ir", metavar="DIR", help="Write the graph's text after lifting and after each pass."),
 ]
 DummyWeights = Annotated[
-    bool, typer.Option("--dummy-weights", help="Make weights up: only config.json is needed, for tests of size and speed.")
+    bool, typer.Option("--dummy-weights", help="Make weights up, to test size and speed: config.json suffices.")
 ]

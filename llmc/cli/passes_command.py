@@ -11,7 +11,7 @@ from llmc.cli import options
 from llmc.cli.console import table
 
 if TYPE_CHECKING:
-    from compiler.passes import PassInfo
+    from compiler.passes import Option, PassInfo
 
 
 def passes_command(
@@ -20,7 +20,7 @@ def passes_command(
     plugin: options.Plugins = None,
     debug: options.Debug = False,
 ) -> None:
-    """List the passes that exist, with their options and defaults.
+    r"""List the passes that exist, with their options and defaults.
 
     A pipeline is written NAME[=VALUE][:OPTION[=VALUE]]..., stages separated by commas; =VALUE right after the name sets
     the pass's first option.
@@ -40,26 +40,23 @@ def passes_command(
     elif name is not None:
         print(_details(found[0]))
     else:
-        rows = [(info.name, _row(info)) for info in found]
-        print(table(rows))
+        print(table([row for info in found for row in _rows(info)]))
         print(f"\nAdded by llmc compile unless named: {', '.join(AUTOMATIC)}. More: llmc passes NAME.")
 
 
-def _row(info: PassInfo) -> str:
+def _rows(info: PassInfo) -> list[tuple[str, str]]:
     """What the pass does, then its options."""
-    options_text = " ".join(f"[{option.text}]" for option in info.options)
-    return f"{info.summary} {options_text}".rstrip()
+    return [(info.name, info.summary), *(_option_row(option) for option in info.options)]
+
+
+def _option_row(option: Option) -> tuple[str, str]:
+    default = "required" if option.required else f"default {option.text.partition('=')[2]}"
+    return f"  {option.name}", f"{option.type_text} ({default}){': ' if option.help else ''}{option.help}"
 
 
 def _details(info: PassInfo) -> str:
     parts = [f"{info.name} (defined in {info.module})", info.doc]
     if info.options:
-        first = info.options[0]
-        parts.append(f"Options, the first of which {info.name}=VALUE sets:")
-        rows = [
-            (f"  {option.name}={option.type_text}", f"{_default(option)}{' ' if option.help else ''}{option.help}")
-            for option in info.options
-        ]
-        parts.append(table(rows))
-        parts.append(f"Example: {info.name}={first.type_text}")
+        parts.append(f"Options, the first of which is what {info.name}=VALUE sets:")
+        parts.append(table([_option_row(option) for option in info.options]))
     return "\n\n".join(parts)

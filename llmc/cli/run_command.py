@@ -20,14 +20,12 @@ if TYPE_CHECKING:
 
 def run_command(
     engine: Annotated[Path, typer.Argument(help="An engine directory, as llmc compile writes it.")],
-    prompt: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="A prompt. May be repeated.")
-    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt. May be repeated.")] = None,
     prompt_file: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="Prompts, one a line; .json: a list; .jsonl: strings or objects with \"prompt\"; -: standard input.",
+            help='Prompts, one a line; .json: a list; .jsonl: strings or objects with "prompt"; -: standard input.',
         ),
     ] = None,
     prompt_ids: Annotated[
@@ -50,7 +48,7 @@ def run_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Run an engine: extend prompts greedily.
+    r"""Run an engine: extend prompts greedily.
 
     Prompts run together, as many at once as the engine was compiled for; that changes nothing in their texts.
     With --json, standard output gets one object a line for each prompt, in the order given, with the keys prompt,
@@ -119,7 +117,8 @@ def _text(completion: Completion, number: int, count: int) -> str:
 def _stats(engine: Engine, load_seconds: float) -> str:
     timings = engine.timings
     return (
-        f"load {load_seconds:.2f} s; prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "
+        f"load {load_seconds:.2f} s; "
+        f"prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "
         f"decode {timings.decode_tokens} tokens in {timings.decode_seconds * 1e3:.1f} ms, "
         f"{timings.decode_rate:.1f} tokens/s; {timings.steps} steps; executor {engine.executor.name}"
     )

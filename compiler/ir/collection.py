@@ -1,0 +1,17 @@
+"""Garbage collection while graphs grow."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Pause the garbage collector: a graph is many objects and no cycles, so that collecting finds nothing and costs much."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

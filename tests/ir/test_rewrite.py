@@ -1,0 +1,233 @@
+"""Sweeps, rules and what their trace says."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+
+from compiler.errors import GraphError, PassError
+from compiler.ir.builder import Builder
+from compiler.ir.dims import symbol
+from compiler.ir.dtypes import DType
+from compiler.ir.graph import DimRange, Graph
+from compiler.ir.op import Op, Value
+from compiler.ir.parser import parse_graph
+from compiler.ir.patterns import Match, P
+from compiler.ir.printer import print_graph
+from compiler.ir.rewrite import Replacement, RewriteBuilder, eliminate_dead, sweep
+from compiler.ir.rules import Decline, Outcome, Rule, apply_rules, rule
+from compiler.ir.trace import Trace
+from compiler.ir.verifier import verify
+from tests.strategies import graphs
+
+CHAIN = parse_graph("""
+graph chain
+input x: f32[4]
+a from model.a:
+  %.first: f32[4] = tanh(%x)
+  %.second: f32[4] = relu(%.first)
+  %.third: f32[4] = tanh(%.second)
+output y = %a.third
+""")
+
+
+def ops_of(graph: Graph) -> list[str]:
+    return [line.strip() for line in print_graph(graph).splitlines() if line.strip().startswith("%")]
+
+
+def keep(op: Op, b: RewriteBuilder) -> None:
+    return None
+
+
+@given(graphs(odd=True))
+def test_a_sweep_that_changes_nothing_returns_the_graph(graph: Graph) -> None:
+    live = eliminate_dead(graph)
+    assert sweep(live, keep, pass_name="none") is live
+    assert eliminate_dead(live) is live
+
+
+def test_a_replacement_takes_the_name_and_shows_the_pass() -> None:
+    def visit(op: Op, b: RewriteBuilder) -> Replacement:
+        if op.kind.name != "relu":
+            return None
+        half: Value = b.scale(op.operands[0], factor=0.5)
+        doubled: Value = b.scale(half, factor=2.0, name="doubled")
+        return doubled
+
+    swept = sweep(CHAIN, visit, pass_name="halve")
+    assert ops_of(swept) == [
+        "%.first: f32[4] = tanh(%x)",
+        "%.second.scale: f32[4] = scale(%.first, factor=0.5)  !halve",
+        "%.second: f32[4] = scale(%.second.scale, factor=2.0)  !halve",
+        "%.third: f32[4] = tanh(%.second)",
+    ]
+    assert swept.ops[0] is CHAIN.ops[0]
+    assert swept.ops[-1] is CHAIN.ops[-1]
+    assert {op.origin.module for op in swept.ops} == {"model.a"}
+    verify(swept)
+
+
+def test_an_existing_value_can_stand_for_a_result() -> None:
+    swept = sweep(CHAIN, lambda op, b: op.operands[0] if op.kind.name == "relu" else None)
+    assert ops_of(swept) == ["%.first: f32[4] = tanh(%x)", "%.third: f32[4] = tanh(%.first)"]
+
+
+def test_visitors_see_rewritten_operands() -> None:
+    seen = []
+
+    def visit(op: Op, b: RewriteBuilder) -> Replacement:
+        producer = b.producer(op.operands[0])
+        seen.append((op.name, producer.kind.name if producer else "input"))
+        return op.operands[0] if op.name == "a.second" else None
+
+    sweep(CHAIN, visit)
+    assert seen == [("a.first", "input"), ("a.second", "tanh"), ("a.third", "tanh")]
+
+
+def test_types_stay_unless_the_sweep_retypes() -> None:
+    def visit(op: Op, b: RewriteBuilder) -> Replacement:
+        return b.cast(op.operands[0], dtype=DType.f16) if op.name == "a.first" else None  # type: ignore[no-any-return]
+
+    with pytest.raises(GraphError) as caught:
+        sweep(CHAIN, visit, pass_name="narrow")
+    assert caught.value.message == "narrow replaces %a.first of type f32[4] by %a.first.cast of type f16[4]"
+    assert str(sweep(CHAIN, visit, retype=True).outputs["y"].type) == "f16[4]"
+
+
+def test_inputs_can_be_replaced() -> None:
+    swept = sweep(CHAIN, keep, retype=True, inputs={"x": Value("x", CHAIN.inputs[0].type.with_dtype(DType.bf16))})
+    verify(swept)
+    assert [str(value) for value in (*swept.inputs, *swept.outputs.values())] == ["%x: bf16[4]", "%a.third: bf16[4]"]
+
+
+def test_an_op_that_refuses_its_operands_can_have_others() -> None:
+    graph = parse_graph("""
+        graph mixed
+        input x: f32[4]
+        input y: f32[4]
+        .:
+          %z: f32[4] = add(%x, %y)
+        output z = %z
+        """)
+    inputs = {"x": Value("x", graph.inputs[0].type.with_dtype(DType.f16))}
+    with pytest.raises(GraphError) as caught:
+        sweep(graph, keep, retype=True, inputs=inputs)
+    assert caught.value.message == (
+        "%z from the graph cannot take its new operands: "
+        "add(f16[4], f32[4]): operands have different element types: f16 and f32"
+    )
+
+    def adapt(op: Op, operands: tuple[Value, ...], b: RewriteBuilder) -> list[Value]:
+        return [b.cast(value, dtype=DType.f16, name=f"to_{value.name}") for value in operands]
+
+    adapted = sweep(graph, keep, retype=True, inputs=inputs, adapt=adapt)
+    verify(adapted)
+    assert ops_of(adapted)[-1] == "%z: f16[4] = add(%z.to_x, %z.to_y)"
+
+
+@rule(P.tanh(P.relu("x")))
+def drop_relu(match: Match, b: RewriteBuilder) -> Outcome:
+    return b.tanh(match["x"])  # type: ignore[no-any-return]
+
+
+def test_a_rule_replaces_what_it_matches() -> None:
+    assert drop_relu.name == "drop_relu"
+    assert ops_of(apply_rules(CHAIN, [drop_relu], pass_name="drop")) == [
+        "%.first: f32[4] = tanh(%x)",
+        "%.third: f32[4] = tanh(%.first)  !drop",
+    ]
+
+
+def test_the_first_rule_that_applies_wins() -> None:
+    @rule(P.tanh("x"), name="hesitate")
+    def declines(match: Match, b: RewriteBuilder) -> Outcome:
+        b.relu(b.relu(match["x"]))  # appended in vain
+        return Decline("it is Sunday")
+
+    @rule(P.tanh("x"))
+    def passes(match: Match, b: RewriteBuilder) -> Outcome:
+        return None
+
+    trace = Trace()
+    swept = apply_rules(CHAIN, [declines, passes, drop_relu], pass_name="drop", trace=trace)
+    assert ops_of(swept) == ops_of(apply_rules(CHAIN, [drop_relu], pass_name="drop"))
+    assert trace.text() == (
+        "drop\n"
+        "  hesitate: applied to 0 of 2\n"
+        "    declined %a.first from model.a: it is Sunday\n"
+        "    declined %a.third from model.a: it is Sunday\n"
+        "  passes: applied to 0 of 2\n"
+        "  drop_relu: applied to 1 of 2\n"
+        "    no more than the root fits (1 of 2 ops) %a.first from model.a: expected relu, found the input %x\n"
+    )
+
+
+def test_rules_that_decline_leave_the_graph_itself() -> None:
+    @rule(P.tanh("x"))
+    def declines(match: Match, b: RewriteBuilder) -> Outcome:
+        b.tanh(match["x"])
+        return Decline("no")
+
+    assert apply_rules(CHAIN, [declines], pass_name="none") is CHAIN
+
+
+def test_the_trace_shows_nearest_misses_and_what_never_occurred() -> None:
+    misses = Rule("capped", P.tanh(P.relu(P.tanh(P.scale("x")))), lambda match, b: match["x"])
+    absent = Rule("absent", P.one_of(P.softmax("x"), P.gelu("x")), lambda match, b: match["x"])
+    with Trace().active() as trace:
+        assert apply_rules(CHAIN, [misses, absent], pass_name="fuse") is CHAIN
+    assert trace.text() == (
+        "fuse\n"
+        "  capped: applied to 0 of 2\n"
+        "    nearest miss (3 of 4 ops) %a.third from model.a: expected scale, found the input %x\n"
+        "  absent: met no gelu or softmax\n"
+    )
+
+
+def test_the_trace_is_short() -> None:
+    b = Builder()
+    x = b.input("x", DType.f32, 4)
+    for i in range(8):
+        b.output(f"y{i}", b.tanh(x))
+    trace = Trace()
+    apply_rules(b.build(), [Rule("r", P.tanh("x"), lambda m, b: Decline("no"))], pass_name="p", trace=trace)
+    assert trace.text(limit=1) == (
+        "p\n  r: applied to 0 of 8\n    declined %tanh from the graph: no\n    ... and 7 more\n"
+    )
+
+
+def test_mistakes_in_rules() -> None:
+    with pytest.raises(PassError, match=r"the rule 'any' starts from any value; the root of a rule's pattern must be"):
+        Rule("any", P.any("x"), lambda match, b: match["x"])
+    with pytest.raises(PassError) as caught:
+        apply_rules(CHAIN, [Rule("wrong", P.tanh("x"), lambda m, b: m.root)], pass_name="p")  # type: ignore[arg-type, return-value]
+    assert caught.value.message.startswith("the rule 'wrong' returned Op(")
+    with pytest.raises(PassError) as caught:
+        apply_rules(CHAIN, [Rule("broken", P.tanh("x"), lambda m, b: [1][2])], pass_name="p")  # type: ignore[arg-type, return-value]
+    assert caught.value.message == (
+        "the rule 'broken' failed at tanh %a.first from model.a: IndexError: list index out of range"
+    )
+    with pytest.raises(GraphError) as missing:
+        apply_rules(CHAIN, [Rule("typo", P.tanh("scores"), lambda m, b: m["score"])], pass_name="p")
+    assert missing.value.message == "the match binds no 'score'; did you mean 'scores'?"
+
+
+def test_rules_without_a_root_in_the_graph_cost_little() -> None:
+    b = Builder()
+    b.dims = {"B": DimRange(1, 2, 4)}
+    x = b.input("x", DType.f32, symbol("B"), 4)
+    for _ in range(50_000):
+        x = b.relu(x)
+    b.output("y", x)
+    graph = b.build()
+    rules = [Rule(kind, getattr(P, kind)("x"), lambda m, b: None) for kind in ("tanh", "softmax", "gelu")]
+
+    def seconds(visit_all: bool) -> float:
+        start = time.perf_counter()
+        assert (apply_rules(graph, rules, pass_name="p") if visit_all else sweep(graph, keep)) is graph
+        return time.perf_counter() - start
+
+    # A generous bound, for a busy machine: what is to be caught is a search at every op, which costs ten times more.
+    assert min(seconds(True) for _ in range(3)) < 3 * min(seconds(False) for _ in range(3))
