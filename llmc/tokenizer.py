@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from runtime.tokenizer import Tokenizer
 
 # A tokenizer needs one of these; transformers makes one up where there is none.
 _ESSENTIAL = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt")
-_KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_READ = "tokenizer.json"
+_COPIED = ("tokenizer_config.json", "special_tokens_map.json")  # for other programs
 # Spaces, special tokens, digits, accents, other scripts, line ends: where conversions go wrong.
 _PROBES = (
     "Hello world",
@@ -50,17 +52,16 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None]) -> 
     if not getattr(original, "is_fast", False):
         note(f"the tokenizer of {source.name} is Python code, give llmc run token ids (--prompt-ids)")
         return None
-    with _quiet():
-        original.save_pretrained(str(folder))
-    for path in folder.iterdir():
-        if path.name.endswith(".jinja") or (path.name.startswith("added_tokens") and path.name not in _KEPT):
-            path.unlink()
-    if not _same(original, Tokenizer(folder / "tokenizer.json")):
-        for name in _KEPT:
-            (folder / name).unlink(missing_ok=True)
+    # Not save_pretrained, whose library reports a full disk as a bare Exception.
+    (folder / _READ).write_text(original.backend_tokenizer.to_str(), encoding="utf-8")
+    if not _same(original, Tokenizer(folder / _READ)):
+        (folder / _READ).unlink()
         note(f"the tokenizer of {source.name} cannot be converted exactly, give llmc run token ids (--prompt-ids)")
         return None
-    return "tokenizer.json"
+    for name in _COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    return _READ
 
 
 def _load(source: Path) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from compiler.errors import EngineError, TargetError
-from runtime.engine import Engine
 from runtime.engine_folder import EngineFolder, open_engine
-from runtime.executor import Executor
 from runtime.hashing import Advance
 from runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine
+    from runtime.executor import Executor
 
 EXECUTORS = ("auto", "torch", "interpreter")
 
@@ -43,10 +44,8 @@ def load_engine(
     """
     if executor not in EXECUTORS:
         raise TargetError(f"there is no executor {executor!r}; there are: {', '.join(EXECUTORS)}")
-    if threads is not None:
-        if threads < 1:
-            raise TargetError(f"the number of threads is {threads}; it must be at least 1")
-        torch.set_num_threads(threads)
+    if threads is not None and threads < 1:
+        raise TargetError(f"the number of threads is {threads}; it must be at least 1")
     folder = open_engine(path, verify=verify, advance=advance)
     mesh = folder.manifest.mesh
     if mesh.tp * mesh.pp != 1:
@@ -56,6 +55,13 @@ def load_engine(
             hint="compile it again without tp and pp",
         )
     tokenizer = folder.manifest.tokenizer
+    # Not before: torch takes a second to import, and what is wrong with an engine can be said without it.
+    import torch
+
+    from runtime.engine import Engine
+
+    if threads is not None:
+        torch.set_num_threads(threads)
     return Engine(
         folder.path,
         folder.manifest,

@@ -67,7 +67,7 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for value, tensor in tensors:
             file.seek(start + places[value.name])
-            file.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
             done += value.type.nbytes
             if progress:
                 progress(done, total)

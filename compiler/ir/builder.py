@@ -34,6 +34,7 @@ class Builder:
         self.dims: dict[str, DimRange] = {}
         self.facts: dict[str, Fact] = {}
         self.taken: set[str] = set()
+        self._suffixes: dict[str, int] = {}  # the last one used for a name
         self.prefix = ""
         self.origin = NO_ORIGIN
 
@@ -76,11 +77,11 @@ class Builder:
         return op.results if names else op.results[0]
 
     def unique(self, name: str) -> str:
-        """`name` in the current scope, with the least suffix `_2`, `_3` ... that makes it unique; reserves it."""
+        """`name` in the current scope, with a suffix `_2`, `_3` ... if it is taken; reserves it."""
         full = base = self.prefix + name
-        count = 2
         while full in self.taken:
-            full, count = f"{base}_{count}", count + 1
+            self._suffixes[base] = self._suffixes.get(base, 1) + 1
+            full = f"{base}_{self._suffixes[base]}"
         self.taken.add(full)
         return full
 

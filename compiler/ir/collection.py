@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Pause the garbage collector: a graph is many objects and no cycles, so that collecting finds nothing and costs much."""
+    """Pause the garbage collector: a graph is many objects and no cycles, so that collecting costs much for nothing."""
     enabled = gc.isenabled()
     gc.disable()
     try:

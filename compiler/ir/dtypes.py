@@ -1,5 +1,6 @@
 """Element types of the IR."""
 
+import builtins
 from enum import Enum
 
 
@@ -33,12 +34,12 @@ class DType(Enum):
         return _BITS[self]
 
     @property
-    def is_float(self) -> bool:
+    def is_float(self) -> builtins.bool:
         """Whether the type is a floating-point type."""
         return self in _FLOATS
 
     @property
-    def is_integer(self) -> bool:
+    def is_integer(self) -> builtins.bool:
         """Whether the type is an integer type (bool is neither integer nor float)."""
         return not self.is_float and self is not DType.bool
 

@@ -57,11 +57,11 @@ def evaluator(kind: str) -> Evaluator:
         ) from None
 
 
-def _simple(kind: str, function: Callable[..., Tensor], *, exact: bool = False) -> None:
+def _simple(kind: str, function: Callable[..., Any], *, exact: bool = False) -> None:
     evaluates(kind, exact=exact)(lambda attrs, sizes, *operands: function(*operands))
 
 
-for _kind, _function in {
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
@@ -73,14 +73,16 @@ for _kind, _function in {
     "cos": torch.cos,
     "sin": torch.sin,
     "linear": torch.nn.functional.linear,
-}.items():
-    _simple(_kind, _function)
-for _kind, _function in {
+}
+_CHOICES: dict[str, Callable[..., Any]] = {
     "less": torch.lt,
     "less_equal": torch.le,
     "logical_and": torch.logical_and,
     "where": torch.where,
-}.items():
+}
+for _kind, _function in _ARITHMETIC.items():
+    _simple(_kind, _function)
+for _kind, _function in _CHOICES.items():
     _simple(_kind, _function, exact=True)
 
 
@@ -105,7 +107,7 @@ def _iota(attrs: Attrs, sizes: Sizes) -> Tensor:
 
 @evaluates("scale")
 def _scale(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
-    return x * attrs["factor"]
+    return torch.mul(x, attrs["factor"])
 
 
 @evaluates("clamp")
@@ -217,5 +219,3 @@ def _kv_update(attrs: Attrs, sizes: Sizes, cache: Tensor, new: Tensor, at: Tenso
             raise GraphError(f"kv_update writes positions [{start}, {start + length}) of a cache of {cache.shape[2]}")
         result[row, :, start : start + length] = new[row, :, :length]
     return result
-
-

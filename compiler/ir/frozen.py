@@ -17,9 +17,11 @@ class FrozenDict(dict[K, V]):
         return hash(tuple(self.items()))
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("this mapping is frozen; build a new one: FrozenDict(old, key=value) or FrozenDict({**old, ...})")
+        raise TypeError(
+            "this mapping is frozen; build a new one: FrozenDict(old, key=value) or FrozenDict({**old, ...})"
+        )
 
-    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (dict(self),)

@@ -91,7 +91,9 @@ class Interpreter:
         except LlmcError:
             raise
         except Exception as error:
-            raise GraphError(f"the interpreter failed at {op.kind.name} %{op.name} from {op.origin}: {error}") from error
+            raise GraphError(
+                f"the interpreter failed at {op.kind.name} %{op.name} from {op.origin}: {error}"
+            ) from error
         tensors = results if isinstance(results, tuple) else (results,)
         return tuple(self._typed(tensor, value) for tensor, value in zip(tensors, op.results, strict=True))
 
@@ -104,7 +106,7 @@ class Interpreter:
 
     def _typed(self, tensor: Tensor, value: Value) -> Tensor:
         tensor = tensor.to(self.device)
-        if self.exact and tensor.is_floating_point():
+        if self.exact and value.type.dtype.is_float:
             return tensor.to(self.accumulate)
         return tensor.to(to_torch(value.type.dtype))
 
@@ -129,7 +131,9 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Tensor], *, any_float: bool =
             any_float and tensor.is_floating_point() and value.type.dtype.is_float
         )
         if not right_dtype or tensor.dim() != value.type.rank:
-            raise GraphError(f"the input %{value.name} is {value.type}; a {tensor.dtype} of {list(tensor.shape)} was given")
+            raise GraphError(
+                f"the input %{value.name} is {value.type}; a {tensor.dtype} of {list(tensor.shape)} was given"
+            )
         for dim, size in zip(value.type.shape, tensor.shape, strict=True):
             if isinstance(dim, Affine) and len(dim.terms) == 1 and dim.terms[0][1] == 1 and not dim.offset:
                 sizes.setdefault(dim.terms[0][0], size)

@@ -147,7 +147,7 @@ def _normal(value: Any) -> Attr:
     """Sequences as tuples, and every NaN as the same object, so that equal attributes compare equal."""
     if isinstance(value, (list, tuple)):
         return tuple([_normal(item) for item in value])
-    return math.nan if value != value else value  # type: ignore[no-any-return]
+    return math.nan if value != value else value
 
 
 # Type rules are pure, and a model repeats few distinct types; the bound only guards against unusual use.
@@ -214,7 +214,7 @@ class Op:
 
     kind: OpKind
     operands: tuple[Value, ...]
-    attrs: FrozenDict[str, Attr]
+    attrs: FrozenDict[str, Any]
     results: tuple[Value, ...]
     origin: Origin = NO_ORIGIN
 
@@ -261,7 +261,7 @@ def with_operands(op: Op, operands: tuple[Value, ...]) -> Op:
     if operands == op.operands:
         return op
     types = op.kind.infer(tuple([value.type for value in operands]), op.attrs)
-    results = tuple([
-        old if old.type == new else Value(old.name, new) for old, new in zip(op.results, types, strict=True)
-    ])
+    results = tuple(
+        [old if old.type == new else Value(old.name, new) for old, new in zip(op.results, types, strict=True)]
+    )
     return Op(op.kind, operands, op.attrs, op.results if results == op.results else results, op.origin)

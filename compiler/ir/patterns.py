@@ -323,9 +323,9 @@ class _Patterns:
         """Any value that depends on no input, however it is made."""
         return _Any(name, constant=True)
 
-    def one_of(self, *choices: Pattern) -> Pattern:
+    def one_of(self, *choices: Pattern | str) -> Pattern:
         """The first of the patterns that lets the whole match."""
-        return _OneOf(choices)
+        return _OneOf(tuple(map(_pattern, choices)))
 
     def maybe(self, kind: str, inner: Pattern | str, *operands: Pattern | str, **attrs: Any) -> Pattern:
         """`inner`, or an op of that kind with `inner` as its first operand; `.bind` then captures that op."""

@@ -72,9 +72,12 @@ class RewriteBuilder(Builder):
         if self._indexed == len(self.ops):
             self._unindex(last)
         # Values of the same name and type are interchangeable: the old ones serve again.
-        renamed = tuple([
-            old if old.type is new.type else Value(old.name, new.type) for old, new in zip(like, last.results, strict=True)
-        ])
+        renamed = tuple(
+            [
+                old if old.type is new.type else Value(old.name, new.type)
+                for old, new in zip(like, last.results, strict=True)
+            ]
+        )
         self.ops[-1] = Op(last.kind, last.operands, last.attrs, renamed, last.origin)
         return renamed
 

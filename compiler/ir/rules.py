@@ -101,7 +101,7 @@ def rule_visitor(rules: Iterable[Rule], *, pass_name: str, trace: Trace | None =
 
 def _try(rule: Rule, op: Op, builder: RewriteBuilder, record: RuleTrace) -> Replacement:
     """The replacement, if the rule applies; else the builder is as it was."""
-    record.met += 1
+    record.met.add(op.name)
     match = rule.pattern.match(op, builder)
     if isinstance(match, Miss):
         record.miss(op, match)
@@ -121,7 +121,7 @@ def _try(rule: Rule, op: Op, builder: RewriteBuilder, record: RuleTrace) -> Repl
             record.decline(op, outcome.reason)
         return None
     _check(rule, outcome)
-    record.applied += 1
+    record.apply(op)
     return outcome
 
 

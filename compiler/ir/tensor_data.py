@@ -27,7 +27,7 @@ def read_tensor(ref: TensorRef, root: str | Path) -> torch.Tensor:
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(ref.offset)
-            view, got = memoryview(data), 0
+            view, got = memoryview(data.data), 0
             while got < nbytes and (count := file.readinto(view[got:])):
                 got += count
     except OSError as error:

@@ -34,7 +34,7 @@ class RuleTrace:
     Attributes:
         roots: what kinds of op the rule starts from.
         size: how many ops its pattern has at most.
-        met: how many ops of those kinds it met.
+        met: the ops of those kinds that it met, by name: a pass may sweep several times.
         applied: how many of them it replaced.
         declined: those that matched but that it declined, by name.
         depth: how many ops of the pattern the nearest misses have, the root included.
@@ -43,11 +43,22 @@ class RuleTrace:
 
     roots: tuple[str, ...] = ()
     size: int = 1
-    met: int = 0
+    met: set[str] = field(default_factory=set)
     applied: int = 0
     declined: dict[str, Refusal] = field(default_factory=dict)
     depth: int = 0
     misses: dict[str, Refusal] = field(default_factory=dict)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the rule did nothing, and nobody will ask why: what a small pattern misses is most of a graph."""
+        return not self.applied and not self.declined and self.size <= 2
+
+    def apply(self, op: Op) -> None:
+        """Record that the rule replaced `op`, whatever kept it from doing so in an earlier sweep."""
+        self.applied += 1
+        self.declined.pop(op.name, None)
+        self.misses.pop(op.name, None)
 
     def decline(self, op: Op, reason: str) -> None:
         """Record that the rule matched `op` and declined it."""
@@ -85,11 +96,18 @@ class Trace:
 
     def text(self, limit: int = 5) -> str:
         """A paragraph a pass, a few lines a rule; of each list the first `limit` entries."""
-        lines: list[str] = []
+        passes: dict[str, dict[str, RuleTrace]] = {}
         for (pass_name, name), rule in self.rules.items():
-            if pass_name not in lines:
-                lines.append(pass_name)
-            lines += _rule_lines(name, rule, limit)
+            passes.setdefault(pass_name, {})[name] = rule
+        lines: list[str] = []
+        for pass_name, rules in passes.items():
+            lines.append(pass_name)
+            idle = [name for name, rule in rules.items() if rule.idle]
+            for name, rule in rules.items():
+                if not rule.idle:
+                    lines += _rule_lines(name, rule, limit)
+            if idle:
+                lines.append(f"  nothing to do for {', '.join(idle)}")
         return "".join(f"{line}\n" for line in lines)
 
 
@@ -105,12 +123,10 @@ def _rule_lines(name: str, rule: RuleTrace, limit: int) -> Iterator[str]:
     if not rule.met:
         yield f"  {name}: met no {' or '.join(rule.roots) or 'op'}"
         return
-    yield f"  {name}: applied to {rule.applied} of {rule.met}"
+    yield f"  {name}: applied to {rule.applied} of {len(rule.met)}"
     yield from _listed("declined", rule.declined.values(), limit)
-    if not rule.misses:
-        return
-    what = "nearest miss" if rule.depth > 1 else "no more than the root fits"
-    yield from _listed(f"{what} ({rule.depth} of {rule.size} ops)", rule.misses.values(), limit)
+    if rule.size > 2:
+        yield from _listed(f"nearest miss ({rule.depth} of {rule.size} ops)", rule.misses.values(), limit)
 
 
 def _listed(what: str, refusals: Iterable[Refusal], limit: int) -> Iterator[str]:

@@ -57,7 +57,9 @@ def verify(graph: Graph) -> None:
 def _check_dims(graph: Graph, types: set[object]) -> None:
     used = {name for type_ in types for dim in type_.shape for name in symbols(dim)}  # type: ignore[attr-defined]
     for name in sorted(used - graph.dims.keys()):
-        raise GraphError(f"the symbolic dim {name} has no range", hint=f"add it to Graph.dims: {name} = (min, opt, max)")
+        raise GraphError(
+            f"the symbolic dim {name} has no range", hint=f"add it to Graph.dims: {name} = (min, opt, max)"
+        )
     for name, (low, typical, high) in graph.dims.items():
         if not 0 <= low <= typical <= high:
             raise GraphError(f"the range of {name} is ({low}, {typical}, {high}); it must be min <= opt <= max")

@@ -8,6 +8,7 @@ from compiler.passes.cse import cse
 from compiler.passes.dce import dce
 from compiler.passes.dtype import ChangeDType
 from compiler.passes.fold import fold
+from compiler.passes.fuse_attention import FuseAttention
 from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.merge_linears import merge_linears
 from compiler.passes.options import Option
@@ -19,6 +20,7 @@ from compiler.passes.registry import register as register_pass
 
 __all__ = [
     "ChangeDType",
+    "FuseAttention",
     "Option",
     "Pass",
     "PassInfo",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from compiler.ir.op import Value
 from compiler.ir.graph import Graph
+from compiler.ir.op import Value
 from compiler.ir.patterns import Match, P, Pattern
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.rules import Decline, Outcome, apply_rules, rule

@@ -69,7 +69,7 @@ def _groups(graph: Graph) -> Iterator[_Group]:
     siblings: dict[str, list[Op]] = {}
     for op in graph.find("linear"):
         siblings.setdefault(op.operands[0].name, []).append(op)
-        record.met += 1
+        record.met.add(op.name)
     if not any(len(ops) > 1 for ops in siblings.values()):
         return
     constant = _constants(graph)

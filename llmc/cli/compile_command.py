@@ -48,7 +48,7 @@ def compile_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    r"""Compile a checkpoint into an engine directory.
+    """Compile a checkpoint into an engine directory.
 
     The engine appears when it is complete, or not at all. An engine that is there already is replaced; any other
     folder is left alone. What can be wrong with the request is found before weights are read.
@@ -57,7 +57,7 @@ def compile_command(
     llmc compile examples/models/opt-tiny
     llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
     llmc compile my-checkpoint -o my.engine --passes cleanup --dump-ir dumps
-    """
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
 
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:

@@ -24,7 +24,7 @@ def diff_command(
     plugin: options.Plugins = None,
     debug: options.Debug = False,
 ) -> None:
-    r"""Show how two graphs differ: - only in A, + only in B, = renamed, ~ moved.
+    """Show how two graphs differ: - only in A, + only in B, = renamed, ~ moved.
 
     The exit status is 0 if they are the same, 1 if they differ, 2 if one cannot be read. Where the files of weights
     lie makes no difference.
@@ -32,7 +32,7 @@ def diff_command(
     \b
     llmc diff dumps/00-lifted.ir dumps/01-cleanup.ir
     llmc diff my-checkpoint my.engine
-    """
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from compiler.ir.diff import diff_graphs, format_diff
     from llmc.inspecting import open_subject
     from llmc.pipeline import load_plugins

@@ -45,7 +45,7 @@ def llmc_command(
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    r"""Compile LLM checkpoints into engines, and run them.
+    """Compile LLM checkpoints into engines, and run them.
 
     \b
     llmc compile examples/models/gptneox-tiny -o my.engine
@@ -53,7 +53,7 @@ def llmc_command(
     llmc inspect my.engine
 
     Errors exit with status 2 and say how to mend them; a bug in llmc itself exits with status 1.
-    """
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
 
 
 app.command("compile")(guarded(compile_command))

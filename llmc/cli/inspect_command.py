@@ -18,7 +18,7 @@ def inspect_command(
     plugin: options.Plugins = None,
     debug: options.Debug = False,
 ) -> None:
-    r"""Show what a checkpoint, an engine or a graph is: size, types, operations, caches, limits, pipeline.
+    """Show what a checkpoint, an engine or a graph is: size, types, operations, caches, limits, pipeline.
 
     Weights are not read: a checkpoint of any size answers at once.
 
@@ -26,7 +26,7 @@ def inspect_command(
     llmc inspect examples/models/mpt-tiny
     llmc inspect my.engine --json
     llmc inspect dumps/00-lifted.ir
-    """
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from llmc.inspecting import inspect_path
     from llmc.pipeline import load_plugins
 

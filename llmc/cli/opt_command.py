@@ -25,12 +25,12 @@ def opt_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    r"""Apply passes to a graph in a file. Nothing is added to the passes given; without any, the text is only checked.
+    """Apply passes to a graph in a file. Nothing is added to the passes given; without any, the text is only checked.
 
     \b
     llmc opt dumps/00-lifted.ir --passes merge-linears,cleanup -o better.ir
     llmc opt graph.ir --passes my-pass --plugin my_pass.py --explain
-    """
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
     from llmc.opt import write_optimized
 

@@ -20,7 +20,7 @@ def passes_command(
     plugin: options.Plugins = None,
     debug: options.Debug = False,
 ) -> None:
-    r"""List the passes that exist, with their options and defaults.
+    """List the passes that exist, with their options and defaults.
 
     A pipeline is written NAME[=VALUE][:OPTION[=VALUE]]..., stages separated by commas; =VALUE right after the name sets
     the pass's first option.
@@ -29,7 +29,7 @@ def passes_command(
     llmc passes
     llmc passes dtype
     llmc passes --plugin my_pass.py --json
-    """
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from compiler.passes import describe_passes, find_pass
     from llmc.pipeline import AUTOMATIC, load_plugins
 

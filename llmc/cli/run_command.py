@@ -48,7 +48,7 @@ def run_command(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    r"""Run an engine: extend prompts greedily.
+    """Run an engine: extend prompts greedily.
 
     Prompts run together, as many at once as the engine was compiled for; that changes nothing in their texts.
     With --json, standard output gets one object a line for each prompt, in the order given, with the keys prompt,
@@ -58,7 +58,7 @@ def run_command(
     llmc run my.engine --prompt "Once upon a time" --max-new-tokens 32
     llmc run my.engine --prompt-file prompts.txt --json > texts.jsonl
     echo "Once upon a time" | llmc run my.engine --prompt-file - --stats
-    """
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
 
     prompts = gather_prompts(prompt or (), prompt_file or (), prompt_ids or ())

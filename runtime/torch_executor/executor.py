@@ -162,7 +162,8 @@ def constant_loader(graph: Graph) -> Callable[[Value], Tensor]:
             whole = mapped(ref.file)
             if ref.offset + ref.type.nbytes > whole.numel():
                 raise EngineError(
-                    f"{Path(graph.root) / ref.file} ends inside tensor {ref.name!r}", hint="the file is truncated; compile again"
+                    f"{Path(graph.root) / ref.file} ends inside tensor {ref.name!r}",
+                    hint="the file is truncated; compile again",
                 )
             return view_bytes(whole[ref.offset : ref.offset + ref.type.nbytes], ref.type)
         if not op.operands:

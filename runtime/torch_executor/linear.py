@@ -23,7 +23,7 @@ from torch import Tensor
 
 Linear = Callable[[Tensor], Tensor]
 
-# Rows (sequences a step) up to which the float16 kernel beats oneDNN's bfloat16 one; measured, see benchmarks/decode.py.
+# Rows (sequences a step) up to which the float16 kernel beats oneDNN's bfloat16 one; see benchmarks/decode.py.
 _FEW_ROWS = 4
 _FLOAT16_MAX = 65504.0
 
@@ -85,7 +85,8 @@ def _has_bfloat16() -> bool:
 @cache
 def _works(pack: Callable[[Tensor, Tensor | None], Linear]) -> bool:
     """Whether a kernel exists here and computes a small product of small integers, which all types hold exactly."""
-    dtype = {_pack_float32: torch.float32, _pack_bfloat16: torch.bfloat16}.get(pack, torch.float16)
+    dtypes: dict[object, torch.dtype] = {_pack_float32: torch.float32, _pack_bfloat16: torch.bfloat16}
+    dtype = dtypes.get(pack, torch.float16)
     weight = (torch.arange(8 * 16).reshape(8, 16) % 5 - 2).to(dtype)
     bias = torch.arange(8, dtype=torch.float32)
     x = (torch.arange(3 * 16).reshape(3, 16) % 7 - 3).float()

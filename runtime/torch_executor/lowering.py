@@ -132,7 +132,7 @@ def lower(
         if rule is None:
             raise TargetError(
                 f"the torch executor cannot run {op.kind.name} %{op.name} from {op.origin}",
-                hint="rewrite the op into others with a pass, or register a rule: runtime.torch_executor.lowering.lowers",
+                hint="rewrite it into other ops with a pass, or add a rule: runtime.torch_executor.lowering.lowers",
             )
         expression = rule(state, op)
         state.lines.append(f"{', '.join(state.ref(value) for value in op.results)} = {expression}")
@@ -142,7 +142,7 @@ def lower(
     results = "".join(f"{state.ref(value)}, " for value in graph.outputs.values())
     body = "\n    ".join([*state.lines, f"return ({results})"])
     source = f"def step({', '.join(parameters)}, writes):\n    {body}\n"
-    exec(compile(source, f"<lowered {graph.name}>", "exec"), state.globals)  # noqa: S102 - the source is our own
+    exec(compile(source, f"<lowered {graph.name}>", "exec"), state.globals)
     return Program(state.globals["step"], source, state.globals)
 
 

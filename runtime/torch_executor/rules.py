@@ -45,7 +45,7 @@ def _int(dim: Dim) -> str:
 
 @lowers("iota")
 def _iota(state: Lowering, op: Op) -> str:
-    dtype = to_torch(op.attrs["dtype"])  # type: ignore[arg-type]
+    dtype = to_torch(op.attrs["dtype"])
     return f"torch.arange({op.attrs['size']}, dtype={dtype}, device=device)"
 
 
@@ -56,7 +56,10 @@ def _scale(state: Lowering, op: Op) -> str:
 
 @lowers("clamp")
 def _clamp(state: Lowering, op: Op) -> str:
-    low, high = (f"float({op.attrs[bound]!r})" if _special(op.attrs[bound]) else repr(op.attrs[bound]) for bound in ("min", "max"))
+    low, high = (
+        f"float({op.attrs[bound]!r})" if _special(op.attrs[bound]) else repr(op.attrs[bound])
+        for bound in ("min", "max")
+    )
     return f"{state.ref(op.operands[0])}.clamp({low}, {high})"
 
 
@@ -74,12 +77,12 @@ def _gelu(state: Lowering, op: Op) -> str:
 
 @lowers("reshape")
 def _reshape(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])}.reshape({_shape(op.attrs['shape'])})"  # type: ignore[arg-type]
+    return f"{state.ref(op.operands[0])}.reshape({_shape(op.attrs['shape'])})"
 
 
 @lowers("broadcast")
 def _broadcast(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])}.expand({_shape(op.attrs['shape'])})"  # type: ignore[arg-type]
+    return f"{state.ref(op.operands[0])}.expand({_shape(op.attrs['shape'])})"
 
 
 @lowers("transpose")
@@ -145,9 +148,7 @@ def _norm(state: Lowering, op: Op) -> str:
 @lowers("rotary")
 def _rotary(state: Lowering, op: Op) -> str:
     x, cos, sin = map(state.ref, op.operands)
-    prepare, rotate = (
-        ("pair_angles", "rotate_pairs") if op.attrs["interleaved"] else ("half_angles", "rotate_halves")
-    )
+    prepare, rotate = ("pair_angles", "rotate_pairs") if op.attrs["interleaved"] else ("half_angles", "rotate_halves")
     angles = state.once((prepare, cos, sin), f"kernels.{prepare}({cos}, {sin})")
     return f"kernels.{rotate}({x}, {angles})"
 

@@ -3,7 +3,6 @@
 import torch
 from hypothesis import given
 from safetensors.torch import load_file
-from strategies import graphs
 
 from compiler.backend_torch import emit_torch
 from compiler.ir.builder import Builder
@@ -12,14 +11,13 @@ from compiler.ir.files import read_graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.torch_types import to_torch
 from compiler.ir.verifier import verify
+from tests.strategies import graphs
 
 
 def sample_inputs(graph):
     """Inputs of batch 2 and length 3, from a fixed seed."""
     torch.manual_seed(0)
-    return {
-        v.name: torch.randn(v.type.sizes({"B": 2, "S": 3})).to(to_torch(v.type.dtype)) for v in graph.inputs
-    }
+    return {v.name: torch.randn(v.type.sizes({"B": 2, "S": 3})).to(to_torch(v.type.dtype)) for v in graph.inputs}
 
 
 def test_the_files_are_plain_safetensors_and_readable_text(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from compiler.ir.builder import Builder
 from compiler.ir.constants import needed_constants, stream_constants
 from compiler.ir.dtypes import DType
+from compiler.ir.tensor_data import read_tensor
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 
@@ -39,8 +40,6 @@ def test_weights_come_in_the_order_of_the_file(tmp_path):
 
 
 def test_a_fused_weight_is_read_once_and_its_pieces_are_contiguous(tmp_path, monkeypatch):
-    import compiler.ir.interpreter as interpreter
-
     fused = torch.arange(12.0).reshape(6, 2)
     refs = file_of(tmp_path, fused)
     b = Builder()
@@ -49,8 +48,12 @@ def test_a_fused_weight_is_read_once_and_its_pieces_are_contiguous(tmp_path, mon
     first, second = b.split(turned, axis=0, sizes=(1, 1), names=("first", "second"))
     b.output("y", b.add(b.linear(x, first), b.linear(x, second)))
     reads = []
-    real = interpreter.read_tensor
-    monkeypatch.setattr(interpreter, "read_tensor", lambda ref, root: reads.append(ref.name) or real(ref, root))
+
+    def counted(ref, root):
+        reads.append(ref.name)
+        return read_tensor(ref, root)
+
+    monkeypatch.setattr("compiler.ir.interpreter.read_tensor", counted)
     streamed = {value.name: tensor for value, tensor in stream_constants(b.build(str(tmp_path)))}
     assert reads == ["t0"]
     assert torch.equal(streamed["second"], fused.T[1:])
@@ -58,24 +61,22 @@ def test_a_fused_weight_is_read_once_and_its_pieces_are_contiguous(tmp_path, mon
 
 
 def test_a_weight_is_freed_before_the_next_is_read(tmp_path, monkeypatch):
-    import compiler.ir.interpreter as interpreter
-
     refs = file_of(tmp_path, *[torch.ones(4, 4) * i for i in range(5)])
     b = Builder()
     x = b.input("x", DType.f32, 1, 4)
     for ref in refs:
         x = b.linear(x, b.cast(b.const(data=ref), dtype=DType.f32))
     b.output("y", x)
-    alive, most = weakref.WeakSet(), []
-    real = interpreter.read_tensor
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most: list[int] = []
 
     def counted(ref, root):
-        tensor = real(ref, root)
+        tensor = read_tensor(ref, root)
         alive.add(tensor)
         most.append(len(alive))
         return tensor
 
-    monkeypatch.setattr(interpreter, "read_tensor", counted)
+    monkeypatch.setattr("compiler.ir.interpreter.read_tensor", counted)
     for _ in stream_constants(b.build(str(tmp_path))):
         pass
     assert len(most) == 5

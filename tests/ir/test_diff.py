@@ -118,7 +118,7 @@ def test_ones_of_different_types_and_signed_zeros_differ_but_not_a_number_does_n
     assert not diff_graphs(scaled("0.0"), scaled("-0.0")).empty
     graph = scaled("nan")
     other = replace(graph.ops[0], attrs=type(graph.ops[0].attrs)({"factor": float("nan") * 2}))
-    assert math.isnan(other.attrs["factor"])  # type: ignore[arg-type]
+    assert math.isnan(other.attrs["factor"])
     assert diff_graphs(graph, replace(graph, ops=(other,))).empty
 
 

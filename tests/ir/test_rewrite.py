@@ -88,7 +88,7 @@ def test_visitors_see_rewritten_operands() -> None:
 
 def test_types_stay_unless_the_sweep_retypes() -> None:
     def visit(op: Op, b: RewriteBuilder) -> Replacement:
-        return b.cast(op.operands[0], dtype=DType.f16) if op.name == "a.first" else None  # type: ignore[no-any-return]
+        return b.cast(op.operands[0], dtype=DType.f16) if op.name == "a.first" else None
 
     with pytest.raises(GraphError) as caught:
         sweep(CHAIN, visit, pass_name="narrow")
@@ -158,9 +158,8 @@ def test_the_first_rule_that_applies_wins() -> None:
         "  hesitate: applied to 0 of 2\n"
         "    declined %a.first from model.a: it is Sunday\n"
         "    declined %a.third from model.a: it is Sunday\n"
-        "  passes: applied to 0 of 2\n"
         "  drop_relu: applied to 1 of 2\n"
-        "    no more than the root fits (1 of 2 ops) %a.first from model.a: expected relu, found the input %x\n"
+        "  nothing to do for passes\n"
     )
 
 
@@ -175,14 +174,16 @@ def test_rules_that_decline_leave_the_graph_itself() -> None:
 
 def test_the_trace_shows_nearest_misses_and_what_never_occurred() -> None:
     misses = Rule("capped", P.tanh(P.relu(P.tanh(P.scale("x")))), lambda match, b: match["x"])
-    absent = Rule("absent", P.one_of(P.softmax("x"), P.gelu("x")), lambda match, b: match["x"])
+    absent = Rule("absent", P.softmax(P.one_of(P.add(P.matmul("x", "k"), "b"), "x")), lambda match, b: match["x"])
+    small = Rule("small", P.tanh(P.gelu("x")), lambda match, b: match["x"])
     with Trace().active() as trace:
-        assert apply_rules(CHAIN, [misses, absent], pass_name="fuse") is CHAIN
+        assert apply_rules(CHAIN, [misses, absent, small], pass_name="fuse") is CHAIN
     assert trace.text() == (
         "fuse\n"
         "  capped: applied to 0 of 2\n"
         "    nearest miss (3 of 4 ops) %a.third from model.a: expected scale, found the input %x\n"
-        "  absent: met no gelu or softmax\n"
+        "  absent: met no softmax\n"
+        "  nothing to do for small\n"
     )
 
 
@@ -218,8 +219,8 @@ def test_rules_without_a_root_in_the_graph_cost_little() -> None:
     b = Builder()
     b.dims = {"B": DimRange(1, 2, 4)}
     x = b.input("x", DType.f32, symbol("B"), 4)
-    for _ in range(50_000):
-        x = b.relu(x)
+    for i in range(50_000):
+        x = b.relu(x, name=str(i))
     b.output("y", x)
     graph = b.build()
     rules = [Rule(kind, getattr(P, kind)("x"), lambda m, b: None) for kind in ("tanh", "softmax", "gelu")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from textwrap import dedent
 
 import torch
@@ -16,6 +18,7 @@ from compiler.ir.printer import print_graph
 from compiler.ir.torch_types import to_torch
 from compiler.ir.verifier import verify
 from compiler.passes import Pass
+from compiler.passes.registry import all_or_nothing
 
 
 def graph_of(body: str, dims: str = "") -> Graph:
@@ -70,8 +73,26 @@ def assert_same_meaning(before: Graph, after: Graph, *, rtol: float = 0.0, atol:
     inputs = random_inputs(before)
     expected, found = compute(before, inputs), compute(after, inputs)
     assert found.keys() == expected.keys()
+    exact = rtol == atol == 0.0
     for role, tensor in expected.items():
-        exact = rtol == atol == 0.0
         torch.testing.assert_close(
-            found[role], tensor, rtol=rtol, atol=atol, equal_nan=True, check_dtype=exact, msg=lambda m, r=role: f"{r}: {m}"
+            found[role],
+            tensor,
+            rtol=rtol,
+            atol=atol,
+            equal_nan=True,
+            check_dtype=exact,
+            msg=partial("{}: {}".format, role),
         )
+
+
+class _UndoError(Exception):
+    """Ends a test's registrations."""
+
+
+@contextmanager
+def forgotten_passes() -> Iterator[None]:
+    """Passes that are registered inside are forgotten at the end."""
+    with suppress(_UndoError), all_or_nothing():
+        yield
+        raise _UndoError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from compiler.passes import ChangeDType, canonical, cleanup, parse_pipeline
 from tests.passes.checks import assert_golden, assert_same_meaning, compute, graph_of, random_inputs
 
 TYPES = ("float32", "float16", "bfloat16")
-SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+SHORT: dict[Any, Any] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 MODELS = sorted(path for path in (Path(__file__).parents[2] / "examples/models").iterdir() if path.is_dir())
 
 
@@ -24,7 +25,8 @@ def step_graph(dtype: str) -> Graph:
     """A step in miniature: weights of all sorts, a cache, rotary angles, an ALiBi bias, a mask."""
     biased = "%.f32" if dtype == "f32" else "%.alibi"
     rounded = "" if dtype == "f32" else f"%.alibi: {dtype}[2,S,S] = cast(%.f32, dtype={dtype})"
-    return graph_of(f"""
+    return graph_of(
+        f"""
         fact dtype = "{dtype}"
         input at: i32[B]
         input count: i32[B]
@@ -66,14 +68,15 @@ def step_graph(dtype: str) -> Graph:
           %.context: {dtype}[B,2,S,4] = matmul(%.probs, %.q.rotary)
         output context = %attn.context
         output cache = %attn.cache
-        """.replace("True", "true"))
+        """.replace("True", "true")
+    )
 
 
 ISLANDS = [f"positions.{name}" for name in ("ids", "angles", "cos", "sin", "slopes", "distance.f32", "f32")]
 
 
 @pytest.mark.parametrize(("old", "new"), list(product(TYPES, TYPES)))
-def test_step_graph_from_any_type_to_any(old: str, new: str) -> None:
+def test_step_graph_from_any_type_to_any(old: str, new: Any) -> None:
     graph = step_graph(SHORT[old])
     changed = ChangeDType(new)(graph)
     verify(changed)
@@ -101,7 +104,7 @@ def test_step_graph_from_any_type_to_any(old: str, new: str) -> None:
 
 @pytest.mark.parametrize(("first", "second"), list(product(TYPES, TYPES)))
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
-def test_lifted_models(model: Path, first: str, second: str) -> None:
+def test_lifted_models(model: Path, first: Any, second: Any) -> None:
     graph = lift(open_checkpoint(model))
     once = cleanup(ChangeDType(first)(graph))
     verify(once)
@@ -113,8 +116,7 @@ def test_lifted_models(model: Path, first: str, second: str) -> None:
     for op in twice.find("rotary"):
         assert {str(value.type.dtype) for value in op.operands[1:]} == {"f32"}
     # Weights are stored in float16: whatever lies between, they are read and rounded once.
-    stored = [op for op in twice.find("const")]
-    assert len(stored) == len(list(graph.find("const")))
+    assert len(list(twice.find("const"))) == len(list(graph.find("const")))
     assert not [op for op in twice.find("cast") if twice.producers[op.operands[0].name].kind.name == "cast"]
 
 
@@ -240,7 +242,7 @@ def test_a_graph_without_floats_only_gets_the_fact() -> None:
 
 def test_short_spellings_mean_the_same() -> None:
     for long, short in SHORT.items():
-        assert ChangeDType(short) == ChangeDType(long)  # type: ignore[arg-type]
+        assert ChangeDType(short) == ChangeDType(long)
         assert canonical(parse_pipeline(f"dtype={short}")) == f"dtype={long}"
 
 

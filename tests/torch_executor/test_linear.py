@@ -27,7 +27,7 @@ def test_kernels_agree_with_float64(pack, stored, tolerance, with_bias, rows):
     torch.manual_seed(rows)
     weight, x = torch.randn(40, 96).to(stored), torch.randn(2, rows, 96)
     bias = torch.randn(40).to(stored) if with_bias else None
-    expected = x.double() @ weight.double().T + (bias.double() if with_bias else 0)
+    expected = x.double() @ weight.double().T + (0 if bias is None else bias.double())
     found = pack(weight, None if bias is None else bias.float())(x)
     assert found.dtype is torch.float32
     assert found.shape == expected.shape

@@ -33,7 +33,9 @@ def test_ragged_steps_agree_with_the_interpreter(engine):
     session = executor.open(batch=3, capacity=90)
     sizes = {"B": 3, "C": 90}
     states = {
-        v.name: torch.zeros(v.type.sizes(sizes), dtype=to_torch(v.type.dtype)) for v in graph.inputs if v.name in graph.outputs
+        v.name: torch.zeros(v.type.sizes(sizes), dtype=to_torch(v.type.dtype))
+        for v in graph.inputs
+        if v.name in graph.outputs
     }
     run = Interpreter(graph, exact=True)
     past = i32(0, 0, 0)

@@ -97,7 +97,7 @@ def relu(x: TensorType) -> TensorType:
 
 @op
 def gelu(x: TensorType, *, tanh: bool = False) -> TensorType:
-    """`x * Phi(x)` with Phi the normal distribution function; with `tanh`, its approximation (Hendrycks & Gimpel, 2016)."""
+    """`x * Phi(x)`, Phi the normal distribution function; with `tanh`, its approximation (Hendrycks & Gimpel, 2016)."""
     floating(x)
     return x
 

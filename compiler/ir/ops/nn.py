@@ -64,7 +64,7 @@ def _affine_of(x: TensorType, *parameters: TensorType | None) -> None:
 
 @op
 def rotary(x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: bool = False) -> TensorType:
-    """Rotary position embedding (Su et al., 2021) of `x [B, heads, S, D]` with float32 `cos` and `sin` of `[B, S, R/2]`.
+    """Rotary position embedding (Su et al., 2021) of `x [B, heads, S, D]`, with `cos` and `sin` `f32[B, S, R/2]`.
 
     The first R of the D dims turn, the others pass. Pair `i` is `(x[i], x[i + R/2])`, or with `interleaved`
     `(x[2i], x[2i+1])`; it becomes `(a cos - b sin, b cos + a sin)`.
@@ -72,7 +72,9 @@ def rotary(x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: bool
     floating(x)
     require(x.rank == 4, f"x is {x}; it must be [B, heads, S, D]")
     batch, _, length, width = x.shape
-    require(cos == sin and cos.dtype is DType.f32 and cos.rank == 3, f"cos and sin are {cos} and {sin}, not f32[B,S,R/2]")
+    require(
+        cos == sin and cos.dtype is DType.f32 and cos.rank == 3, f"cos and sin are {cos} and {sin}, not f32[B,S,R/2]"
+    )
     require(cos.shape[:2] == (batch, length), f"cos is {cos}, x is {x}: batch and length must agree")
     half = cos.shape[2]
     require(
@@ -105,7 +107,10 @@ def attention(
     scores = (batch, heads, length, k.shape[2])
     require(mask.dtype is DType.bool, f"the mask is {mask.dtype}, not bool")
     for extra in (mask, bias):
-        require(extra is None or broadcast_shapes(extra.shape, scores) == scores, f"{extra} does not fit {shape_text(scores)}")
+        require(
+            extra is None or broadcast_shapes(extra.shape, scores) == scores,
+            f"{extra} does not fit {shape_text(scores)}",
+        )
     require(bias is None or bias.dtype is q.dtype, f"the bias is {bias}; it must be {q.dtype}")
     return q.with_shape(batch, heads, length, v.shape[3])
 

@@ -52,7 +52,8 @@ def concat(x: TensorType, *more: TensorType, axis: int) -> TensorType:
     total = x.shape[axis]
     for other in more:
         require(
-            other.rank == x.rank and all(a == b or i == axis for i, (a, b) in enumerate(zip(x.shape, other.shape, strict=True))),
+            other.rank == x.rank
+            and all(a == b or i == axis for i, (a, b) in enumerate(zip(x.shape, other.shape, strict=True))),
             f"{x} and {other} differ outside axis {axis}",
         )
         total = total + other.shape[axis]

@@ -1,0 +1,119 @@
+"""`llmc compile`."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.engine_folder import open_engine
+from tests.cli.llmc_command import EXAMPLES, llmc
+
+
+def test_the_engine_says_what_it_was_made_of(engine: Path) -> None:
+    manifest = open_engine(engine).manifest
+    assert manifest.model["family"] == "gpt_neox"
+    assert manifest.dtype == "float32"
+    assert vars(manifest.limits) == {"max_batch": 3, "max_input": 64, "max_seq": 64}
+    assert manifest.pipeline == "dtype=float32,merge-linears,fuse-attention,cleanup"
+    assert manifest.source.folder == "gptneox-tiny"
+    assert manifest.tokens.eos == (0,)
+    assert manifest.tokenizer == "tokenizer.json"
+    assert manifest.inputs["cache.0.k"] == "f32[B,4,C,32]"
+    assert {"python", "torch", "transformers"} <= set(manifest.versions)
+    assert set(os.listdir(engine)) == {*manifest.files, "manifest.json"}
+    assert {"rank0.ir", "rank0.safetensors", "tokenizer.json"} <= set(manifest.files)
+
+
+@pytest.mark.parametrize("model", ["gptj-tiny", "mpt-tiny", "opt-tiny"])
+def test_the_other_families_compile_and_run(tmp_path: Path, model: str) -> None:
+    assert llmc("compile", EXAMPLES / model, "-o", tmp_path / "engine", "--quiet") == (0, "", "")
+    result = llmc("run", tmp_path / "engine", "--prompt", "The function", "--max-new-tokens", 4, "--json")
+    assert len(json.loads(result.out)["token_ids"]) == 4
+
+
+def test_the_summary_shows_the_pipeline_and_how_to_go_on(tmp_path: Path) -> None:
+    place = tmp_path / "engine"
+    result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", place, "--passes", "cleanup", "--dummy-weights")
+    assert result.status == 0
+    assert "pipeline  cleanup,merge-linears,fuse-attention\n" in result.out
+    assert f"llmc run {place}" in result.out
+    assert "dummy weights" in result.out
+    assert "note: target: torch" in result.err
+
+
+def test_json_is_all_that_is_on_standard_output(tmp_path: Path) -> None:
+    result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "engine", "--json", "--explain")
+    content = json.loads(result.out)
+    assert content["path"] == str(tmp_path / "engine")
+    assert content["manifest"] == json.loads((tmp_path / "engine" / "manifest.json").read_text())
+    assert "cleanup" in content["pass_timings"]
+    assert "applied to" in content["explanation"]
+
+
+def test_the_default_place_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert llmc("compile", EXAMPLES / "gptneox-tiny", "-q").status == 0
+    assert os.listdir(tmp_path) == ["gptneox-tiny.engine"]
+
+
+def test_a_config_alone_compiles_with_dummy_weights(checkpoint: Path, tmp_path: Path) -> None:
+    for path in checkpoint.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    result = llmc("compile", checkpoint, "-o", tmp_path / "engine", "--dummy-weights")
+    assert result.status == 0, result.err
+    assert "note: checkpoint has no tokenizer" in result.err
+    arguments = ("run", tmp_path / "engine", "--max-new-tokens", 3, "--json")
+    llmc(*arguments, "--prompt", "text").failed("prompt 1 is text, but the engine has no tokenizer", "--prompt-ids")
+    completion = json.loads(llmc(*arguments, "--prompt-ids", "1,2,3").out)
+    assert completion["prompt_ids"] == [1, 2, 3]
+    assert completion["prompt"] == completion["text"] == ""
+    assert len(completion["token_ids"]) == 3
+
+
+def test_every_stage_is_dumped(tmp_path: Path) -> None:
+    result = llmc(
+        "compile", EXAMPLES / "mpt-tiny", "-o", tmp_path / "engine", "--dump-ir", tmp_path / "dumps", "--passes", "dce"
+    )
+    assert result.status == 0, result.err
+    assert sorted(os.listdir(tmp_path / "dumps")) == [
+        "00-lift.ir",
+        "01-dce.ir",
+        "02-merge-linears.ir",
+        "03-fuse-attention.ir",
+        "04-cleanup.ir",
+    ]
+
+
+def test_settings_that_llmc_does_not_apply_are_noted(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "generation_config.json").write_text('{"eos_token_id": [0, 5], "repetition_penalty": 1.2}')
+    result = llmc("compile", checkpoint, "-o", tmp_path / "engine")
+    assert "note: generation_config.json sets 'repetition_penalty' to 1.2, which llmc run does not apply" in result.err
+    assert open_engine(tmp_path / "engine").manifest.tokens.eos == (0, 5)
+
+
+PLUGIN = '''
+from dataclasses import dataclass
+import llmc
+
+@llmc.register_pass("rename")
+@dataclass(frozen=True)
+class Rename:
+    """Give the graph another name."""
+    to: str = "other"
+    def __call__(self, graph):
+        from dataclasses import replace
+        return replace(graph, name=self.to)
+'''
+
+
+def test_a_pass_of_the_users_own_takes_part(tmp_path: Path) -> None:
+    (tmp_path / "rename.py").write_text(PLUGIN)
+    result = llmc(
+        *("compile", EXAMPLES / "mpt-tiny", "-o", tmp_path / "engine"),
+        *("--plugin", tmp_path / "rename.py", "--passes", "rename=mine"),
+    )
+    assert result.status == 0, result.err
+    assert (tmp_path / "engine" / "rank0.ir").read_text().startswith("graph mine\n")
+    assert open_engine(tmp_path / "engine").manifest.pipeline.startswith("rename=mine,")
