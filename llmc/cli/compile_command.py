@@ -120,7 +120,8 @@ def _summary(compiled: Compiled) -> str:
             ("limits", f"batch {limits.max_batch}, prompt {limits.max_input}, sequence {limits.max_seq} tokens"),
             ("time", f"{sum(compiled.timings.values()):.2f} s ({times})"),
             ("run it", f'llmc run {_shown(compiled.path)} --prompt "..."'),
-        ]
+        ],
+        wrap=False,
     )
 
 

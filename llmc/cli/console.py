@@ -69,9 +69,11 @@ def _bars() -> Bars:
     return Progress(*columns, console=RichConsole(stderr=True), transient=True)
 
 
-def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Two columns, the first as wide as it must be, the second wrapped to the terminal."""
+def table(rows: Sequence[tuple[str, str]], *, wrap: bool = True) -> str:
+    """Two columns, the first as wide as it must be, the second wrapped to the terminal unless it is to be copied."""
     width = max((len(name) for name, _ in rows), default=0)
+    if not wrap:
+        return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
     wrapper = TextWrapper(
         width=shutil.get_terminal_size((110, 24)).columns,
         subsequent_indent=" " * (width + 2),

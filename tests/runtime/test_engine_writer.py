@@ -21,6 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 Usage = namedtuple("Usage", "total used free")
 
 
+def write_half(place: Path, error: BaseException) -> None:
+    """Begin an engine, and fail."""
+    with engine_writer(place, 123_456) as writer:
+        (writer.folder / "rank0.ir").write_text("half")
+        raise error
+
+
 def weights(place: Path) -> bytes:
     return (place / "rank0.safetensors").read_bytes()
 
@@ -84,29 +91,20 @@ def test_a_file_is_no_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GraphError("bad"), ValueError("bug")])
 def test_failure_leaves_the_old_engine_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
     write_engine(tmp_path / "engine", b"old")
-    with pytest.raises(type(error)), engine_writer(tmp_path / "engine", 10) as writer:
-        (writer.folder / "rank0.ir").write_text("half")
-        raise error
+    with pytest.raises(type(error)):
+        write_half(tmp_path / "engine", error)
     assert os.listdir(tmp_path) == ["engine"]
     assert weights(tmp_path / "engine") == b"old"
-
-
-def fail(number: int, wrapped: bool) -> None:
-    error = OSError(number, os.strerror(number))
-    if not wrapped:
-        raise error
-    try:
-        raise error
-    except OSError:
-        raise GraphError("cannot write rank0.ir") from None
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_says_so(tmp_path: Path, number: int, wrapped: bool) -> None:
-    with pytest.raises(EngineError) as raised, engine_writer(tmp_path / "engine", 123_456) as writer:
-        (writer.folder / "rank0.ir").write_text("half")
-        fail(number, wrapped)
+    error: Exception = OSError(number, os.strerror(number))
+    if wrapped:
+        error, error.__context__ = GraphError("cannot write rank0.ir"), error
+    with pytest.raises(EngineError) as raised:
+        write_half(tmp_path / "engine", error)
     assert raised.value.message == (
         f"the disk is full: {tmp_path} has no room for the engine, which needs 123 kB (123,456 bytes)"
     )
@@ -115,17 +113,19 @@ def test_a_full_disk_says_so(tmp_path: Path, number: int, wrapped: bool) -> None
 
 
 def test_other_errors_of_the_disk_are_named(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="cannot write the engine to .*: File too large"):
-        with engine_writer(tmp_path / "engine", 10):
-            fail(errno.EFBIG, wrapped=False)
+    with (
+        pytest.raises(EngineError, match=r"cannot write the engine to .*: File too large"),
+        engine_writer(tmp_path / "engine", 10),
+    ):
+        raise OSError(errno.EFBIG, "File too large")
     assert os.listdir(tmp_path) == []
 
 
 def test_too_little_room_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**12, 10**12 - 5000, 5000))
-    with pytest.raises(EngineError, match=r"the engine needs 2 GB \(2,000,000,000 bytes\), but .* has 5 kB free"):
-        with engine_writer(tmp_path / "engine", 2 * 10**9):
-            pytest.fail("the writer was opened")
+    message = r"the engine needs 2 GB \(2,000,000,000 bytes\), but .* has 5 kB free"
+    with pytest.raises(EngineError, match=message), engine_writer(tmp_path / "engine", 2 * 10**9):
+        pytest.fail("the writer was opened")
     assert os.listdir(tmp_path) == []
 
 
