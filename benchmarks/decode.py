@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as llmc.load does; before torch, so that both sides have it
 
 import torch
 from rich.console import Console

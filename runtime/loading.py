@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,9 @@ def load_engine(
             hint="compile it again without tp and pp",
         )
     tokenizer = folder.manifest.tokenizer
+    # torch reads this once, before its first large allocation: decoding streams all weights through the CPU, and with
+    # small pages every few of their bytes cost an address translation.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Not before: torch takes a second to import, and what is wrong with an engine can be said without it.
     import torch
 

@@ -34,7 +34,7 @@ class Limits:
         """
         seq = context if self.max_seq is None else self.max_seq
         new = seq if self.max_input is None else self.max_input
-        for name, value in (("max_batch", self.max_batch), ("max_input", new), ("max_seq", seq)):
+        for name, value in (("max_batch", self.max_batch), ("max_seq", seq), ("max_input", new)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         if learned is not None and seq > learned:

@@ -3,12 +3,13 @@
 On a CPU a decode step reads every weight once and does little else, so what counts is that a weight is stored in few
 bytes, in the order in which the kernel reads it. torch has three kernels worth using, each behind a packing call:
 
-- oneDNN's blocked float32 product (about twice the speed of the plain one at batch 1 to 8);
+- oneDNN's float32 product, about twice as fast as the plain one for 1 to 8 rows: for one row the weight stays as it is,
+  for more it is packed in blocks;
 - FBGEMM's product of float32 activations with float16 weights, which stay float16 in memory. A bfloat16 weight in
   float16's range is held exactly: it has fewer mantissa bits;
 - oneDNN's bfloat16 product, which overtakes it at larger batches where the CPU has bfloat16 instructions.
 
-They are torch's own but private to its compiler and quantizer, so each is tried once on a small case, and the plain
+All read faster from huge pages (see `runtime.loading`). They are torch's own but private to its compiler and quantizer, so each is tried once on a small case, and the plain
 product serves where one is missing or wrong. Activations are float32 whatever the weights are, and every kernel
 accumulates in float32.
 """
@@ -47,7 +48,7 @@ def pack_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:
         if native:
             return _pack_bfloat16(weight, bias)
     if weight.dtype is torch.float32 and _works(_pack_float32):
-        return _pack_float32(weight, bias)
+        return _pack_float32(weight, bias) if rows > 1 else _dense_float32(weight, bias)
     return _plain(weight, bias)
 
 
@@ -62,6 +63,12 @@ def _pack_float32(weight: Tensor, bias: Tensor | None) -> Linear:
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     product = torch.ops.mkldnn._linear_pointwise.default
     return lambda x: product(x, packed, bias, "none", [], "")
+
+
+def _dense_float32(weight: Tensor, bias: Tensor | None) -> Linear:
+    dense = weight.clone()  # out of the mapped file, whose pages are small
+    product = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: product(x, dense, bias, "none", [], "")
 
 
 def _pack_bfloat16(weight: Tensor, bias: Tensor | None) -> Linear:
@@ -85,8 +92,8 @@ def _has_bfloat16() -> bool:
 @cache
 def _works(pack: Callable[[Tensor, Tensor | None], Linear]) -> bool:
     """Whether a kernel exists here and computes a small product of small integers, which all types hold exactly."""
-    dtypes: dict[object, torch.dtype] = {_pack_float32: torch.float32, _pack_bfloat16: torch.bfloat16}
-    dtype = dtypes.get(pack, torch.float16)
+    stored: dict[object, torch.dtype] = {_pack_float16: torch.float16, _pack_bfloat16: torch.bfloat16}
+    dtype = stored.get(pack, torch.float32)
     weight = (torch.arange(8 * 16).reshape(8, 16) % 5 - 2).to(dtype)
     bias = torch.arange(8, dtype=torch.float32)
     x = (torch.arange(3 * 16).reshape(3, 16) % 7 - 3).float()

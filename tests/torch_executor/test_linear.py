@@ -13,6 +13,7 @@ from runtime.torch_executor import linear
     [
         # One rounding of a float32 sum of 96 terms, and headroom for its order: 96 * 2**-24.
         (linear._pack_float32, torch.float32, 6e-6),
+        (linear._dense_float32, torch.float32, 6e-6),
         (linear._plain, torch.float32, 6e-6),
         (linear._plain, torch.bfloat16, 6e-6),
         (linear._pack_float16, torch.float16, 6e-6),
@@ -29,6 +30,8 @@ def test_kernels_agree_with_float64(pack, stored, tolerance, with_bias, rows):
     bias = torch.randn(40).to(stored) if with_bias else None
     expected = x.double() @ weight.double().T + (0 if bias is None else bias.double())
     found = pack(weight, None if bias is None else bias.float())(x)
+    strided = torch.cat((x, x), -1).split(96, -1)[1]
+    assert torch.equal(pack(weight, None if bias is None else bias.float())(strided), found)
     assert found.dtype is torch.float32
     assert found.shape == expected.shape
     assert (found - expected).norm() / expected.norm() < tolerance
