@@ -89,7 +89,7 @@ def measure(name: str, dtype: str, batch: int, turns: int, *, compiled: bool) ->
         runtime = llmc.load(engine, device="cpu", batch=batch)
         runs = transformers_runs(model, ids, compiled=False)
         runs["llmc"] = lambda count: runtime.generate(ids.tolist(), max_new_tokens=count, ignore_eos=True)
-        best = {who: 0.0 for who in runs}
+        best = dict.fromkeys(runs, 0.0)
         fastest_read = 0.0
         for _ in range(turns):
             fastest_read = max(fastest_read, bandwidth())
