@@ -9,9 +9,9 @@ bytes, in the order in which the kernel reads it. torch has three kernels worth 
   float16's range is held exactly: it has fewer mantissa bits;
 - oneDNN's bfloat16 product, which overtakes it at larger batches where the CPU has bfloat16 instructions.
 
-All read faster from huge pages (see `runtime.loading`). They are torch's own but private to its compiler and quantizer, so each is tried once on a small case, and the plain
-product serves where one is missing or wrong. Activations are float32 whatever the weights are, and every kernel
-accumulates in float32.
+All read faster from huge pages (see `runtime.loading`). They are torch's own but private to its compiler and quantizer,
+so each is tried once on a small case, and the plain product serves where one is missing or wrong. Activations are
+float32 whatever the weights are, and every kernel accumulates in float32.
 """
 
 from __future__ import annotations
