@@ -6,7 +6,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 ARGS ?=
 DEMO_MODEL := examples/models/gptneox-tiny
-DEMO_PROMPT := The function returns a list of
+DEMO_PROMPT := To install the package,
 
 export PYTHON
 

@@ -10,7 +10,7 @@ from compiler.passes.dtype import ChangeDType
 from compiler.passes.fold import fold
 from compiler.passes.fuse_attention import FuseAttention
 from compiler.passes.grammar import canonical, parse_pipeline, spell
-from compiler.passes.merge_linears import merge_linears
+from compiler.passes.merge_linears import MergeLinears, merge_linears
 from compiler.passes.options import Option
 from compiler.passes.pipeline import PassRun, PipelineResult, apply_pass, run_pipeline
 from compiler.passes.plugins import load_plugin
@@ -21,6 +21,7 @@ from compiler.passes.registry import register as register_pass
 __all__ = [
     "ChangeDType",
     "FuseAttention",
+    "MergeLinears",
     "Option",
     "Pass",
     "PassInfo",

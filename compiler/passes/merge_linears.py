@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -13,12 +14,23 @@ from compiler.passes.registry import register
 
 
 @register("merge-linears")
-def merge_linears(graph: Graph) -> Graph:
+@dataclass(frozen=True)
+class MergeLinears:
     """Compute linears that share their input as one linear over joined weights, and split the result.
 
     One large product is faster than several small ones: this makes q, k and v one. The weights must be constants that
     nothing else uses, and either all of the linears have a bias or none has.
     """
+
+    mode: Annotated[Literal["on", "off"], "off leaves them apart"] = "on"
+
+    def __call__(self, graph: Graph) -> Graph:
+        """The graph with every group of siblings merged."""
+        return merge_linears(graph) if self.mode == "on" else graph
+
+
+def merge_linears(graph: Graph) -> Graph:
+    """The pass `merge-linears`, as a function."""
     groups = list(_groups(graph))
     if not groups:
         return graph

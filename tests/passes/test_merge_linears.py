@@ -10,7 +10,7 @@ from compiler.frontends import lift, open_checkpoint
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify
-from compiler.passes import cleanup, merge_linears
+from compiler.passes import MergeLinears, cleanup, merge_linears
 from tests.passes.checks import assert_golden, assert_same_meaning, graph_of
 
 MODELS = Path(__file__).parents[2] / "examples/models"
@@ -202,3 +202,9 @@ def test_one_product_makes_q_k_and_v_of_lifted_models(model: str) -> None:
     assert {op.name for op in merged.find("split") if op.name in {f"layers.{i}.attn.q" for i in range(layers)}} == {
         f"layers.{i}.attn.q" for i in range(layers)
     }
+
+
+def test_off_leaves_the_graph_alone() -> None:
+    graph = graph_of(ATTENTION)
+    assert MergeLinears("off")(graph) is graph
+    assert MergeLinears()(graph) == merge_linears(graph)
