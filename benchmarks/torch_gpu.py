@@ -76,7 +76,7 @@ def main() -> None:
         (folder / "config.json").write_text(json.dumps(GPTJ_6B))
         compiled = llmc.compile(folder, folder / "6b", dummy_weights=True, max_batch=64)
         engine = llmc.load(compiled.path, device="cuda", verify=False)
-        parameters = compiled.manifest.facts["parameters"]
+        parameters = compiled.manifest.model["parameters"]
         assert isinstance(parameters, int)
         bound = 2 * (parameters - GPTJ_6B["vocab_size"] * GPTJ_6B["n_embd"]) / read_bandwidth()  # type: ignore[operator]
         print(f"GPT-J-6B shape, float16: the weights bound a step to {bound * 1e3:.2f} ms")
