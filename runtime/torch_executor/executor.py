@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -15,10 +16,9 @@ from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.tensor_data import view_bytes
-from compiler.ir.torch_types import to_torch
 from runtime.torch_executor.kernels import plan_writes
-from runtime.torch_executor.linear import pack_linear
-from runtime.torch_executor.lowering import Program, lower
+from runtime.torch_executor.linear import Linear, pack_linear
+from runtime.torch_executor.lowering import Program, held_dtype, lower
 
 # Caches are shown to the graph up to the longest sequence, rounded up to this, so that views are rarely made anew.
 _CAPACITY_STEP = 64
@@ -51,8 +51,15 @@ class TorchExecutor:
         self.device = _device(device)
         on_cpu = self.device.type == "cpu"
         rows = rows or graph.dims["B"].max
-        pack = (lambda weight, bias: pack_linear(weight, bias, rows)) if on_cpu else self._plain_linear
-        self.program: Program = lower(graph, self.device, constant_loader(graph), pack, widened=on_cpu)
+        # A kernel packs with one thread, so weights are packed side by side.
+        with ThreadPoolExecutor(torch.get_num_threads()) as workers:
+
+            def pack(weight: Tensor, bias: Tensor | None) -> Future[Linear]:
+                return workers.submit(pack_linear, weight, bias, rows)
+
+            self.program: Program = lower(
+                graph, self.device, constant_loader(graph), pack if on_cpu else self._plain_linear, widened=on_cpu
+            )
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto", rows: int | None = None) -> TorchExecutor:
@@ -71,7 +78,7 @@ class TorchExecutor:
                 raise RequestError(f"{size} {what} were asked for; the engine is built for 1 to {limit}")
         return TorchSession(self, batch, capacity)
 
-    def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         on_device = weight.to(self.device)
         bias_there = None if bias is None else bias.to(self.device)
         return lambda x: torch.nn.functional.linear(x, on_device, bias_there)
@@ -88,7 +95,7 @@ class TorchSession:
         widened = executor.device.type == "cpu"
         try:
             self._caches = [
-                torch.zeros(value.type.sizes(sizes), dtype=_held(value, widened), device=executor.device)
+                torch.zeros(value.type.sizes(sizes), dtype=held_dtype(value, widened=widened), device=executor.device)
                 for value in executor.graph.inputs
                 if value.name in executor.graph.outputs
             ]
@@ -118,11 +125,6 @@ class TorchSession:
         if shown != self._shown:
             self._views = [cache.narrow(2, 0, shown) for cache in self._caches]
             self._shown = shown
-
-
-def _held(value: Value, widened: bool) -> torch.dtype:
-    dtype = to_torch(value.type.dtype)
-    return torch.float32 if widened and dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _device(name: str) -> torch.device:

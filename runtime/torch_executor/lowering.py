@@ -13,6 +13,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,9 @@ from compiler.ir.liveness import last_uses
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
 from runtime.torch_executor import kernels
+from runtime.torch_executor.linear import Linear
+
+Pack = Callable[[Tensor, Tensor | None], Linear | Future[Linear]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class Program:
     constants: Mapping[str, Any]
 
 
+def held_dtype(value: Value, *, widened: bool) -> torch.dtype:
+    """The torch type that holds a value; with `widened`, half-precision values are held as float32."""
+    dtype = to_torch(value.type.dtype)
+    return torch.float32 if widened and dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 @dataclass
 class Lowering:
     """What the rules append to while a graph is lowered."""
@@ -45,8 +55,8 @@ class Lowering:
     device: torch.device
     load: Callable[[Value], Tensor]
     """Reads a constant as stored."""
-    pack: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]
-    """Makes the function that multiplies by a weight."""
+    pack: Pack
+    """Makes the function that multiplies by a weight, or promises it."""
     widened: bool
     """Whether half-precision values are held as float32."""
     lines: list[str] = field(default_factory=list)
@@ -58,8 +68,7 @@ class Lowering:
 
     def dtype(self, value: Value) -> torch.dtype:
         """The torch type that holds a value at run time."""
-        dtype = to_torch(value.type.dtype)
-        return torch.float32 if self.widened and dtype in (torch.float16, torch.bfloat16) else dtype
+        return held_dtype(value, widened=self.widened)
 
     def ref(self, value: Value) -> str:
         """The variable that holds a value; a constant is loaded when it is first asked for."""
@@ -111,7 +120,7 @@ def lower(
     graph: Graph,
     device: torch.device,
     load: Callable[[Value], Tensor],
-    pack: Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]],
+    pack: Pack,
     *,
     widened: bool,
 ) -> Program:
@@ -142,6 +151,9 @@ def lower(
     results = "".join(f"{state.ref(value)}, " for value in graph.outputs.values())
     body = "\n    ".join([*state.lines, f"return ({results})"])
     source = f"def step({', '.join(parameters)}, writes):\n    {body}\n"
+    for name, thing in state.globals.items():
+        if isinstance(thing, Future):
+            state.globals[name] = thing.result()
     exec(compile(source, f"<lowered {graph.name}>", "exec"), state.globals)
     return Program(state.globals["step"], source, state.globals)
 

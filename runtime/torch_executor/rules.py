@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+import math
 
 from compiler.errors import TargetError
-from compiler.ir.dims import Dim, Shape
+from compiler.ir.dims import Shape
 from compiler.ir.op import Op
 from compiler.ir.torch_types import to_torch
 from runtime.torch_executor.lowering import Lowering, lowers
 
-_HALVES = (torch.float16, torch.bfloat16)
 _CALLS = {
     "add": "{} + {}",
     "sub": "{} - {}",
@@ -39,8 +38,8 @@ def _shape(shape: Shape) -> str:
     return "(" + "".join(f"{dim}, " for dim in shape) + ")"
 
 
-def _int(dim: Dim) -> str:
-    return f"({dim})"
+def _number(value: float) -> str:
+    return repr(value) if math.isfinite(value) else f"float('{value}')"
 
 
 @lowers("iota")
@@ -51,16 +50,12 @@ def _iota(state: Lowering, op: Op) -> str:
 
 @lowers("scale")
 def _scale(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])} * {op.attrs['factor']!r}"
+    return f"{state.ref(op.operands[0])} * {_number(op.attrs['factor'])}"
 
 
 @lowers("clamp")
 def _clamp(state: Lowering, op: Op) -> str:
-    low, high = (
-        f"float({op.attrs[bound]!r})" if _special(op.attrs[bound]) else repr(op.attrs[bound])
-        for bound in ("min", "max")
-    )
-    return f"{state.ref(op.operands[0])}.clamp({low}, {high})"
+    return f"{state.ref(op.operands[0])}.clamp({_number(op.attrs['min'])}, {_number(op.attrs['max'])})"
 
 
 @lowers("cast")
@@ -178,7 +173,3 @@ def _attention(state: Lowering, op: Op) -> str:
     dtype = state.dtype(op.result)
     additive = state.once(("additive", mask, extra), f"kernels.additive_mask({mask}, {extra}, {dtype})")
     return f"kernels.attention({q}, {k}, {v}, {additive}, {op.attrs['scale']!r})"
-
-
-def _special(value: object) -> bool:
-    return isinstance(value, float) and value in (float("inf"), float("-inf"))

@@ -79,6 +79,16 @@ def test_names_that_python_would_confuse_stay_apart():
     assert lowered(b.build()).run(*digits, None)[0].item() == 123456
 
 
+def test_bounds_that_are_no_numbers():
+    b = Builder()
+    x = b.input("x", DType.f32, 3)
+    b.output("y", b.clamp(x, min=-1.0, max=float("inf")))
+    b.output("z", b.scale(x, factor=float("-inf")))
+    y, z = lowered(b.build()).run(torch.tensor([-2.0, 1.0, 9.0]), None)
+    assert y.tolist() == [-1, 1, 9]
+    assert z.tolist() == [float("inf"), float("-inf"), float("-inf")]
+
+
 def test_an_op_without_rule_is_named():
     @op
     def lowering_test_only(x: TensorType) -> TensorType:
