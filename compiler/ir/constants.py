@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from compiler.ir.analysis import constant_values, last_uses
 from compiler.ir.graph import Graph
-from compiler.ir.interpreter import Interpreter, constant_values
-from compiler.ir.liveness import last_uses
+from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op, Value
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from compiler.errors import GraphError, LlmcError
+from compiler.ir.analysis import constant_values, last_uses
 from compiler.ir.dims import Affine
 from compiler.ir.evaluators import evaluator
 from compiler.ir.graph import Graph
-from compiler.ir.liveness import last_uses
 from compiler.ir.op import Op, Value
 from compiler.ir.tensor_data import read_tensor
 from compiler.ir.torch_types import from_torch, to_torch
@@ -142,12 +142,3 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, Tensor], *, any_float: bool =
         if shape != value.type.sizes(sizes):
             raise GraphError(f"the input %{value.name} is {value.type}; {list(shape)} was given where {sizes}")
     return sizes
-
-
-def constant_values(graph: Graph) -> set[str]:
-    """Names of the values that depend on no input and have no symbolic dims: weights and what is computed from them."""
-    constant: set[str] = set()
-    for op in graph.ops:
-        if all(value.name in constant for value in op.operands) and all(v.type.is_fixed for v in op.results):
-            constant.update(value.name for value in op.results)
-    return constant

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from compiler.errors import GraphError
 from compiler.ir.dims import Dim
@@ -196,13 +196,6 @@ def op_kind(name: str) -> OpKind:
 def op_kinds() -> Iterator[OpKind]:
     """All kinds, by name."""
     return iter(sorted(_REGISTRY.values(), key=lambda kind: kind.name))
-
-
-def attribute_holds(declared: Any, wanted: type) -> bool:
-    """Whether an attribute's declared type is `wanted`, or a tuple of it."""
-    if get_origin(declared) is tuple:
-        declared = get_args(declared)[0]
-    return declared is wanted or wanted in get_args(declared)
 
 
 @dataclass(frozen=True, slots=True)

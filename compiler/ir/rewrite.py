@@ -12,6 +12,7 @@ from dataclasses import replace
 from operator import is_
 
 from compiler.errors import GraphError
+from compiler.ir.analysis import is_constant
 from compiler.ir.builder import Builder
 from compiler.ir.collection import no_collection
 from compiler.ir.frozen import EMPTY
@@ -52,7 +53,7 @@ class RewriteBuilder(Builder):
         for op in self.ops[self._indexed :]:
             for value in op.results:
                 self._producers[value.name] = op
-            if all(v.name in self._constants for v in op.operands) and all(v.type.is_fixed for v in op.results):
+            if is_constant(op, self._constants):
                 self._constants.update(value.name for value in op.results)
         self._indexed = len(self.ops)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
@@ -84,7 +85,7 @@ def _groups(graph: Graph) -> Iterator[_Group]:
         record.met.add(op.name)
     if not any(len(ops) > 1 for ops in siblings.values()):
         return
-    constant = _constants(graph)
+    constant = constant_values(graph)
     for ops in siblings.values():
         if len(ops) < 2:
             continue
@@ -116,14 +117,6 @@ def _obstacle(op: Op, graph: Graph, constant: set[str]) -> str:
 def _odd_bias(op: Op) -> str:
     has, have = ("a", "no") if len(op.operands) > 2 else ("no", "a")
     return f"it has {has} bias, where the other linears of %{op.operands[0].name} have {have} bias"
-
-
-def _constants(graph: Graph) -> set[str]:
-    constant: set[str] = set()
-    for op in graph.ops:
-        if all(value.name in constant for value in op.operands) and all(value.type.is_fixed for value in op.results):
-            constant.update(value.name for value in op.results)
-    return constant
 
 
 def _common_scope(names: list[str]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from compiler.errors import TargetError
+from compiler.ir.analysis import constant_values, last_uses
 from compiler.ir.graph import Graph
-from compiler.ir.interpreter import constant_values
-from compiler.ir.liveness import last_uses
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
 from runtime.torch_executor import kernels
@@ -34,11 +33,10 @@ Pack = Callable[[Tensor, Tensor | None], Linear | Future[Linear]]
 
 @dataclass(frozen=True)
 class Program:
-    """A lowered graph: the function, its source, and the constants that it reads."""
+    """A lowered graph: the function, and its source."""
 
     run: Callable[..., tuple[Tensor, ...]]
     source: str
-    constants: Mapping[str, Any]
 
 
 def held_dtype(value: Value, *, widened: bool) -> torch.dtype:
@@ -155,7 +153,7 @@ def lower(
         if isinstance(thing, Future):
             state.globals[name] = thing.result()
     exec(compile(source, f"<lowered {graph.name}>", "exec"), state.globals)
-    return Program(state.globals["step"], source, state.globals)
+    return Program(state.globals["step"], source)
 
 
 def _size_lines(graph: Graph, state: Lowering) -> Iterable[str]:

@@ -48,4 +48,4 @@ def test_the_stored_graph_means_the_same(tmp_path_factory, graph):
     inputs = sample_inputs(graph)
     expected, found = Interpreter(graph)(inputs), Interpreter(stored)(inputs)
     for role, tensor in expected.items():
-        assert torch.equal(tensor, found[role]) or torch.equal(tensor.isnan(), found[role].isnan())
+        torch.testing.assert_close(found[role], tensor, rtol=0, atol=0, equal_nan=True)

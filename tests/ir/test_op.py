@@ -13,14 +13,12 @@ from compiler.ir.op import (
     OpKind,
     Origin,
     Value,
-    attribute_holds,
     make_op,
     op,
     op_kind,
     op_kinds,
     with_operands,
 )
-from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 
 X = Value("h.0.x", TensorType(DType.f16, (symbol("B"), 4)))
@@ -146,14 +144,6 @@ def test_origins_name_each_pass_once_in_a_row():
     assert origin.passes == ("dtype", "tp", "dtype")
     assert str(origin) == "gpt_neox.layers.0 (changed by dtype, tp, dtype)"
     assert str(NO_ORIGIN) == "the graph"
-
-
-def test_what_an_attribute_holds():
-    assert attribute_holds(TensorRef, TensorRef)
-    assert attribute_holds(tuple[TensorRef, ...], TensorRef)
-    assert attribute_holds(int | str, str)
-    assert not attribute_holds(tuple[int, ...], str)
-    assert not attribute_holds(int, bool)
 
 
 def test_frozen_mappings_cannot_change():

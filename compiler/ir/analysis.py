@@ -1,0 +1,34 @@
+"""What is computed about values: when they are last used, and which are constant."""
+
+from collections.abc import Set
+
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op
+
+
+def last_uses(graph: Graph, keep: Set[str] = frozenset()) -> list[tuple[str, ...]]:
+    """For each op, the values that nothing needs after it (its own unused results included).
+
+    Outputs and the values in `keep` are never among them.
+    """
+    needed = {value.name for value in graph.outputs.values()} | keep
+    dead_after: list[tuple[str, ...]] = []
+    for op in reversed(graph.ops):
+        names = {value.name for value in (*op.operands, *op.results)} - needed
+        dead_after.append(tuple(sorted(names)))
+        needed |= names
+    return dead_after[::-1]
+
+
+def constant_values(graph: Graph) -> set[str]:
+    """Names of the values that depend on no input and have no symbolic dims: weights and what is computed from them."""
+    constant: set[str] = set()
+    for op in graph.ops:
+        if is_constant(op, constant):
+            constant.update(value.name for value in op.results)
+    return constant
+
+
+def is_constant(op: Op, constant: Set[str]) -> bool:
+    """Whether the results of `op` are constant, given the names of the constants before it."""
+    return all(v.name in constant for v in op.operands) and all(v.type.is_fixed for v in op.results)
