@@ -19,10 +19,12 @@ help: ## list the targets
 setup: ## create or update .venv with the pinned packages (PYTHON=… picks the interpreter)
 	@tools/setup.sh
 
-demo: setup ## compile a bundled checkpoint and print what it writes
+demo: setup ## build a real TensorRT engine of a bundled checkpoint, check it, and print what it writes
 	@echo "==> compiling $(DEMO_MODEL) into build/demo"
 	@rm -rf build/demo && mkdir -p build
-	@$(BIN)/llmc compile $(DEMO_MODEL) -o build/demo
+	@$(BIN)/llmc compile $(DEMO_MODEL) -o build/demo --target tensorrt-rtx,torch
+	@echo "==> checking the engine without a GPU: its network, emulated, beside the checkpoint"
+	@$(BIN)/llmc verify build/demo --executor emulator --against $(DEMO_MODEL)
 	@echo "==> running build/demo with the prompt: $(DEMO_PROMPT)"
 	@$(BIN)/llmc run build/demo --prompt "$(DEMO_PROMPT)" --max-new-tokens 48
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from llmc.compiling import Compiled, compile
     from llmc.models import lift
     from llmc.opt import optimize
+    from llmc.verification import Verification
+    from llmc.verifying import verify
     from runtime.engine import Completion, Engine
     from runtime.loading import load_engine as load
     from runtime.manifest import Manifest
@@ -37,6 +39,7 @@ _HOMES = {
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
     "Manifest": "runtime.manifest",
+    "Verification": "llmc.verification",
     "compile": "llmc.compiling",
     "diff": "compiler.ir.diff:diff_graphs",
     "format_diff": "compiler.ir.diff",
@@ -47,6 +50,7 @@ _HOMES = {
     "read_graph": "compiler.ir.files",
     "register_pass": "compiler.passes",
     "to_text": "compiler.ir.printer:print_graph",
+    "verify": "llmc.verifying",
     "write_graph": "compiler.ir.files",
 }
 
@@ -58,6 +62,7 @@ __all__ = [
     "GraphDiff",
     "LlmcError",
     "Manifest",
+    "Verification",
     "__version__",
     "compile",
     "diff",
@@ -69,6 +74,7 @@ __all__ = [
     "read_graph",
     "register_pass",
     "to_text",
+    "verify",
     "write_graph",
 ]
 

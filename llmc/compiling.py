@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llmc
-from compiler.backend_torch import emit_torch
+from compiler.backend_trt import BuildOptions
 from compiler.errors import PassError
 from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_model
 from compiler.frontends import lift as lift_checkpoint
 from compiler.ir.constants import needed_constants
 from compiler.ir.graph import Graph
+from compiler.trt.library import load_library
 from llmc.checkpoint_digest import source_digest
 from llmc.dtypes import dtype_name
+from llmc.emitting import emit
 from llmc.engine_facts import describe_engine
 from llmc.pipeline import compose, load_plugins, rewrite
 from llmc.progress import Progress, Report, counter
@@ -25,7 +27,7 @@ from llmc.special_tokens import generation_notes, special_tokens
 from llmc.targets import resolve_targets
 from llmc.tokenizer import write_tokenizer
 from runtime.engine_writer import EngineWriter, check_place, engine_writer
-from runtime.manifest import Manifest, RankFiles, Source
+from runtime.manifest import Manifest, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +86,7 @@ def compile(
     max_input: int | None = None,
     max_seq: int | None = None,
     dummy_weights: bool = False,
+    build: BuildOptions | None = None,
     dump_ir: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     explain: bool = False,
@@ -98,12 +101,13 @@ def compile(
         model: a folder in the Hugging Face layout, or an id of the hub.
         output: the engine directory; `NAME.engine` in the current folder, after the model's name, if None.
         passes: rewrites, such as `cleanup,fuse-attention`, in the order given; `llmc passes` lists them.
-        target: `auto`, `torch`, or a list of targets separated by commas.
+        target: `auto`, `torch`, `tensorrt-rtx`, `tensorrt`, or a list of targets separated by commas.
         dtype: the element type to compute in: `float32`, `float16` or `bfloat16`; the checkpoint's own if None.
         max_batch: how many sequences the engine runs at once.
         max_input: how many tokens a prompt may have; `max_seq` if None.
         max_seq: how many tokens a sequence may have, prompt and new ones; the model's context length if None.
         dummy_weights: whether to make weights up, so that `config.json` suffices.
+        build: how TensorRT engines are built.
         dump_ir: a folder for the graph's text after lifting and after each pass.
         plugins: Python files that register passes.
         explain: whether to gather what the passes did, and why rules declined.
@@ -114,8 +118,11 @@ def compile(
     """
     job = _Job(progress or (lambda stage, done, total: None))
     load_plugins(plugins)
-    stages = compose(passes, dtype_name(dtype))
     targets, note = resolve_targets(target)
+    for name in targets:
+        if name != "torch":
+            load_library(name)
+    stages = compose(passes, dtype_name(dtype), targets)
     place = check_place(Path(output) if output is not None else default_output(model))
     dump = _dump_folder(dump_ir, place)
     job.notes += [note] if note else []
@@ -130,8 +137,8 @@ def compile(
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__), tokens=tokens
     )
-    with engine_writer(place, _needed(rewritten.graph)) as writer:
-        manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets)
+    with engine_writer(place, _needed(rewritten.graph, targets)) as writer:
+        manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets, build or BuildOptions())
     return Compiled(place, manifest, job.timings, rewritten.timings, tuple(job.notes), rewritten.explanation)
 
 
@@ -153,9 +160,11 @@ def _dump_folder(dump_ir: str | Path | None, place: Path) -> Path | None:
     return folder
 
 
-def _needed(graph: Graph) -> int:
+def _needed(graph: Graph, targets: Sequence[str]) -> int:
+    """About how many bytes the engine takes while it is written: TensorRT's holds the weights once more."""
+    copies = 1 + sum(target != "torch" for target in targets)
     weights = sum(value.type.nbytes for value in needed_constants(graph))
-    return weights + _BYTES_AN_OP * len(graph.ops) + _BYTES_OF_THE_REST
+    return copies * weights + _BYTES_AN_OP * len(graph.ops) + _BYTES_OF_THE_REST
 
 
 def _write(
@@ -165,19 +174,18 @@ def _write(
     graph: Graph,
     checkpoint: Checkpoint,
     targets: Sequence[str],
+    build: BuildOptions,
 ) -> Manifest:
     """Write every file of the engine, the manifest last, and put it at its place."""
     with job.stage("tokenizer"):
         tokenizer = write_tokenizer(checkpoint.folder, writer.folder, job.notes.append)
-    with job.stage("weights") as report:
-        emitted = emit_torch(graph, writer.folder, progress=report)
-    rank: RankFiles = {"graph": emitted.graph_file, "weights": emitted.weights_file}
+    files = emit(graph, targets, writer.folder, options=build, stage=job.stage)
     with job.stage("source digest") as report:
         digest = source_digest(checkpoint, report)
     complete = replace(
         manifest,
         source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
-        targets=dict.fromkeys(targets, (rank,)),
+        targets=files,
         tokenizer=tokenizer,
     )
     with job.stage("engine digest") as report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from llmc.models import lift
+from llmc.network_facts import network_facts
 from runtime.engine_folder import open_engine
 from runtime.manifest import MANIFEST, Manifest
 
@@ -49,22 +51,34 @@ def open_subject(path: str | Path, *, dummy_weights: bool = False) -> Subject:
         return Subject("graph", given, replace(graph, root=str(Path(graph.root).resolve())))
     if (given / MANIFEST).is_file():
         folder = open_engine(given, verify=False)
-        return Subject("engine", given, read_graph(given / _graph_file(folder.manifest, given)), folder.manifest)
+        return Subject("engine", given, read_graph(given / graph_file(folder.manifest, given)), folder.manifest)
     return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights))
 
 
-def _graph_file(manifest: Manifest, path: Path) -> str:
-    for ranks in manifest.targets.values():
-        if "graph" in ranks[0]:
-            return ranks[0]["graph"]
-    raise EngineError(f"{path} holds no graph", hint="compile the engine with --target torch, too")
-
-
-def inspect_path(path: str | Path, *, dummy_weights: bool = False) -> dict[str, Any]:
-    """The facts about what `path` names, as a JSON object; the keys are in docs/cli.md.
+def graph_file(manifest: Manifest, path: Path, family: str = "") -> str:
+    """The file of the graph of an engine's first rank; of a target whose name starts with `family`, if one does.
 
     Raises:
-        LlmcError: if it is neither a checkpoint, an engine nor a graph, or damaged.
+        EngineError: if the engine holds no graph.
+    """
+    targets = sorted(manifest.targets.items(), key=lambda item: not item[0].startswith(family))
+    for _, ranks in targets:
+        if "graph" in ranks[0]:
+            return ranks[0]["graph"]
+    raise EngineError(f"{path} holds no graph", hint="compile the engine again with this llmc")
+
+
+def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool = False) -> dict[str, Any]:
+    """The facts about what `path` names, as a JSON object; the keys are in docs/cli.md.
+
+    Args:
+        path: a checkpoint, an engine, or an `.ir` file.
+        dummy_weights: whether the weights of a checkpoint may be missing.
+        layers: whether to list the layers of an engine's TensorRT network, too.
+
+    Raises:
+        LlmcError: if it is neither a checkpoint, an engine nor a graph, or damaged, or has no network whose layers
+            could be listed.
     """
     subject = open_subject(path, dummy_weights=dummy_weights)
     graph, manifest = subject.graph, subject.manifest
@@ -80,6 +94,13 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False) -> dict[str, 
     if manifest:
         content = manifest.to_json()
         facts |= {key: content[key] for key in _MANIFEST_KEYS}
+        network = network_facts(subject.path, manifest, layers=layers)
+        facts |= {"network": network} if network else {}
+    if layers and "network" not in facts:
+        raise EngineError(
+            f"{path} has no TensorRT network, so it has no layers to list",
+            hint="give an engine that was compiled with --target tensorrt-rtx; llmc inspect FILE.ir shows a graph",
+        )
     return facts
 
 
@@ -107,12 +128,10 @@ def _weights(graph: Graph) -> dict[str, Any]:
 
 def _cache(graph: Graph) -> dict[str, int]:
     """Bytes of the caches: for one token of one sequence, and for the largest batch of the longest sequences."""
-    sizes = {name: dim.max for name, dim in graph.dims.items()}
-    total = 0
+    limits = {name: dim.max for name, dim in graph.dims.items()}
+    total = per_token = 0
     for value, _ in graph.states().values():
-        elements = 1
-        for size in value.type.sizes(sizes):
-            elements *= size
-        total += elements * value.type.dtype.bits // 8
-    tokens = sizes.get("B", 1) * sizes.get("C", 1)
-    return {"states": len(graph.states()), "bytes_per_token": total // tokens, "bytes_at_limits": total}
+        sizes = value.type.sizes(limits)
+        total += prod(sizes) * value.type.dtype.bits // 8
+        per_token += prod(sizes[1:2] + sizes[3:]) * value.type.dtype.bits // 8  # [batch, heads, tokens, size]
+    return {"states": len(graph.states()), "bytes_per_token": per_token, "bytes_at_limits": total}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, and how much of it is done and in total; a total of 0 for a stage that is not measured."""
 
 Report = Callable[[int, int], None]
 """The same for one stage."""
+
+Stage = Callable[[str], AbstractContextManager[Report]]
+"""Opens a stage of that name, and gives what reports its progress."""
 
 
 def counter(report: Report, total: int) -> Callable[[int], None]:

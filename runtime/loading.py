@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.errors import EngineError, TargetError
-from runtime.engine_folder import EngineFolder, open_engine
+from runtime.engine_folder import open_engine
+from runtime.executor_choice import choose, load_executor
 from runtime.hashing import Advance
 from runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
-    from runtime.executor import Executor
 
-EXECUTORS = ("auto", "torch", "interpreter")
+EXECUTORS = ("auto", "torch", "tensorrt", "emulator", "interpreter")
 
 
 def load_engine(
@@ -27,17 +29,20 @@ def load_engine(
     batch: int | None = None,
     verify: bool = True,
     advance: Advance | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Engine:
     """The engine in the folder `path`, ready to generate.
 
     Args:
         path: the engine directory.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is a device, else the CPU.
-        executor: `torch`, `interpreter` (slow; the reference), or `auto`: the fastest that the engine has files for.
+        executor: `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
+            reference), or `auto`: the fastest that the engine has files for and that this machine can run.
         threads: how many threads torch computes with on the CPU; None leaves it to torch.
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
         verify: whether to compare the digest of every file.
         advance: called with the bytes verified since the last call.
+        note: called with a sentence if `auto` had to take the emulator; a warning if None.
 
     Raises:
         EngineError: if the engine is damaged, foreign, or of another version, naming the file or key.
@@ -66,21 +71,12 @@ def load_engine(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    choice = choose(folder, executor, device)
+    if choice.note:
+        (note or warnings.warn)(choice.note)
     return Engine(
         folder.path,
         folder.manifest,
-        _executor(folder, executor, device, batch),
+        load_executor(folder, choice, device, batch),
         Tokenizer(folder.path / tokenizer) if tokenizer else None,
     )
-
-
-def _executor(folder: EngineFolder, name: str, device: str, batch: int | None) -> Executor:
-    files = folder.rank("torch")
-    if name == "interpreter":
-        from runtime.interpreter_executor import InterpreterExecutor
-
-        return InterpreterExecutor.load(folder.path, files)
-    from runtime.torch_executor import TorchExecutor
-
-    rows = min(batch, folder.manifest.limits.max_batch) if batch else None
-    return TorchExecutor.load(folder.path / files["graph"], device=device, rows=rows)

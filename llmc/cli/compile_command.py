@@ -40,6 +40,20 @@ def compile_command(
             help="How many tokens a prompt and its continuation may have; the model's context if not given.",
         ),
     ] = None,
+    compute_capability: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="The GPUs a TensorRT-RTX engine is for: all, or some of 8.0, 8.6, 8.9, 12.0 with commas.",
+        ),
+    ] = "all",
+    optimization_level: Annotated[
+        int | None, typer.Option(metavar="0..5", help="TensorRT's optimization level; its own default if not given.")
+    ] = None,
+    profiling_verbosity: Annotated[
+        str,
+        typer.Option(metavar="LEVEL", help="What a TensorRT engine can tell about its layers: names, detailed, none."),
+    ] = "names",
     dummy_weights: options.DummyWeights = False,
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
@@ -56,10 +70,12 @@ def compile_command(
     \b
     llmc compile examples/models/opt-tiny
     llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
-    llmc compile my-checkpoint -o my.engine --passes cleanup --dump-ir dumps
+    llmc compile my-checkpoint -o my.engine --target tensorrt-rtx,torch --compute-capability 8.9
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
+    from compiler.backend_trt import BuildOptions
 
+    capabilities = () if compute_capability == "all" else tuple(part.strip() for part in compute_capability.split(","))
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:
         compiled = llmc.compile(
             model,
@@ -70,6 +86,7 @@ def compile_command(
             max_batch=max_batch,
             max_input=max_input,
             max_seq=max_seq,
+            build=BuildOptions(capabilities, optimization_level, profiling_verbosity),
             dummy_weights=dummy_weights,
             dump_ir=dump_ir,
             plugins=plugin or (),

@@ -18,6 +18,8 @@ _STAGES = {
     "rewrite": "rewriting the graph",
     "tokenizer": "writing the tokenizer",
     "weights": "writing the weights",
+    "build tensorrt-rtx": "building the TensorRT-RTX engine",
+    "build tensorrt": "building the TensorRT engine",
     "source digest": "hashing the checkpoint",
     "engine digest": "hashing the engine",
     "verify": "verifying the engine",

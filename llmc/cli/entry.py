@@ -19,6 +19,7 @@ from llmc.cli.inspect_command import inspect_command
 from llmc.cli.opt_command import opt_command
 from llmc.cli.passes_command import passes_command
 from llmc.cli.run_command import run_command
+from llmc.cli.verify_command import verify_command
 
 app = typer.Typer(
     name="llmc",
@@ -59,6 +60,7 @@ def llmc_command(
 app.command("compile")(guarded(compile_command))
 app.command("run")(guarded(run_command))
 app.command("inspect")(guarded(inspect_command))
+app.command("verify")(guarded(verify_command))
 app.command("passes")(guarded(passes_command))
 app.command("opt")(guarded(opt_command))
 app.command("diff")(guarded(diff_command))

@@ -9,10 +9,14 @@ import typer
 
 from llmc.cli import options
 from llmc.cli.console import table
+from llmc.cli.network_text import layer_lines, network_rows
 
 
 def inspect_command(
     path: Annotated[str, typer.Argument(help="A checkpoint's folder, an engine, or an .ir file.")],
+    layers: Annotated[
+        bool, typer.Option("--layers", help="List the layers of an engine's TensorRT network, one a line.")
+    ] = False,
     json_output: options.Json = False,
     dummy_weights: options.DummyWeights = False,
     plugin: options.Plugins = None,
@@ -20,19 +24,24 @@ def inspect_command(
 ) -> None:
     """Show what a checkpoint, an engine or a graph is: size, types, operations, caches, limits, pipeline.
 
-    Weights are not read: a checkpoint of any size answers at once.
+    Weights are not read: a checkpoint of any size answers at once. Of a TensorRT engine its network is shown, too;
+    that does not need TensorRT.
 
     \b
     llmc inspect examples/models/mpt-tiny
     llmc inspect my.engine --json
+    llmc inspect my.engine --layers
     llmc inspect dumps/00-lifted.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from llmc.inspecting import inspect_path
     from llmc.pipeline import load_plugins
 
     load_plugins(plugin or ())
-    facts = inspect_path(path, dummy_weights=dummy_weights)
-    print(json.dumps(facts, indent=2) if json_output else table(_rows(facts)))
+    facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers)
+    if json_output:
+        print(json.dumps(facts, indent=2))
+    else:
+        print(layer_lines(facts["network"]["layer_list"]) if layers else table(_rows(facts)))
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -78,4 +87,5 @@ def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("source", f"{source['folder']}{made_up}, sha256 {source['sha256'][:16]}..."),
         ("made by", ", ".join([f"llmc {facts['llmc']}", *(f"{k} {v}" for k, v in facts["versions"].items())])),
         ("files", ", ".join(f"{name} {bytes_text(file['bytes'])}" for name, file in facts["files"].items())),
+        *(network_rows(facts["network"]) if "network" in facts else ()),
     ]

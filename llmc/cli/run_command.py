@@ -40,7 +40,10 @@ def run_command(
         int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
     ] = None,
     executor: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, torch, or interpreter (slow; the reference).")
+        str,
+        typer.Option(
+            metavar="NAME", help="auto, torch, tensorrt, emulator (TensorRT engines on the CPU, slow) or interpreter."
+        ),
     ] = "auto",
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not compare the engine's files with their digests: starts sooner.")
@@ -65,6 +68,7 @@ def run_command(
     if not prompts:
         raise typer.BadParameter("give --prompt, --prompt-file or --prompt-ids")
     started = time.perf_counter()
+    notes: list[str] = []
     with Console(quiet=quiet, bars_only=True) as console:
         loaded = llmc.load(
             engine,
@@ -73,6 +77,7 @@ def run_command(
             threads=threads,
             batch=len(prompts),
             verify=not no_verify,
+            note=notes.append,
         )
         load_seconds = time.perf_counter() - started
         total, done = len(prompts) * max_new_tokens, 0
@@ -82,7 +87,6 @@ def run_command(
             done += 1
             console("generate", done, total)
 
-        notes: list[str] = []
         completions = loaded.generate(
             prompts,
             max_new_tokens=max_new_tokens,

@@ -1,0 +1,90 @@
+"""From a graph to a TensorRT network definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+import compiler.backend_trt.rules  # noqa: F401 - registers the rules
+from compiler.backend_trt.emission import Emission, rule_of
+from compiler.errors import TargetError
+from compiler.ir.analysis import constant_values
+from compiler.ir.dtypes import DType
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value
+
+
+def define_network(trt: Any, network: Any, graph: Graph, load: Callable[[Value], Tensor]) -> Emission:
+    """Add the layers of a graph to an empty network.
+
+    An input that nothing reads becomes none of the network. An output whose name an input has (a cache) gets the name
+    of its value; the others get their role's.
+
+    Args:
+        trt: the TensorRT package.
+        network: a strongly typed network.
+        graph: a graph whose constants are stored or literal.
+        load: the value of a constant.
+
+    Returns:
+        What was made; it holds the memory of the constants, which must live until the network is built.
+
+    Raises:
+        TargetError: if TensorRT refuses a layer, naming the op and where it came from.
+    """
+    network.name = graph.name
+    emission = Emission(trt, network, graph, load)
+    constant = constant_values(graph)
+    live = _live_inputs(graph)
+    for value in graph.inputs:
+        if value.name in live:
+            emission[value] = _input(emission, value)
+    for op in graph.ops:
+        if op.results[0].name not in constant:
+            _emit(emission, op)
+    emission.op = None
+    for role, value in graph.outputs.items():
+        _mark_output(emission, role, value)
+    return emission
+
+
+def _live_inputs(graph: Graph) -> set[str]:
+    """The inputs that some layer will read: `kv_update` does without its count."""
+    read = {
+        value.name for op in graph.ops for value in (op.operands[:3] if op.kind.name == "kv_update" else op.operands)
+    }
+    return read | {value.name for value in graph.outputs.values()}
+
+
+def _input(emission: Emission, value: Value) -> Any:
+    shape = tuple(dim if isinstance(dim, int) else -1 for dim in value.type.shape)
+    tensor = emission.network.add_input(value.name, emission.data_type(value.type.dtype), shape)
+    for axis, dim in enumerate(value.type.shape):
+        if not isinstance(dim, int):
+            tensor.set_dimension_name(axis, str(dim))
+    return tensor
+
+
+def _emit(emission: Emission, op: Op) -> None:
+    emission.op = op
+    rule = rule_of(op.kind.name)
+    if rule is None:
+        raise TargetError(f"TensorRT has no rule for {op.kind.name} %{op.name} from {op.origin}")
+    try:
+        made = rule(emission, op)
+    except TargetError as error:
+        raise TargetError(f"{op.kind.name} %{op.name} from {op.origin}: {error.message}", hint=error.hint) from error
+    for value, tensor in zip(op.results, made if isinstance(made, tuple) else (made,), strict=True):
+        emission[value] = tensor
+
+
+def _mark_output(emission: Emission, role: str, value: Value) -> None:
+    network = emission.network
+    tensor = emission[value]
+    inputs = {v.name for v in emission.graph.inputs}
+    if tensor.is_network_input or tensor.is_network_output or value.type.dtype is DType.bool:
+        tensor = network.add_identity(tensor).get_output(0)
+    tensor.name = value.name if role in inputs else role
+    network.mark_output(tensor)

@@ -1,0 +1,65 @@
+"""How an engine is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.errors import TargetError
+
+COMPUTE_CAPABILITIES = {"8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120"}
+"""The compute capabilities an engine can be restricted to: A100; RTX 30; RTX 40 and L4; RTX 50."""
+VERBOSITIES = {"names": "LAYER_NAMES_ONLY", "detailed": "DETAILED", "none": "NONE"}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built.
+
+    Attributes:
+        compute_capabilities: the GPUs that it is for, such as `8.9`; empty for all that TensorRT-RTX names. An engine
+            for all of them is compiled for the GPU at hand when it is loaded.
+        optimization_level: 0 to 5, TensorRT's own default if None.
+        profiling_verbosity: what the engine can tell about its layers: `names`, `detailed` or `none`.
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    profiling_verbosity: str = "names"
+
+    def __post_init__(self) -> None:
+        for capability in self.compute_capabilities:
+            if capability not in COMPUTE_CAPABILITIES:
+                raise TargetError(
+                    f"there is no compute capability {capability!r} to build for",
+                    hint=f"choose from: all, {', '.join(COMPUTE_CAPABILITIES)}",
+                )
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise TargetError(f"the optimization level is {self.optimization_level}; it must be 0 to 5")
+        if self.profiling_verbosity not in VERBOSITIES:
+            raise TargetError(
+                f"there is no profiling verbosity {self.profiling_verbosity!r}",
+                hint=f"choose from: {', '.join(VERBOSITIES)}",
+            )
+
+
+def configure(trt: Any, config: Any, options: BuildOptions) -> None:
+    """Give the options to a builder's config.
+
+    Raises:
+        TargetError: if this package has no such compute capability.
+    """
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: float32 would be multiplied with 10 bits of its 23
+    config.profiling_verbosity = getattr(trt.ProfilingVerbosity, VERBOSITIES[options.profiling_verbosity])
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if not options.compute_capabilities:
+        return
+    if not hasattr(config, "set_compute_capability"):
+        raise TargetError(
+            "this TensorRT package builds for the GPU at hand only",
+            hint="leave out --compute-capability, or build with --target tensorrt-rtx",
+        )
+    config.num_compute_capabilities = len(options.compute_capabilities)
+    for index, capability in enumerate(options.compute_capabilities):
+        config.set_compute_capability(getattr(trt.ComputeCapability, COMPUTE_CAPABILITIES[capability]), index)

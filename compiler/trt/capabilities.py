@@ -1,0 +1,39 @@
+"""What differs between TensorRT packages and GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a package can do.
+
+    Attributes:
+        builds_without_gpu: whether engines can be built on a machine without a GPU.
+        gpus: the compute capabilities that its maker lists, with the GPUs' names.
+        measured: compute capabilities that are not listed, but on which engines of ours ran, with the versions.
+    """
+
+    builds_without_gpu: bool
+    gpus: Mapping[str, str]
+    measured: Mapping[str, str]
+
+    def runs_on(self, capability: str) -> bool:
+        """Whether engines run on GPUs of that compute capability, such as `8.9`."""
+        return capability in self.gpus or capability in self.measured
+
+
+CAPABILITIES: Mapping[str, Package] = {
+    "tensorrt-rtx": Package(
+        builds_without_gpu=True,
+        gpus={"7.5": "Turing", "8.0": "A100", "8.6": "RTX 30", "8.9": "RTX 40, L4, L40", "12.0": "RTX 50"},
+        measured={"9.0": "H100 and H200, with TensorRT-RTX 1.4.0 and 1.6.1; 1.7.1 refuses them"},
+    ),
+    "tensorrt": Package(
+        builds_without_gpu=False,
+        gpus={"7.5": "T4", "8.0": "A100", "8.6": "RTX 30, A10", "8.9": "RTX 40, L4", "9.0": "H100", "12.0": "RTX 50"},
+        measured={},
+    ),
+}

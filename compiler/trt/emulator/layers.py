@@ -1,0 +1,19 @@
+"""All emulated layers; importing this module fills the table."""
+
+from compiler.trt.emulator import attention, collective, indexing, nn, pointwise, quantize, shape
+from compiler.trt.emulator.table import Call, Communicator, Emulation, emulates, find_emulation
+
+__all__ = [
+    "Call",
+    "Communicator",
+    "Emulation",
+    "attention",
+    "collective",
+    "emulates",
+    "find_emulation",
+    "indexing",
+    "nn",
+    "pointwise",
+    "quantize",
+    "shape",
+]

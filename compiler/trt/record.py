@@ -1,0 +1,165 @@
+"""A TensorRT network as plain data: what was built, readable where no TensorRT is installed.
+
+A record is read back from TensorRT's own objects after a network was defined (`compiler.backend_trt.readback`), so it
+says what TensorRT was given, not what the emitter meant. It is stored beside the engine as JSON; the bytes of its
+constants lie in the engine file itself, or in a file beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from compiler.errors import EngineError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor of the network.
+
+    Attributes:
+        name: TensorRT's name of it.
+        dtype: the member of `tensorrt.DataType`: FLOAT, HALF, BF16, INT32, INT64, BOOL, INT8, FP8, INT4.
+        shape: the dims; -1 for one that is known at run time only.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the bytes of a constant lie: dense, row-major, little-endian.
+
+    Attributes:
+        file: a file of the engine directory.
+        offset: bytes from its start.
+        nbytes: how many bytes.
+    """
+
+    file: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """A layer of the network.
+
+    Attributes:
+        name: TensorRT's name of it.
+        kind: the member of `tensorrt.LayerType`, except ATTENTION, which stands for an attention with both of its
+            boundary layers.
+        inputs: names of the tensors it reads, by position; None for one that is not set.
+        outputs: names of the tensors it makes.
+        params: its other properties under TensorRT's Python names; enumerations as the names of their members, dims as
+            lists.
+        metadata: the layer's metadata: the op's name in the IR, and where it came from.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str | None, ...]
+    outputs: tuple[str, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    metadata: str = ""
+
+
+@dataclass(frozen=True)
+class ProfileRecord:
+    """An optimization profile: the least, the most usual and the largest shape of every input."""
+
+    name: str
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class NetworkRecord:
+    """A network, its layers in an order in which every tensor is made before it is read.
+
+    Attributes:
+        name: the network's name.
+        package: the package and version that it was defined with, such as `tensorrt_rtx 1.6.1.120`.
+        tensors: every tensor by name.
+        layers: the layers.
+        inputs: names of the inputs, in order.
+        outputs: names of the outputs, in order.
+        profiles: the optimization profiles, in order.
+        constants: where the values of each CONSTANT layer lie, by the layer's name.
+    """
+
+    name: str
+    package: str
+    tensors: Mapping[str, TensorRecord]
+    layers: tuple[LayerRecord, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    profiles: tuple[ProfileRecord, ...] = ()
+    constants: Mapping[str, Place] = field(default_factory=dict)
+
+    @cached_property
+    def aliases(self) -> Mapping[str, str]:
+        """For each output that a cache update makes, the input whose memory it must share."""
+        cached = {layer.outputs[0]: layer.inputs[0] for layer in self.layers if layer.kind == "KV_CACHE_UPDATE"}
+        return {name: source for name in self.outputs if (source := cached.get(name)) is not None}
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON; OSError if that fails."""
+        content = {"schema": SCHEMA, **asdict(self), "tensors": [asdict(tensor) for tensor in self.tensors.values()]}
+        path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> NetworkRecord:
+    """The record in a file that `NetworkRecord.write` wrote.
+
+    Raises:
+        EngineError: if it cannot be read, or is of another version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EngineError(f"cannot read {path}: {error}", hint="compile the engine again") from None
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise EngineError(
+            f"{path} is no network record of version {SCHEMA}", hint="compile the engine again with this llmc"
+        )
+    try:
+        return _record(content)
+    except (KeyError, TypeError) as error:
+        raise EngineError(f"{path} is damaged: {error!r}", hint="compile the engine again") from None
+
+
+def _record(content: Mapping[str, Any]) -> NetworkRecord:
+    return NetworkRecord(
+        name=content["name"],
+        package=content["package"],
+        tensors={t["name"]: TensorRecord(t["name"], t["dtype"], tuple(t["shape"])) for t in content["tensors"]},
+        layers=tuple(
+            LayerRecord(
+                item["name"],
+                item["kind"],
+                tuple(item["inputs"]),
+                tuple(item["outputs"]),
+                item["params"],
+                item["metadata"],
+            )
+            for item in content["layers"]
+        ),
+        inputs=tuple(content["inputs"]),
+        outputs=tuple(content["outputs"]),
+        profiles=tuple(
+            ProfileRecord(
+                item["name"],
+                {name: tuple(tuple(shape) for shape in shapes) for name, shapes in item["shapes"].items()},  # type: ignore[misc]
+            )
+            for item in content["profiles"]
+        ),
+        constants={name: Place(**place) for name, place in content["constants"].items()},
+    )

@@ -1,0 +1,147 @@
+"""`llmc verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmc.cli import options
+from llmc.cli.console import Console, note, table
+from llmc.cli.prompts import gather_prompts
+
+if TYPE_CHECKING:
+    from llmc.verification import Divergence, Run, Verification
+
+
+def verify_command(
+    engine: Annotated[Path, typer.Argument(help="An engine directory, as llmc compile writes it.")],
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A checkpoint or an engine to compare with; the engine's own graph if not."),
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt. May be repeated.")] = None,
+    prompt_ids: Annotated[
+        list[str] | None, typer.Option(metavar="IDS", help="A prompt as token ids, such as 1,2,3. May be repeated.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(metavar="N", help="How many random prompts, if none is given.")] = 4,
+    seed: Annotated[int, typer.Option(metavar="N", help="What random prompts are drawn from.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="How many tokens to add to each prompt.")] = 16,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="The relative error of logits that passes; derived from the type if not given."),
+    ] = None,
+    executor: Annotated[str, typer.Option(metavar="NAME", help="What runs the engine, as for llmc run.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
+    ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare the engine's files with their digests.")
+    ] = False,
+    json_output: options.Json = False,
+    plugin: options.Plugins = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Check that an engine computes what its graph, or with --against the checkpoint, says.
+
+    The engine extends prompts, each alone and all in one batch; logits and tokens are compared with a reference that
+    interprets the graph. Without --against this checks what executes the graph, with it the graph and the weights,
+    too. If the engine fails, the first operation that differs is named.
+
+    The exit status is 0 if the engine is right, 1 if it is not, 2 if it could not be tried.
+
+    \b
+    llmc verify my.engine
+    llmc verify my.engine --against my-checkpoint
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
+    import llmc
+    from llmc.pipeline import load_plugins
+
+    load_plugins(plugin or ())
+    with Console(quiet=quiet or json_output, bars_only=json_output) as console:
+        result = llmc.verify(
+            engine,
+            against,
+            prompts=gather_prompts(prompt or (), (), prompt_ids or ()),
+            random=prompts,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            tolerance=tolerance,
+            executor=executor,
+            device=device,
+            threads=threads,
+            check_files=not no_verify,
+            progress=console,
+        )
+    if json_output:
+        print(json.dumps(result.to_json(), indent=2))
+    elif not quiet:
+        for text in result.notes:
+            note(text)
+        print(_text(result))
+    raise typer.Exit(0 if result.holds else 1)
+
+
+def _text(result: Verification) -> str:
+    head = table(
+        [
+            ("engine", f"{result.engine}, run by {result.executor}"),
+            ("reference", result.reference),
+            ("tolerance", f"{result.tolerance:.1e} of the logits' RMS ({result.dtype})"),
+        ]
+    )
+    differences = [line for run in result.runs for line in _differences(run)]
+    parts = [head, _runs(result), "\n".join(differences), _verdict(result)]
+    if result.divergence:
+        parts.append(_divergence(result.divergence))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _runs(result: Verification) -> str:
+    lines = [f"{'prompt':>6}  {'tokens':>6}  {'run':5}  {'logits error':>12}  tokens equal"]
+    for run in result.runs:
+        count = f"{run.equal} of {len(run.token_ids)}"
+        lines.append(f"{run.prompt:>6}  {run.prompt_tokens:>6}  {run.mode:5}  {run.error:>12.1e}  {count}")
+    return "\n".join(lines)
+
+
+def _differences(run: Run) -> list[str]:
+    """The first tie of a run, and the first difference that is none."""
+    ties = [difference for difference in run.differences if difference.tie]
+    return [
+        f"prompt {run.prompt} ({run.mode}), new token {first.step + 1}: {first.token}, where the reference prefers "
+        f"{first.reference} by {first.gap:.1e} of the logits' RMS: {meaning}"
+        for first, meaning in (
+            *((tie, "a tie within rounding") for tie in ties[:1]),
+            *((failure, "more than rounding") for failure in run.failures[:1]),
+        )
+    ]
+
+
+def _verdict(result: Verification) -> str:
+    ties = sum(difference.tie for run in result.runs for difference in run.differences)
+    tied = f" ({ties} ties within rounding)" if ties else ""
+    return (
+        f"{'holds' if result.holds else 'DOES NOT HOLD'}: logits differ by up to {result.error:.1e}, "
+        f"{result.tokens_equal} of {result.tokens} tokens equal{tied}"
+    )
+
+
+def _divergence(divergence: Divergence) -> str:
+    came = f" from {divergence.origin}" if divergence.origin else ""
+    shapes = str(list(divergence.shape))
+    if divergence.shape != divergence.reference_shape:
+        shapes += f", the reference {list(divergence.reference_shape)}"
+    return table(
+        [
+            ("first at", f"{divergence.kind} %{divergence.op}{came}"),
+            ("between", divergence.found),
+            ("step", f"{divergence.step} ({'the prompt' if divergence.step == 0 else 'a new token'})"),
+            ("error", f"{divergence.error:.1e}; of its operands {divergence.operands_error:.1e}"),
+            ("shape", shapes),
+        ]
+    )

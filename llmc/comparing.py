@@ -1,0 +1,82 @@
+"""Comparing what an engine computed with what a graph, interpreted, says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from compiler.ir.graph import Graph
+from compiler.ir.interpreter import Interpreter
+from llmc.trials import Recorder, Trial
+from llmc.verification import Run, TokenDifference
+from runtime.interpreter_executor import InterpreterSession
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """RMS of the difference over RMS of what was expected; infinite if either is not finite where the two differ.
+
+    Equal elements differ by nothing, infinities and NaNs among them.
+    """
+    a, b = found.double(), expected.double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    difference = torch.where(same, 0.0, a - b).norm().item()
+    if difference == 0.0:
+        return 0.0
+    size = torch.where(b.isfinite(), b, 0.0).norm().item()
+    return difference / size if size and math.isfinite(difference) else math.inf
+
+
+class Reference:
+    """A graph, interpreted: the logits that a right engine has."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._interpreter = Interpreter(graph)
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def logits(self, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """The logits from which each of `tokens` is to be chosen, `[tokens, vocabulary]`, computed in one step."""
+        given = (*prompt, *tokens[:-1])
+        key = (len(prompt), *given)
+        if key not in self._known:
+            count = torch.tensor([len(given)], dtype=torch.int32)
+            positions = torch.arange(len(prompt) - 1, len(given), dtype=torch.int32)
+            session = InterpreterSession(self._interpreter, 1, len(given))
+            ids = torch.tensor([given], dtype=torch.int32)
+            self._known[key] = session.step(ids, torch.zeros_like(count), count, positions[None])[0].float()
+        return self._known[key]
+
+
+def compare(trial: Trial, recorder: Recorder, reference: Reference, tolerance: float) -> list[Run]:
+    """The logits and tokens of each request of a trial against those of the reference."""
+    runs = []
+    for index, (number, request) in enumerate(zip(trial.numbers, trial.requests, strict=True)):
+        tokens, found = recorder.tokens[index], torch.stack(recorder.logits[index])
+        expected = reference.logits(request.token_ids, tokens)
+        runs.append(
+            Run(
+                prompt=number,
+                mode=trial.mode,
+                prompt_tokens=len(request.token_ids),
+                token_ids=tuple(tokens),
+                step_errors=tuple(map(relative_error, found, expected)),
+                error=relative_error(found, expected),
+                differences=_differences(tokens, expected, tolerance),
+            )
+        )
+    return runs
+
+
+def _differences(tokens: Sequence[int], expected: Tensor, tolerance: float) -> tuple[TokenDifference, ...]:
+    """Where `tokens` are not what the logits `[tokens, vocabulary]` rank first."""
+    best = expected.argmax(-1).tolist()
+    differences = []
+    for step, (token, wanted) in enumerate(zip(tokens, best, strict=True)):
+        if token != wanted:
+            logits = expected[step].double()
+            rms = logits.square().mean().sqrt().item()
+            gap = (logits[wanted] - logits[token]).item() / rms if rms else 0.0
+            differences.append(TokenDifference(step, token, wanted, gap, tie=gap <= tolerance))
+    return tuple(differences)

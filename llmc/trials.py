@@ -1,0 +1,88 @@
+"""The runs that a verification consists of: prompts, alone and together, whose logits are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compiler.errors import RequestError
+from runtime.engine import Engine, Prompt
+from runtime.executor import Executor
+from runtime.generate import generate
+from runtime.manifest import EngineLimits
+from runtime.requests import Request, check_requests
+
+_LONGEST = 32
+
+
+@dataclass
+class Recorder:
+    """A greedy sampler that keeps the logits of every step: for each request a list of `[vocabulary]`."""
+
+    logits: dict[int, list[Tensor]] = field(default_factory=dict)
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+
+    def choose(self, logits: Tensor, requests: Sequence[int | None]) -> list[int]:
+        """See `runtime.sampling.Sampler.choose`; logits that are no numbers are kept, too."""
+        chosen = logits.max(-1).indices.tolist()
+        for row, (token, request) in enumerate(zip(chosen, requests, strict=True)):
+            if request is not None:
+                self.logits.setdefault(request, []).append(logits[row].float().cpu().clone())
+                self.tokens.setdefault(request, []).append(token)
+        return list(map(int, chosen))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Requests that run together, at most `batch` at once; `numbers` are those of their prompts, from 1."""
+
+    mode: str
+    numbers: tuple[int, ...]
+    requests: tuple[Request, ...]
+    batch: int
+
+    def run(self, executor: Executor) -> Recorder:
+        """Extend the requests greedily, through end tokens."""
+        recorder = Recorder()
+        generate(executor, self.requests, batch=self.batch, sampler=recorder)
+        return recorder
+
+
+def trials(requests: Sequence[Request], batch: int) -> list[Trial]:
+    """Each request alone, then, if an engine takes more than one sequence, all in one ragged batch."""
+    alone = [Trial("alone", (number,), (request,), 1) for number, request in enumerate(requests, 1)]
+    if min(batch, len(requests)) == 1:
+        return alone
+    return [*alone, Trial("batch", tuple(range(1, len(requests) + 1)), tuple(requests), batch)]
+
+
+def random_prompts(count: int, seed: int, limits: EngineLimits, vocab_size: int) -> list[list[int]]:
+    """Prompts of random tokens; their lengths are spread from 1 to what the limits allow, 32 at most."""
+    if count < 1:
+        raise RequestError(f"the number of prompts is {count}; it must be at least 1")
+    longest = max(1, min(_LONGEST, limits.max_input, limits.max_seq // 2))
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.linspace(1, longest, count).round().int().tolist() if count > 1 else [longest]
+    return [torch.randint(vocab_size, (length,), generator=generator).tolist() for length in lengths]
+
+
+def as_requests(
+    engine: Engine, prompts: Sequence[Prompt], new_tokens: int, limits: EngineLimits, note: Callable[[str], None]
+) -> list[Request]:
+    """The prompts as requests within `limits`; RequestError, naming the prompt, if one cannot be served."""
+    ids = [_ids(engine, number, prompt) for number, prompt in enumerate(prompts, 1)]
+    return check_requests(ids, new_tokens, limits=limits, vocab_size=engine.manifest.vocab_size, note=note)
+
+
+def _ids(engine: Engine, number: int, prompt: Prompt) -> list[int]:
+    if not isinstance(prompt, str):
+        return list(prompt)
+    if engine.tokenizer is None:
+        raise RequestError(
+            f"prompt {number} is text, but the engine has no tokenizer",
+            hint="give token ids (--prompt-ids 1,2,3), or no prompts: random ones are used then",
+        )
+    return engine.tokenizer.encode(prompt)

@@ -1,0 +1,158 @@
+"""Verifying an engine: does it compute what its graph, or the checkpoint, says?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from compiler.errors import RequestError
+from compiler.ir.graph import Graph
+from llmc.comparing import Reference, compare
+from llmc.dtypes import long_spelling
+from llmc.localizing import locate
+from llmc.progress import Progress, counter
+from llmc.references import other_reference, own_reference
+from llmc.tolerance import logits_tolerance
+from llmc.trials import Trial, as_requests, random_prompts, trials
+from llmc.verification import Run, Verification
+from runtime.engine import Engine, Prompt
+from runtime.engine_folder import open_engine
+from runtime.loading import load_engine
+from runtime.manifest import EngineLimits
+
+__all__ = ["Verification", "verify"]
+
+
+def verify(
+    engine: str | Path,
+    against: str | Path | None = None,
+    *,
+    prompts: Sequence[Prompt] = (),
+    random: int = 4,
+    seed: int = 0,
+    max_new_tokens: int = 16,
+    tolerance: float | None = None,
+    executor: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    check_files: bool = True,
+    progress: Progress | None = None,
+) -> Verification:
+    """Compare the logits and greedy tokens of an engine with a reference.
+
+    Every prompt runs alone and together with the others in one ragged batch. The reference is given the tokens that
+    the engine chose, so that every step is compared on the same text, whatever was chosen before.
+
+    Args:
+        engine: the engine directory.
+        against: a checkpoint (its graph, in float32) or another engine (its graph) to compare with; None for the
+            engine's own graph, which checks what executes the graph, but not the graph or the weights.
+        prompts: texts and lists of token ids; random tokens if there are none.
+        random: how many random prompts, of differing lengths.
+        seed: what random prompts are drawn from.
+        max_new_tokens: how many tokens to add to each prompt.
+        tolerance: the largest relative error of logits (RMS of the difference over RMS of the reference) that passes;
+            None derives it from the element type and the number of layers.
+        executor: as of `llmc.load`.
+        device: as of `llmc.load`.
+        threads: as of `llmc.load`.
+        check_files: whether to compare the digest of every file of the engine first.
+        progress: called as work proceeds.
+
+    Returns:
+        What was found; `holds` says whether the engine is right.
+
+    Raises:
+        EngineError: if the engine is damaged, or cannot be compared with `against`.
+        LlmcError: if the engine or the reference cannot be loaded, or the engine cannot serve the prompts.
+    """
+    report: Progress = progress or (lambda stage, done, total: None)
+    notes: list[str] = []
+    loaded = _load(engine, executor, device, threads, check_files, report, notes)
+    own = own_reference(loaded)
+    reference = own if against is None else other_reference(against, loaded)
+    dtype = _worst_dtype(own.graph, reference.graph)
+    derived = logits_tolerance(dtype, int(own.graph.facts["layers"]))
+    limit = _checked(derived if tolerance is None else tolerance)
+    limits = _common_limits(loaded.manifest.limits, reference.max_seq)
+    given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
+    requests = as_requests(loaded, given, max_new_tokens, limits, notes.append)
+    planned = trials(requests, limits.max_batch)
+    result = Verification(
+        engine=str(engine),
+        executor=loaded.executor.name,
+        reference=reference.words,
+        dtype=dtype,
+        tolerance=limit,
+        runs=tuple(_runs(loaded, planned, Reference(reference.graph), limit, report)),
+        notes=tuple(notes),
+    )
+    if (failed := result.failed_run) is None:
+        return result
+    report("looking for the difference", 0, 0)
+    trial = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed, limit)
+    divergence, note = locate(
+        loaded, own.graph, None if reference is own else reference.graph, trial, max(limit, derived)
+    )
+    return replace(result, divergence=divergence, notes=(*result.notes, *([note] if note else [])))
+
+
+def _load(
+    path: str | Path,
+    executor: str,
+    device: str,
+    threads: int | None,
+    check_files: bool,
+    report: Progress,
+    notes: list[str],
+) -> Engine:
+    total = sum(entry.bytes for entry in open_engine(path, verify=False).manifest.files.values())
+    return load_engine(
+        path,
+        executor=executor,
+        device=device,
+        threads=threads,
+        verify=check_files,
+        advance=counter(lambda done, total: report("engine digest", done, total), total),
+        note=notes.append,
+    )
+
+
+def _runs(
+    engine: Engine, planned: Sequence[Trial], reference: Reference, tolerance: float, report: Progress
+) -> list[Run]:
+    runs: list[Run] = []
+    for index, trial in enumerate(planned):
+        report("verify", index, len(planned))
+        runs += compare(trial, trial.run(engine.executor), reference, tolerance)
+    report("verify", len(planned), len(planned))
+    return runs
+
+
+def _checked(tolerance: float) -> float:
+    if tolerance > 0:
+        return tolerance
+    raise RequestError(f"the tolerance is {tolerance}; it must be above 0", hint="leave it out to have it derived")
+
+
+def _worst_dtype(*graphs: Graph) -> str:
+    """Of the types that graphs compute in, the one that rounds most."""
+    names = [long_spelling(str(graph.facts["dtype"])) for graph in graphs]
+    return max(names, key=lambda name: torch.finfo(getattr(torch, name)).eps)
+
+
+def _common_limits(limits: EngineLimits, max_seq: int) -> EngineLimits:
+    """What the engine and a reference for sequences of `max_seq` tokens can both take."""
+    longest = min(limits.max_seq, max_seq)
+    return EngineLimits(limits.max_batch, min(limits.max_input, longest), longest)
+
+
+def _shortened(trial: Trial, run: Run, tolerance: float) -> Trial:
+    """The trial up to the step at which the run fails."""
+    step = run.first_bad_step(tolerance)
+    assert step is not None
+    requests = (replace(r, max_new_tokens=min(r.max_new_tokens, step + 1)) for r in trial.requests)
+    return replace(trial, requests=tuple(requests))

@@ -1,0 +1,128 @@
+"""Choosing what runs an engine, from what the engine has and what this machine is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from compiler.errors import EngineError
+from compiler.trt.library import PACKAGES
+from runtime.engine_folder import EngineFolder
+
+if TYPE_CHECKING:
+    from runtime.executor import Executor
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An executor, and the target whose files it is to run.
+
+    Attributes:
+        executor: `torch`, `tensorrt`, `emulator` or `interpreter`.
+        target: `torch`, `tensorrt-rtx` or `tensorrt`.
+        note: what the user should know about the choice; empty for nothing.
+    """
+
+    executor: str
+    target: str
+    note: str = ""
+
+
+def choose(folder: EngineFolder, executor: str, device: str) -> Choice:
+    """What runs an engine.
+
+    Args:
+        folder: the engine.
+        executor: `auto`, or what a `Choice` can name.
+        device: as given by the user.
+
+    Raises:
+        EngineError: if the engine has no files for the executor.
+    """
+    built = folder.manifest.targets
+    tensorrt = _tensorrt_target(folder)
+    if executor == "auto":
+        return _automatic(folder, tensorrt, device)
+    if executor == "interpreter":
+        return Choice(executor, "torch" if tensorrt is None or "torch" in built else tensorrt)
+    if executor == "torch":
+        return Choice(executor, "torch")
+    if tensorrt is None:
+        raise EngineError(
+            f"{folder.path} has no TensorRT engine; it was built for: {', '.join(built) or 'none'}",
+            hint="compile it again with --target tensorrt-rtx, or run it with --executor torch",
+        )
+    return Choice(executor, tensorrt)
+
+
+def load_executor(folder: EngineFolder, choice: Choice, device: str, batch: int | None) -> Executor:
+    """Load what was chosen.
+
+    Args:
+        folder: the engine.
+        choice: what to run.
+        device: as given by the user.
+        batch: how many sequences will usually run at once; None for the engine's largest batch.
+
+    Raises:
+        EngineError: if the files cannot be read.
+        TargetError: if this machine cannot run them.
+    """
+    files = folder.rank(choice.target)
+    if choice.executor == "interpreter":
+        from runtime.interpreter_executor import InterpreterExecutor
+
+        return InterpreterExecutor.load(folder.path, files)
+    if choice.executor == "torch":
+        from runtime.torch_executor import TorchExecutor
+
+        rows = min(batch, folder.manifest.limits.max_batch) if batch else None
+        return TorchExecutor.load(folder.path / files["graph"], device=device, rows=rows)
+    from runtime.tensorrt_executor import TensorRTExecutor
+
+    return TensorRTExecutor.load(
+        folder.path,
+        files,
+        device=device,
+        emulate=choice.executor == "emulator",
+        target=choice.target,
+        digest=folder.manifest.files[files["engine"]].sha256,
+    )
+
+
+def _automatic(folder: EngineFolder, tensorrt: str | None, device: str) -> Choice:
+    """TensorRT where it runs; else torch; else the emulator, with a note."""
+    if tensorrt is None:
+        return Choice("torch", "torch")
+    obstacle = _obstacle(tensorrt, device)
+    if obstacle is None:
+        return Choice("tensorrt", tensorrt)
+    if "torch" in folder.manifest.targets:
+        return Choice("torch", "torch")
+    return Choice(
+        "emulator",
+        tensorrt,
+        f"{folder.path} is emulated on the CPU, which is slow: TensorRT cannot run it, as {obstacle}",
+    )
+
+
+def _obstacle(target: str, device: str) -> str | None:
+    """What keeps TensorRT from running here; None if nothing is known to."""
+    if device.startswith("cpu"):
+        return f"the device is {device}"
+    if not _installed(target):
+        return f"the Python package {PACKAGES[target]} is not installed"
+    import torch
+
+    return None if torch.cuda.is_available() else "torch sees no CUDA GPU on this machine"
+
+
+def _tensorrt_target(folder: EngineFolder) -> str | None:
+    """The TensorRT target to run: of those that were built, one whose package is installed, if there is one."""
+    built = [target for target in PACKAGES if target in folder.manifest.targets]
+    return next(filter(_installed, built), built[0] if built else None)
+
+
+def _installed(target: str) -> bool:
+    return find_spec(PACKAGES[target]) is not None

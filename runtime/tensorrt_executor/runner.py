@@ -1,0 +1,84 @@
+"""Running frames: an execution context for each profile, and steps that are recorded and run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from compiler.errors import EngineError
+from runtime.tensorrt_executor.bindings import Frame
+from runtime.tensorrt_executor.interface import Backend
+from runtime.tensorrt_executor.signature import LOGITS, Signature
+
+
+class ProfileContext:
+    """An execution context that stays on its profile."""
+
+    def __init__(self, backend: Backend, profile: int, *, one_width: bool) -> None:
+        """Make the context; EngineError if that fails."""
+        self._backend = backend
+        self._context = backend.new_context(profile, one_width=one_width)
+        self._frame: Frame | None = None
+        self._runs = 0
+        self._replay: Callable[[], None] | None = None
+        self._check(
+            self._context.set_optimization_profile_async(profile, backend.stream.handle), f"use its profile {profile}"
+        )
+
+    def run(self, frame: Frame, *, record: bool) -> None:
+        """Put a run on the stream.
+
+        Args:
+            frame: its tensors.
+            record: whether to record the second run of the same frame, and to run the record from then on. The first
+                one makes what recording cannot: kernels and memory.
+
+        Raises:
+            EngineError: if TensorRT refuses it.
+        """
+        if frame is not self._frame:
+            self._bind(frame)
+        if record and self._runs == 1:
+            self._replay = self._backend.stream.capture(self._launch)
+        self._runs += 1
+        (self._replay or self._launch)()
+
+    def _bind(self, frame: Frame) -> None:
+        """Tell the context shapes and places. What was recorded is of no use afterwards: it holds for the old ones."""
+        self._frame = self._replay = None
+        self._runs = 0
+        for name, shape in frame.shapes.items():
+            self._check(self._context.set_input_shape(name, shape), f"take {name} of the shape {list(shape)}")
+        for name, address in frame.addresses.items():
+            self._check(self._context.set_tensor_address(name, address), f"take the memory of {name}")
+        missing = self._context.infer_shapes()
+        self._check(not missing, f"infer its shapes: {', '.join(missing)} have none")
+        given, wanted = list(self._context.get_tensor_shape(LOGITS)), list(frame.logits.shape)
+        self._check(given == wanted, f"give logits of the shape {wanted}: they would have {given}")
+        self._frame = frame
+
+    def _launch(self) -> None:
+        self._check(self._context.execute_async_v3(self._backend.stream.handle), "run a step")
+
+    def _check(self, success: bool, what: str) -> None:
+        if not success:
+            raise EngineError(
+                f"the engine did not {what}: {self._backend.take_messages() or 'no reason was given'}",
+                hint="compile the engine again; if that does not help, run it with --executor emulator to compare",
+            )
+
+
+class Runner:
+    """Runs the steps of all sessions of an executor, one at a time."""
+
+    def __init__(self, backend: Backend, signature: Signature, *, record: bool) -> None:
+        """Make contexts as they are needed; `record`: whether to record steps of one token a row."""
+        self._backend, self._signature, self._record = backend, signature, record
+        self._contexts: dict[int, ProfileContext] = {}
+
+    def run(self, frame: Frame) -> None:
+        """Put a run on the stream; EngineError if TensorRT refuses it."""
+        if frame.profile not in self._contexts:
+            one_width = self._signature.profiles[frame.profile].one_width
+            self._contexts[frame.profile] = ProfileContext(self._backend, frame.profile, one_width=one_width)
+        decodes = frame.shapes["token_ids"][1] == frame.logits.shape[1] == 1
+        self._contexts[frame.profile].run(frame, record=self._record and decodes)

@@ -1,0 +1,87 @@
+"""Comparing logits and tokens with a reference."""
+
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from llmc.comparing import Reference, compare, relative_error
+from llmc.tolerance import logits_tolerance
+from llmc.trials import Recorder, Trial
+from runtime.requests import Request
+
+INF, NAN = math.inf, math.nan
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "error"),
+    [
+        ([3.0, 4.0], [3.0, 4.0], 0.0),
+        ([3.0, 5.0], [3.0, 4.0], 0.2),
+        ([1.0, -INF, NAN], [1.0, -INF, NAN], 0.0),
+        ([3.0, 5.0, INF], [3.0, 4.0, INF], 0.2),
+        ([1.0, -1e9], [1.0, -INF], INF),
+        ([1.0, NAN], [1.0, 1.0], INF),
+        ([1.0, 0.0], [0.0, 0.0], INF),
+    ],
+)
+def test_relative_error(found, expected, error):
+    assert relative_error(tensor(found), tensor(expected)) == pytest.approx(error)
+
+
+def test_integers_and_bools_compare_too():
+    assert relative_error(tensor([True, False]), tensor([True, False])) == 0
+    assert relative_error(tensor([1, 2]), tensor([1, 3])) > 0.1
+
+
+class Fixed(Reference):
+    """A reference whose logits are given."""
+
+    def __init__(self, logits):
+        self.given = tensor(logits)
+
+    def logits(self, prompt, tokens):
+        return self.given[: len(tokens)]
+
+
+def run_of(engine, reference, tolerance):
+    recorder = Recorder()
+    for logits in engine:
+        recorder.choose(tensor([logits]), [0])
+    trial = Trial("alone", (7,), (Request((1, 2), len(engine)),), 1)
+    [run] = compare(trial, recorder, Fixed(reference), tolerance)
+    return run
+
+
+def test_a_token_that_the_reference_likes_as_well_is_a_tie():
+    run = run_of([[0.0, 1.0, 1.001]], [[0.0, 1.001, 1.0]], tolerance=0.01)
+    [difference] = run.differences
+    assert (difference.step, difference.token, difference.reference, difference.tie) == (0, 2, 1, True)
+    assert difference.gap == pytest.approx(0.001 / math.sqrt(2 / 3), rel=0.01)
+    assert (run.prompt, run.prompt_tokens, run.equal, run.failures) == (7, 2, 0, ())
+    assert run.first_bad_step(0.01) is None
+
+
+def test_the_gap_is_to_the_token_chosen_not_to_the_second_best():
+    run = run_of([[0.0, 1.0, 2.0]], [[1.0, 0.999, 0.0]], tolerance=0.01)
+    assert [difference.tie for difference in run.differences] == [False]
+
+
+def test_the_first_bad_step_is_where_tokens_or_logits_are_off():
+    right, wrong = [0.0, 1.0], [0.0, 1.5]
+    assert run_of([right, wrong, right], [right] * 3, 0.1).first_bad_step(0.1) == 1
+    assert run_of([right, right, [1.0, 0.0]], [right] * 3, 0.9).first_bad_step(9.0) == 2
+
+
+def test_logits_that_are_no_numbers_are_recorded_and_fail():
+    run = run_of([[NAN, 1.0]], [[0.0, 1.0]], tolerance=0.1)
+    assert run.error == INF
+    assert run.first_bad_step(0.1) == 0
+
+
+@pytest.mark.parametrize(("dtype", "low", "high"), [("float32", 5e-5, 5e-4), ("float16", 8e-3, 4e-2)])
+def test_tolerances_grow_with_depth_and_coarseness(dtype, low, high):
+    assert low < logits_tolerance(dtype, 4) < logits_tolerance(dtype, 32) < high
+    assert logits_tolerance("bfloat16", 4) == pytest.approx(8 * logits_tolerance("float16", 4))
+    assert torch.finfo(torch.float16).eps < logits_tolerance("float16", 1)

@@ -1,0 +1,84 @@
+"""Which executor runs an engine, by what it was built for and what the machine has."""
+
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+
+import pytest
+import torch
+
+from compiler.errors import EngineError, TargetError
+from runtime import executor_choice
+from runtime.engine_folder import EngineFolder
+from runtime.executor_choice import Choice, choose
+from runtime.loading import load_engine
+from tests.runtime.engines import MANIFEST, write_engine
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """Says which Python packages are installed, and whether there is a GPU; at first all of it."""
+
+    def has(*packages, gpu=True):
+        monkeypatch.setattr(
+            executor_choice, "find_spec", lambda name: ModuleSpec(name, None) if name in packages else None
+        )
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+
+    has("tensorrt", "tensorrt_rtx")
+    return has
+
+
+def folder(tmp_path, *targets):
+    return EngineFolder(tmp_path, replace(MANIFEST, targets=dict.fromkeys(targets, ({},))))
+
+
+def automatic(tmp_path, *targets, device="auto"):
+    return choose(folder(tmp_path, *targets), "auto", device)
+
+
+def test_auto_takes_tensorrt_where_it_runs_and_torch_where_it_does_not(tmp_path, machine) -> None:
+    both = ("torch", "tensorrt-rtx")
+    assert automatic(tmp_path, *both) == Choice("tensorrt", "tensorrt-rtx")
+    assert automatic(tmp_path, *both, device="cuda:1") == Choice("tensorrt", "tensorrt-rtx")
+    assert automatic(tmp_path, *both, device="cpu") == Choice("torch", "torch")
+    assert automatic(tmp_path, "torch") == Choice("torch", "torch")
+    machine("tensorrt_rtx", gpu=False)
+    assert automatic(tmp_path, *both) == Choice("torch", "torch")
+    machine("tensorrt", gpu=True)
+    assert automatic(tmp_path, *both) == Choice("torch", "torch")
+
+
+def test_auto_emulates_what_nothing_else_runs_and_says_why(tmp_path, machine) -> None:
+    machine("tensorrt_rtx", gpu=False)
+    choice = automatic(tmp_path, "tensorrt-rtx")
+    assert (choice.executor, choice.target) == ("emulator", "tensorrt-rtx")
+    assert choice.note.endswith("is slow: TensorRT cannot run it, as torch sees no CUDA GPU on this machine")
+    machine(gpu=True)
+    assert automatic(tmp_path, "tensorrt").note.endswith("as the Python package tensorrt is not installed")
+    assert automatic(tmp_path, "tensorrt", device="cpu").note.endswith("as the device is cpu")
+
+
+def test_of_two_tensorrt_targets_the_one_whose_package_is_installed_runs(tmp_path, machine) -> None:
+    for package, target in (("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")):
+        machine(package)
+        assert choose(folder(tmp_path, "tensorrt", "tensorrt-rtx"), "tensorrt", "auto").target == target
+    machine()
+    assert choose(folder(tmp_path, "tensorrt"), "emulator", "auto").target == "tensorrt"
+
+
+def test_the_interpreter_runs_the_graph_of_whatever_target_there_is(tmp_path) -> None:
+    assert choose(folder(tmp_path, "tensorrt-rtx", "torch"), "interpreter", "auto").target == "torch"
+    assert choose(folder(tmp_path, "tensorrt-rtx"), "interpreter", "auto").target == "tensorrt-rtx"
+
+
+@pytest.mark.parametrize("executor", ["tensorrt", "emulator"])
+def test_an_engine_without_tensorrt_says_what_it_was_built_for(tmp_path, executor) -> None:
+    write_engine(tmp_path / "engine")
+    with pytest.raises(EngineError, match="has no TensorRT engine; it was built for: torch") as raised:
+        load_engine(tmp_path / "engine", executor=executor)
+    assert "--target tensorrt-rtx" in str(raised.value.hint)
+
+
+def test_an_unknown_executor(tmp_path) -> None:
+    with pytest.raises(TargetError, match="no executor 'onnx'; there are: auto, torch, tensorrt, emulator, interp"):
+        load_engine(tmp_path, executor="onnx")
