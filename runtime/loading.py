@@ -64,7 +64,7 @@ def load_engine(
     # torch reads this once, before its first large allocation: decoding streams all weights through the CPU, and with
     # small pages every few of their bytes cost an address translation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # TensorRT-RTX multiplies float32 with the 10 bits of TF32 whatever the builder was told; its GPU libraries read this.
+    # TensorRT-RTX multiplies float32 with the 10 bits of TF32, whatever the builder was told, unless this is set.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     # Not before: torch takes a second to import, and what is wrong with an engine can be said without it.
     import torch
