@@ -10,6 +10,7 @@ steps of transformers, `--compiled` those with torch.compile and a static cache.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
@@ -22,6 +23,7 @@ from prompts import prompts
 from torch_gpu import EXAMPLES, GPTJ_6B, read_bandwidth
 
 import llmc
+from compiler.backend_trt import BuildOptions
 from runtime.executor import Executor
 
 BATCHES = (1, 8, 64)
@@ -29,6 +31,7 @@ CONTEXT = 128
 CAPACITY = 256
 PROMPT = 2048
 STEPS = 40
+PROMPTS = 16
 
 
 def fidelity(model: Path, dtype: str, engines: Path, temporary: Path) -> str:
@@ -42,7 +45,7 @@ def fidelity(model: Path, dtype: str, engines: Path, temporary: Path) -> str:
     gpu = llmc.load(engine, executor="tensorrt")
     loaded = time.perf_counter() - start
     emulated = llmc.load(engine, executor="emulator")
-    texts = prompts()[:16]
+    texts = prompts()[:PROMPTS]
     tokens = [[c.token_ids for c in e.generate(texts, max_new_tokens=32, ignore_eos=True)] for e in (gpu, emulated)]
     ids = list(range(3, 103))
     a, b = (e.logits(ids).double().cpu() for e in (gpu, emulated))
@@ -79,11 +82,11 @@ def decode_step(executor: Executor, batch: int) -> float:
     return milliseconds(step, STEPS)
 
 
-def prefill(executor: Executor) -> float:
-    """Milliseconds from a prompt of `PROMPT` tokens to the logits of its last one."""
-    session = executor.open(1, PROMPT)
-    tokens = (torch.arange(PROMPT, dtype=torch.int32) % 1000)[None]
-    past, new = torch.zeros(1, dtype=torch.int32), torch.full((1,), PROMPT, dtype=torch.int32)
+def prefill(executor: Executor, length: int) -> float:
+    """Milliseconds from a prompt of `length` tokens to the logits of its last one."""
+    session = executor.open(1, length)
+    tokens = (torch.arange(length, dtype=torch.int32) % 1000)[None]
+    past, new = torch.zeros(1, dtype=torch.int32), torch.full((1,), length, dtype=torch.int32)
 
     def step() -> None:
         session.step(tokens, past, new, new[:, None] - 1)
@@ -93,27 +96,34 @@ def prefill(executor: Executor) -> float:
 
 
 def speed(folder: Path) -> None:
-    """Decode and prefill of the 6B shape, from engines built here."""
-    (folder / "config.json").write_text(json.dumps(GPTJ_6B | {"n_positions": PROMPT + 256}))
-    for batch, length in ((max(BATCHES), CAPACITY), (1, PROMPT + 256)):
-        start = time.perf_counter()
-        compiled = llmc.compile(
-            folder, folder / "6b.engine", dummy_weights=True, max_batch=batch, max_seq=length, target="tensorrt-rtx"
-        )
-        seconds = time.perf_counter() - start
-        times = ", ".join(f"{name} {taken:.0f} s" for name, taken in compiled.timings.items() if taken > 1)
-        print(f"compiled in {seconds:.0f} s ({times})", flush=True)
+    """Decode and prefill of the 6B shape, from an engine built here."""
+    (folder / "config.json").write_text(json.dumps(GPTJ_6B | {"n_positions": PROMPT + CAPACITY}))
+    sizes = BuildOptions(batch_sizes=BATCHES, prompt_sizes=(256, PROMPT), capacities=(CAPACITY, PROMPT + CAPACITY))
+    start = time.perf_counter()
+    compiled = llmc.compile(
+        folder, folder / "6b.engine", dummy_weights=True, target="tensorrt-rtx", build=sizes,
+        max_batch=max(BATCHES), max_input=PROMPT, max_seq=PROMPT + CAPACITY,
+    )  # fmt: skip
+    times = ", ".join(f"{name} {taken:.0f} s" for name, taken in compiled.timings.items() if taken > 1)
+    print(f"compiled in {time.perf_counter() - start:.0f} s ({times})", flush=True)
+    parameters = int(compiled.manifest.model["parameters"]) - GPTJ_6B["vocab_size"] * GPTJ_6B["n_embd"]  # type: ignore[operator]
+    for again in ("", " again"):
         start = time.perf_counter()
         executor = llmc.load(compiled.path, executor="tensorrt", verify=False).executor
-        print(f"loaded in {time.perf_counter() - start:.1f} s", flush=True)
-        if batch == 1:
-            print(f"llmc: {PROMPT} tokens of prompt in {prefill(executor):.1f} ms", flush=True)
-            continue
-        parameters = int(compiled.manifest.model["parameters"]) - GPTJ_6B["vocab_size"] * GPTJ_6B["n_embd"]  # type: ignore[operator]
-        print(f"the weights bound a step to {2 * parameters / read_bandwidth() * 1e3:.2f} ms")
-        for rows in BATCHES:
-            print(f"llmc: batch {rows}: {decode_step(executor, rows):.2f} ms a step", flush=True)
+        loaded = time.perf_counter() - start
+        executor.open(1, PROMPT + CAPACITY)
+        print(
+            f"loaded{again} in {loaded:.1f} s, first session in {time.perf_counter() - start - loaded:.1f} s",
+            flush=True,
+        )
+        if not again:
+            print(f"the weights bound a step to {2 * parameters / read_bandwidth() * 1e3:.2f} ms", flush=True)
+            for rows in BATCHES:
+                print(f"llmc: batch {rows}: {decode_step(executor, rows):.2f} ms a step", flush=True)
+            print(f"llmc: {PROMPT} tokens of prompt in {prefill(executor, PROMPT):.1f} ms", flush=True)
+            print(f"llmc: 100 tokens of prompt in {prefill(executor, 100):.1f} ms", flush=True)
         del executor
+        gc.collect()
         torch.cuda.empty_cache()
 
 
@@ -159,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoints", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
     parser.add_argument("--engines", type=Path, default=Path("engines"))
-    parser.add_argument("--dtypes", default="float32,float16,bfloat16")
+    parser.add_argument("--dtypes", default="float32,float16,bfloat16", help="empty to measure speed only")
     for flag in ("--speed", "--transformers", "--compiled"):
         parser.add_argument(flag, action="store_true")
     given = parser.parse_args()
@@ -168,7 +178,7 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, TensorRT-RTX {tensorrt_rtx.__version__}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as temporary:
         for model in given.checkpoints:
-            for dtype in given.dtypes.split(","):
+            for dtype in filter(None, given.dtypes.split(",")):
                 print(fidelity(model, dtype, given.engines, Path(temporary)), flush=True)
         if given.speed:
             speed(Path(temporary))

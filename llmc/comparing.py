@@ -50,23 +50,22 @@ class Reference:
 
 
 def compare(trial: Trial, recorder: Recorder, reference: Reference, tolerance: float) -> list[Run]:
-    """The logits and tokens of each request of a trial against those of the reference."""
-    runs = []
+    """The logits and tokens of each prompt of a trial against those of the reference: of several rows the worst."""
+    runs: dict[int, Run] = {}
     for index, (number, request) in enumerate(zip(trial.numbers, trial.requests, strict=True)):
         tokens, found = recorder.tokens[index], torch.stack(recorder.logits[index])
         expected = reference.logits(request.token_ids, tokens)
-        runs.append(
-            Run(
-                prompt=number,
-                mode=trial.mode,
-                prompt_tokens=len(request.token_ids),
-                token_ids=tuple(tokens),
-                step_errors=tuple(map(relative_error, found, expected)),
-                error=relative_error(found, expected),
-                differences=_differences(tokens, expected, tolerance),
-            )
+        run = Run(
+            prompt=number,
+            mode=trial.mode,
+            prompt_tokens=len(request.token_ids),
+            token_ids=tuple(tokens),
+            step_errors=tuple(map(relative_error, found, expected)),
+            error=relative_error(found, expected),
+            differences=_differences(tokens, expected, tolerance),
         )
-    return runs
+        runs[number] = max(run, runs.get(number, run), key=lambda one: (len(one.failures), one.error))
+    return list(runs.values())
 
 
 def _differences(tokens: Sequence[int], expected: Tensor, tolerance: float) -> tuple[TokenDifference, ...]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import llmc
 from compiler.backend_trt import BuildOptions
+from compiler.backend_trt.options import COMPUTE_CAPABILITIES
 from compiler.errors import PassError
 from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_model
 from compiler.frontends import lift as lift_checkpoint
-from compiler.ir.constants import needed_constants
 from compiler.ir.graph import Graph
 from compiler.trt.library import load_library
 from llmc.checkpoint_digest import source_digest
@@ -22,7 +22,9 @@ from llmc.dtypes import dtype_name
 from llmc.emitting import emit
 from llmc.engine_facts import describe_engine
 from llmc.pipeline import compose, load_plugins, rewrite
+from llmc.plan_facts import plan_names
 from llmc.progress import Progress, Report, counter
+from llmc.room import needed_bytes, plan_count
 from llmc.special_tokens import generation_notes, special_tokens
 from llmc.targets import resolve_targets
 from llmc.tokenizer import write_tokenizer
@@ -31,10 +33,6 @@ from runtime.manifest import Manifest, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-# The graph's text, the tokenizer and the manifest: what an engine takes besides weights.
-_BYTES_AN_OP = 300
-_BYTES_OF_THE_REST = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class Compiled:
         pass_timings: seconds by pass, in order: what the stage `rewrite` consists of.
         notes: what the user may want to know, one sentence each.
         explanation: what the passes did, and where rules declined; empty unless asked for.
+        plans: the names of the plans of each TensorRT target.
     """
 
     path: Path
@@ -56,6 +55,7 @@ class Compiled:
     pass_timings: Mapping[str, float]
     notes: tuple[str, ...]
     explanation: str
+    plans: Mapping[str, tuple[str, ...]]
 
 
 @dataclass
@@ -118,11 +118,12 @@ def compile(
     """
     job = _Job(progress or (lambda stage, done, total: None))
     load_plugins(plugins)
+    build = build or BuildOptions()
     targets, note = resolve_targets(target)
     for name in targets:
         if name != "torch":
             load_library(name)
-    stages = compose(passes, dtype_name(dtype), targets)
+    stages = compose(passes, dtype_name(dtype))
     place = check_place(Path(output) if output is not None else default_output(model))
     dump = _dump_folder(dump_ir, place)
     job.notes += [note] if note else []
@@ -130,6 +131,7 @@ def compile(
     with job.stage("lift"):
         checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
         lifted = lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
+        plans = plan_count(lifted, targets, build)
         tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
     job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
     with job.stage("rewrite"):
@@ -137,9 +139,17 @@ def compile(
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__), tokens=tokens
     )
-    with engine_writer(place, _needed(rewritten.graph, targets)) as writer:
-        manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets, build or BuildOptions())
-    return Compiled(place, manifest, job.timings, rewritten.timings, tuple(job.notes), rewritten.explanation)
+    with engine_writer(place, needed_bytes(rewritten.graph, plans)) as writer:
+        manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets, build)
+    return Compiled(
+        place,
+        manifest,
+        job.timings,
+        rewritten.timings,
+        tuple(job.notes),
+        rewritten.explanation,
+        plan_names(place, manifest),
+    )
 
 
 def default_output(model: str | Path) -> Path:
@@ -158,13 +168,6 @@ def _dump_folder(dump_ir: str | Path | None, place: Path) -> Path | None:
     if folder.exists() and not folder.is_dir():
         raise PassError(f"the dumps cannot go to {folder}, which is a file", hint="give --dump-ir a folder")
     return folder
-
-
-def _needed(graph: Graph, targets: Sequence[str]) -> int:
-    """About how many bytes the engine takes while it is written: TensorRT's holds the weights once more."""
-    copies = 1 + sum(target != "torch" for target in targets)
-    weights = sum(value.type.nbytes for value in needed_constants(graph))
-    return copies * weights + _BYTES_AN_OP * len(graph.ops) + _BYTES_OF_THE_REST
 
 
 def _write(
@@ -186,6 +189,7 @@ def _write(
         manifest,
         source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
         targets=files,
+        capabilities=(build.compute_capabilities or tuple(COMPUTE_CAPABILITIES)) if len(files) > 1 else (),
         tokenizer=tokenizer,
     )
     with job.stage("engine digest") as report:

@@ -14,7 +14,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from llmc.models import lift
-from llmc.network_facts import network_facts
+from llmc.plan_facts import plan_facts
 from runtime.engine_folder import open_engine
 from runtime.manifest import MANIFEST, Manifest
 
@@ -55,14 +55,9 @@ def open_subject(path: str | Path, *, dummy_weights: bool = False) -> Subject:
     return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights))
 
 
-def graph_file(manifest: Manifest, path: Path, family: str = "") -> str:
-    """The file of the graph of an engine's first rank; of a target whose name starts with `family`, if one does.
-
-    Raises:
-        EngineError: if the engine holds no graph.
-    """
-    targets = sorted(manifest.targets.items(), key=lambda item: not item[0].startswith(family))
-    for _, ranks in targets:
+def graph_file(manifest: Manifest, path: Path) -> str:
+    """The file of the graph of an engine's first rank, which all targets share; EngineError if it holds none."""
+    for ranks in manifest.targets.values():
         if "graph" in ranks[0]:
             return ranks[0]["graph"]
     raise EngineError(f"{path} holds no graph", hint="compile the engine again with this llmc")
@@ -74,10 +69,10 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool 
     Args:
         path: a checkpoint, an engine, or an `.ir` file.
         dummy_weights: whether the weights of a checkpoint may be missing.
-        layers: whether to list the layers of an engine's TensorRT network, too.
+        layers: whether to list the layers of an engine's TensorRT plans, too.
 
     Raises:
-        LlmcError: if it is neither a checkpoint, an engine nor a graph, or damaged, or has no network whose layers
+        LlmcError: if it is neither a checkpoint, an engine nor a graph, or damaged, or has no plans whose layers
             could be listed.
     """
     subject = open_subject(path, dummy_weights=dummy_weights)
@@ -94,11 +89,11 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool 
     if manifest:
         content = manifest.to_json()
         facts |= {key: content[key] for key in _MANIFEST_KEYS}
-        network = network_facts(subject.path, manifest, layers=layers)
-        facts |= {"network": network} if network else {}
-    if layers and "network" not in facts:
+        plans = plan_facts(subject.path, manifest, layers=layers)
+        facts |= {"tensorrt": plans} if plans else {}
+    if layers and "tensorrt" not in facts:
         raise EngineError(
-            f"{path} has no TensorRT network, so it has no layers to list",
+            f"{path} has no TensorRT plans, so it has no layers to list",
             hint="give an engine that was compiled with --target tensorrt-rtx; llmc inspect FILE.ir shows a graph",
         )
     return facts

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from compiler.ir.graph import Graph
 from llmc.divergence import first_divergence
+from llmc.plan_divergence import first_plan_divergence
 from llmc.trials import Trial
 from llmc.verification import Divergence
-from llmc.watching import Watched, WatchedEmulator, WatchedInterpreter
+from llmc.watching import WatchedInterpreter
 from runtime.engine import Engine
 
 
@@ -15,44 +16,44 @@ def locate(
 ) -> tuple[Divergence | None, str | None]:
     """The first operation that differs, and a sentence if there is something to say about where it is or is not.
 
-    What executes the graph is compared with the engine's own graph, then that graph with the reference.
+    Plans, if they execute the graph, are compared with the engine's own graph, then that graph with the reference.
 
     Args:
         engine: the engine that failed.
         own: its graph.
         reference: another graph that it was compared with; None if there is none.
-        trial: the requests that it failed at.
+        trial: the requests that it failed at, and the plans.
         tolerance: the largest relative error of a value that passes.
     """
-    watched = _watched(engine, own)
-    if watched is not None:
-        what = f"the {watched.name} and the engine's own graph"
-        found = first_divergence(watched, WatchedInterpreter(own), own, trial, what=what, tolerance=tolerance)
+    plans = _plans_file(engine)
+    if plans is not None:
+        what = "the emulator and the engine's own graph"
+        found = first_plan_divergence(engine.path, plans, own, trial, what=what, tolerance=tolerance)
         if found is not None:
             return found, None
     if reference is not None:
         what = "the engine's own graph, with its weights, and the reference"
-        right = WatchedInterpreter(reference)
-        found = first_divergence(WatchedInterpreter(own), right, own, trial, what=what, tolerance=tolerance)
+        ours, right = WatchedInterpreter(own), WatchedInterpreter(reference)
+        found = first_divergence(ours, right, own, trial, what=what, tolerance=tolerance)
         if found is not None:
             return found, None
-    return None, _unfound(engine, watched)
+    return None, _unfound(engine.executor.name, emulated=plans is not None)
 
 
-def _watched(engine: Engine, own: Graph) -> Watched | None:
-    """The emulator on the engine's network, if its executor runs one; None otherwise."""
+def _plans_file(engine: Engine) -> str | None:
+    """The list of plans, if the engine's executor runs plans, real or emulated; None otherwise."""
     for name, ranks in engine.manifest.targets.items():
-        if engine.executor.name in (name, "emulator") and "network" in ranks[0]:
-            return WatchedEmulator(engine.path, ranks[0]["network"], own)
+        if engine.executor.name in (name, "emulator") and "plans" in ranks[0]:
+            return ranks[0]["plans"]
     return None
 
 
-def _unfound(engine: Engine, watched: Watched | None) -> str:
-    if watched is None:
+def _unfound(executor: str, *, emulated: bool) -> str:
+    if not emulated:
         return (
-            f"the {engine.executor.name} executor runs the whole graph as one program, so the operation that differs "
+            f"the {executor} executor runs the whole graph as one program, so the operation that differs "
             "cannot be named; --against MODEL compares the graph, too"
         )
-    if watched.name != engine.executor.name:
-        return f"the {watched.name} computes every operation right: {engine.executor.name} itself differs"
+    if executor != "emulator":
+        return f"the emulator computes every operation right: {executor} itself differs"
     return "no single operation is off by more than the tolerance"

@@ -1,15 +1,13 @@
-"""The facts about a TensorRT network, from its record: TensorRT need not be installed."""
+"""The facts about a network of TensorRT, from its record: TensorRT need not be installed."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from math import prod
-from pathlib import Path
 from typing import Any
 
-from compiler.trt.record import LayerRecord, NetworkRecord, TensorRecord, read_record
-from runtime.manifest import Manifest
+from compiler.trt.record import LayerRecord, NetworkRecord, TensorRecord, Weight
 
 _BITS = {
     **dict.fromkeys(("INT64",), 64),
@@ -20,53 +18,69 @@ _BITS = {
 }
 
 
-def network_target(manifest: Manifest) -> str | None:
-    """The first target of an engine that has a network record; None if there is none."""
-    return next((name for name, ranks in manifest.targets.items() if "network" in ranks[0]), None)
-
-
-def network_facts(folder: Path, manifest: Manifest, *, layers: bool = False) -> dict[str, Any] | None:
-    """The facts about the network of an engine's first rank; None if it has none. The keys are in docs/cli.md.
+def network_facts(record: NetworkRecord, *, layers: bool = False) -> dict[str, Any]:
+    """The facts about a network; the keys are in docs/cli.md.
 
     Args:
-        folder: the engine directory.
-        manifest: its manifest.
+        record: its record.
         layers: whether to list every layer, too.
-
-    Raises:
-        EngineError: if the record cannot be read.
     """
-    target = network_target(manifest)
-    if target is None:
-        return None
-    files = manifest.targets[target][0]
-    record = read_record(folder / files["network"])
+    outputs = {source: output for output, source in record.aliases.items()}
+    step = [name for name in record.inputs if name not in outputs and name not in record.weights]
     facts = {
-        "target": target,
-        "name": record.name,
-        "package": record.package,
-        "engine_bytes": manifest.files[files["engine"]].bytes,
+        "sizes": _sizes(record),
         "layers": dict(Counter(layer.kind for layer in record.layers).most_common()),
         "precisions": _precisions(record),
-        "constant_bytes": sum(place.nbytes for place in set(record.constants.values())),
-        "inputs": {name: _tensor(record.tensors[name]) for name in record.inputs},
-        "outputs": {name: _tensor(record.tensors[name]) for name in record.outputs},
-        "aliases": dict(record.aliases),
+        "weights": {"inputs": len(record.weights), "bytes": sum(_weights(record).values())},
+        "constants": {"layers": len(record.constants), "bytes": sum(_constants(record).values())},
+        "cache_bytes": sum(_most_bytes(record, name) for name in outputs),
+        "inputs": {name: _tensor(record.tensors[name]) for name in step},
+        "caches": {name: {**_tensor(record.tensors[name]), "output": out} for name, out in outputs.items()},
+        "outputs": {n: _tensor(record.tensors[n]) for n in record.outputs if n not in record.aliases},
         "profiles": _profiles(record),
-        "cache_bytes": sum(_most_bytes(record, name) for name in set(record.aliases.values())),
     }
     return facts | ({"layer_list": [_layer(layer, record) for layer in record.layers]} if layers else {})
 
 
+def _sizes(record: NetworkRecord) -> dict[str, int]:
+    """The rows, the tokens and the wanted positions of each, and the slots of the caches; -1 for what varies."""
+    shapes = {name: record.tensors[name].shape for name in ("token_ids", "logits") if name in record.tensors}
+    caches = [record.tensors[name].shape for name in record.aliases.values()]
+    ids, logits = shapes.get("token_ids", ()), shapes.get("logits", ())
+    sizes = dict(zip("BS", ids, strict=False)) | ({"R": logits[1]} if len(logits) == 3 else {})
+    return sizes | ({"C": caches[0][2]} if caches and len(caches[0]) > 2 else {})
+
+
+def _weights(record: NetworkRecord) -> dict[tuple[str, Weight], int]:
+    """The bytes of every place that inputs are read from, with its element type."""
+    return {(record.tensors[name].dtype, place): _bytes(record.tensors[name]) for name, place in record.weights.items()}
+
+
+def _constants(record: NetworkRecord) -> dict[tuple[str, Weight | str], int]:
+    """The bytes of every constant, with its element type; one place counts once."""
+    layers = {layer.name: record.tensors[layer.outputs[0]] for layer in record.layers if layer.kind == "CONSTANT"}
+    return {
+        (layers[name].dtype, name if isinstance(place, bytes) else place): _bytes(layers[name])
+        for name, place in record.constants.items()
+    }
+
+
 def _precisions(record: NetworkRecord) -> dict[str, dict[str, int]]:
-    """For each element type the tensors of it, and the bytes of the constants of it, each place counted once."""
+    """For each element type the tensors of it, and the bytes of weights and constants of it."""
+    sums: list[Counter[str]] = []
+    for places in (_weights(record), _constants(record)):
+        sums.append(Counter())
+        for (dtype, _), size in places.items():
+            sums[-1][dtype] += size
     tensors = Counter(tensor.dtype for tensor in record.tensors.values())
-    outputs = {layer.name: layer.outputs[0] for layer in record.layers if layer.name in record.constants}
-    places = {record.constants[name]: record.tensors[output].dtype for name, output in outputs.items()}
-    weights: Counter[str] = Counter()
-    for place, dtype in places.items():
-        weights[dtype] += place.nbytes
-    return {dtype: {"tensors": count, "constant_bytes": weights[dtype]} for dtype, count in tensors.most_common()}
+    return {
+        dtype: {"tensors": count, "weight_bytes": sums[0][dtype], "constant_bytes": sums[1][dtype]}
+        for dtype, count in tensors.most_common()
+    }
+
+
+def _bytes(tensor: TensorRecord) -> int:
+    return (prod(tensor.shape) * _BITS[tensor.dtype] + 7) // 8
 
 
 def _tensor(tensor: TensorRecord) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from llmc.progress import Progress
 
 # Added after the user's passes, unless the user named them, because no target is fast without them.
 AUTOMATIC = ("merge-linears", "fuse-attention", "cleanup")
-# TensorRT takes merged products apart again (a slice of a product becomes a product with a slice of the weight).
-_AUTOMATIC_TENSORRT = ("fuse-attention", "cleanup")
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,12 @@ def load_plugins(plugins: Sequence[str | Path]) -> None:
         load_plugin(plugin)
 
 
-def compose(passes: str, dtype: str | None, targets: Sequence[str] = ("torch",)) -> tuple[Pass, ...]:
+def compose(passes: str, dtype: str | None) -> tuple[Pass, ...]:
     """The whole pipeline of a compilation: the element type first, then the user's passes, then the automatic ones.
 
     Args:
         passes: the user's pipeline.
         dtype: the element type to compute in; None for the checkpoint's own.
-        targets: what the graph is for.
 
     Raises:
         PassError: if the text is no pipeline, or names a pass or an option that does not exist.
@@ -55,8 +52,7 @@ def compose(passes: str, dtype: str | None, targets: Sequence[str] = ("torch",))
     given = parse_pipeline(passes)
     named = {pass_name(step) for step in given}
     first = parse_pipeline(f"dtype={dtype}") if dtype else ()
-    automatic = AUTOMATIC if "torch" in targets else _AUTOMATIC_TENSORRT
-    last = parse_pipeline(",".join(name for name in automatic if name not in named))
+    last = parse_pipeline(",".join(name for name in AUTOMATIC if name not in named))
     return (*first, *given, *last)
 
 

@@ -32,9 +32,8 @@ class ReferenceModel:
 
 
 def own_reference(engine: Engine) -> ReferenceModel:
-    """The graph of a loaded engine itself: that of the target which its executor runs."""
-    family = "torch" if engine.executor.name == "torch" else "tensorrt"
-    graph = read_graph(engine.path / graph_file(engine.manifest, engine.path, family))
+    """The graph of a loaded engine itself."""
+    graph = read_graph(engine.path / graph_file(engine.manifest, engine.path))
     return ReferenceModel(graph, "its own graph, interpreted", engine.manifest.limits.max_seq)
 
 

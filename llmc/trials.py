@@ -37,12 +37,21 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Trial:
-    """Requests that run together, at most `batch` at once; `numbers` are those of their prompts, from 1."""
+    """Requests that run together.
+
+    Attributes:
+        mode: `alone`, `batch`, or the name of the plan that the trial is for.
+        numbers: the numbers of the requests' prompts, from 1; a prompt may run in several rows.
+        requests: the requests.
+        batch: how many run at once, at most.
+        plans: the TensorRT plans to run on; what the executor chooses, if empty.
+    """
 
     mode: str
     numbers: tuple[int, ...]
     requests: tuple[Request, ...]
     batch: int
+    plans: tuple[str, ...] = ()
 
     def run(self, executor: Executor) -> Recorder:
         """Extend the requests greedily, through end tokens."""

@@ -33,7 +33,7 @@ class Run:
 
     Attributes:
         prompt: the number of the prompt, from 1.
-        mode: `alone`, or `batch` if it ran together with all others.
+        mode: `alone`, `batch` if it ran together with all others, or the name of the TensorRT plan that it tried.
         prompt_tokens: how many tokens the prompt has.
         token_ids: the tokens that the engine chose.
         step_errors: for each of them the relative error of the logits it was chosen from: RMS of the difference over
@@ -81,6 +81,7 @@ class Divergence:
         operands_error: the largest relative error among its operands.
         shape: the value's shape.
         reference_shape: the shape that it should have.
+        plan: the TensorRT plan that ran; empty if none did.
     """
 
     found: str
@@ -92,6 +93,7 @@ class Divergence:
     operands_error: float
     shape: tuple[int, ...]
     reference_shape: tuple[int, ...]
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ class Verification:
         reference: what it was compared with, in words.
         dtype: the element type that the tolerance is for.
         tolerance: the largest relative error of logits that passes.
-        runs: each prompt alone, then each in one batch.
+        runs: each prompt alone, then each in one batch, then those of each plan.
+        plans: the TensorRT plans each of which was tried by itself.
         divergence: the first operation that differs, if the engine failed and it was found.
         notes: sentences for the user.
     """
@@ -115,6 +118,7 @@ class Verification:
     dtype: str
     tolerance: float
     runs: tuple[Run, ...]
+    plans: tuple[str, ...] = ()
     divergence: Divergence | None = None
     notes: tuple[str, ...] = ()
 
@@ -156,6 +160,7 @@ class Verification:
             "tokens": self.tokens,
             "tokens_equal": self.tokens_equal,
             "ties": sum(difference.tie for run in self.runs for difference in run.differences),
+            "plans": list(self.plans),
             "runs": [_plain(run) for run in self.runs],
             "divergence": _plain(self.divergence) if self.divergence else None,
             "notes": list(self.notes),

@@ -13,6 +13,8 @@ from compiler.ir.graph import Graph
 from llmc.comparing import Reference, compare
 from llmc.dtypes import long_spelling
 from llmc.localizing import locate
+from llmc.plan_facts import plans_target
+from llmc.plan_trials import limited_to, plan_trials
 from llmc.progress import Progress, counter
 from llmc.references import other_reference, own_reference
 from llmc.tolerance import logits_tolerance
@@ -20,8 +22,11 @@ from llmc.trials import Trial, as_requests, random_prompts, trials
 from llmc.verification import Run, Verification
 from runtime.engine import Engine, Prompt
 from runtime.engine_folder import open_engine
+from runtime.executor import Executor
+from runtime.executor_choice import choose
 from runtime.loading import load_engine
 from runtime.manifest import EngineLimits
+from runtime.tensorrt_executor import TensorRTExecutor
 
 __all__ = ["Verification", "verify"]
 
@@ -35,6 +40,7 @@ def verify(
     seed: int = 0,
     max_new_tokens: int = 16,
     tolerance: float | None = None,
+    plans: str = "all",
     executor: str = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -44,7 +50,8 @@ def verify(
     """Compare the logits and greedy tokens of an engine with a reference.
 
     Every prompt runs alone and together with the others in one ragged batch. The reference is given the tokens that
-    the engine chose, so that every step is compared on the same text, whatever was chosen before.
+    the engine chose, so that every step is compared on the same text, whatever was chosen before. Plans of a TensorRT
+    engine are then tried one by one: see `llmc.plan_trials`.
 
     Args:
         engine: the engine directory.
@@ -56,7 +63,9 @@ def verify(
         max_new_tokens: how many tokens to add to each prompt.
         tolerance: the largest relative error of logits (RMS of the difference over RMS of the reference) that passes;
             None derives it from the element type and the number of layers.
-        executor: as of `llmc.load`.
+        plans: whether to try `all` plans of a TensorRT engine, one by one, or by `default` only those that the executor
+            chooses for the prompts.
+        executor: as of `llmc.load`, but for `auto`: plans are emulated where nothing runs them.
         device: as of `llmc.load`.
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of the engine first.
@@ -69,6 +78,8 @@ def verify(
         EngineError: if the engine is damaged, or cannot be compared with `against`.
         LlmcError: if the engine or the reference cannot be loaded, or the engine cannot serve the prompts.
     """
+    if plans not in ("all", "default"):
+        raise RequestError(f"there are no plans {plans!r} to verify", hint="choose from: all, default")
     report: Progress = progress or (lambda stage, done, total: None)
     notes: list[str] = []
     loaded = _load(engine, executor, device, threads, check_files, report, notes)
@@ -81,13 +92,17 @@ def verify(
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
     requests = as_requests(loaded, given, max_new_tokens, limits, notes.append)
     planned = trials(requests, limits.max_batch)
+    runner = loaded.executor
+    if isinstance(runner, TensorRTExecutor) and plans == "all":
+        planned += plan_trials(runner.plans, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
     result = Verification(
         engine=str(engine),
         executor=loaded.executor.name,
         reference=reference.words,
         dtype=dtype,
         tolerance=limit,
-        runs=tuple(_runs(loaded, planned, Reference(reference.graph), limit, report)),
+        runs=tuple(_runs(runner, planned, Reference(reference.graph), limit, report)),
+        plans=tuple(trial.mode for trial in planned if trial.plans),
         notes=tuple(notes),
     )
     if (failed := result.failed_run) is None:
@@ -109,7 +124,11 @@ def _load(
     report: Progress,
     notes: list[str],
 ) -> Engine:
-    total = sum(entry.bytes for entry in open_engine(path, verify=False).manifest.files.values())
+    folder = open_engine(path, verify=False)
+    total = sum(entry.bytes for entry in folder.manifest.files.values())
+    has_plans = plans_target(folder.manifest) is not None and not device.startswith("cuda")
+    if executor == "auto" and has_plans and choose(folder, executor, device).executor == "torch":
+        executor = "emulator"
     return load_engine(
         path,
         executor=executor,
@@ -122,12 +141,15 @@ def _load(
 
 
 def _runs(
-    engine: Engine, planned: Sequence[Trial], reference: Reference, tolerance: float, report: Progress
+    executor: Executor, planned: Sequence[Trial], reference: Reference, tolerance: float, report: Progress
 ) -> list[Run]:
     runs: list[Run] = []
     for index, trial in enumerate(planned):
         report("verify", index, len(planned))
-        runs += compare(trial, trial.run(engine.executor), reference, tolerance)
+        runner = executor
+        if trial.plans and isinstance(executor, TensorRTExecutor):
+            runner = limited_to(executor, trial.plans)
+        runs += compare(trial, trial.run(runner), reference, tolerance)
     report("verify", len(planned), len(planned))
     return runs
 
@@ -151,8 +173,11 @@ def _common_limits(limits: EngineLimits, max_seq: int) -> EngineLimits:
 
 
 def _shortened(trial: Trial, run: Run, tolerance: float) -> Trial:
-    """The trial up to the step at which the run fails."""
+    """The trial up to the step at which the run fails; of requests that run one after the other only the failed one."""
     step = run.first_bad_step(tolerance)
     assert step is not None
-    requests = (replace(r, max_new_tokens=min(r.max_new_tokens, step + 1)) for r in trial.requests)
-    return replace(trial, requests=tuple(requests))
+    pairs = zip(trial.numbers, trial.requests, strict=True)
+    kept = [pair for pair in pairs if trial.batch > 1 or pair[0] == run.prompt]
+    numbers, requests = zip(*kept, strict=True)
+    shorter = (replace(r, max_new_tokens=min(r.max_new_tokens, step + 1)) for r in requests)
+    return replace(trial, numbers=numbers, requests=tuple(shorter))

@@ -1,35 +1,27 @@
-"""Executors whose values can be seen, each under its name in the IR."""
+"""Computations whose values can be seen, each under its name in the IR."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op
-from compiler.trt.emulator import EmulatedContext
-from compiler.trt.record import LayerRecord
-from runtime.executor import Executor
+from compiler.trt.emulator.context import EmulatedContext
+from compiler.trt.emulator.engine import EmulatedEngine
+from compiler.trt.emulator.memory import tensor_at
+from compiler.trt.plans import PlanFiles
+from compiler.trt.record import LayerRecord, NetworkRecord
 from runtime.interpreter_executor import InterpreterSession
-from runtime.tensorrt_executor import TensorRTExecutor
 from runtime.tensorrt_executor.emulated import EmulatedBackend
-from runtime.tensorrt_executor.session import TensorRTSession
-
-
-class Watched(Executor, Protocol):
-    """An executor whose values can be seen."""
-
-    def take_values(self) -> Mapping[str, Tensor]:
-        """What was computed since the last call, by name. Values that the executor does not have are absent."""
-        ...
 
 
 class WatchedInterpreter:
-    """An interpreter whose values can be seen; constants are among them in the first step. See `Watched`."""
+    """An interpreter whose values can be seen; constants are among them in the first step."""
 
     name = "interpreter"
 
@@ -41,8 +33,13 @@ class WatchedInterpreter:
         """See `runtime.executor.Executor.open`."""
         return InterpreterSession(self._interpreter, batch, capacity)
 
+    def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Run the graph once; returns every value by its name."""
+        self._interpreter(inputs)
+        return self.take_values()
+
     def take_values(self) -> Mapping[str, Tensor]:
-        """See `Watched.take_values`."""
+        """What was computed since the last call, by name."""
         values, self._values = self._values, {}
         return values
 
@@ -50,59 +47,62 @@ class WatchedInterpreter:
         self._values.update(zip((value.name for value in op.results), results, strict=True))
 
 
-class WatchedEmulator:
-    """The emulator, on the network of an engine, whose values can be seen. See `Watched`."""
+@dataclass(frozen=True)
+class PlanRun:
+    """A run of an emulated plan.
 
-    name = "emulator"
+    Attributes:
+        plan: the plan's name.
+        inputs: the inputs before it, by name, but for the weights; caches are among them.
+        values: every tensor that its layers made, by name.
+    """
 
-    def __init__(self, folder: Path, network: str, graph: Graph) -> None:
-        """Load a network.
+    plan: str
+    inputs: Mapping[str, Tensor]
+    values: Mapping[str, Tensor]
 
-        Args:
-            folder: the engine directory.
-            network: the file of the network.
-            graph: the graph that the network was made from.
 
-        Raises:
-            LlmcError: if it cannot be read, or the emulator lacks one of its layers.
-        """
-        backend = _WatchedBackend(folder, network, self._observe)
-        self._executor = TensorRTExecutor(backend, name=self.name, file=network)
-        self._wanted = set(graph.values)
-        self._roles = {role: value.name for role, value in graph.outputs.items() if role not in graph.states()}
+class WatchedBackend(EmulatedBackend):
+    """The emulator, which shows every run."""
+
+    def __init__(self, folder: Path, weights: str, seen: Callable[[PlanRun], None]) -> None:
+        """Map the weights; the arguments and errors are those of `EmulatedBackend`, with `seen` called after a run."""
+        super().__init__(folder, weights, "cpu")
+        self._seen = seen
+        self._names: dict[EmulatedEngine, str] = {}
+
+    def load(self, files: PlanFiles, record: NetworkRecord) -> EmulatedEngine:
+        """See `Backend.load`."""
+        engine = super().load(files, record)
+        self._names[engine] = files.name
+        return engine
+
+    def new_context(self, engine: EmulatedEngine, *, eager: bool) -> EmulatedContext:
+        """See `Backend.new_context`."""
+        return _WatchedContext(engine, self._names[engine], self._seen)
+
+
+class _WatchedContext(EmulatedContext):
+    def __init__(self, engine: EmulatedEngine, plan: str, seen: Callable[[PlanRun], None]) -> None:
+        super().__init__(engine)
+        self._plan, self._seen = plan, seen
         self._values: dict[str, Tensor] = {}
-        self._repeated = False
+        self.observe = self._keep
 
-    def open(self, batch: int, capacity: int) -> TensorRTSession:
-        """See `runtime.executor.Executor.open`."""
-        return self._executor.open(batch, capacity)
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        inputs = {name: self._input(name) for name in self.engine.record.inputs if self._is_step_input(name)}
+        self._values = {}
+        done = super().execute_async_v3(stream_handle)
+        if done:
+            self._seen(PlanRun(self._plan, inputs, self._values))
+        return done
 
-    def take_values(self) -> Mapping[str, Tensor]:
-        """See `Watched.take_values`; nothing if the network ran several times, each time on a part of the batch."""
-        values = {} if self._repeated else self._values
-        self._values, self._repeated = {}, False
-        return values
+    def _is_step_input(self, name: str) -> bool:
+        return name not in self.engine.record.weights and self.get_tensor_address(name) != 0
 
-    def _observe(self, layer: LayerRecord, tensors: Sequence[Tensor]) -> None:
-        for output, tensor in zip(layer.outputs, tensors, strict=True):
-            name = self._roles.get(output, output)
-            if name in self._wanted:
-                self._repeated = self._repeated or name in self._values
-                self._values[name] = tensor.clone()
+    def _input(self, name: str) -> Tensor:
+        dtype = self.engine.record.tensors[name].dtype
+        return tensor_at(self.get_tensor_address(name), dtype, self.get_tensor_shape(name)).clone()
 
-
-class _WatchedBackend(EmulatedBackend):
-    """A backend whose contexts call `observe` after each layer."""
-
-    def __init__(self, folder: Path, network: str, observe: _Observe) -> None:
-        super().__init__(folder, network, "cpu")
-        self._observe = observe
-
-    def new_context(self, profile: int, *, one_width: bool) -> EmulatedContext:
-        context = self.engine.create_execution_context()
-        context.observe = self._observe
-        return context
-
-
-class _Observe(Protocol):
-    def __call__(self, layer: LayerRecord, tensors: Sequence[Tensor], /) -> None: ...
+    def _keep(self, layer: LayerRecord, tensors: Sequence[Tensor]) -> None:
+        self._values.update((name, tensor.clone()) for name, tensor in zip(layer.outputs, tensors, strict=True))

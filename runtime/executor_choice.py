@@ -40,23 +40,22 @@ def choose(folder: EngineFolder, executor: str, device: str) -> Choice:
     Raises:
         EngineError: if the engine has no files for the executor.
     """
-    built = folder.manifest.targets
     tensorrt = _tensorrt_target(folder)
     if executor == "auto":
         return _automatic(folder, tensorrt, device)
-    if executor == "interpreter":
-        return Choice(executor, "torch" if tensorrt is None or "torch" in built else tensorrt)
-    if executor == "torch":
+    if executor in ("torch", "interpreter"):
         return Choice(executor, "torch")
     if tensorrt is None:
         raise EngineError(
-            f"{folder.path} has no TensorRT engine; it was built for: {', '.join(built) or 'none'}",
+            f"{folder.path} has no TensorRT engine; it was built for: {', '.join(folder.manifest.targets) or 'none'}",
             hint="compile it again with --target tensorrt-rtx, or run it with --executor torch",
         )
     return Choice(executor, tensorrt)
 
 
-def load_executor(folder: EngineFolder, choice: Choice, device: str, batch: int | None) -> Executor:
+def load_executor(
+    folder: EngineFolder, choice: Choice, device: str, batch: int | None, capabilities: tuple[str, ...] = ()
+) -> Executor:
     """Load what was chosen.
 
     Args:
@@ -64,9 +63,10 @@ def load_executor(folder: EngineFolder, choice: Choice, device: str, batch: int 
         choice: what to run.
         device: as given by the user.
         batch: how many sequences will usually run at once; None for the engine's largest batch.
+        capabilities: compute capabilities that a TensorRT engine was built for, if known; for messages.
 
     Raises:
-        EngineError: if the files cannot be read.
+        EngineError: if the engine was not built for the target, or its files cannot be read.
         TargetError: if this machine cannot run them.
     """
     files = folder.rank(choice.target)
@@ -87,35 +87,29 @@ def load_executor(folder: EngineFolder, choice: Choice, device: str, batch: int 
         device=device,
         emulate=choice.executor == "emulator",
         target=choice.target,
-        digest=folder.manifest.files[files["engine"]].sha256,
+        digests={name: entry.sha256 for name, entry in folder.manifest.files.items()},
+        capabilities=capabilities,
     )
 
 
 def _automatic(folder: EngineFolder, tensorrt: str | None, device: str) -> Choice:
-    """TensorRT where it runs; else torch; else the emulator, with a note."""
-    if tensorrt is None:
+    """TensorRT where it runs, else torch; with a note if only the package is missing, which is much faster."""
+    if tensorrt is None or device.startswith("cpu") or not _sees_gpu():
         return Choice("torch", "torch")
-    obstacle = _obstacle(tensorrt, device)
-    if obstacle is None:
+    if _installed(tensorrt):
         return Choice("tensorrt", tensorrt)
-    if "torch" in folder.manifest.targets:
-        return Choice("torch", "torch")
+    package = PACKAGES[tensorrt]
     return Choice(
-        "emulator",
-        tensorrt,
-        f"{folder.path} is emulated on the CPU, which is slow: TensorRT cannot run it, as {obstacle}",
+        "torch",
+        "torch",
+        f"{folder.path} runs on torch, which is slower than TensorRT: the Python package {package} is not installed",
     )
 
 
-def _obstacle(target: str, device: str) -> str | None:
-    """What keeps TensorRT from running here; None if nothing is known to."""
-    if device.startswith("cpu"):
-        return f"the device is {device}"
-    if not _installed(target):
-        return f"the Python package {PACKAGES[target]} is not installed"
+def _sees_gpu() -> bool:
     import torch
 
-    return None if torch.cuda.is_available() else "torch sees no CUDA GPU on this machine"
+    return torch.cuda.is_available()
 
 
 def _tensorrt_target(folder: EngineFolder) -> str | None:

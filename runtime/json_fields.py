@@ -69,6 +69,15 @@ class Fields:
             )
         return tuple(values)
 
+    def string_list(self, key: str) -> tuple[str, ...]:
+        """The list of strings under `key`."""
+        values = self._take(key, list)
+        if not all(isinstance(value, str) for value in values):
+            raise EngineError(
+                f"{self.file}: the key {self.path + key!r} is {values!r}; it must be a list of strings", hint=self.hint
+            )
+        return tuple(values)
+
     def strings(self) -> dict[str, str]:
         """All keys of this object, each of which must hold a string."""
         return {key: self.string(key) for key in self.values}

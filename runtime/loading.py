@@ -37,12 +37,12 @@ def load_engine(
         path: the engine directory.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is a device, else the CPU.
         executor: `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
-            reference), or `auto`: the fastest that the engine has files for and that this machine can run.
+            reference), or `auto`: TensorRT if the engine has plans that this machine can run, else torch.
         threads: how many threads torch computes with on the CPU; None leaves it to torch.
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
         verify: whether to compare the digest of every file.
         advance: called with the bytes verified since the last call.
-        note: called with a sentence if `auto` had to take the emulator; a warning if None.
+        note: called with a sentence if `auto` had to take less than the fastest; a warning if None.
 
     Raises:
         EngineError: if the engine is damaged, foreign, or of another version, naming the file or key.
@@ -64,8 +64,6 @@ def load_engine(
     # torch reads this once, before its first large allocation: decoding streams all weights through the CPU, and with
     # small pages every few of their bytes cost an address translation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # TensorRT-RTX multiplies float32 with the 10 bits of TF32, whatever the builder was told, unless this is set.
-    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     # Not before: torch takes a second to import, and what is wrong with an engine can be said without it.
     import torch
 
@@ -79,6 +77,6 @@ def load_engine(
     return Engine(
         folder.path,
         folder.manifest,
-        load_executor(folder, choice, device, batch),
+        load_executor(folder, choice, device, batch, folder.manifest.capabilities),
         Tokenizer(folder.path / tokenizer) if tokenizer else None,
     )

@@ -15,7 +15,7 @@ from runtime.json_fields import Fields
 
 MANIFEST = "manifest.json"
 FORMAT = "llmc engine"
-SCHEMA = 1
+SCHEMA = 2
 _AGAIN = "compile the engine again, or copy it again from where it came"
 
 
@@ -63,7 +63,7 @@ class FileEntry:
 
 
 RankFiles = Mapping[str, str]
-"""The files of one rank by role: for the torch target `graph` and `weights`."""
+"""The files of one rank by role: `graph`, `weights`, and for TensorRT `plans`."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Manifest:
         targets: the files of each rank, for each target.
         tokenizer: the tokenizer's file, if the checkpoint had one.
         files: every file but the manifest.
+        capabilities: the compute capabilities that TensorRT plans were built for, such as `8.9`; empty without plans.
     """
 
     llmc: str
@@ -103,6 +104,7 @@ class Manifest:
     targets: Mapping[str, tuple[RankFiles, ...]]
     tokenizer: str | None
     files: Mapping[str, FileEntry]
+    capabilities: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -130,6 +132,7 @@ class Manifest:
             "pipeline": self.pipeline,
             "versions": dict(self.versions),
             "targets": {name: {"ranks": [dict(rank) for rank in ranks]} for name, ranks in self.targets.items()},
+            "capabilities": list(self.capabilities),
             "tokenizer": self.tokenizer,
             "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in sorted(self.files.items())},
         }
@@ -239,6 +242,7 @@ def _manifest(fields: Fields) -> Manifest:
             name: FileEntry(files.section(name).integer("bytes"), files.section(name).string("sha256"))
             for name in files.values
         },
+        capabilities=fields.string_list("capabilities"),
     )
     fields.section("model").integer("vocab_size", 1)
     _check_files(manifest, fields)

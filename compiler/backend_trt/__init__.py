@@ -1,7 +1,7 @@
 """The TensorRT targets: IR ops to TensorRT layers, and real engines, built without a GPU."""
 
-from compiler.backend_trt.build import BuiltEngine, build_engine, fixed_capacity
+from compiler.backend_trt.build import build_plans
 from compiler.backend_trt.emission import Emission, emits
 from compiler.backend_trt.options import BuildOptions
 
-__all__ = ["BuildOptions", "BuiltEngine", "Emission", "build_engine", "emits", "fixed_capacity"]
+__all__ = ["BuildOptions", "Emission", "build_plans", "emits"]

@@ -1,77 +1,95 @@
-"""From a rank's graph to the files of its engine."""
+"""From a rank's graph to its plans."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from os import cpu_count
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from torch import Tensor
-
+from compiler.backend_trt.constants import Load
 from compiler.backend_trt.define import define_network
+from compiler.backend_trt.forms import apart, fixed_rows
 from compiler.backend_trt.messages import Messages, ops_named
 from compiler.backend_trt.options import BuildOptions, configure
-from compiler.backend_trt.places import find_constants
-from compiler.backend_trt.profiles import add_profiles, profiles_of
+from compiler.backend_trt.plans import PlanSpec, plan_specs
+from compiler.backend_trt.profile import add_profile
 from compiler.backend_trt.progress import Progress, progress_monitor
 from compiler.backend_trt.readback import read_back
+from compiler.backend_trt.reuse import plan_cache, plan_key
 from compiler.backend_trt.support import require_support
 from compiler.errors import TargetError
 from compiler.ir.graph import Graph
-from compiler.ir.op import Value
-from compiler.ir.specialize import bind_dims
 from compiler.trt.library import Library
-from compiler.trt.record import NetworkRecord, Place
+from compiler.trt.plans import PlanFiles, Plans
 
 
-@dataclass(frozen=True)
-class BuiltEngine:
-    """The files of a rank, relative to the engine directory, and what they hold.
-
-    Attributes:
-        files: the files by role: `engine` and `network`, and `constants` if the engine does not hold them all.
-        record: the network that was built.
-        places: where each constant of the graph lies, by the value's name.
-    """
-
-    files: Mapping[str, str]
-    record: NetworkRecord
-    places: Mapping[str, Place]
-
-
-def fixed_capacity(graph: Graph) -> Graph:
-    """The graph with the capacity of its caches fixed to the largest: TensorRT updates caches of fixed length only."""
-    return bind_dims(graph, {"C": graph.dims["C"].max}) if "C" in graph.dims else graph
-
-
-def build_engine(
+def build_plans(
     library: Library,
     graph: Graph,
-    load: Callable[[Value], Tensor],
+    load: Load,
     folder: Path,
+    weights: str,
     *,
     name: str = "rank0",
     options: BuildOptions | None = None,
     progress: Progress | None = None,
-) -> BuiltEngine:
-    """Build a rank's engine into `folder`.
+) -> str:
+    """Build a rank's plans into `folder`, and the list of them; returns the name of the list's file.
 
     Args:
         library: the TensorRT package.
-        graph: the graph after all passes, its capacity fixed, its constants stored or literal.
-        load: gives the value of a constant; mapped files keep memory small.
+        graph: the graph after all passes, its weights stored in one file.
+        load: gives the stored weights.
         folder: the engine directory under construction.
+        weights: the name of the file of weights.
         name: what the files are called before their suffix.
         options: how to build.
         progress: called with the steps done and in total, as TensorRT reports them.
 
     Raises:
-        TargetError: if an op cannot be emitted, or TensorRT refuses the network, naming the op and its origin.
+        TargetError: if an op cannot be emitted, or TensorRT refuses a network, naming the op and its origin.
         OSError: if the folder cannot be written.
     """
-    require_support(graph)
+    options = options or BuildOptions()
+    specs = plan_specs(
+        graph.dims, batches=options.batch_sizes, widths=options.prompt_sizes, capacities=options.capacities
+    )
+    for spec in specs:
+        require_support(spec.specialize(graph))
+    reports = _shared_progress(progress, len(specs)) if progress else [None] * len(specs)
+
+    def build(spec: PlanSpec, report: Progress | None) -> PlanFiles:
+        return build_plan(library, graph, load, folder, spec, name=name, options=options, progress=report)
+
+    with ThreadPoolExecutor(options.workers or cpu_count() or 1) as workers:
+        plans = Plans(weights, tuple(workers.map(build, specs, reports)))
+    file = f"{name}.plans.json"
+    plans.write(folder / file)
+    return file
+
+
+def build_plan(
+    library: Library,
+    graph: Graph,
+    load: Load,
+    folder: Path,
+    spec: PlanSpec,
+    *,
+    name: str,
+    options: BuildOptions,
+    progress: Progress | None = None,
+) -> PlanFiles:
+    """Build one plan; the arguments and errors are those of `build_plans`."""
     trt = library.trt
+    graph = spec.specialize(graph)
+    # Measured on an H100: with one row products of one input are fastest apart and side by side, with several rows
+    # joined and one after the other.
+    one_row = fixed_rows(graph) == 1
+    graph = apart(graph) if one_row else graph
     messages = Messages(trt)
     builder = trt.Builder(messages.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -82,31 +100,36 @@ def build_engine(
     with messages.muted():
         record = read_back(trt, network, library.name)
     config = builder.create_builder_config()
-    configure(trt, config, options or BuildOptions())
+    configure(trt, config, options, side_by_side=one_row)
     monitor = progress_monitor(trt, progress) if progress else None
     if monitor is not None:
         config.progress_monitor = monitor
-    profiles = add_profiles(builder, config, network, profiles_of(graph), graph)
+    record = replace(record, profiles=add_profile(builder, config, network, spec.name, graph))
+    files = PlanFiles(spec.name, f"{name}.{spec.name}.engine", f"{name}.{spec.name}.network.json")
+    engine, cache = folder / files.engine, plan_cache()
+    key = plan_key(record, emission.held, options) if options.reuse else ""
+    if not options.reuse or not cache.get(key, engine):
+        _serialize(trt, builder, network, config, engine, graph, messages)
+        if options.reuse:
+            cache.put(key, engine)
+    replace(record, weights=emission.weights, constants=emission.constants).write(folder / files.network)
+    return files
 
-    engine = folder / f"{name}.engine"
-    _serialize(trt, builder, network, config, engine, graph, messages)
-    rest = folder / f"{name}.constants"
-    constants = find_constants(engine, emission.constants, rest)
-    record = replace(record, profiles=profiles, constants=constants)
-    network_file = folder / f"{name}.network.json"
-    record.write(network_file)
-    files = {"engine": engine.name, "network": network_file.name}
-    return BuiltEngine(files | ({"constants": rest.name} if rest.exists() else {}), record, _by_value(graph, constants))
 
+def _shared_progress(progress: Progress, count: int) -> list[Progress]:
+    """A progress function for each of several builds that run side by side; `progress` hears their sums."""
+    lock = Lock()
+    steps = [(0, 0)] * count
 
-def _by_value(graph: Graph, constants: Mapping[str, Place]) -> dict[str, Place]:
-    """The places of the graph's own constants: a layer's name is the value's, perhaps with a detail after a slash."""
-    found: dict[str, Place] = {}
-    for layer, place in constants.items():
-        name = layer.partition("/")[0]
-        if name in graph.values:
-            found.setdefault(name, place)
-    return found
+    def reporter(index: int) -> Callable[[int, int], None]:
+        def report(done: int, total: int) -> None:
+            with lock:
+                steps[index] = (done, total)
+                progress(sum(pair[0] for pair in steps), sum(pair[1] for pair in steps))
+
+        return report
+
+    return [reporter(index) for index in range(count)]
 
 
 def _serialize(trt: Any, builder: Any, network: Any, config: Any, path: Path, graph: Graph, messages: Messages) -> None:
@@ -125,6 +148,6 @@ def _serialize(trt: Any, builder: Any, network: Any, config: Any, path: Path, gr
     named = ops_named(graph, messages.errors)
     where = f" at {named[0].kind.name} %{named[0].name} from {named[0].origin}" if named else ""
     raise TargetError(
-        f"TensorRT could not build the engine{where}: {messages.text()}",
+        f"TensorRT could not build the plan {path.stem}{where}: {messages.text()}",
         hint="leave out the pass that made the op, or build for torch: --target torch",
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
+from compiler.backend_trt.constants import Constants, Load
 from compiler.backend_trt.emission import Emission, rule_of
 from compiler.errors import TargetError
 from compiler.ir.analysis import constant_values
@@ -16,7 +14,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 
 
-def define_network(trt: Any, network: Any, graph: Graph, load: Callable[[Value], Tensor]) -> Emission:
+def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission:
     """Add the layers of a graph to an empty network.
 
     An input that nothing reads becomes none of the network. An output whose name an input has (a cache) gets the name
@@ -25,8 +23,8 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Callable[[Value],
     Args:
         trt: the TensorRT package.
         network: a strongly typed network.
-        graph: a graph whose constants are stored or literal.
-        load: the value of a constant.
+        graph: a graph whose weights are stored tensors.
+        load: gives the stored ones.
 
     Returns:
         What was made; it holds the memory of the constants, which must live until the network is built.
@@ -35,7 +33,7 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Callable[[Value],
         TargetError: if TensorRT refuses a layer, naming the op and where it came from.
     """
     network.name = graph.name
-    emission = Emission(trt, network, graph, load)
+    emission = Emission(trt, network, graph, Constants(graph, load))
     constant = constant_values(graph)
     live = _live_inputs(graph)
     for value in graph.inputs:

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compiler.backend_trt.constants import Constants
 from compiler.errors import TargetError
 from compiler.ir.dims import Dim, Shape
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
+from compiler.trt.record import Constant, Weight
 
 TrtTensor = Any
 """A `tensorrt.ITensor`; the package has no types."""
@@ -29,6 +31,8 @@ _DATA_TYPES = {
     DType.i8: "INT8",
     DType.bool: "BOOL",
 }
+# A constant vector is named after its numbers, if they are few.
+_NAMED = 6
 COMPUTABLE = frozenset(_DATA_TYPES)
 """The element types that an activation may have."""
 
@@ -41,30 +45,39 @@ class Emission:
         trt: the TensorRT package.
         network: its network definition.
         graph: what is emitted.
-        load: gives the value of a constant; the memory must stay valid until the network is built.
+        source: gives the values of constants; their memory must stay valid until the network is built.
         op: the op whose rule runs.
-        constants: the bytes behind each constant layer, by the layer's name.
+        weights: what lies at each input that is a weight, by the input's name.
+        constants: where the values of each constant layer are, by the layer's name.
+        held: the values themselves, which must live until the network is built.
     """
 
     trt: Any
     network: Any
     graph: Graph
-    load: Callable[[Value], Tensor]
+    source: Constants
     op: Op | None = None
-    constants: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    constants: dict[str, Constant] = field(default_factory=dict)
+    held: dict[str, Tensor] = field(default_factory=dict)
     _tensors: dict[str, TrtTensor] = field(default_factory=dict)
     _shared: dict[tuple[Any, ...], TrtTensor] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
+    _values: set[str] = field(default_factory=set)
 
     # Tensors
 
     def __getitem__(self, value: Value) -> TrtTensor:
-        """The tensor of a value; a constant becomes a layer when it is first asked for."""
+        """The tensor of a value; a constant is added when it is first asked for."""
         if value.name not in self._tensors:
-            self._tensors[value.name] = self.constant(value.name, self.load(value))
+            self._tensors[value.name] = self._constant_value(value, value.type.rank)
         return self._tensors[value.name]
 
     def __setitem__(self, value: Value, tensor: TrtTensor) -> None:
+        """Let a tensor stand for a value. A tensor that stands for none yet gets the value's name."""
+        if tensor.name not in self._values and not tensor.is_network_input:
+            tensor.name = value.name
+            self._values.add(value.name)
         self._tensors[value.name] = tensor
 
     def ranked(self, value: Value, rank: int) -> TrtTensor:
@@ -74,23 +87,32 @@ class Emission:
             return self[value]
         key = ("ranked", value.name, rank)
         if key not in self._shared:
-            if value.name not in self._tensors:
-                data = self.load(value)
-                self._shared[key] = self.constant(f"{value.name}/{rank}d", data[(None,) * missing])
+            if value.name in self.graph.producers and value.name not in self._tensors:
+                self._shared[key] = self._constant_value(value, rank)
             else:
                 axes = self.integers(range(missing))
                 self._shared[key] = self.layer(self.network.add_unsqueeze(self[value], axes), f"{rank}d", owner=value)
         return self._shared[key]
 
-    def constant(self, name: str, data: Tensor) -> TrtTensor:
-        """A constant layer over the memory of `data`."""
+    def _constant_value(self, value: Value, rank: int) -> TrtTensor:
+        """A constant: a matrix of weights as an input, which all plans share; anything else as a layer of this plan."""
+        missing = rank - value.type.rank
+        name = f"{value.name}/{rank}d" if missing else value.name
+        weight = self.source.weight(value)
+        if weight is not None and value.type.rank > 1 and value.type.dtype.is_float:
+            self.weights[name] = weight
+            shape = (1,) * missing + value.type.sizes({})
+            return self.network.add_input(name, self.data_type(value.type.dtype), shape)
+        return self.constant(name, self.source.tensor(value)[(None,) * missing], weight)
+
+    def constant(self, name: str, data: Tensor, weight: Weight | None = None) -> TrtTensor:
+        """A constant layer over the memory of `data`; `weight`: where the weights file has the same values."""
         data = data.contiguous()
         unique = self._unique(name)
-        self.constants[unique] = data
-        kind = self._data_type_of(data)
-        weights = self.trt.Weights(kind, data.data_ptr(), data.numel())
-        layer = self.network.add_constant(tuple(data.shape), weights)
-        return self._named(layer, unique)
+        self.held[unique] = data
+        self.constants[unique] = weight or bytes(data.reshape(-1).view(torch.uint8).numpy().data)
+        weights = self.trt.Weights(self._data_type_of(data), data.data_ptr(), data.numel())
+        return self._named(self.network.add_constant(tuple(data.shape), weights), unique)
 
     def number(self, value: float, dtype: DType, rank: int) -> TrtTensor:
         """A constant of one element and `rank` dims, one layer for all its uses."""
@@ -100,14 +122,19 @@ class Emission:
             self._shared[key] = self.constant(f"numbers/{value:g}.{dtype}.{rank}d", data)
         return self._shared[key]
 
+    def vector(self, values: Sequence[float], dtype: DType, rank: int = 1) -> TrtTensor:
+        """A constant of `rank` dims, all but the last of them 1, one layer for all its uses."""
+        values = tuple(values)
+        key = ("vector", values, dtype, rank)
+        if key not in self._shared:
+            data = torch.tensor(values, dtype=to_torch(dtype)).reshape(*(1,) * (rank - 1), len(values))
+            name = "_".join(map(str, values)) if len(values) <= _NAMED else f"{len(values)}"
+            self._shared[key] = self.constant(f"vectors/{name}.{dtype}", data)
+        return self._shared[key]
+
     def integers(self, values: Sequence[int]) -> TrtTensor:
         """A vector of constants i64, one layer for all its uses."""
-        values = tuple(values)
-        key = ("integers", values)
-        if key not in self._shared:
-            name = "_".join(map(str, values))
-            self._shared[key] = self.constant(f"shapes/{name}", torch.tensor(values, dtype=torch.int64))
-        return self._shared[key]
+        return self.vector(values, DType.i64)
 
     # Shapes
 
@@ -186,6 +213,10 @@ class Emission:
     def elementwise(self, a: TrtTensor, b: TrtTensor, operation: str, detail: str = "") -> TrtTensor:
         """`a operation b`, named like a member of `tensorrt.ElementWiseOperation`."""
         return self.layer(self.network.add_elementwise(a, b, getattr(self.trt.ElementWiseOperation, operation)), detail)
+
+    def gather(self, tensor: TrtTensor, indices: Sequence[int], axis: int, detail: str) -> TrtTensor:
+        """The given places of a tensor along an axis."""
+        return self.layer(self.network.add_gather(tensor, self.vector(indices, DType.i32), axis), detail)
 
     def attention(self, attention: Any) -> TrtTensor:
         """Name an attention after the op that is being emitted; returns its output."""

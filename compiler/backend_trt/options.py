@@ -21,11 +21,21 @@ class BuildOptions:
             for all of them is compiled for the GPU at hand when it is loaded.
         optimization_level: 0 to 5, TensorRT's own default if None.
         profiling_verbosity: what the engine can tell about its layers: `names`, `detailed` or `none`.
+        batch_sizes: the batches that get plans of their own; chosen from the largest if empty.
+        prompt_sizes: the pieces that prompts are taken in by, in tokens; chosen from the longest if empty.
+        capacities: the lengths of caches that get plans of their own; chosen from the longest if empty.
+        workers: how many plans are built at a time; as many as there are processors if None.
+        reuse: whether to take plans that were built before, and to keep new ones for the next time.
     """
 
     compute_capabilities: tuple[str, ...] = ()
     optimization_level: int | None = None
     profiling_verbosity: str = "names"
+    batch_sizes: tuple[int, ...] = ()
+    prompt_sizes: tuple[int, ...] = ()
+    capacities: tuple[int, ...] = ()
+    workers: int | None = None
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         for capability in self.compute_capabilities:
@@ -36,6 +46,8 @@ class BuildOptions:
                 )
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise TargetError(f"the optimization level is {self.optimization_level}; it must be 0 to 5")
+        if self.workers is not None and self.workers < 1:
+            raise TargetError(f"{self.workers} workers were asked for; at least 1 is needed")
         if self.profiling_verbosity not in VERBOSITIES:
             raise TargetError(
                 f"there is no profiling verbosity {self.profiling_verbosity!r}",
@@ -43,13 +55,21 @@ class BuildOptions:
             )
 
 
-def configure(trt: Any, config: Any, options: BuildOptions) -> None:
+def configure(trt: Any, config: Any, options: BuildOptions, *, side_by_side: bool = True) -> None:
     """Give the options to a builder's config.
+
+    Args:
+        trt: the TensorRT package.
+        config: the config.
+        options: the options.
+        side_by_side: whether kernels may run beside each other.
 
     Raises:
         TargetError: if this package has no such compute capability.
     """
     config.clear_flag(trt.BuilderFlag.TF32)
+    if not side_by_side:
+        config.max_aux_streams = 0
     config.profiling_verbosity = getattr(trt.ProfilingVerbosity, VERBOSITIES[options.profiling_verbosity])
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level

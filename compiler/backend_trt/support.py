@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
+from compiler.backend_trt.declared import DEFAULT, EVERY, SUPPORT, Refusal, Setting, value_refusal
 from compiler.backend_trt.emission import COMPUTABLE, rule_of
 from compiler.errors import TargetError
 from compiler.ir.analysis import constant_values
+from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
-from compiler.ir.op import Op
+from compiler.ir.op import Op, Value
 
 _REWRITE = "rewrite it into other ops with a pass, or add a rule: compiler.backend_trt.emission.emits"
 _SHOWN = 8
@@ -17,34 +20,47 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Unsupported:
-    """An op that TensorRT cannot be given: what is missing, and the mend."""
+    """What TensorRT cannot be given.
 
-    op: Op
+    Attributes:
+        where: the op with its name and where it came from, or the output.
+        missing: what TensorRT lacks for it.
+        mend: what to do about it.
+    """
+
+    where: str
     missing: str
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.op.kind.name} %{self.op.name} from {self.op.origin}: {self.missing}"
+        return f"{self.where}: {self.missing}"
 
 
-def unsupported(graph: Graph) -> list[Unsupported]:
-    """Every op of a graph that cannot be emitted."""
+def unsupported(graph: Graph, types: Set[DType] = COMPUTABLE) -> list[Unsupported]:
+    """Everything in a graph that cannot be built, by the table of `compiler.backend_trt.declared`.
+
+    Args:
+        graph: the graph of one plan.
+        types: the element types that the emitter has names for.
+    """
     constant = constant_values(graph)
-    found = []
-    for op in graph.ops:
-        if op.results[0].name in constant:
-            continue
-        if rule_of(op.kind.name) is None:
-            found.append(Unsupported(op, "there is no rule for this kind of op", _REWRITE))
-            continue
-        reason = _reason(op)
-        if reason:
-            found.append(Unsupported(op, *reason))
+    shown = {str(dim) for value in graph.inputs if _is_read(graph, value) for dim in value.type.shape}
+    setting = Setting(graph, shown)
+    found = [
+        Unsupported(f"{op.kind.name} %{op.name} from {op.origin}", *refusal)
+        for op in graph.ops
+        if op.results[0].name not in constant and (refusal := _refusal(op, setting, constant, types))
+    ]
+    for role, value in graph.outputs.items():
+        is_constant = value.name in constant
+        if is_constant or value.name not in graph.producers:
+            refusal = value_refusal(value, types & EVERY if is_constant else types, is_constant)
+            found += [Unsupported(f"output {role}", *refusal)] if refusal else []
     return found
 
 
 def require_support(graph: Graph) -> None:
-    """TargetError listing every op that cannot be emitted, if there is any."""
+    """TargetError listing everything that cannot be built, if there is any."""
     found = unsupported(graph)
     if not found:
         return
@@ -56,12 +72,15 @@ def require_support(graph: Graph) -> None:
     )
 
 
-def _reason(op: Op) -> tuple[str, str] | None:
+def _is_read(graph: Graph, value: Value) -> bool:
+    return bool(graph.users.get(value.name)) or value in graph.outputs.values()
+
+
+def _refusal(op: Op, setting: Setting, constant: Set[str], types: Set[DType]) -> Refusal | None:
+    if rule_of(op.kind.name) is None:
+        return Refusal("there is no rule for this kind of op", _REWRITE)
     for value in (*op.operands, *op.results):
-        if value.type.dtype not in COMPUTABLE:
-            return f"%{value.name} is {value.type}, which TensorRT does not compute in", "cast it: --dtype float32"
-    if op.kind.name == "kv_update" and not isinstance(op.operands[0].type.shape[2], int):
-        return f"the cache is {op.operands[0].type}; its capacity must be fixed", "bind its dim to a size"
-    if op.kind.name == "linear" and op.operands[0].type.rank == 1:
-        return "TensorRT multiplies tensors of two dims or more", "reshape the operand to [1, K]"
-    return None
+        refusal = value_refusal(value, types, value.name in constant)
+        if refusal:
+            return refusal
+    return SUPPORT.get(op.kind.name, DEFAULT).refusal(op, setting)

@@ -3,7 +3,8 @@
 An evaluator takes `(attrs, sizes, *operands)`: the attributes, the sizes of the symbolic dims, and the operands as
 tensors; it returns the result or a tuple of results. Floating-point operands arrive in the accumulation type, and the
 interpreter rounds the results; an evaluator registered as `exact` moves elements without arithmetic, and is given
-them as they are.
+them as they are. One registered as `stepwise` stands for several ops in a row, and can round between them: it is given
+the keyword `rounding`.
 """
 
 from __future__ import annotations
@@ -15,32 +16,44 @@ import torch
 from torch import Tensor
 
 from compiler.errors import GraphError
+from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.dims import evaluate
 from compiler.ir.tensor_data import random_tensor
 from compiler.ir.torch_types import to_torch
 
 Attrs = Mapping[str, Any]
 Sizes = Mapping[str, int]
+Rounding = Callable[[Tensor], Tensor]
 
 
 class Evaluator(NamedTuple):
-    """How to compute a kind of op; `exact` if it only moves elements."""
+    """How to compute a kind of op.
+
+    Attributes:
+        compute: the evaluator.
+        exact: whether it only moves elements.
+        stepwise: whether it takes `rounding`, which rounds a tensor to the element type of the op's result and gives it
+            back in the accumulation type. Without it nothing is rounded between the steps.
+    """
 
     compute: Callable[..., Any]
     exact: bool
+    stepwise: bool = False
 
 
 _TABLE: dict[str, Evaluator] = {}
 
 
-def evaluates(kind: str, *, exact: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def evaluates(
+    kind: str, *, exact: bool = False, stepwise: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: register the function as the meaning of `kind`; GraphError if it has one already."""
 
     def register(compute: Callable[..., Any]) -> Callable[..., Any]:
         known = _TABLE.get(kind)
         if known and known.compute.__module__ != compute.__module__:
             raise GraphError(f"the op {kind!r} has an evaluator already, in {known.compute.__module__}")
-        _TABLE[kind] = Evaluator(compute, exact)
+        _TABLE[kind] = Evaluator(compute, exact, stepwise)
         return compute
 
     return register
@@ -199,16 +212,29 @@ def _rotary(attrs: Attrs, sizes: Sizes, x: Tensor, cos: Tensor, sin: Tensor) -> 
     return torch.cat([turned, rest], -1)
 
 
-@evaluates("attention")
+def _unrounded(x: Tensor) -> Tensor:
+    return x
+
+
+@evaluates("attention", stepwise=True)
 def _attention(
-    attrs: Attrs, sizes: Sizes, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor | None = None
+    attrs: Attrs,
+    sizes: Sizes,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    *,
+    rounding: Rounding = _unrounded,
 ) -> Tensor:
+    step = rounding if attrs["rounded"] else _unrounded
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    scores = q @ k.transpose(-1, -2) * attrs["scale"]
+    scores = step(step(q @ k.transpose(-1, -2)) * attrs["scale"])
     if bias is not None:
-        scores = scores + bias
-    return torch.softmax(scores.masked_fill(~mask, float("-inf")), -1) @ v
+        scores = step(scores + bias)
+    return step(torch.softmax(scores.masked_fill(~mask, float("-inf")), -1)) @ v
 
 
 @evaluates("kv_update", exact=True)
@@ -219,3 +245,24 @@ def _kv_update(attrs: Attrs, sizes: Sizes, cache: Tensor, new: Tensor, at: Tenso
             raise GraphError(f"kv_update writes positions [{start}, {start + length}) of a cache of {cache.shape[2]}")
         result[row, :, start : start + length] = new[row, :, :length]
     return result
+
+
+@evaluates("transfer", exact=True)
+def _transfer(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x
+
+
+@evaluates("shard", exact=True)
+def _shard(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    raise GraphError(
+        "which piece a shard is depends on the rank",
+        hint="compiler.ir.mesh.rank_graph(graph, rank) is the graph of one rank, VirtualRanks runs all of them",
+    )
+
+
+def _together(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    raise GraphError("one rank alone cannot compute what ranks compute together")
+
+
+for _kind in sorted(COLLECTIVES):
+    evaluates(_kind)(_together)

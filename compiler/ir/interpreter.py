@@ -6,7 +6,7 @@ written to be obviously right, not fast; executors are fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compiler.errors import GraphError, LlmcError
 from compiler.ir.analysis import constant_values, last_uses
+from compiler.ir.collectives import COLLECTIVES, Communicate, alone
 from compiler.ir.dims import Affine
 from compiler.ir.evaluators import evaluator
 from compiler.ir.graph import Graph
@@ -34,6 +35,7 @@ class Interpreter:
             this is what the model would compute in real numbers.
         observers: called after each op with `(op, operands, results)`, as they stand in the graph's types.
         device: where to compute.
+        communicate: how a rank computes collectives with the others; only a rank that is alone needs none.
     """
 
     def __init__(
@@ -44,22 +46,39 @@ class Interpreter:
         exact: bool = False,
         observers: Sequence[Observer] = (),
         device: str | torch.device = "cpu",
+        communicate: Communicate = alone,
     ) -> None:
         self.graph = graph
         self.accumulate = accumulate
         self.exact = exact
         self.observers = tuple(observers)
         self.device = torch.device(device)
+        self.communicate = communicate
         self._constants: dict[str, Tensor] = {}
         self._constant_names = constant_values(graph)
         self._last_uses = last_uses(graph, keep=self._constant_names)
 
-    @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the graph on one tensor for each input; returns the outputs by role.
 
         Raises:
             GraphError: if an input is missing, unknown, or has another type or shape than declared.
+        """
+        steps = self.steps(inputs)
+        try:
+            op, operand = next(steps)
+            while True:
+                op, operand = steps.send(self.communicate(op, operand))
+        except StopIteration as done:
+            outputs: dict[str, Tensor] = done.value
+            return outputs
+
+    @torch.no_grad()
+    def steps(self, inputs: Mapping[str, Tensor]) -> Generator[tuple[Op, Tensor], Tensor, dict[str, Tensor]]:
+        """A call that pauses at each collective: it yields the op with its operand, and takes the op's result.
+
+        Raises:
+            GraphError: like a call.
         """
         sizes = bind_inputs(self.graph, inputs, any_float=self.exact)
         values = {name: self._received(tensor) for name, tensor in inputs.items()}
@@ -68,7 +87,10 @@ class Interpreter:
             if op.results[0].name in self._constants:
                 continue
             operands = [values[value.name] for value in op.operands]
-            results = self.evaluate(op, operands, sizes)
+            if op.kind.name in COLLECTIVES:
+                results: tuple[Tensor, ...] = (self._typed((yield op, self._widened(operands[0])), op.result),)
+            else:
+                results = self.evaluate(op, operands, sizes)
             for value, tensor in zip(op.results, results, strict=True):
                 values[value.name] = tensor
                 if value.name in self._constant_names:
@@ -87,7 +109,8 @@ class Interpreter:
             else:
                 rule = evaluator(op.kind.name)
                 given = operands if rule.exact else [self._widened(tensor) for tensor in operands]
-                results = rule.compute(op.attrs, sizes, *given)
+                steps = {"rounding": lambda x: self._widened(self._typed(x, op.result))} if rule.stepwise else {}
+                results = rule.compute(op.attrs, sizes, *given, **steps)
         except LlmcError:
             raise
         except Exception as error:

@@ -80,10 +80,16 @@ class Trace:
 
     def __init__(self) -> None:
         self.rules: dict[tuple[str, str], RuleTrace] = {}
+        self.notes: dict[str, list[str]] = {}
 
     def rule(self, pass_name: str, rule: str) -> RuleTrace:
         """The record of a pass's rule, made at the first call."""
+        self.notes.setdefault(pass_name, [])
         return self.rules.setdefault((pass_name, rule), RuleTrace())
+
+    def note(self, pass_name: str, line: str) -> None:
+        """Record what a pass says about its result as a whole."""
+        self.notes.setdefault(pass_name, []).append(line)
 
     @contextmanager
     def active(self) -> Iterator[Trace]:
@@ -96,7 +102,7 @@ class Trace:
 
     def text(self, limit: int = 5) -> str:
         """A paragraph a pass, a few lines a rule; of each list the first `limit` entries."""
-        passes: dict[str, dict[str, RuleTrace]] = {}
+        passes: dict[str, dict[str, RuleTrace]] = {name: {} for name in self.notes}
         for (pass_name, name), rule in self.rules.items():
             passes.setdefault(pass_name, {})[name] = rule
         lines: list[str] = []
@@ -106,6 +112,7 @@ class Trace:
             for name, rule in rules.items():
                 if not rule.idle:
                     lines += _rule_lines(name, rule, limit)
+            lines += [f"  {note}" for note in self.notes[pass_name]]
             if idle:
                 lines.append(f"  nothing to do for {', '.join(idle)}")
         return "".join(f"{line}\n" for line in lines)

@@ -12,6 +12,7 @@ from compiler.passes.fuse_attention import FuseAttention
 from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.merge_linears import MergeLinears, merge_linears
 from compiler.passes.options import Option
+from compiler.passes.parallel import PipelineParallel, SplitEmbedding, TensorParallel
 from compiler.passes.pipeline import PassRun, PipelineResult, apply_pass, run_pipeline
 from compiler.passes.plugins import load_plugin
 from compiler.passes.protocol import Pass
@@ -26,7 +27,10 @@ __all__ = [
     "Pass",
     "PassInfo",
     "PassRun",
+    "PipelineParallel",
     "PipelineResult",
+    "SplitEmbedding",
+    "TensorParallel",
     "apply_pass",
     "canonical",
     "cleanup",

@@ -14,11 +14,13 @@ class Package:
         builds_without_gpu: whether engines can be built on a machine without a GPU.
         gpus: the compute capabilities that its maker lists, with the GPUs' names.
         measured: compute capabilities that are not listed, but on which engines of ours ran, with the versions.
+        swept: the version that the table of supported ops was measured on; empty where it is taken to be the same.
     """
 
     builds_without_gpu: bool
     gpus: Mapping[str, str]
     measured: Mapping[str, str]
+    swept: str = ""
 
     def runs_on(self, capability: str) -> bool:
         """Whether engines run on GPUs of that compute capability, such as `8.9`."""
@@ -30,6 +32,7 @@ CAPABILITIES: Mapping[str, Package] = {
         builds_without_gpu=True,
         gpus={"7.5": "Turing", "8.0": "A100", "8.6": "RTX 30", "8.9": "RTX 40, L4, L40", "12.0": "RTX 50"},
         measured={"9.0": "H100 and H200, with TensorRT-RTX 1.4.0 and 1.6.1; 1.7.1 refuses them"},
+        swept="TensorRT-RTX 1.6.1",
     ),
     "tensorrt": Package(
         builds_without_gpu=False,

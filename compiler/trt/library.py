@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -46,6 +47,9 @@ def load_library(target: str) -> Library:
         TargetError: if it is not installed, or its libraries cannot be loaded.
     """
     module = PACKAGES[target]
+    # TensorRT-RTX multiplies float32 with the 10 bits of TF32, whatever its builder is told, unless this is set: both
+    # where a plan is built and where it runs.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     try:
         trt = importlib.import_module(module)
     except ModuleNotFoundError as error:

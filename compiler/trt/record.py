@@ -1,22 +1,23 @@
 """A TensorRT network as plain data: what was built, readable where no TensorRT is installed.
 
 A record is read back from TensorRT's own objects after a network was defined (`compiler.backend_trt.readback`), so it
-says what TensorRT was given, not what the emitter meant. It is stored beside the engine as JSON; the bytes of its
-constants lie in the engine file itself, or in a file beside it.
+says what TensorRT was given, not what the emitter meant. It is stored beside the plan as JSON. Matrices of weights are
+inputs of the network, so that all plans of an engine share one copy of them, in the rank's weights file.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import EngineError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,20 @@ class TensorRecord:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the bytes of a constant lie: dense, row-major, little-endian.
+class Weight:
+    """Values that lie in the rank's weights file: dense, row-major, little-endian, as many as the tensor's shape says.
 
     Attributes:
-        file: a file of the engine directory.
-        offset: bytes from its start.
-        nbytes: how many bytes.
+        tensor: the name of a tensor of the file.
+        offset: bytes from the start of that tensor; more than 0 for some of its rows.
     """
 
-    file: str
-    offset: int
-    nbytes: int
+    tensor: str
+    offset: int = 0
+
+
+Constant = Weight | bytes
+"""Where the values of a constant layer are: in the weights file, or the bytes themselves."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class NetworkRecord:
         inputs: names of the inputs, in order.
         outputs: names of the outputs, in order.
         profiles: the optimization profiles, in order.
-        constants: where the values of each CONSTANT layer lie, by the layer's name.
+        weights: what lies at each input that is a weight, by the input's name; the other inputs are a step's.
+        constants: the values of each CONSTANT layer, by the layer's name.
     """
 
     name: str
@@ -102,7 +106,8 @@ class NetworkRecord:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     profiles: tuple[ProfileRecord, ...] = ()
-    constants: Mapping[str, Place] = field(default_factory=dict)
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    constants: Mapping[str, Constant] = field(default_factory=dict)
 
     @cached_property
     def aliases(self) -> Mapping[str, str]:
@@ -112,7 +117,12 @@ class NetworkRecord:
 
     def write(self, path: Path) -> None:
         """Write the record as JSON; OSError if that fails."""
-        content = {"schema": SCHEMA, **asdict(self), "tensors": [asdict(tensor) for tensor in self.tensors.values()]}
+        content = {
+            "schema": SCHEMA,
+            **asdict(replace(self, constants={})),
+            "tensors": [asdict(tensor) for tensor in self.tensors.values()],
+            "constants": {name: _constant_to_json(constant) for name, constant in self.constants.items()},
+        }
         path.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
@@ -132,7 +142,7 @@ def read_record(path: Path) -> NetworkRecord:
         )
     try:
         return _record(content)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise EngineError(f"{path} is damaged: {error!r}", hint="compile the engine again") from None
 
 
@@ -161,5 +171,14 @@ def _record(content: Mapping[str, Any]) -> NetworkRecord:
             )
             for item in content["profiles"]
         ),
-        constants={name: Place(**place) for name, place in content["constants"].items()},
+        weights={name: Weight(**weight) for name, weight in content["weights"].items()},
+        constants={name: _constant_from_json(constant) for name, constant in content["constants"].items()},
     )
+
+
+def _constant_to_json(constant: Constant) -> Any:
+    return asdict(constant) if isinstance(constant, Weight) else base64.b64encode(constant).decode()
+
+
+def _constant_from_json(content: Any) -> Constant:
+    return base64.b64decode(content, validate=True) if isinstance(content, str) else Weight(**content)

@@ -54,6 +54,37 @@ def compile_command(
         str,
         typer.Option(metavar="LEVEL", help="What a TensorRT engine can tell about its layers: names, detailed, none."),
     ] = "names",
+    batch_sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Batches that get a TensorRT plan of their own: a step runs in the smallest that holds it. 1 and "
+            "--max-batch always do; --max-batch divided by 8, again and again, if not given.",
+        ),
+    ] = None,
+    prompt_sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Pieces, in tokens, that TensorRT plans take prompts in by; sizes near those of the prompts waste "
+            "least. --max-input divided by 8, again and again down to 32, if not given.",
+        ),
+    ] = None,
+    capacities: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Lengths of caches, in tokens, that get TensorRT plans: short texts run faster in short caches, which "
+            "grow. --max-seq always does; divided by 4, again and again down to 256, if not given.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many TensorRT plans to build at a time: fewer take less memory. All processors if not given.",
+        ),
+    ] = None,
     dummy_weights: options.DummyWeights = False,
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
@@ -70,7 +101,7 @@ def compile_command(
     \b
     llmc compile examples/models/opt-tiny
     llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
-    llmc compile my-checkpoint -o my.engine --target tensorrt-rtx,torch --compute-capability 8.9
+    llmc compile my-checkpoint -o my.engine --target tensorrt-rtx --batch-sizes 1,8,64 --max-batch 64
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
     from compiler.backend_trt import BuildOptions
@@ -86,7 +117,15 @@ def compile_command(
             max_batch=max_batch,
             max_input=max_input,
             max_seq=max_seq,
-            build=BuildOptions(capabilities, optimization_level, profiling_verbosity),
+            build=BuildOptions(
+                capabilities,
+                optimization_level,
+                profiling_verbosity,
+                batch_sizes=options.sizes("--batch-sizes", batch_sizes),
+                prompt_sizes=options.sizes("--prompt-sizes", prompt_sizes),
+                capacities=options.sizes("--capacities", capacities),
+                workers=workers,
+            ),
             dummy_weights=dummy_weights,
             dump_ir=dump_ir,
             plugins=plugin or (),
@@ -113,6 +152,7 @@ def _json(compiled: Compiled) -> dict[str, object]:
         "pass_timings": dict(compiled.pass_timings),
         "notes": list(compiled.notes),
         "explanation": compiled.explanation,
+        "plans": {target: list(names) for target, names in compiled.plans.items()},
     }
 
 
@@ -133,13 +173,20 @@ def _summary(compiled: Compiled) -> str:
                 f"{manifest.model['family']}, {parameters} parameters, {manifest.dtype}{made_up}",
             ),
             ("pipeline", manifest.pipeline),
-            ("target", ", ".join(manifest.targets)),
+            ("target", _targets(compiled)),
             ("limits", f"batch {limits.max_batch}, prompt {limits.max_input}, sequence {limits.max_seq} tokens"),
             ("time", f"{sum(compiled.timings.values()):.2f} s ({times})"),
             ("run it", f'llmc run {_shown(compiled.path)} --prompt "..."'),
         ],
         wrap=False,
     )
+
+
+def _targets(compiled: Compiled) -> str:
+    """`tensorrt-rtx (7 plans), torch`: torch, which every engine has, comes last."""
+    plans = compiled.plans
+    counted = (f"{target} ({len(names)} plan{'s' * (len(names) != 1)})" for target, names in plans.items())
+    return ", ".join([*counted, *(target for target in compiled.manifest.targets if target not in plans)])
 
 
 def _shown(path: Path) -> str:

@@ -9,14 +9,18 @@ import typer
 
 from llmc.cli import options
 from llmc.cli.console import table
-from llmc.cli.network_text import layer_lines, network_rows
+from llmc.cli.network_text import chosen_plan, layer_lines, plan_rows
 
 
 def inspect_command(
     path: Annotated[str, typer.Argument(help="A checkpoint's folder, an engine, or an .ir file.")],
     layers: Annotated[
-        bool, typer.Option("--layers", help="List the layers of an engine's TensorRT network, one a line.")
+        bool, typer.Option("--layers", help="List the layers of one of an engine's TensorRT plans, one a line.")
     ] = False,
+    plan: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The TensorRT plan to show; if not given, the first for one token a row."),
+    ] = None,
     json_output: options.Json = False,
     dummy_weights: options.DummyWeights = False,
     plugin: options.Plugins = None,
@@ -24,13 +28,13 @@ def inspect_command(
 ) -> None:
     """Show what a checkpoint, an engine or a graph is: size, types, operations, caches, limits, pipeline.
 
-    Weights are not read: a checkpoint of any size answers at once. Of a TensorRT engine its network is shown, too;
-    that does not need TensorRT.
+    Weights are not read: a checkpoint of any size answers at once. Of a TensorRT engine its plans are listed, too, and
+    the network of one of them is shown; that does not need TensorRT. With --json, all of them are.
 
     \b
     llmc inspect examples/models/mpt-tiny
     llmc inspect my.engine --json
-    llmc inspect my.engine --layers
+    llmc inspect my.engine --layers --plan decode-b1-c512
     llmc inspect dumps/00-lifted.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from llmc.inspecting import inspect_path
@@ -38,10 +42,13 @@ def inspect_command(
 
     load_plugins(plugin or ())
     facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers)
+    chosen = chosen_plan(facts["tensorrt"]["plans"] if "tensorrt" in facts else (), plan)
     if json_output:
         print(json.dumps(facts, indent=2))
+    elif layers and chosen:
+        print(layer_lines(chosen["layer_list"]))
     else:
-        print(layer_lines(facts["network"]["layer_list"]) if layers else table(_rows(facts)))
+        print(table(_rows(facts) + (plan_rows(facts["tensorrt"], chosen) if chosen else [])))
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -74,7 +81,6 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    from runtime.sizes import bytes_text
 
     limits, source, mesh = facts["limits"], facts["source"], facts["mesh"]
     made_up = ", dummy weights" if source["dummy_weights"] else ""
@@ -86,6 +92,15 @@ def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokens", ", ".join(f"{name} {value}" for name, value in facts["tokens"].items())),
         ("source", f"{source['folder']}{made_up}, sha256 {source['sha256'][:16]}..."),
         ("made by", ", ".join([f"llmc {facts['llmc']}", *(f"{k} {v}" for k, v in facts["versions"].items())])),
-        ("files", ", ".join(f"{name} {bytes_text(file['bytes'])}" for name, file in facts["files"].items())),
-        *(network_rows(facts["network"]) if "network" in facts else ()),
+        ("files", _files(facts)),
     ]
+
+
+def _files(facts: dict[str, Any]) -> str:
+    """Every file, but for those of plans, which have rows of their own."""
+    from runtime.sizes import bytes_text
+
+    plans = facts["tensorrt"]["plans"] if "tensorrt" in facts else ()
+    hidden = {plan[key] for plan in plans for key in ("engine", "network")}
+    shown = [f"{name} {bytes_text(file['bytes'])}" for name, file in facts["files"].items() if name not in hidden]
+    return ", ".join([*shown, *([f"{len(hidden)} files of plans"] if hidden else [])])

@@ -1,43 +1,89 @@
-"""How `llmc inspect` shows a TensorRT network."""
+"""How `llmc inspect` shows the plans of a TensorRT engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+Facts = Mapping[str, Any]
 
-def network_rows(network: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The rows of the table."""
+
+def chosen_plan(plans: Sequence[Facts], name: str | None) -> Facts | None:
+    """The plan of that name; without one the first that runs one token a row, or else the first; None if there is none.
+
+    Raises:
+        EngineError: naming those there are, if there is none of that name.
+    """
+    from compiler.errors import EngineError
+    from compiler.ir.suggest import did_you_mean
+
+    if name is None:
+        return next((plan for plan in plans if plan["sizes"].get("S") == 1), next(iter(plans), None))
+    names = [plan["name"] for plan in plans]
+    if name not in names:
+        raise EngineError(
+            f"there is no plan {name!r}{did_you_mean(name, names)}",
+            hint=f"there are: {', '.join(names)}" if names else "only TensorRT engines have plans: leave out --plan",
+        )
+    return plans[names.index(name)]
+
+
+def plan_rows(facts: Facts, chosen: Facts) -> list[tuple[str, str]]:
+    """The rows of the table: a line for each plan, then what one of them consists of."""
     from runtime.sizes import bytes_text
 
-    layers: Mapping[str, int] = network["layers"]
-    precisions = (
-        f"{dtype} {count['tensors']} tensors"
-        + (f" and {bytes_text(count['constant_bytes'])} of constants" if count["constant_bytes"] else "")
-        for dtype, count in network["precisions"].items()
-    )
-    engine, constants, cache = (bytes_text(network[key]) for key in ("engine_bytes", "constant_bytes", "cache_bytes"))
+    plans, capabilities = facts["plans"], ", ".join(facts["capabilities"])
+    weights = f"{facts['weights_file']} ({bytes_text(facts['weights_bytes'])})"
+    built = f"{facts['target']}, built with {facts['package']}"
     return [
-        ("network", f"{network['target']}, built with {network['package']}: {sum(layers.values())} layers"),
-        ("memory", f"engine file {engine}, constants {constants}, caches at the limits {cache}"),
-        ("network layers", ", ".join(f"{kind} {count}" for kind, count in layers.items())),
-        ("precisions", ", ".join(precisions)),
-        ("network inputs", _alike((name, _tensor(tensor)) for name, tensor in network["inputs"].items())),
-        ("network outputs", _alike((name, _tensor(tensor)) for name, tensor in network["outputs"].items())),
-        ("aliases", _pairs(network["aliases"])),
+        ("tensorrt", built + (f" for compute capabilities {capabilities}" if capabilities else "")),
+        ("plans", f"{len(plans)}, {bytes_text(facts['engine_bytes'])} together; all read {weights}"),
+        *((f"  {plan['name']}", _plan(plan)) for plan in plans),
+        *_plan_rows(chosen),
+    ]
+
+
+def _plan(plan: Facts) -> str:
+    from runtime.sizes import bytes_text
+
+    engine, cache, weights = (
+        bytes_text(size) for size in (plan["engine_bytes"], plan["cache_bytes"], plan["weights"]["bytes"])
+    )
+    sizes = " ".join(f"{name}={'any' if size < 0 else size}" for name, size in plan["sizes"].items())
+    return (
+        f"{sizes}; {sum(plan['layers'].values())} layers; engine file {engine}; "
+        f"{plan['weights']['inputs']} weights ({weights}); caches {cache}"
+    )
+
+
+def _plan_rows(plan: Facts) -> list[tuple[str, str]]:
+    from runtime.sizes import bytes_text
+
+    def of_type(count: Mapping[str, int]) -> str:
+        parts = ((count["weight_bytes"], "weights"), (count["constant_bytes"], "constants"))
+        sizes = "".join(f", {bytes_text(size)} of {what}" for size, what in parts if size)
+        return f"{count['tensors']} tensors{sizes}"
+
+    caches = ((f"{name} (written over by {c['output']})", c) for name, c in plan["caches"].items())
+    return [
+        ("layers", f"of {plan['name']}: " + ", ".join(f"{kind} {count}" for kind, count in plan["layers"].items())),
+        ("precisions", "; ".join(f"{dtype} {of_type(count)}" for dtype, count in plan["precisions"].items())),
+        ("step inputs", _alike((name, _tensor(tensor)) for name, tensor in plan["inputs"].items())),
+        ("caches", _alike((name, _tensor(cache)) for name, cache in caches) or "none"),
+        ("step outputs", _alike((name, _tensor(tensor)) for name, tensor in plan["outputs"].items())),
         *(
             (f"profile {profile['name']}", _alike((name, _range(r)) for name, r in profile["shapes"].items()))
-            for profile in network["profiles"]
+            for profile in plan["profiles"]
         ),
     ]
 
 
-def layer_lines(layers: Iterable[Mapping[str, Any]]) -> str:
+def layer_lines(layers: Iterable[Facts]) -> str:
     """A line a layer: its name and kind, what it reads and makes, and the module it comes from."""
     return "\n".join(map(_layer, layers))
 
 
-def _layer(layer: Mapping[str, Any]) -> str:
+def _layer(layer: Facts) -> str:
     inputs = ", ".join("-" if tensor is None else _named(tensor) for tensor in layer["inputs"])
     outputs = ", ".join(map(_named, layer["outputs"]))
     module = (layer["origin"] or {}).get("module")
@@ -45,11 +91,11 @@ def _layer(layer: Mapping[str, Any]) -> str:
     return head + (f"{inputs} -> " if inputs else "-> ") + outputs + (f"  from {module}" if module else "")
 
 
-def _named(tensor: Mapping[str, Any]) -> str:
+def _named(tensor: Facts) -> str:
     return f"{tensor['name']} {_tensor(tensor)}"
 
 
-def _tensor(tensor: Mapping[str, Any]) -> str:
+def _tensor(tensor: Facts) -> str:
     return f"{tensor['dtype']}{_shape(tensor['shape'])}"
 
 
@@ -73,10 +119,3 @@ def _alike(items: Iterable[tuple[str, str]]) -> str:
 
 def _names(names: list[str]) -> str:
     return " and ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more of"
-
-
-def _pairs(aliases: Mapping[str, str]) -> str:
-    first = next(iter(aliases.items()), None)
-    if first is None:
-        return "none"
-    return f"{first[0]} is written over {first[1]}" + (f", and {len(aliases) - 1} more" if len(aliases) > 1 else "")

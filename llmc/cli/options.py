@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from compiler.errors import RequestError
+
 
 @dataclass
 class Settings:
@@ -46,3 +48,15 @@ DumpIr = Annotated[
 DummyWeights = Annotated[
     bool, typer.Option("--dummy-weights", help="Make weights up, to test size and speed: config.json suffices.")
 ]
+
+
+def sizes(option: str, text: str | None) -> tuple[int, ...]:
+    """The numbers of a list such as `1,8,64`; none for None. RequestError, naming the option, for anything else."""
+    if text is None:
+        return ()
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(
+            f"{option} {text!r} is no list of numbers", hint=f"write numbers with commas: {option} 1,8"
+        ) from None

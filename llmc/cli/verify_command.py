@@ -33,7 +33,19 @@ def verify_command(
         float | None,
         typer.Option(metavar="X", help="The relative error of logits that passes; derived from the type if not given."),
     ] = None,
-    executor: Annotated[str, typer.Option(metavar="NAME", help="What runs the engine, as for llmc run.")] = "auto",
+    plans: Annotated[
+        str,
+        typer.Option(
+            metavar="all|default",
+            help="Try every TensorRT plan of the engine, one by one, or only those that the prompts happen to need.",
+        ),
+    ] = "all",
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What runs the engine, as for llmc run; auto emulates TensorRT plans where none run."
+        ),
+    ] = "auto",
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
@@ -50,13 +62,15 @@ def verify_command(
 
     The engine extends prompts, each alone and all in one batch; logits and tokens are compared with a reference that
     interprets the graph. Without --against this checks what executes the graph, with it the graph and the weights,
-    too. If the engine fails, the first operation that differs is named.
+    too. The plans of a TensorRT engine are then tried one by one: those for single tokens in all of their rows, those
+    for prompts on a long one. If the engine fails, the first operation that differs is named.
 
     The exit status is 0 if the engine is right, 1 if it is not, 2 if it could not be tried.
 
     \b
     llmc verify my.engine
     llmc verify my.engine --against my-checkpoint
+    llmc verify my.engine --plans default
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
     from llmc.pipeline import load_plugins
@@ -71,6 +85,7 @@ def verify_command(
             seed=seed,
             max_new_tokens=max_new_tokens,
             tolerance=tolerance,
+            plans=plans,
             executor=executor,
             device=device,
             threads=threads,
@@ -92,6 +107,7 @@ def _text(result: Verification) -> str:
             ("engine", f"{result.engine}, run by {result.executor}"),
             ("reference", result.reference),
             ("tolerance", f"{result.tolerance:.1e} of the logits' RMS ({result.dtype})"),
+            *([("plans", f"all {len(result.plans)}, one by one")] if result.plans else []),
         ]
     )
     differences = [line for run in result.runs for line in _differences(run)]
@@ -102,10 +118,11 @@ def _text(result: Verification) -> str:
 
 
 def _runs(result: Verification) -> str:
-    lines = [f"{'prompt':>6}  {'tokens':>6}  {'run':5}  {'logits error':>12}  tokens equal"]
+    width = max(5, *(len(run.mode) for run in result.runs))
+    lines = [f"{'prompt':>6}  {'tokens':>6}  {'run':{width}}  {'logits error':>12}  tokens equal"]
     for run in result.runs:
         count = f"{run.equal} of {len(run.token_ids)}"
-        lines.append(f"{run.prompt:>6}  {run.prompt_tokens:>6}  {run.mode:5}  {run.error:>12.1e}  {count}")
+        lines.append(f"{run.prompt:>6}  {run.prompt_tokens:>6}  {run.mode:{width}}  {run.error:>12.1e}  {count}")
     return "\n".join(lines)
 
 
@@ -124,7 +141,7 @@ def _differences(run: Run) -> list[str]:
 
 def _verdict(result: Verification) -> str:
     ties = sum(difference.tie for run in result.runs for difference in run.differences)
-    tied = f" ({ties} ties within rounding)" if ties else ""
+    tied = f" ({ties} tie{'s' * (ties != 1)} within rounding)" if ties else ""
     return (
         f"{'holds' if result.holds else 'DOES NOT HOLD'}: logits differ by up to {result.error:.1e}, "
         f"{result.tokens_equal} of {result.tokens} tokens equal{tied}"
@@ -140,6 +157,7 @@ def _divergence(divergence: Divergence) -> str:
         [
             ("first at", f"{divergence.kind} %{divergence.op}{came}"),
             ("between", divergence.found),
+            *([("plan", divergence.plan)] if divergence.plan else []),
             ("step", f"{divergence.step} ({'the prompt' if divergence.step == 0 else 'a new token'})"),
             ("error", f"{divergence.error:.1e}; of its operands {divergence.operands_error:.1e}"),
             ("shape", shapes),

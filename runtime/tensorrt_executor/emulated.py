@@ -1,43 +1,65 @@
-"""Engines run by the emulator, on the CPU: slow, and wherever there is no GPU."""
+"""Plans run by the emulator, on the CPU: slow, and wherever there is no GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from compiler.errors import TargetError
-from compiler.trt.emulator.engine import EmulatedEngine, open_emulated
-from runtime.tensorrt_executor.interface import TensorContext
+from compiler.trt.emulator.constants import map_constants
+from compiler.trt.emulator.context import EmulatedContext
+from compiler.trt.emulator.engine import EmulatedEngine
+from compiler.trt.plans import PlanFiles
+from compiler.trt.record import LayerRecord, NetworkRecord
 from runtime.tensorrt_executor.streams import HostStream
+from runtime.tensorrt_executor.weights import map_weights
+
+Observe = Callable[[LayerRecord, Sequence[Tensor]], None]
+"""Called after each layer of each run with the tensors that it made; they are valid during the call only."""
 
 
 class EmulatedBackend:
-    """An engine that the emulator runs. See `runtime.tensorrt_executor.interface.Backend`."""
+    """Plans that the emulator runs. See `runtime.tensorrt_executor.interface.Backend`."""
 
-    def __init__(self, folder: Path, network: str, device: str) -> None:
-        """Open the network of an engine.
+    def __init__(self, folder: Path, weights: str, device: str, observe: Observe | None = None) -> None:
+        """Map the weights.
 
         Args:
             folder: the engine directory.
-            network: the file of its network.
+            weights: the weights' file.
             device: `auto` or `cpu`.
+            observe: sees what every layer makes.
 
         Raises:
             TargetError: for another device.
-            EngineError: if the network cannot be read.
+            EngineError: if the weights cannot be read.
         """
         if device != "auto" and torch.device(device).type != "cpu":
             raise TargetError(f"the emulator runs on the CPU, not on {device}", hint="leave out --device")
         self._messages: list[str] = []
-        self.engine: EmulatedEngine = open_emulated(folder, network, self._messages.append)
+        self._observe = observe
+        self._weights_file = folder / weights
+        self.weights = map_weights(self._weights_file)
         self.stream = HostStream()
 
-    def new_context(self, profile: int, *, one_width: bool) -> TensorContext:
-        """See `Backend.new_context`."""
-        return self.engine.create_execution_context()
+    def load(self, files: PlanFiles, record: NetworkRecord) -> EmulatedEngine:
+        """See `Backend.load`; the network is all that is read of the plan."""
+        return EmulatedEngine(record, map_constants(record, self._weights_file), self._messages.append)
 
-    def check_room(self, cache_bytes: int) -> None:
+    def new_context(self, engine: EmulatedEngine, *, eager: bool) -> EmulatedContext:
+        """See `Backend.new_context`."""
+        context = engine.create_execution_context()
+        context.observe = self._observe
+        return context
+
+    def context_bytes(self, engine: EmulatedEngine, profile: int) -> int:
+        """See `Backend.context_bytes`."""
+        return engine.get_device_memory_size_for_profile_v2(profile)
+
+    def check_room(self, cache_bytes: int, context_bytes: int) -> None:
         """The CPU's memory is not known in advance: what does not fit fails when it is allocated."""
 
     def take_messages(self) -> str:

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compiler.errors import RequestError, TargetError
 from compiler.trt.library import Library, load_library
-from compiler.trt.record import read_record
+from compiler.trt.plans import Plans, read_plans
+from compiler.trt.record import NetworkRecord, read_record
+from runtime.tensorrt_executor.caches import cache_bytes
+from runtime.tensorrt_executor.frame import StepInputs
 from runtime.tensorrt_executor.interface import Backend
-from runtime.tensorrt_executor.runner import Runner
+from runtime.tensorrt_executor.offers import Offers
+from runtime.tensorrt_executor.plan import Plan
 from runtime.tensorrt_executor.session import TensorRTSession
-from runtime.tensorrt_executor.signature import read_signature
+
+if TYPE_CHECKING:
+    from runtime.tensorrt_executor.emulated import Observe
 
 _DISTRIBUTIONS = {"tensorrt-rtx": "tensorrt-rtx-cu13", "tensorrt": "tensorrt"}
 
 
 class TensorRTExecutor:
-    """Runs a rank's engine. See `runtime.executor.Executor`.
+    """Runs the plans of a rank. See `runtime.executor.Executor`.
 
     Attributes:
         name: `tensorrt-rtx`, `tensorrt` or `emulator`.
-        signature: what the engine takes and gives.
+        plans: the plans.
     """
 
-    def __init__(self, backend: Backend, *, name: str, file: str, cuda_graphs: bool = True) -> None:
-        """Run a loaded engine.
+    def __init__(self, backend: Backend, plans: Sequence[Plan], *, name: str, cuda_graphs: bool = True) -> None:
+        """Run plans.
 
         Args:
-            backend: the engine.
+            backend: how this machine runs them.
+            plans: the plans, those for smaller steps first: of several that fit a step, the first is taken.
             name: what messages call the executor.
-            file: what messages call the engine.
             cuda_graphs: whether to record steps of one token a row where the backend can.
 
         Raises:
-            EngineError: if it is no engine that llmc built.
+            EngineError: if there is no plan, or they are not of one model.
         """
-        self.name = name
-        self.signature = read_signature(backend.engine, file)
-        self._backend = backend
-        self._runner = Runner(backend, self.signature, record=cuda_graphs)
+        self.name, self.plans = name, tuple(plans)
+        self._backend, self._record = backend, cuda_graphs
+        self._offers = Offers(self.plans)
+        with backend.stream.active():
+            self._inputs = StepInputs([plan.signature for plan in plans], backend.stream.device)
 
     @classmethod
     def load(
@@ -49,56 +58,72 @@ class TensorRTExecutor:
         *,
         device: str = "auto",
         emulate: bool = False,
+        observe: Observe | None = None,
         target: str = "tensorrt-rtx",
-        digest: str | None = None,
+        digests: Mapping[str, str] | None = None,
         capabilities: tuple[str, ...] = (),
         cuda_graphs: bool = True,
     ) -> TensorRTExecutor:
-        """Load a rank.
+        """Load a rank: its weights at once, each plan when it is first used.
 
         Args:
             folder: the engine directory.
-            files: the rank's files by role: `engine` and `network`.
+            files: the rank's files by role; `plans` is read.
             device: `auto`, `cuda` or `cuda:N`; `auto` or `cpu` if emulated.
             emulate: whether to run it without TensorRT and GPU, slowly.
+            observe: if emulated, called after each layer of each run with the layer and the tensors that it made.
             target: the target that the files are of: `tensorrt-rtx` or `tensorrt`.
-            digest: the sha256 of the engine's file, under which compiled kernels are kept; None keeps none.
+            digests: the sha256 of each file, under which compiled kernels are kept; None keeps none.
             capabilities: compute capabilities that the engine was built for, if known; for messages.
             cuda_graphs: whether to record steps of one token a row, which makes them faster.
 
         Raises:
-            TargetError: if this machine lacks the package, its version, the GPU or memory, or cannot run the engine.
+            TargetError: if this machine lacks the package, its version, the GPU or memory.
             EngineError: if the files cannot be read, or are not of an engine that llmc built.
         """
+        listed = read_plans(folder / files["plans"])
+        records = [read_record(folder / plan.network) for plan in listed.plans]
         if emulate:
             from runtime.tensorrt_executor.emulated import EmulatedBackend
 
-            backend: Backend = EmulatedBackend(folder, files["network"], device)
-            return cls(backend, name="emulator", file=files["network"])
-        from runtime.tensorrt_executor.gpu import GpuBackend
-        from runtime.tensorrt_executor.gpu_checks import cuda_device
+            backend: Backend = EmulatedBackend(folder, listed.weights, device, observe)
+        else:
+            from runtime.tensorrt_executor.gpu import GpuBackend
+            from runtime.tensorrt_executor.gpu_checks import cuda_device
 
-        library = load_library(target)
-        check_version(library, read_record(folder / files["network"]).package)
-        plan = folder / files["engine"]
-        backend = GpuBackend(library, plan, cuda_device(device), digest=digest, capabilities=capabilities)
-        return cls(backend, name=target, file=files["engine"], cuda_graphs=cuda_graphs)
+            library = load_library(target)
+            for record in records:
+                check_version(library, record.package)
+            backend = GpuBackend(
+                library,
+                folder,
+                listed.weights,
+                _weight_names(records),
+                cuda_device(device),
+                digest=_digest(listed, digests) if digests else None,
+                capabilities=capabilities,
+            )
+        plans = [Plan(backend, plan, record) for plan, record in zip(listed.plans, records, strict=True)]
+        return cls(backend, plans, name="emulator" if emulate else target, cuda_graphs=cuda_graphs)
 
     def open(self, batch: int, capacity: int) -> TensorRTSession:
-        """Allocate caches for `batch` sequences of at most `capacity` tokens each.
+        """Start sequences, at most `batch` of at most `capacity` tokens each. Caches grow as the sequences do.
 
         Raises:
             RequestError: if the engine was not built for so many, or the memory does not suffice.
+            TargetError: if this machine cannot run the plans.
+            EngineError: if they cannot be read.
         """
-        limits = (
-            ("sequences", batch, self.signature.max_batch),
-            ("tokens a sequence", capacity, self.signature.capacity),
-        )
-        for what, size, limit in limits:
-            if not 1 <= size <= limit:
-                raise RequestError(f"{size} {what} were asked for; the engine is built for 1 to {limit}")
-        self._backend.check_room(batch * sum(cache.row_bytes for cache in self.signature.caches))
-        return TensorRTSession(self._backend, self._runner, self.signature, batch, capacity)
+        for what, size in (("sequences", batch), ("tokens a sequence", capacity)):
+            if size < 1:
+                raise RequestError(f"{size} {what} were asked for; there must be at least 1")
+        sizes = self._offers.sizes(batch, capacity)
+        with self._backend.stream.active():
+            used = [self._offers.decode(size) for size in sizes]
+            used += [offer for size in sizes for offer in self._offers.prefill(size)]
+            contexts = sum({offer: offer.plan.memory_to_come(offer.profile) for offer in used}.values())
+        self._backend.check_room(cache_bytes(self._offers.signature, sizes[-1]), contexts)
+        return TensorRTSession(self._backend.stream, self._offers, self._inputs, batch, capacity, record=self._record)
 
 
 def check_version(library: Library, built_with: str) -> None:
@@ -109,3 +134,13 @@ def check_version(library: Library, built_with: str) -> None:
             f"the engine was built with {built_with}, but {library.name} is installed",
             hint=f"pip install {_DISTRIBUTIONS[library.target]}=={version}, or compile the engine again",
         )
+
+
+def _weight_names(records: Sequence[NetworkRecord]) -> set[str]:
+    """The tensors of the weights file that are inputs of a plan."""
+    return {weight.tensor for record in records for weight in record.weights.values()}
+
+
+def _digest(plans: Plans, digests: Mapping[str, str]) -> str:
+    """A digest of the engines of all plans."""
+    return hashlib.sha256("\n".join(digests[plan.engine] for plan in plans.plans).encode()).hexdigest()

@@ -1,8 +1,10 @@
-"""Engines run by TensorRT, on a CUDA GPU."""
+"""Plans run by TensorRT, on a CUDA GPU."""
 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,68 +12,95 @@ import torch
 
 from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt.library import Library
+from compiler.trt.plans import PlanFiles
+from compiler.trt.record import NetworkRecord
 from runtime.sizes import bytes_text
 from runtime.tensorrt_executor.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
 from runtime.tensorrt_executor.kernel_cache import KernelCache
 from runtime.tensorrt_executor.messages import message_log
 from runtime.tensorrt_executor.streams import CudaStream
+from runtime.tensorrt_executor.weights import load_weights
 
 
 class GpuBackend:
-    """An engine on a GPU. See `runtime.tensorrt_executor.interface.Backend`."""
+    """Plans on a GPU. See `runtime.tensorrt_executor.interface.Backend`."""
 
     def __init__(
         self,
         library: Library,
-        plan: Path,
+        folder: Path,
+        weights: str,
+        names: Iterable[str],
         device: torch.device,
         *,
         digest: str | None = None,
         capabilities: tuple[str, ...] = (),
     ) -> None:
-        """Load an engine.
+        """Bring the weights to a GPU.
 
         Args:
-            library: the package that built it.
-            plan: the engine's file.
+            library: the package that built the plans.
+            folder: the engine directory.
+            weights: the weights' file.
+            names: the tensors that the plans read.
             device: the GPU.
-            digest: the file's sha256, to keep compiled kernels for the next time; None keeps none.
-            capabilities: compute capabilities that the engine was built for, such as `8.9`, if known.
+            digest: a digest of the plans, to keep compiled kernels for the next time; None keeps none.
+            capabilities: compute capabilities that the plans were built for, such as `8.9`, if known.
 
         Raises:
-            TargetError: if the GPU has too little memory, or cannot run the engine.
-            EngineError: if the file cannot be read.
+            TargetError: if the GPU has too little memory.
+            EngineError: if the weights cannot be read.
         """
         self._trt = library.trt
+        self._folder, self._device, self._capabilities = folder, device, capabilities
         self._log = message_log(library.trt)
-        self._device = device
         self._configs: list[Any] = []  # kept as long as the contexts made with them
-        with torch.cuda.device(device):
-            check_memory(plan, device)
-            self._runtime: Any = self._trt.Runtime(self._log)
-            self.engine: Any = self._deserialize(plan, capabilities)
-            self.stream = CudaStream(device)
         self._kernels = KernelCache(digest, torch.cuda.get_device_name(device), library.name)
-        self._without_context = set(range(self.engine.num_optimization_profiles))
+        path = folder / weights
+        with torch.cuda.device(device):
+            self._runtime: Any = self._trt.Runtime(self._log)
+            self.stream = CudaStream(device)
+            self.weights = load_weights(path, names, device, partial(check_memory, path, device=device))
 
-    def new_context(self, profile: int, *, one_width: bool) -> Any:
-        """See `Backend.new_context`. The GPU must be torch's current device, as in the stream's `active`."""
-        context = self._new_context(one_width)
+    def load(self, files: PlanFiles, record: NetworkRecord) -> Any:
+        """See `Backend.load`."""
+        path = self._folder / files.engine
+        try:
+            with path.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"cannot read {path}: {error}", hint="compile the engine again") from None
+        check_memory(path, len(content), self._device)
+        engine = self._runtime.deserialize_cuda_engine(content)
+        if engine is not None:
+            return engine
+        reasons = [*diagnose(self._trt, self._runtime, content), self.take_messages()]
+        built_for = f" (it was built for {', '.join(self._capabilities)})" if self._capabilities else ""
+        raise TargetError(
+            f"TensorRT refused {path}{built_for} on {describe(self._device)}: {'; '.join(filter(None, reasons))}",
+            hint=f"compile the engine again for this GPU, or {EMULATE}",
+        )
+
+    def new_context(self, engine: Any, *, eager: bool) -> Any:
+        """See `Backend.new_context`."""
+        context = self._new_context(engine, eager)
         if context is None:
             raise EngineError(
                 f"TensorRT could not make an execution context: {self.take_messages()}",
                 hint="if memory is short, free some on the GPU, or ask for fewer sequences at a time",
             )
-        self._without_context.discard(profile)
         return context
 
-    def check_room(self, cache_bytes: int) -> None:
+    def context_bytes(self, engine: Any, profile: int) -> int:
+        """See `Backend.context_bytes`."""
+        return int(engine.get_device_memory_size_for_profile_v2(profile))
+
+    def check_room(self, cache_bytes: int, context_bytes: int) -> None:
         """See `Backend.check_room`."""
-        working = sum(self.engine.get_device_memory_size_for_profile_v2(profile) for profile in self._without_context)
         free = free_bytes(self._device)
-        if cache_bytes + working > free:
+        if cache_bytes + context_bytes > free:
             raise RequestError(
-                f"the caches take {bytes_text(cache_bytes)} and running the engine {bytes_text(working)}, but "
+                f"the caches take {bytes_text(cache_bytes)} and running the engine {bytes_text(context_bytes)}, but "
                 f"{describe(self._device)} has {bytes_text(free)} free",
                 hint="ask for fewer sequences at a time, or compile with a smaller --max-batch or --max-seq",
             )
@@ -82,33 +111,17 @@ class GpuBackend:
         self._log.messages.clear()
         return messages
 
-    def _new_context(self, one_width: bool) -> Any:
+    def _new_context(self, engine: Any, eager: bool) -> Any:
         # Memory for one profile, not for the largest of all: every profile has a context of its own.
         strategy = self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
-        if not hasattr(self.engine, "create_runtime_config"):
-            return self.engine.create_execution_context(strategy)
-        config = self.engine.create_runtime_config()
+        if not hasattr(engine, "create_runtime_config"):
+            return engine.create_execution_context(strategy)
+        config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        if one_width and hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+        if eager and hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
             # A recorded step keeps the kernels that it was recorded with, so they must be there from the start.
-            eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            config.dynamic_shapes_kernel_specialization_strategy = eager
+            specialization = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.dynamic_shapes_kernel_specialization_strategy = specialization
         self._kernels.attach(config)
         self._configs.append(config)
-        return self.engine.create_execution_context(config)
-
-    def _deserialize(self, plan: Path, capabilities: tuple[str, ...]) -> Any:
-        try:
-            with plan.open("rb") as file:
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise EngineError(f"cannot read {plan}: {error}", hint="compile the engine again") from None
-        engine = self._runtime.deserialize_cuda_engine(content)
-        if engine is not None:
-            return engine
-        reasons = [*diagnose(self._trt, self._runtime, content), self.take_messages()]
-        built_for = f" (it was built for {', '.join(capabilities)})" if capabilities else ""
-        raise TargetError(
-            f"TensorRT refused {plan}{built_for} on {describe(self._device)}: {'; '.join(filter(None, reasons))}",
-            hint=f"compile the engine again for this GPU, or {EMULATE}",
-        )
+        return engine.create_execution_context(config)

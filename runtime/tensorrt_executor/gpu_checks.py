@@ -37,12 +37,12 @@ def cuda_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def check_memory(plan: Path, device: torch.device) -> None:
-    """TargetError if the GPU has no room for an engine of the size of its file."""
-    size, free = plan.stat().st_size, free_bytes(device)
+def check_memory(file: Path, size: int, device: torch.device) -> None:
+    """TargetError if the GPU has no room for `size` bytes of a file."""
+    free = free_bytes(device)
     if size > free:
         raise TargetError(
-            f"{plan} takes {bytes_text(size)}, but {describe(device)} has {bytes_text(free)} free",
+            f"{file} takes {bytes_text(size)}, but {describe(device)} has {bytes_text(free)} free",
             hint=f"free memory on the GPU, use another (--device cuda:N), or {EMULATE}",
         )
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+
+from compiler.trt.plans import PlanFiles
+from compiler.trt.record import NetworkRecord
+from runtime.tensorrt_executor.weights import Weights
 
 Shape = tuple[int, ...]
 
@@ -113,34 +117,47 @@ class Stream(Protocol):
 
 
 class Backend(Protocol):
-    """A loaded engine, and how this machine runs it."""
+    """How this machine runs the plans of a rank."""
 
     @property
-    def engine(self) -> TensorEngine:
-        """The engine."""
+    def weights(self) -> Weights:
+        """The weights, where the plans can read them."""
         ...
 
     @property
     def stream(self) -> Stream:
-        """Where its work is put."""
+        """Where the work is put. The calls below are made while it is active."""
         ...
 
-    def new_context(self, profile: int, *, one_width: bool) -> TensorContext:
-        """A context on a profile.
+    def load(self, files: PlanFiles, record: NetworkRecord) -> TensorEngine:
+        """Load the engine of a plan.
+
+        Raises:
+            TargetError: if this machine cannot run it.
+            EngineError: if its file cannot be read.
+        """
+        ...
+
+    def new_context(self, engine: Any, *, eager: bool) -> TensorContext:
+        """A context of an engine that `load` gave.
 
         Args:
-            profile: the index of the profile.
-            one_width: whether all steps of this profile have one width, so that kernels made for it will serve again.
+            engine: the engine.
+            eager: whether to make kernels for the very shapes of a run before it starts: for runs that are all alike.
 
         Raises:
             EngineError: if it cannot be made.
         """
         ...
 
-    def check_room(self, cache_bytes: int) -> None:
-        """RequestError if the memory does not suffice for the caches and what a run needs besides."""
+    def context_bytes(self, engine: Any, profile: int) -> int:
+        """The device memory that a context takes with a profile."""
+        ...
+
+    def check_room(self, cache_bytes: int, context_bytes: int) -> None:
+        """RequestError if the memory does not suffice for caches, and for contexts that are still to be made."""
         ...
 
     def take_messages(self) -> str:
-        """What the engine reported as errors since the last call; empty if nothing."""
+        """What the engines reported as errors since the last call; empty if nothing."""
         ...

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import weakref
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from compiler.trt.cache import cache_folder
 
 
 class KernelCache:
@@ -34,11 +35,6 @@ class KernelCache:
             known = _read(self._cache, self.path)
             weakref.finalize(self, write_cache, self._cache, self.path, known)
         config.set_runtime_cache(self._cache)
-
-
-def cache_folder() -> Path:
-    """Where llmc keeps what it can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmc"
 
 
 def _read(cache: Any, path: Path) -> bytes:

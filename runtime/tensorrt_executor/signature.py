@@ -1,4 +1,4 @@
-"""What an engine takes and gives, asked from the engine itself."""
+"""What a plan takes and gives, from its network record."""
 
 from __future__ import annotations
 
@@ -8,42 +8,54 @@ from math import prod
 
 import torch
 
-from compiler.errors import EngineError, RequestError
-from runtime.tensorrt_executor.interface import Shape, TensorEngine
+from compiler.errors import EngineError
+from compiler.trt.record import NetworkRecord, Weight
+from runtime.tensorrt_executor.interface import Shape
 
 STEP_INPUTS = ("past_len", "new_len", "logit_pos", "token_ids")
 LOGITS = "logits"
+AGAIN = "compile the engine again with this llmc"
 _DTYPES = {
     "FLOAT": torch.float32,
     "HALF": torch.float16,
     "BF16": torch.bfloat16,
     "INT32": torch.int32,
+    "INT8": torch.int8,
+    "FP8": torch.float8_e4m3fn,
 }
-_AGAIN = "compile the engine again with this llmc"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The least and the largest shape of every input."""
+    """The least and the largest shape of every input that is no weight."""
 
     shapes: Mapping[str, tuple[Shape, Shape]]
 
     def takes(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether a run with inputs of these shapes fits."""
         return all(
-            all(low <= size <= high for low, size, high in zip(*self._range(name, shape), strict=True))
+            all(low <= size <= high for low, size, high in zip(least, shape, largest, strict=True))
             for name, shape in shapes.items()
+            for least, largest in (self.shapes[name],)
         )
 
     @property
-    def one_width(self) -> bool:
-        """Whether all of its steps are equally wide, as decoding is."""
+    def rows(self) -> tuple[int, int]:
+        """The fewest and the most rows."""
         least, largest = self.shapes["token_ids"]
-        return least[1] == largest[1]
+        return least[0], largest[0]
 
-    def _range(self, name: str, shape: Shape) -> tuple[Shape, Shape, Shape]:
-        least, largest = self.shapes[name]
-        return least, shape, largest
+    @property
+    def width(self) -> tuple[int, int]:
+        """The fewest and the most tokens a row."""
+        least, largest = self.shapes["token_ids"]
+        return least[1], largest[1]
+
+    @property
+    def logits(self) -> tuple[int, int]:
+        """The fewest and the most wanted positions a row; one, if the plan is not told which."""
+        least, largest = self.shapes.get("logit_pos", ((1, 1), (1, 1)))
+        return least[1], largest[1]
 
 
 @dataclass(frozen=True)
@@ -62,26 +74,36 @@ class Cache:
     row: Shape
     dtype: torch.dtype
 
-    @property
-    def row_bytes(self) -> int:
-        """The bytes of one sequence's part."""
-        return prod(self.row) * self.dtype.itemsize
+    def shape(self, rows: int, capacity: int) -> Shape:
+        """The shape of a cache like this one, for `rows` sequences of `capacity` tokens."""
+        return (rows, self.row[0], capacity, *self.row[2:])
+
+
+@dataclass(frozen=True)
+class WeightInput:
+    """An input that is a weight: its name, where its values are, and how many bytes they have."""
+
+    name: str
+    weight: Weight
+    nbytes: int
 
 
 @dataclass(frozen=True)
 class Signature:
-    """An engine's inputs and outputs.
+    """A plan's inputs and outputs.
 
     Attributes:
-        step: those of `STEP_INPUTS` that the engine reads.
+        step: those of `STEP_INPUTS` that the plan reads.
         caches: its caches.
+        weights: its inputs that are weights.
         vocab: how many logits a position has.
         logits_dtype: their type.
-        profiles: the profiles, in order.
+        profiles: the profiles, in order; at least one.
     """
 
     step: tuple[str, ...]
     caches: tuple[Cache, ...]
+    weights: tuple[WeightInput, ...]
     vocab: int
     logits_dtype: torch.dtype
     profiles: tuple[Profile, ...]
@@ -89,74 +111,72 @@ class Signature:
     @property
     def capacity(self) -> int:
         """The tokens that a row of the caches holds."""
-        return min(cache.row[1] for cache in self.caches)
+        return self.caches[0].row[1]
 
-    @property
-    def max_batch(self) -> int:
-        """The most sequences that a profile takes."""
-        return max(profile.shapes["token_ids"][1][0] for profile in self.profiles)
-
-    def input_shapes(self, batch: int, width: int, logits: int) -> dict[str, Shape]:
-        """The shape of every input in a step of `width` tokens and `logits` wanted positions a row."""
-        step = {"token_ids": (batch, width), "past_len": (batch,), "new_len": (batch,), "logit_pos": (batch, logits)}
-        return {name: step[name] for name in self.step} | {c.name: (batch, *c.row) for c in self.caches}
-
-    def choose(self, shapes: Mapping[str, Shape]) -> int:
-        """The first profile that takes inputs of these shapes; RequestError if there is none."""
-        for index, profile in enumerate(self.profiles):
-            if profile.takes(shapes):
-                return index
-        wanted = ", ".join(f"{name} {list(shapes[name])}" for name in self.step)
-        limits = "; ".join(self._limits(profile) for profile in self.profiles)
-        raise RequestError(
-            f"the engine was built for no step of this size: {wanted}; its profiles go up to: {limits}",
-            hint="ask for less at a time, or compile with larger --max-batch and --max-input",
-        )
-
-    def _limits(self, profile: Profile) -> str:
-        return ", ".join(f"{name} {list(profile.shapes[name][1])}" for name in self.step)
+    def input_shapes(self, rows: int, width: int, logits: int) -> dict[str, Shape]:
+        """The shape of every input but weights in a run of `width` tokens and `logits` wanted positions a row."""
+        step = {"token_ids": (rows, width), "past_len": (rows,), "new_len": (rows,), "logit_pos": (rows, logits)}
+        return {name: step[name] for name in self.step} | {c.name: (rows, *c.row) for c in self.caches}
 
 
-def read_signature(engine: TensorEngine, file: str) -> Signature:
-    """What `engine`, from `file`, takes and gives.
+def read_signature(record: NetworkRecord, file: str) -> Signature:
+    """What the plan of `record`, from `file`, takes and gives.
 
     Raises:
-        EngineError: naming the file and tensor, if it is no engine that llmc built.
+        EngineError: naming the file and tensor, if it is no plan that llmc built.
     """
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name).name == "INPUT"]
-    outputs = [name for name in names if name not in inputs]
-    aliases = {source: name for name in outputs if (source := engine.get_aliased_input_tensor(name)) is not None}
-    step = tuple(name for name in STEP_INPUTS if name in inputs)
-    for name in inputs:
-        if name not in step and name not in aliases:
-            raise EngineError(f"{file} has an input {name!r} that is no cache and that llmc does not know", hint=_AGAIN)
+    sources = {source: output for output, source in record.aliases.items()}
+    step = tuple(name for name in STEP_INPUTS if name in record.inputs)
+    for name in record.inputs:
+        if name not in (*step, *sources, *record.weights):
+            raise EngineError(
+                f"{file} has an input {name!r} that is no weight, no cache, and not known to llmc", hint=AGAIN
+            )
     for name in ("token_ids", LOGITS):
-        if name not in names:
-            raise EngineError(f"{file} has no {name!r}: it is no engine that llmc built", hint=_AGAIN)
+        if name not in (*record.inputs, *record.outputs):
+            raise EngineError(f"{file} has no {name!r}: it is no engine that llmc built", hint=AGAIN)
     for name in step:
-        if _dtype(engine, name, file) != torch.int32:
-            raise EngineError(f"{file}: the input {name!r} is not of type INT32", hint=_AGAIN)
-    if not aliases:
-        raise EngineError(f"{file} has no caches: none of its outputs shares an input's memory", hint=_AGAIN)
-    caches = tuple(
-        Cache(name, output, tuple(engine.get_tensor_shape(name))[1:], _dtype(engine, name, file))
-        for name, output in aliases.items()
+        if _dtype(record, name, file) != torch.int32:
+            raise EngineError(f"{file}: the input {name!r} is not of type INT32", hint=AGAIN)
+    return Signature(
+        step,
+        _caches(record, sources, file),
+        tuple(_weight(record, name, file) for name in record.inputs if name in record.weights),
+        record.tensors[LOGITS].shape[-1],
+        _dtype(record, LOGITS, file),
+        _profiles(record, (*step, *sources)),
     )
-    profiles = tuple(_profile(engine, inputs, index) for index in range(engine.num_optimization_profiles))
-    return Signature(step, caches, engine.get_tensor_shape(LOGITS)[-1], _dtype(engine, LOGITS, file), profiles)
 
 
-def _profile(engine: TensorEngine, inputs: list[str], index: int) -> Profile:
-    shapes = {}
-    for name in inputs:
-        least, _, largest = engine.get_tensor_profile_shape(name, index)
-        shapes[name] = (tuple(least), tuple(largest))
-    return Profile(shapes)
+def _caches(record: NetworkRecord, sources: Mapping[str, str], file: str) -> tuple[Cache, ...]:
+    caches = tuple(
+        Cache(name, output, record.tensors[name].shape[1:], _dtype(record, name, file))
+        for name, output in sources.items()
+    )
+    if not caches:
+        raise EngineError(f"{file} has no caches: none of its outputs shares an input's memory", hint=AGAIN)
+    for cache in caches:
+        if -1 in cache.row or cache.row[1] != caches[0].row[1]:
+            raise EngineError(f"{file}: the cache {cache.name!r} has rows of the shape {list(cache.row)}", hint=AGAIN)
+    return caches
 
 
-def _dtype(engine: TensorEngine, name: str, file: str) -> torch.dtype:
-    dtype = engine.get_tensor_dtype(name).name
+def _weight(record: NetworkRecord, name: str, file: str) -> WeightInput:
+    nbytes = prod(record.tensors[name].shape) * _dtype(record, name, file).itemsize
+    return WeightInput(name, record.weights[name], nbytes)
+
+
+def _profiles(record: NetworkRecord, names: tuple[str, ...]) -> tuple[Profile, ...]:
+    """The recorded profiles; without any, the one that all networks of static shapes have."""
+    static = {name: (record.tensors[name].shape,) * 2 for name in names}
+    recorded = [
+        {name: (shapes[0], shapes[2]) for name, shapes in p.shapes.items() if name in static} for p in record.profiles
+    ]
+    return tuple(Profile({**static, **shapes}) for shapes in recorded or [{}])
+
+
+def _dtype(record: NetworkRecord, name: str, file: str) -> torch.dtype:
+    dtype = record.tensors[name].dtype
     if dtype not in _DTYPES:
-        raise EngineError(f"{file}: the tensor {name!r} has the type {dtype}, which llmc does not use", hint=_AGAIN)
+        raise EngineError(f"{file}: the tensor {name!r} has the type {dtype}, which llmc does not use", hint=AGAIN)
     return _DTYPES[dtype]

@@ -82,6 +82,9 @@ def additive_mask(mask: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tens
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Attention of `q [B, heads, S, D]` over whole caches `k`, `v` `[B, kv_heads, C, D]` under an additive mask.
 
+    Nothing is rounded between the steps where `q`, `k` and `v` are float32, as on a CPU. With 16-bit ones, on a GPU,
+    scores and softmax are float32 within torch's kernels, which may round the probabilities to 16 bits.
+
     With one query a row, the query heads that share a key head are folded into the query length, so that no key is
     repeated.
     """

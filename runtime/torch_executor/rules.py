@@ -167,6 +167,7 @@ def _kv_update(state: Lowering, op: Op) -> str:
 
 @lowers("attention")
 def _attention(state: Lowering, op: Op) -> str:
+    """One kernel for either value of `rounded`, which allows more precision than it asks for."""
     q, k, v, mask, *bias = map(state.ref, op.operands)
     extra = bias[0] if bias else "None"
     # The mask is the same in all layers, so this is computed once; it lives until the step ends.

@@ -8,25 +8,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compiler.backend_trt import BuiltEngine, build_engine
+from compiler.backend_trt import BuildOptions, build_plans
 from compiler.ir.graph import Graph
 from compiler.trt.emulator.engine import EmulatedEngine, open_emulated
 from compiler.trt.library import load_library
+from compiler.trt.plans import Plans, read_plans
 from runtime.torch_executor.executor import constant_loader
 
 TORCH = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32,
          "INT64": torch.int64, "BOOL": torch.bool}  # fmt: skip
 
 
-def build(graph: Graph, folder: Path) -> BuiltEngine:
-    """The engine of a graph, in `folder`."""
-    return build_engine(load_library("tensorrt-rtx"), graph, constant_loader(graph), folder)
+def build(graph: Graph, folder: Path, options: BuildOptions | None = None) -> Plans:
+    """The plans of a graph without stored weights, in `folder`."""
+    options = options or BuildOptions(reuse=False)
+    load = constant_loader(graph)
+    return read_plans(folder / build_plans(load_library("tensorrt-rtx"), graph, load, folder, "none", options=options))
 
 
 def emulate(graph: Graph, folder: Path, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs by role of the engine that is built from a graph, emulated."""
-    built = build(graph, folder)
-    return run(open_emulated(folder, built.files["network"]), inputs)
+    """The outputs by role of the only plan of a graph, emulated."""
+    (plan,) = build(graph, folder).plans
+    return run(open_emulated(folder, plan.network, "none"), inputs)
 
 
 def run(engine: EmulatedEngine, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

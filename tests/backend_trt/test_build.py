@@ -1,17 +1,15 @@
-"""What a build says when it cannot be done, what it keeps, and where it finds its weights."""
+"""What a build says when it cannot be done, what it writes, and what it takes from earlier ones."""
 
 from __future__ import annotations
 
 import sys
 
 import pytest
-import torch
+from safetensors import safe_open
 
 import llmc
 from compiler.backend_trt import BuildOptions
 from compiler.backend_trt.messages import ops_named
-from compiler.backend_trt.places import find_constants
-from compiler.backend_trt.profiles import profiles_of
 from compiler.backend_trt.support import require_support
 from compiler.errors import TargetError
 from compiler.ir.builder import Builder
@@ -21,6 +19,7 @@ from compiler.ir.graph import DimRange
 from compiler.ir.op import op
 from compiler.ir.types import TensorType
 from compiler.trt.library import load_library
+from compiler.trt.plans import read_plans
 from compiler.trt.record import read_record
 from runtime.manifest import read_manifest
 from tests.backend_trt.networks import build
@@ -63,45 +62,41 @@ def test_a_refused_layer_is_mapped_back(tmp_path):
     assert not ops_named(graph, ["Error: layers.0.waves: no implementation"])
 
 
-def test_a_step_graph_has_a_decode_and_a_prefill_profile():
-    graph = llmc.lift(MODEL)
-    decode, prefill = profiles_of(graph)
-    assert (decode.name, decode.dims["S"], decode.dims["R"]) == ("decode", (1, 1, 1), (1, 1, 1))
-    assert prefill.dims["S"].max == graph.dims["S"].max
-
-
-def test_constants_are_found_in_the_engine_or_kept_beside_it(tmp_path):
-    torch.manual_seed(0)
-    large, other, small = torch.randn(300, 300), torch.randn(300, 300).half(), torch.randn(4)
-    engine, rest = tmp_path / "engine", tmp_path / "rest"
-    engine.write_bytes(b"x" * 24 + bytes(large.numpy().data) + b"tail" * 8)
-    places = find_constants(engine, {"large": large, "other": other, "small": small}, rest)
-    assert (places["large"].file, places["large"].offset) == ("engine", 24)
-    for name, tensor in (("other", other), ("small", small)):
-        place = places[name]
-        data = (tmp_path / place.file).read_bytes()[place.offset : place.offset + place.nbytes]
-        assert place.file == "rest"
-        assert data == bytes(tensor.numpy().data)
-
-
-def test_a_changed_weight_is_not_taken_for_the_given_one(tmp_path):
-    given = torch.arange(90_000, dtype=torch.float32)
-    changed = given.clone()
-    changed[45_000] += 1
-    (tmp_path / "engine").write_bytes(bytes(changed.numpy().data))
-    places = find_constants(tmp_path / "engine", {"w": given}, tmp_path / "rest")
-    assert places["w"].file == "rest"
-
-
-def test_an_engine_directory_with_both_targets(tmp_path):
-    compiled = llmc.compile(MODEL, tmp_path / "e", target="tensorrt-rtx,torch", max_seq=64)
+def test_an_engine_directory_has_plans_over_the_weights_of_torch(tmp_path):
+    compiled = llmc.compile(MODEL, tmp_path / "e", target="tensorrt-rtx", max_seq=64)
     targets = read_manifest(compiled.path).targets
     assert set(targets) == {"tensorrt-rtx", "torch"}
-    record = read_record(compiled.path / targets["tensorrt-rtx"][0]["network"])
-    assert [profile.name for profile in record.profiles] == ["decode", "prefill"]
-    assert set(record.aliases.values()) == {name for name in record.inputs if name.startswith("cache.")}
-    assert record.tensors["cache.0.k"].shape == (-1, 4, 64, 32)
+    (rank,) = targets["tensorrt-rtx"]
+    assert rank["weights"] == targets["torch"][0]["weights"]
+    plans = read_plans(compiled.path / rank["plans"])
+    assert [plan.name for plan in plans.plans] == ["decode-b1-c128", "decode-b8-c128", "prefill-s64-c128"]
+    stored = safe_open(compiled.path / plans.weights, "pt")
+    for plan in plans.plans:
+        record = read_record(compiled.path / plan.network)
+        assert set(record.aliases.values()) == {name for name in record.inputs if name.startswith("cache.")}
+        assert all(-1 not in tensor.shape for tensor in record.tensors.values())
+        assert {weight.tensor for weight in record.weights.values()} <= set(stored.keys())
+        for name, weight in record.weights.items():
+            rows = stored.get_tensor(weight.tensor)
+            start = weight.offset // rows[0].nbytes
+            shape = record.tensors[name].shape
+            assert rows[start : start + shape[-2]].shape == shape[-2:]
     assert not list(compiled.path.glob(".*"))
+
+
+def test_a_plan_is_taken_from_those_built_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    graph = graph_of(lambda b, x: b.relu(b.add(x, b.literal(dtype=DType.f32, shape=(1,), values=(0.5,)))))
+    other = graph_of(lambda b, x: b.relu(b.add(x, b.literal(dtype=DType.f32, shape=(1,), values=(0.25,)))))
+    folders = [tmp_path / name for name in ("first", "again", "level", "other")]
+    options = [BuildOptions(), BuildOptions(workers=1), BuildOptions(optimization_level=1), BuildOptions()]
+    kept = []
+    for folder, option, which in zip(folders, options, (graph, graph, graph, other), strict=True):
+        folder.mkdir()
+        build(which, folder, option)
+        kept.append(len(list((tmp_path / "cache/llmc/plans").iterdir())))
+    assert kept == [1, 1, 2, 3]
+    assert len({(folder / "rank0.all.engine").read_bytes() for folder in folders[:2]}) == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -121,6 +116,7 @@ def test_tokens_equal_the_interpreters(dtype, tmp_path):
         ({"compute_capabilities": ("7.0",)}, "no compute capability '7.0'"),
         ({"optimization_level": 9}, "must be 0 to 5"),
         ({"profiling_verbosity": "loud"}, "no profiling verbosity 'loud'"),
+        ({"workers": 0}, "0 workers were asked for"),
     ],
 )
 def test_options_that_do_not_exist(options, message):
@@ -131,7 +127,7 @@ def test_options_that_do_not_exist(options, message):
 def test_an_engine_for_one_compute_capability(tmp_path):
     options = BuildOptions(("8.9",), optimization_level=2, profiling_verbosity="detailed")
     compiled = llmc.compile(MODEL, tmp_path / "e", target="tensorrt-rtx", max_seq=32, build=options)
-    assert (compiled.path / "rank0.tensorrt-rtx.engine").stat().st_size
+    assert all((compiled.path / file).stat().st_size for file in compiled.manifest.files if file.endswith(".engine"))
 
 
 def test_a_missing_package_is_named_with_the_mend(monkeypatch):

@@ -42,6 +42,25 @@ def test_the_summary_shows_the_pipeline_and_how_to_go_on(tmp_path: Path) -> None
     assert "note: target: torch" in result.err
 
 
+def test_sizes_of_plans_are_the_users_and_are_counted(tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    place = tmp_path / "engine"
+    arguments = ("compile", EXAMPLES / "opt-tiny", "-o", place, "--target", "tensorrt-rtx", "--max-seq", 300)
+    sizes = ("--batch-sizes", "1, 4", "--prompt-sizes", "32", "--capacities", "300", "--workers", 1)
+    result = llmc(*arguments, *sizes)
+    assert result.status == 0, result.err
+    assert "target    tensorrt-rtx (4 plans), torch\n" in result.out
+    content = json.loads(llmc(*arguments, *sizes, "--json").out)
+    names = ["decode-b1-c384", "decode-b4-c384", "decode-b8-c384", "prefill-s32-c384"]
+    assert content["plans"] == {"tensorrt-rtx": names}
+    assert [name for name in names if (place / f"rank0.tensorrt-rtx.{name}.engine").is_file()] == names
+    # Every engine runs on torch, too.
+    assert list(content["manifest"]["targets"]) == ["torch", "tensorrt-rtx"]
+    tokens = json.loads(llmc("run", place, "--prompt", "The", "--max-new-tokens", 4, "--json").out)["token_ids"]
+    emulated = llmc("run", place, "--prompt", "The", "--max-new-tokens", 4, "--json", "--executor", "emulator")
+    assert json.loads(emulated.out)["token_ids"] == tokens
+
+
 def test_json_is_all_that_is_on_standard_output(tmp_path: Path) -> None:
     result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "engine", "--json", "--explain")
     content = json.loads(result.out)

@@ -99,12 +99,34 @@ def test_bad_checkpoints(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.M
         (["--max-seq", "0"], "is 0; it must be at least 1", None),
         (["--max-batch", "-1"], "max_batch is -1", None),
         (["--max-input", "99", "--max-seq", "9"], "max_input is 99, more than max_seq, which is 9", "--max-input 9"),
+        (["--batch-sizes", "1,x"], "--batch-sizes '1,x' is no list of numbers", "--batch-sizes 1,8"),
+        (["--capacities", ""], "--capacities '' is no list of numbers", None),
+        (["--workers", "0"], "0 workers were asked for", None),
         (["--plugin", "missing.py"], "there is no plugin missing.py", None),
     ],
 )
 def test_bad_requests(tmp_path: Path, arguments: list[str], message: str, hint: str | None) -> None:
     result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "engine", "-q", *arguments)
     result.failed(message, hint)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-sizes", "1,9"], "a plan for a batch of 9 was asked for; the engine's go from 1 to 8"),
+        (["--prompt-sizes", "0"], "a plan for a width of 0 was asked for; the engine's go from 1 to 512"),
+        (["--capacities", "256,513"], "a plan for a capacity of 513 was asked for; the engine's go from 1 to 512"),
+    ],
+)
+def test_sizes_of_plans_are_checked_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    monkeypatch.setattr("llmc.compiling.emit", lambda *_, **__: pytest.fail("weights are read"))
+    place = tmp_path / "engine"
+    result = llmc("compile", EXAMPLES / "opt-tiny", "-o", place, "-q", "--target", "tensorrt-rtx", *arguments)
+    result.failed(message, "--max-batch")
     assert os.listdir(tmp_path) == []
 
 

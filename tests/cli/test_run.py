@@ -169,6 +169,16 @@ def test_engines_that_do_not_match_are_refused(engine: Path, tmp_path: Path) -> 
     llmc("run", EXAMPLES / "gptneox-tiny", "--prompt", "a").failed("is a checkpoint, not an engine", "llmc compile")
 
 
+def test_an_engine_of_an_older_format_says_what_to_do(engine: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "old"
+    shutil.copytree(engine, copy)
+    content = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**content, "schema": 1, "llmc": "0.0.9"}))
+    message = "was written by llmc 0.0.9 in format 1, older than the format 2 that this llmc reads"
+    for command in (("run", copy, "--prompt", "a"), ("inspect", copy), ("verify", copy)):
+        llmc(*command).failed(message, "compile the engine again with this llmc")
+
+
 def test_the_library_does_what_the_command_does(engine: Path) -> None:
     loaded = api.load(engine)
     [completion] = loaded.generate("The function", max_new_tokens=4)

@@ -9,7 +9,7 @@ import torch
 from compiler.errors import EngineError, TargetError
 from runtime import executor_choice
 from runtime.engine_folder import EngineFolder
-from runtime.executor_choice import Choice, choose
+from runtime.executor_choice import Choice, choose, load_executor
 from runtime.loading import load_engine
 from tests.runtime.engines import MANIFEST, write_engine
 
@@ -45,17 +45,21 @@ def test_auto_takes_tensorrt_where_it_runs_and_torch_where_it_does_not(tmp_path,
     machine("tensorrt_rtx", gpu=False)
     assert automatic(tmp_path, *both) == Choice("torch", "torch")
     machine("tensorrt", gpu=True)
-    assert automatic(tmp_path, *both) == Choice("torch", "torch")
+    assert automatic(tmp_path, *both).executor == "torch"
 
 
-def test_auto_emulates_what_nothing_else_runs_and_says_why(tmp_path, machine) -> None:
-    machine("tensorrt_rtx", gpu=False)
-    choice = automatic(tmp_path, "tensorrt-rtx")
-    assert (choice.executor, choice.target) == ("emulator", "tensorrt-rtx")
-    assert choice.note.endswith("is slow: TensorRT cannot run it, as torch sees no CUDA GPU on this machine")
+def test_auto_says_so_if_only_the_package_keeps_it_from_tensorrt(tmp_path, machine) -> None:
     machine(gpu=True)
-    assert automatic(tmp_path, "tensorrt").note.endswith("as the Python package tensorrt is not installed")
-    assert automatic(tmp_path, "tensorrt", device="cpu").note.endswith("as the device is cpu")
+    choice = automatic(tmp_path, "torch", "tensorrt")
+    assert (choice.executor, choice.target) == ("torch", "torch")
+    assert choice.note.endswith("slower than TensorRT: the Python package tensorrt is not installed")
+    assert automatic(tmp_path, "torch", "tensorrt", device="cpu").note == ""
+
+
+def test_the_emulator_runs_only_what_names_it(tmp_path, machine) -> None:
+    machine("tensorrt_rtx", gpu=False)
+    assert choose(folder(tmp_path, "torch", "tensorrt-rtx"), "emulator", "auto") == Choice("emulator", "tensorrt-rtx")
+    assert automatic(tmp_path, "tensorrt-rtx").executor == "torch"
 
 
 def test_of_two_tensorrt_targets_the_one_whose_package_is_installed_runs(tmp_path, machine) -> None:
@@ -66,9 +70,13 @@ def test_of_two_tensorrt_targets_the_one_whose_package_is_installed_runs(tmp_pat
     assert choose(folder(tmp_path, "tensorrt"), "emulator", "auto").target == "tensorrt"
 
 
-def test_the_interpreter_runs_the_graph_of_whatever_target_there_is(tmp_path) -> None:
-    assert choose(folder(tmp_path, "tensorrt-rtx", "torch"), "interpreter", "auto").target == "torch"
-    assert choose(folder(tmp_path, "tensorrt-rtx"), "interpreter", "auto").target == "tensorrt-rtx"
+@pytest.mark.parametrize("executor", ["torch", "interpreter"])
+def test_torch_and_the_interpreter_run_the_graph_of_every_engine(tmp_path, executor) -> None:
+    assert choose(folder(tmp_path, "tensorrt-rtx", "torch"), executor, "auto") == Choice(executor, "torch")
+    without = folder(tmp_path, "tensorrt-rtx")
+    with pytest.raises(EngineError, match="not built for the target 'torch'; it was built for: tensorrt-rtx") as raised:
+        load_executor(without, choose(without, executor, "auto"), "auto", None)
+    assert "--target torch" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize("executor", ["tensorrt", "emulator"])

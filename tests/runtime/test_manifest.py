@@ -41,6 +41,11 @@ def test_what_is_written_is_read_back(engine: Path) -> None:
     assert read.files["rank0.safetensors"].bytes == 7
 
 
+def test_capabilities_are_read_back(engine: Path) -> None:
+    edit(engine, lambda m: m.update(capabilities=["8.9", "12.0"]))
+    assert read_manifest(engine).capabilities == ("8.9", "12.0")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -51,6 +56,7 @@ def test_what_is_written_is_read_back(engine: Path) -> None:
         (lambda m: m["limits"].update(max_batch=True), "the key 'limits.max_batch' is True; it must be at least 1"),
         (lambda m: m.update(mesh=[]), "the key 'mesh' is []; it must be an object"),
         (lambda m: m["tokens"].update(eos=["</s>"]), "the key 'tokens.eos' is ['</s>']; it must be a list of integers"),
+        (lambda m: m.update(capabilities=[8.9]), "the key 'capabilities' is [8.9]; it must be a list of strings"),
         (lambda m: m["model"].pop("vocab_size"), "the key 'model.vocab_size' is missing"),
         (lambda m: m["dims"].update(B=[1, 2]), "the key 'dims.B' must be [min, opt, max]"),
         (lambda m: m.update(tokenizer="../tokenizer.json"), "names the file '../tokenizer.json', which is none of its"),

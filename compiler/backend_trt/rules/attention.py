@@ -1,26 +1,73 @@
-"""Attention, its caches and its rotary positions: TensorRT's own layers."""
+"""Attention, its caches and its rotary positions."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
 from compiler.backend_trt.rules.elementwise import scaled
+from compiler.backend_trt.rules.shape import reshaped
+from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 
 
 @emits("rotary")
 def _rotary(e: Emission, op: Op) -> TrtTensor:
+    # x * cos + partner(x) * sin, in the float32 of the angles, over whole heads. TensorRT's own rotary layer is no
+    # faster where sizes are fixed, and where they are not it makes the cache update after it rewrite the whole cache.
     x, cos, sin = op.operands
-    dtype = x.type.dtype
-    # The layer wants one element type. The angles are float32, so the rotation is, and it is rounded once.
-    wide = e.cast(e[x], cos.type.dtype, "f32")
     half, width = cos.type.shape[-1], x.type.shape[-1]
     assert isinstance(half, int)
-    layer = e.network.add_rotary_embedding(
-        wide, e[cos], e[sin], op.attrs["interleaved"], 0 if 2 * half == width else 2 * half
-    )
-    if dtype is cos.type.dtype:
-        return e.layer(layer)
-    return e.cast(e.layer(layer, "turned"), dtype)
+    assert isinstance(width, int)
+    turn = _Turn(half, width, op.attrs["interleaved"])
+    wide = e.cast(e[x], DType.f32, "f32")
+    partner = e.cast(e.gather(e[x], turn.partners, 3, "partner"), DType.f32, "partner.f32")
+    kept = e.elementwise(wide, turn.table(e, cos, [1.0] * 2 * half, 1.0), "PROD", "cos")
+    turned = e.elementwise(partner, turn.table(e, sin, turn.signs, 0.0), "PROD", "sin")
+    return e.cast(e.elementwise(kept, turned, "SUM", "wide"), x.type.dtype)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """How the dims of a head pair up: the first `2 * half` of `width` turn."""
+
+    half: int
+    width: int
+    interleaved: bool
+
+    @property
+    def pairs(self) -> list[int]:
+        """For each dim that turns, the number of its pair."""
+        return [i // 2 for i in range(2 * self.half)] if self.interleaved else [*range(self.half)] * 2
+
+    @property
+    def partners(self) -> list[int]:
+        """For each dim of a head, the other one of its pair; itself if it does not turn."""
+        partners = [*range(self.width)]
+        turning = 2 * self.half
+        partners[:turning] = [i ^ 1 if self.interleaved else (i + self.half) % turning for i in range(turning)]
+        return partners
+
+    @property
+    def signs(self) -> list[float]:
+        """For each dim that turns, the sign of its partner's part."""
+        return [-1.0, 1.0] * self.half if self.interleaved else [-1.0] * self.half + [1.0] * self.half
+
+    def table(self, e: Emission, angles: Value, signs: list[float], rest: float) -> TrtTensor:
+        """The factors of the dims of a head, `f32[B, 1, S, width]`: signed angles; `rest` for what does not turn."""
+        key = ("turn", angles.name, str(self.width), str(self.interleaved))
+        return e.once(key, lambda: self._table(e, angles, signs, rest))
+
+    def _table(self, e: Emission, angles: Value, signs: list[float], rest: float) -> TrtTensor:
+        batch, length, _ = angles.type.shape
+        # Dims that do not turn read any angle, times 0, plus what they shall be.
+        still = self.width - 2 * self.half
+        spread = e.gather(e[angles], [*self.pairs, *[0] * still], 2, "angles")
+        column = reshaped(e, spread, (batch, length, self.width), (batch, 1, length, self.width), "head")
+        signed = e.elementwise(column, e.vector([*signs, *[0.0] * still], DType.f32, 4), "PROD", "signed")
+        if not still:
+            return signed
+        return e.elementwise(signed, e.vector([*[0.0] * 2 * self.half, *[rest] * still], DType.f32, 4), "SUM", "table")
 
 
 @emits("kv_update")

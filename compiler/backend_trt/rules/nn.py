@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
+from compiler.backend_trt.rules.shape import reshaped
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
@@ -13,15 +16,21 @@ from compiler.ir.torch_types import to_torch
 @emits("linear")
 def _linear(e: Emission, op: Op) -> TrtTensor:
     x, weight, *bias = op.operands
-    rank = x.type.rank
-    detail = "product" if bias else ""
-    product = e.layer(
-        e.network.add_matrix_multiply(
-            e[x], e.trt.MatrixOperation.NONE, e.ranked(weight, rank), e.trt.MatrixOperation.TRANSPOSE
-        ),
-        detail,
-    )
-    return e.elementwise(product, e.ranked(bias[0], rank), "SUM") if bias else product
+    shape, rank = x.type.shape, x.type.rank
+    given = e[x]
+    # Products of matrices have better kernels than products of batches, where their size is known.
+    flat = rank > 2 and all(isinstance(dim, int) for dim in shape)
+    if flat:
+        given, rank = reshaped(e, given, shape, (prod(x.type.sizes({})[:-1]), shape[-1]), "rows"), 2
+    # TensorRT sums products of 16-bit matrices in 16 bits; of matrices that were cast to float32 it sums in float32,
+    # and reads them as they lie in memory all the same. A bias before the rounding makes it copy them.
+    wide = [e.cast(tensor, DType.f32, f"{name}.f32") for name, tensor in (("x", given), ("w", e.ranked(weight, rank)))]
+    kinds = e.trt.MatrixOperation
+    result = e.layer(e.network.add_matrix_multiply(wide[0], kinds.NONE, wide[1], kinds.TRANSPOSE), "product")
+    result = e.cast(result, x.type.dtype, "rounded")
+    if bias:
+        result = e.elementwise(result, e.ranked(bias[0], rank), "SUM", "biased")
+    return reshaped(e, result, (), op.result.type.shape) if flat else result
 
 
 @emits("matmul")

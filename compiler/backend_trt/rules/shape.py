@@ -25,6 +25,7 @@ def reshaped(e: Emission, x: TrtTensor, old: Shape, new: Shape, detail: str = ""
         layer.zero_is_placeholder = True
         layer.reshape_dims = tuple(-1 if dim is None else dim for dim in dims)
     else:
+        layer.zero_is_placeholder = False
         layer.set_input(1, e.shape(new))
     return e.layer(layer, detail)
 
@@ -54,7 +55,7 @@ def _split(e: Emission, op: Op) -> tuple[TrtTensor, ...]:
     x, start, pieces = op.operands[0], 0, []
     axis = op.attrs["axis"] % x.type.rank
     for number, (result, size) in enumerate(zip(op.results, op.attrs["sizes"], strict=True)):
-        detail = "" if number == 0 else str(number)
+        detail = str(number)
         piece = sliced(e, e[x], axis, start, result.type.shape, detail)
         pieces.append(piece)
         start += size

@@ -86,13 +86,25 @@ def rotary(x: TensorType, cos: TensorType, sin: TensorType, *, interleaved: bool
 
 @op
 def attention(
-    q: TensorType, k: TensorType, v: TensorType, mask: TensorType, bias: TensorType | None = None, *, scale: float = 1.0
+    q: TensorType,
+    k: TensorType,
+    v: TensorType,
+    mask: TensorType,
+    bias: TensorType | None = None,
+    *,
+    scale: float = 1.0,
+    rounded: bool = False,
 ) -> TensorType:
     """`softmax(q @ k.T * scale + bias, where mask holds) @ v`, head by head (Vaswani et al., 2017).
 
     `q [B, heads, S, D]`; `k [B, kv_heads, C, D]` and `v [B, kv_heads, C, E]`, where query head `h` reads key head
     `h // (heads / kv_heads)` (Ainslie et al., 2023); the bool `mask` and the `bias` broadcast to `[B, heads, S, C]`.
     A query that the mask hides everything from gives NaN.
+
+    Scores, softmax and probabilities stay in float32 or better; only the context is rounded, to the element type of
+    `q`. With `rounded`, five values are rounded to that type one after the other, as if each were the result of an op:
+    the product, the product times `scale`, its sum with `bias`, the probabilities, the context. That is what the
+    primitives compute, and 16-bit kernels; targets may keep more bits than `rounded` asks for.
     """
     floating(q, k, v)
     require(q.rank == k.rank == v.rank == 4, "q, k and v must be [B, heads, positions, D]")

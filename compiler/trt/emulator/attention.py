@@ -25,7 +25,7 @@ def _angles(call: Call, index: int) -> Tensor:
     return table[positions.long()].unsqueeze(1)
 
 
-@emulates("ROTARY_EMBEDDING", "rotary_embedding_dim", interleaved=(True, False))
+@emulates("ROTARY_EMBEDDING", "rotary_embedding_dim", inputs=4, interleaved=(True, False))
 def rotary_embedding(call: Call) -> Tensor:
     """`[B, N, S, H]` with the first elements of every head rotated in pairs, adjacent ones or one from each half."""
     x = widen(call.tensor(0))
@@ -43,82 +43,89 @@ def _cache_is_input(layer: LayerRecord, record: NetworkRecord) -> str | None:
     return None if layer.inputs[0] in record.inputs else f"updates {layer.inputs[0]!r}, which is no network input"
 
 
-@emulates("KV_CACHE_UPDATE", cache_mode=("LINEAR",), update_form=("PADDED_BHND", None), check=_cache_is_input)
+@emulates(
+    "KV_CACHE_UPDATE",
+    inputs=3,
+    cache_mode=("LINEAR",),
+    update_form=("PADDED_BHND", None),
+    check=_cache_is_input,
+)
 def kv_cache_update(call: Call) -> Tensor:
-    """The cache `[B, N, C, H]` itself, with the update `[B, N, S, H]` written into it from each row's index on."""
+    """The cache `[B, N, C, H]` itself, with the update `[B, N, S, H]` written into it from each row's index on.
+
+    Measured on TensorRT-RTX 1.6.1: what falls on positions from C on is dropped without an error, and a negative
+    position counts from the end. NVIDIA's documentation wants neither to occur. Positions below -C, which nobody
+    measured, are dropped here.
+    """
     cache, update, indices = call.tensor(0), call.tensor(1), call.tensor(2)
     if cache.is_meta:
         return cache
     capacity, count = cache.shape[2], update.shape[2]
-    starts = [int(start) for start in indices.tolist()]
-    for row, start in enumerate(starts):
-        if start < 0 or start + count > capacity:
-            raise call.error(
-                f"writes positions {start} to {start + count - 1} of batch row {row} into a cache of {capacity}",
-                hint="end the sequence before the cache is full, or build the engine for a longer context",
-            )
-    for row, start in enumerate(starts):
-        cache[row, :, start : start + count] = update[row]
+    positions = indices.long().unsqueeze(1) + torch.arange(count)
+    positions = torch.where(positions < 0, positions + capacity, positions)
+    rows, columns = ((positions >= 0) & (positions < capacity)).nonzero(as_tuple=True)
+    cache[rows, :, positions[rows, columns]] = update[rows, :, columns]
     return cache
+
+
+def _attention_fault(layer: LayerRecord, record: NetworkRecord) -> str | None:
+    mask, lengths = (layer.inputs[i] if i < len(layer.inputs) else None for i in (3, 4))
+    if lengths is not None:
+        return f"has key_value_lengths ({lengths!r}), which TensorRT-RTX 1.6.1 computes wrongly"
+    if mask is not None and layer.params["causal_kind"] != "NONE":
+        return "has both a mask and a causal kind, which TensorRT does not allow"
+    return None
 
 
 def _causal(kind: str, queries: int, keys: int) -> Tensor:
     """Which keys each query sees: those up to its own place, counted from the first key or back from the last."""
-    offset = keys - queries if kind == "LOWER_RIGHT" else 0
-    return torch.ones(queries, keys, dtype=torch.bool).tril(offset)
-
-
-def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of one batch row: q `[N, S, H]`, k and v `[M, L, H]` with M dividing N, mask `[N or 1, S, L]`."""
-    (heads, queries, size), (groups, keys, _) = q.shape, k.shape
-    rows = heads // groups * queries
-    scores = (q.reshape(groups, rows, size) @ k.mT).reshape(heads, queries, keys)
-    normalize, kind = call.param("norm_op") == "SOFTMAX", call.param("causal_kind")
-    keep = None if kind == "NONE" else _causal(kind, queries, keys)
-    if mask is not None and mask.dtype == torch.bool:
-        keep = mask if keep is None else keep & mask
-    elif mask is not None:
-        scores = scores + widen(mask)
-    if keep is not None:
-        scores = scores.masked_fill(~keep, float("-inf") if normalize else 0.0)
-    if normalize:
-        scores = torch.softmax(scores, dim=-1)
-    if normalize and keep is not None:
-        scores = scores.masked_fill(~keep, 0.0)  # a query that sees no key has NaN here
-    return (scores.reshape(groups, rows, keys) @ v).reshape(heads, queries, v.shape[-1])
-
-
-def _key_counts(call: Call, batch: int, capacity: int) -> list[int]:
-    lengths = call.optional(4)
-    counts = [capacity] * batch if lengths is None else [int(length) for length in lengths.tolist()]
-    for row, count in enumerate(counts):
-        if not 0 <= count <= capacity:
-            raise call.error(
-                f"has a key length of {count} in batch row {row} for {capacity} keys",
-                hint="keep key_value_lengths between 0 and the number of keys",
-            )
-    return counts
+    return torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries if kind == "LOWER_RIGHT" else 0)
 
 
 @emulates(
     "ATTENTION",
+    inputs=4,
+    optional=("decomposable",),
     norm_op=("SOFTMAX", "NONE"),
     causal_kind=("NONE", "UPPER_LEFT", "LOWER_RIGHT"),
+    causal=(False, None),
     query_form=("PADDED_BHND", None),
     key_value_form=("PADDED_BHND", None),
+    normalization_quantize_to_type=("FLOAT", None),
     num_ranks=(1, None),
+    check=_attention_fault,
 )
 def attention(call: Call) -> Tensor:
-    """Attention without scaling: q `[B, N, S, H]`, k and v `[B, M, C, H]`; a query that sees no key gives zeros.
+    """Attention without scaling: q `[B, N, S, H]`, k and v `[B, M, C, H]` with M dividing N; all of it in float32.
 
-    A mask keeps where it is True, or is added. Keys from a row's `key_value_lengths` on are as if they were not there,
-    which is also what LOWER_RIGHT counts from.
+    A mask `[1 or B, 1 or N, S, C]` keeps where it is True, or is added. A query that sees no key gives zeros,
+    which is neither documented nor measured.
+
+    Measured on TensorRT-RTX 1.6.1: query i sees the keys j <= i with UPPER_LEFT, and j <= i + C - S with LOWER_RIGHT,
+    as documented. `key_value_lengths` is refused, as what it does there is not what is documented: row b attends to
+    the keys from its length on rather than to those before it, and to all of them if there is a mask too.
     """
     q, k, v, mask = call.tensor(0), call.tensor(1), call.tensor(2), call.optional(3)
-    result = q.new_empty(*q.shape[:3], v.shape[3], dtype=torch.float32)
+    (batch, heads, queries, size), (_, groups, keys, _) = q.shape, k.shape
     if q.is_meta:
-        return result
-    for row, count in enumerate(_key_counts(call, len(q), k.shape[2])):
-        seen = None if mask is None else mask[row if len(mask) > 1 else 0, ..., :count]
-        result[row] = _attend(call, widen(q[row]), widen(k[row, :, :count]), widen(v[row, :, :count]), seen)
-    return result
+        return q.new_empty(batch, heads, queries, v.shape[3], dtype=torch.float32)
+    rows = heads // groups * queries
+    scores = (widen(q).reshape(batch, groups, rows, size) @ widen(k).mT).reshape(batch, heads, queries, keys)
+    kind = call.param("causal_kind")
+    keep = None if kind == "NONE" else _causal(kind, queries, keys)
+    if mask is not None and mask.dtype == torch.bool:
+        keep = mask
+    elif mask is not None:
+        scores = scores + widen(mask)
+    weights = _weights(scores, keep, normalize=call.param("norm_op") == "SOFTMAX")
+    return (weights.reshape(batch, groups, rows, keys) @ widen(v)).reshape(batch, heads, queries, v.shape[3])
+
+
+def _weights(scores: Tensor, keep: Tensor | None, *, normalize: bool) -> Tensor:
+    """The weights of the keys: the softmax of the scores, or the scores themselves; 0 where they are not kept."""
+    if not normalize:
+        return scores if keep is None else scores.masked_fill(~keep, 0.0)
+    if keep is None:
+        return torch.softmax(scores, dim=-1)
+    weights = torch.softmax(scores.masked_fill(~keep, float("-inf")), dim=-1)
+    return weights.masked_fill(~keep, 0.0)  # a query that sees no key has NaN before

@@ -34,7 +34,7 @@ def _communicator(call: Call) -> Communicator:
     return call.communicator
 
 
-@emulates("DIST_COLLECTIVE", check=_is_known)
+@emulates("DIST_COLLECTIVE", inputs=1, check=_is_known)
 def dist_collective(call: Call) -> Tensor:
     """The sum over the ranks, or their tensors put together along dimension 0."""
     x = call.tensor(0)

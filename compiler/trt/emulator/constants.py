@@ -1,4 +1,4 @@
-"""The values of CONSTANT layers, where they lie in the files of an engine directory."""
+"""The values of CONSTANT layers: in the weights file of an engine, or in the record itself."""
 
 from __future__ import annotations
 
@@ -11,41 +11,35 @@ from torch import Tensor
 
 from compiler.errors import EngineError
 from compiler.trt.emulator.memory import byte_count, from_bytes
+from compiler.trt.emulator.weights_file import WeightsFile
 from compiler.trt.record import NetworkRecord
 
 
-def map_constants(record: NetworkRecord, folder: Path) -> Callable[[str], Tensor]:
-    """What gives the values of a CONSTANT layer by its name: views of the files, mapped once each, never copied.
+def map_constants(record: NetworkRecord, weights: Path) -> Callable[[str], Tensor]:
+    """What gives the values of a CONSTANT layer by its name; it views the weights file, which is mapped when needed.
 
-    What it gives raises EngineError for a layer without a place, and for a file that is missing or too short.
+    What it gives raises EngineError for a layer without values, and for values that are missing or too short.
     """
     outputs = {layer.name: layer.outputs[0] for layer in record.layers if layer.kind == "CONSTANT"}
 
     @cache
-    def mapped(file: str) -> Tensor:
-        path = folder / file
-        try:
-            size = path.stat().st_size
-            return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-        except (OSError, RuntimeError) as error:
-            raise EngineError(f"cannot read {path}: {error}", hint="compile the engine again") from None
+    def mapped() -> WeightsFile:
+        return WeightsFile(weights)
 
     def constant(name: str) -> Tensor:
-        if (place := record.constants.get(name)) is None:
-            raise EngineError(f"the record does not say where constant {name!r} lies", hint="compile the engine again")
-        tensor = record.tensors[outputs[name]]
-        if place.nbytes != byte_count(tensor.dtype, tensor.shape):
+        tensor, source = record.tensors[outputs[name]], record.constants.get(name)
+        nbytes = byte_count(tensor.dtype, tensor.shape)
+        if source is None:
+            raise EngineError(f"the record lacks the values of constant {name!r}", hint="compile the engine again")
+        if not isinstance(source, bytes):
+            data = mapped().view(source.tensor, source.offset, nbytes)
+        elif len(source) == nbytes:
+            data = torch.tensor(bytearray(source), dtype=torch.uint8)
+        else:
             raise EngineError(
-                f"constant {name!r} has {place.nbytes} bytes for {tensor.dtype}{list(tensor.shape)}",
+                f"constant {name!r} has {len(source)} bytes for {tensor.dtype}{list(tensor.shape)}",
                 hint="compile the engine again",
             )
-        data = mapped(place.file)
-        if place.offset + place.nbytes > len(data):
-            raise EngineError(
-                f"{folder / place.file} ends inside constant {name!r}: {place.nbytes} bytes at {place.offset}, "
-                f"only {len(data)} there",
-                hint="the file is truncated; copy it or compile the engine again",
-            )
-        return from_bytes(data[place.offset : place.offset + place.nbytes], tensor.dtype, tensor.shape)
+        return from_bytes(data, tensor.dtype, tensor.shape)
 
     return constant

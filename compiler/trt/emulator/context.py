@@ -36,6 +36,7 @@ class EmulatedContext:
         self._profile = 0
         self._shapes: dict[str, Shape] = {}
         self._addresses: dict[str, int] = {}
+        self._bound: dict[str, tuple[int, Tensor]] = {}
         self._communicator: Communicator | None = None
         self._inferred: dict[tuple[Shape, ...], dict[str, Shape]] = {}
         self._reset_shapes()
@@ -63,9 +64,11 @@ class EmulatedContext:
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         """Set the shape of an input; False if it does not fit the network or the profile."""
-        if name not in self.engine.record.inputs:
+        if self.engine.get_tensor_mode(name).name != "INPUT":
             return self._refuse(f"setInputShape: {name} is not an input of the engine")
         dims, declared = tuple(int(dim) for dim in shape), self.engine.get_tensor_shape(name)
+        if self._shapes.get(name) == dims:
+            return True
         if len(dims) != len(declared) or any(d not in (-1, dim) for d, dim in zip(declared, dims, strict=True)):
             return self._refuse(
                 f"setInputShape: static dimension mismatch for {name}: set dimensions are {list(dims)}, expected "
@@ -90,16 +93,14 @@ class EmulatedContext:
         Raises:
             TargetError: if there is no such tensor, or the shapes of the inputs do not fit each other.
         """
-        declared = self.engine.get_tensor_shape(name)
-        if name in self._shapes:
-            return self._shapes[name]
-        if name in self.engine.record.inputs or self.infer_shapes():
+        declared = self._shapes.get(name, self.engine.get_tensor_shape(name))
+        if -1 not in declared or self.infer_shapes():
             return declared
         return self._outputs()[name]
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         """Set where an input is read, or an output written; False if there is no such tensor."""
-        if name not in (*self.engine.record.inputs, *self.engine.record.outputs):
+        if self.engine.get_tensor_mode(name).name == "NONE":
             return self._refuse(f"setTensorAddress: {name} is not an input or output of the engine")
         self._addresses[name] = int(memory)
         return True
@@ -124,16 +125,22 @@ class EmulatedContext:
             return self._refuse(f"enqueueV3: {reason}")
         record = self.engine.record
         values = dict(self.engine.constants)
-        values.update({name: self._bound(name, self._shapes[name]) for name in record.inputs})
+        values.update({name: self._memory(name, self._shapes[name]) for name in record.inputs})
         with torch.inference_mode():
             evaluate(self.engine.plan, values, self._communicator, self.observe)
             for name in record.outputs:
                 if name not in record.aliases:
-                    self._bound(name, tuple(values[name].shape)).copy_(values[name])
+                    self._memory(name, values[name].shape).copy_(values[name])
         return True
 
-    def _bound(self, name: str, shape: Shape) -> Tensor:
-        return tensor_at(self._addresses[name], self.engine.record.tensors[name].dtype, shape)
+    def _memory(self, name: str, shape: Shape) -> Tensor:
+        """The tensor at the address of an input or output; the same one as long as address and shape stay."""
+        address, tensor = self._bound.get(name, (0, None))
+        if tensor is None or address != self._addresses[name] or tensor.shape != shape:
+            address = self._addresses[name]
+            tensor = tensor_at(address, self.engine.record.tensors[name].dtype, shape)
+            self._bound[name] = address, tensor
+        return tensor
 
     def _obstacle(self) -> str | None:
         """What keeps the network from running, if anything does."""

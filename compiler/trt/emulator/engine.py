@@ -53,6 +53,9 @@ class EmulatedEngine:
         self.plan = make_plan(record)
         self.constants = _read_constants(record, constant)
         self.log = log
+        self._modes = dict.fromkeys(record.outputs, TensorIOMode.OUTPUT) | dict.fromkeys(
+            record.inputs, TensorIOMode.INPUT
+        )
 
     @property
     def name(self) -> str:
@@ -89,9 +92,7 @@ class EmulatedEngine:
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         """Whether a tensor is an input, an output or neither."""
-        if name in self.record.inputs:
-            return TensorIOMode.INPUT
-        return TensorIOMode.OUTPUT if name in self.record.outputs else TensorIOMode.NONE
+        return self._modes.get(name, TensorIOMode.NONE)
 
     def get_tensor_dtype(self, name: str) -> DataType:
         """The element type of an input or output."""
@@ -144,12 +145,18 @@ def _read_constants(record: NetworkRecord, constant: Callable[[str], Tensor]) ->
     return result
 
 
-def open_emulated(folder: Path, network_file: str, log: Log = _warn) -> EmulatedEngine:
-    """The emulated engine of a record in an engine directory, its constants mapped from the files they lie in.
+def open_emulated(folder: Path, network_file: str, weights_file: str, log: Log = _warn) -> EmulatedEngine:
+    """The emulated engine of a plan.
+
+    Args:
+        folder: the engine directory.
+        network_file: the file of the plan's network record.
+        weights_file: the safetensors file in which the record's weights lie; read if a constant lies there.
+        log: takes the messages that TensorRT would give its logger.
 
     Raises:
-        EngineError: if a file is missing or damaged.
+        EngineError: if a file is missing or damaged, or the weights file lacks a constant.
         TargetError: if the emulator lacks something of the network.
     """
     record = read_record(folder / network_file)
-    return EmulatedEngine(record, map_constants(record, folder), log)
+    return EmulatedEngine(record, map_constants(record, folder / weights_file), log)

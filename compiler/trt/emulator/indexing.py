@@ -46,7 +46,7 @@ def _pick_or_fill(call: Call, x: Tensor, axis: int, index: Tensor) -> Tensor:
     return x.index_select(axis, index.to(x.device))
 
 
-@emulates("SLICE", "start", "shape", "stride", mode=_MODES, shape_inputs=(1, 2, 3, 5))
+@emulates("SLICE", "start", "shape", "stride", inputs=6, optional=("axes",), mode=_MODES, shape_inputs=(1, 2, 3, 5))
 def slice_(call: Call) -> Tensor:
     """Elements by start, size and stride on every axis, or on `axes`; what is out of bounds is by `mode`."""
     x = call.tensor(0)
@@ -83,7 +83,7 @@ def _points(call: Call, x: Tensor, index: Tensor, batch_dims: int) -> tuple[Tens
     return (*ranges, *columns)
 
 
-@emulates("GATHER", "axis", "num_elementwise_dims", mode=("DEFAULT", "ELEMENT", "ND"))
+@emulates("GATHER", "axis", "num_elementwise_dims", inputs=2, mode=("DEFAULT", "ELEMENT", "ND"))
 def gather(call: Call) -> Tensor:
     """Elements of the first input at the indices in the second, by one of three modes."""
     x, index, batch_dims = call.tensor(0), call.tensor(1), call.param("num_elementwise_dims")
@@ -97,7 +97,7 @@ def gather(call: Call) -> Tensor:
     return torch.stack([_gather(call, row, part, axis - 1) for row, part in zip(x, index, strict=True)])
 
 
-@emulates("SCATTER", "axis", mode=("ELEMENT", "ND"))
+@emulates("SCATTER", "axis", inputs=3, mode=("ELEMENT", "ND"))
 def scatter(call: Call) -> Tensor:
     """The first input with the elements at the indices in the second replaced by those of the third."""
     x, index, updates = call.tensor(0), call.tensor(1), call.tensor(2)

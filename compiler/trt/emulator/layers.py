@@ -1,7 +1,7 @@
 """All emulated layers; importing this module fills the table."""
 
 from compiler.trt.emulator import attention, collective, indexing, nn, pointwise, quantize, shape
-from compiler.trt.emulator.table import Call, Communicator, Emulation, emulates, find_emulation
+from compiler.trt.emulator.table import Call, Communicator, Emulation, emulated_kinds, emulates, find_emulation
 
 __all__ = [
     "Call",
@@ -9,6 +9,7 @@ __all__ = [
     "Emulation",
     "attention",
     "collective",
+    "emulated_kinds",
     "emulates",
     "find_emulation",
     "indexing",

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
-from compiler.errors import TargetError
+from compiler.trt.emulator.checks import BUG, check_order, check_shape_inputs, check_tensors
 from compiler.trt.emulator.layers import Call, Communicator, Emulation, find_emulation
 from compiler.trt.emulator.memory import TORCH_TYPES, convert
-from compiler.trt.record import LayerRecord, NetworkRecord
+from compiler.trt.record import LayerRecord, NetworkRecord, TensorRecord
 
 Observer = Callable[[LayerRecord, list[Tensor]], None]
 
 _MOST_DIMS = 1024
 _INTEGERS = ("INT32", "INT64")
-_BUG = "compile the engine again; if that does not help, extend compiler.trt.emulator"
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer, how it is emulated, and the tensors that nothing reads after it."""
+    """A layer, how it is emulated, what it makes, and the tensors that nothing reads after it."""
 
     layer: LayerRecord
     emulation: Emulation
+    output: TensorRecord
     release: tuple[str, ...]
 
 
@@ -51,52 +51,19 @@ def make_plan(record: NetworkRecord) -> Plan:
     Raises:
         TargetError: if the emulator lacks an element type, a kind of layer or one of its modes.
     """
-    _check_types(record)
+    check_tensors(record)
     layers = [layer for layer in record.layers if layer.kind != "CONSTANT"]
     emulations = [find_emulation(layer) for layer in layers]
     for layer, emulation in zip(layers, emulations, strict=True):
         emulation.verify(layer, record)
-    _check_order(record)
+    check_order(record)
     known = _known(record)
     for layer, emulation in zip(layers, emulations, strict=True):
-        _check_shape_inputs(layer, emulation, known)
+        check_shape_inputs(layer, emulation, known)
     releases = _releases(record, layers)
-    steps = tuple(Step(*step) for step in zip(layers, emulations, releases, strict=True))
+    made = [record.tensors[layer.outputs[0]] for layer in layers]
+    steps = tuple(Step(*step) for step in zip(layers, emulations, made, releases, strict=True))
     return Plan(record, steps, known)
-
-
-def _check_types(record: NetworkRecord) -> None:
-    for tensor in record.tensors.values():
-        if tensor.dtype not in TORCH_TYPES:
-            raise TargetError(
-                f"tensor {tensor.name!r} is of type {tensor.dtype}, which the emulator lacks",
-                hint=f"it has {', '.join(TORCH_TYPES)}",
-            )
-    for name in (*record.inputs, *record.outputs):
-        if record.tensors[name].dtype == "INT4":
-            raise TargetError(
-                f"tensor {name!r} is an input or output of type INT4, which the emulator has inside networks only",
-                hint="quantize or dequantize inside the network",
-            )
-
-
-def _check_order(record: NetworkRecord) -> None:
-    made = set(record.inputs)
-    for layer in record.layers:
-        if len(layer.outputs) != 1:
-            raise TargetError(
-                f"layer {layer.name!r} ({layer.kind}) makes {len(layer.outputs)} tensors; the emulator has layers of 1",
-                hint=_BUG,
-            )
-        for name in (*layer.inputs, *layer.outputs):
-            if name is not None and name not in record.tensors:
-                raise TargetError(f"layer {layer.name!r} ({layer.kind}) has an unknown tensor {name!r}", hint=_BUG)
-        for name in layer.inputs:
-            if name is not None and name not in made:
-                raise TargetError(f"layer {layer.name!r} ({layer.kind}) reads {name!r} before it is made", hint=_BUG)
-        made.update(layer.outputs)
-    if missing := [name for name in record.outputs if name not in made]:
-        raise TargetError(f"no layer makes the output {missing[0]!r}", hint=_BUG)
 
 
 def _known(record: NetworkRecord) -> frozenset[str]:
@@ -110,17 +77,6 @@ def _known(record: NetworkRecord) -> frozenset[str]:
         if is_known:
             known.add(output.name)
     return frozenset(known)
-
-
-def _check_shape_inputs(layer: LayerRecord, emulation: Emulation, known: frozenset[str]) -> None:
-    for index in emulation.shape_inputs:
-        name = layer.inputs[index] if index < len(layer.inputs) else None
-        if name is not None and name not in known:
-            raise TargetError(
-                f"layer {layer.name!r} ({layer.kind}) takes its shape from the values of {name!r}, which do not follow "
-                "from constants and shapes",
-                hint="compute it from SHAPE layers and integer constants",
-            )
 
 
 def _releases(record: NetworkRecord, layers: list[LayerRecord]) -> list[tuple[str, ...]]:
@@ -145,7 +101,7 @@ def evaluate(
     for step in plan.steps:
         layer = step.layer
         inputs = [None if name is None else values[name] for name in layer.inputs]
-        values[layer.outputs[0]] = result = _run(step, Call(layer, inputs, plan.record, communicator))
+        values[step.output.name] = result = _run(step, Call(layer, inputs, plan.record, communicator))
         if observe is not None:
             observe(layer, [result])
         for name in step.release:
@@ -154,14 +110,18 @@ def evaluate(
 
 def _run(step: Step, call: Call) -> Tensor:
     try:
-        result = convert(step.emulation.function(call), call.dtype)
+        result = convert(step.emulation.function(call), step.output.dtype)
     except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError) as error:
         given = ", ".join("none" if x is None else f"{x.dtype}{list(x.shape)}" for x in call.inputs)
-        raise call.error(f"cannot be evaluated on {given}: {error}", hint=_BUG) from error
-    recorded = call.record.tensors[call.layer.outputs[0]].shape
-    if len(result.shape) != len(recorded) or any(r not in (-1, s) for r, s in zip(recorded, result.shape, strict=True)):
-        raise call.error(f"made dims {list(result.shape)} where the record says {list(recorded)}", hint=_BUG)
+        raise call.error(f"cannot be evaluated on {given}: {error}", hint=BUG) from error
+    recorded = step.output.shape
+    if result.shape != recorded and not _fits(result.shape, recorded):
+        raise call.error(f"made dims {list(result.shape)} where the record says {list(recorded)}", hint=BUG)
     return result
+
+
+def _fits(shape: Sequence[int], recorded: Sequence[int]) -> bool:
+    return len(shape) == len(recorded) and all(r in (-1, s) for r, s in zip(recorded, shape, strict=True))
 
 
 def infer_shapes(
@@ -179,7 +139,7 @@ def infer_shapes(
     for name, shape in shapes.items():
         values[name] = torch.empty(shape, dtype=TORCH_TYPES[plan.record.tensors[name].dtype], device="meta")
     for step in plan.steps:
-        layer, output = step.layer, step.layer.outputs[0]
+        layer, output = step.layer, step.output.name
         inputs = [None if name is None else values[name] for name in layer.inputs]
         if output not in plan.known:
             values_needed = step.emulation.shape_inputs

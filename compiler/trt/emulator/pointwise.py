@@ -79,7 +79,7 @@ _ACTIVATION: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
 }
 
 
-@emulates("ELEMENTWISE", op=_BINARY)
+@emulates("ELEMENTWISE", inputs=2, op=_BINARY)
 def elementwise(call: Call) -> Tensor:
     """A binary operation on tensors of one rank; dimensions of 1 are broadcast, and integers divide towards zero."""
     a, b = call.tensor(0), call.tensor(1)
@@ -88,31 +88,31 @@ def elementwise(call: Call) -> Tensor:
     return _BINARY[call.param("op")](widen(a), widen(b))
 
 
-@emulates("UNARY", op=_UNARY)
+@emulates("UNARY", inputs=1, op=_UNARY)
 def unary(call: Call) -> Tensor:
     """A unary operation; ROUND rounds halves to even."""
     return _UNARY[call.param("op")](widen(call.tensor(0)))
 
 
-@emulates("ACTIVATION", "alpha", "beta", type=_ACTIVATION)
+@emulates("ACTIVATION", "alpha", "beta", inputs=1, type=_ACTIVATION)
 def activation(call: Call) -> Tensor:
     """An activation, with its parameters `alpha` and `beta`."""
     return _ACTIVATION[call.param("type")](widen(call.tensor(0)), call.param("alpha"), call.param("beta"))
 
 
-@emulates("SELECT")
+@emulates("SELECT", inputs=3)
 def select(call: Call) -> Tensor:
     """Elements of the second input where the first holds, else of the third."""
     return torch.where(call.tensor(0), call.tensor(1), call.tensor(2))
 
 
-@emulates("IDENTITY")
+@emulates("IDENTITY", inputs=1)
 def identity(call: Call) -> Tensor:
     """The input, in the type of the output."""
     return call.tensor(0)
 
 
-@emulates("CAST", to_type=("FLOAT", "HALF", "BF16", "INT32", "INT64", "BOOL", "INT8", "UINT8"))
+@emulates("CAST", inputs=1, to_type=("FLOAT", "HALF", "BF16", "INT32", "INT64", "BOOL", "INT8", "UINT8"))
 def cast(call: Call) -> Tensor:
     """The input, in the type of the output."""
     return call.tensor(0)

@@ -16,7 +16,9 @@ def _transpose(x: Tensor, permutation: Sequence[int] | None) -> Tensor:
     return x if permutation is None else x.permute(list(permutation[: x.ndim]))
 
 
-@emulates("SHUFFLE", "first_transpose", "reshape_dims", "second_transpose", "zero_is_placeholder", shape_inputs=(1,))
+@emulates(
+    "SHUFFLE", "first_transpose", "reshape_dims", "second_transpose", "zero_is_placeholder", inputs=2, shape_inputs=(1,)
+)
 def shuffle(call: Call) -> Tensor:
     """A transpose, a reshape and a transpose; see the attributes of `IShuffleLayer`."""
     x = _transpose(call.tensor(0), call.param("first_transpose"))
@@ -28,7 +30,7 @@ def shuffle(call: Call) -> Tensor:
     return _transpose(x, call.param("second_transpose"))
 
 
-@emulates("SHAPE")
+@emulates("SHAPE", inputs=1)
 def shape(call: Call) -> Tensor:
     """The dims of the input, as a vector."""
     return torch.tensor(call.tensor(0).shape, dtype=torch.int64)
@@ -41,7 +43,7 @@ def _axes(call: Call, rank: int) -> set[int]:
     return {axis % rank for axis in axes}
 
 
-@emulates("SQUEEZE", shape_inputs=(1,))
+@emulates("SQUEEZE", inputs=2, shape_inputs=(1,))
 def squeeze(call: Call) -> Tensor:
     """Without the dimensions in the second input, which must be 1."""
     x = call.tensor(0)
@@ -51,7 +53,7 @@ def squeeze(call: Call) -> Tensor:
     return x.reshape([size for axis, size in enumerate(x.shape) if axis not in axes])
 
 
-@emulates("UNSQUEEZE", shape_inputs=(1,))
+@emulates("UNSQUEEZE", inputs=2, shape_inputs=(1,))
 def unsqueeze(call: Call) -> Tensor:
     """With dimensions of 1 at the places in the second input, counted in the output."""
     x = call.tensor(0)
@@ -61,13 +63,13 @@ def unsqueeze(call: Call) -> Tensor:
     return x.reshape([1 if axis in axes else next(sizes) for axis in range(rank)])
 
 
-@emulates("CONCATENATION", "axis")
+@emulates("CONCATENATION", "axis", inputs=None)
 def concatenation(call: Call) -> Tensor:
     """The inputs in order, along an axis."""
     return torch.cat(call.tensors(), dim=call.param("axis"))
 
 
-@emulates("FILL", "shape", "alpha", "beta", operation=("LINSPACE",), shape_inputs=(0,))
+@emulates("FILL", "shape", "alpha", "beta", inputs=3, operation=("LINSPACE",), shape_inputs=(0,))
 def fill(call: Call) -> Tensor:
     """`alpha` plus, for every axis, the index times that axis' `beta`; alpha is a scalar, beta too or one per axis."""
     dims = call.dims(0, "shape") or []

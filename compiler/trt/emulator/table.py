@@ -13,7 +13,7 @@ from compiler.trt.record import LayerRecord, NetworkRecord
 
 
 class Communicator(Protocol):
-    """What collectives are called on; every rank calls them in the same order."""
+    """What collectives are called on; every rank calls them in the same order. Tensors are valid during a call only."""
 
     @property
     def size(self) -> int:
@@ -26,7 +26,7 @@ class Communicator(Protocol):
         """The tensors of all ranks in order, put together along dimension 0."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """One evaluation of one layer."""
 
@@ -82,21 +82,28 @@ def layer_error(layer: LayerRecord, message: str, *, hint: str) -> TargetError:
 Function = Callable[[Call], Tensor]
 Check = Callable[[LayerRecord, NetworkRecord], str | None]
 
+_SAID_BY_TENSORS = frozenset({"precision", "precision_is_set"})
+"""Properties of every layer in some TensorRT packages; networks are strongly typed, so the tensors have the say."""
+
 
 @dataclass(frozen=True)
 class Emulation:
-    """How a kind of layer is emulated.
+    """How a kind of layer is emulated. A layer with anything that is not listed here is refused.
 
     Attributes:
         function: evaluates it; its result is then rounded to the recorded type of the output.
+        inputs: how many inputs it reads at most; None for any number.
         required: properties that it needs.
+        optional: properties that may be missing, or that do not change what the layer makes.
         allowed: properties that may have these values only; None among them if the property may be missing.
         shape_inputs: positions of the inputs whose values decide the shape of the output.
         check: says what is wrong with a layer, if anything is.
     """
 
     function: Function
+    inputs: int | None
     required: tuple[str, ...]
+    optional: tuple[str, ...]
     allowed: Mapping[str, Collection[Any]]
     shape_inputs: tuple[int, ...]
     check: Check | None
@@ -107,14 +114,32 @@ class Emulation:
             if name not in layer.params:
                 raise layer_error(layer, f"has no property {name!r} in the record", hint="compile the engine again")
         for name, allowed in self.allowed.items():
-            value = layer.params.get(name)
-            if value not in tuple(allowed):
+            if (value := layer.params.get(name)) not in tuple(allowed):
                 choices = ", ".join(str(choice) for choice in allowed)
                 raise layer_error(
                     layer, f"has {name} = {value}, which the emulator lacks", hint=f"it has {name}: {choices}"
                 )
-        if self.check is not None and (reason := self.check(layer, record)) is not None:
+        reason = (self.check and self.check(layer, record)) or self._excess(layer) or _mistyped(layer, record)
+        if reason:
             raise layer_error(layer, reason, hint="change what emits the layer, or extend compiler.trt.emulator")
+
+    def _excess(self, layer: LayerRecord) -> str | None:
+        """What the layer has that the emulation would ignore."""
+        known = {*self.required, *self.optional, *self.allowed, *_SAID_BY_TENSORS, "to_type"}
+        for name, value in layer.params.items():
+            if name not in known and value is not None:
+                return f"has {name} = {value}, a property that the emulator does not know"
+        for index, tensor in enumerate(layer.inputs):
+            if self.inputs is not None and index >= self.inputs and tensor is not None:
+                return f"reads {tensor!r} as its input {index}, which the emulator lacks"
+        return None
+
+
+def _mistyped(layer: LayerRecord, record: NetworkRecord) -> str | None:
+    wanted = layer.params.get("to_type")
+    if wanted is None or not layer.outputs or record.tensors[layer.outputs[0]].dtype == wanted:
+        return None
+    return f"has to_type = {wanted} and makes {record.tensors[layer.outputs[0]].dtype}"
 
 
 _TABLE: dict[str, Emulation] = {}
@@ -123,6 +148,8 @@ _TABLE: dict[str, Emulation] = {}
 def emulates(
     kind: str,
     *required: str,
+    inputs: int | None,
+    optional: tuple[str, ...] = (),
     shape_inputs: tuple[int, ...] = (),
     check: Check | None = None,
     **allowed: Collection[Any],
@@ -130,10 +157,15 @@ def emulates(
     """Enter a function in the table; see `Emulation` for the arguments."""
 
     def enter(function: Function) -> Function:
-        _TABLE[kind] = Emulation(function, required, allowed, shape_inputs, check)
+        _TABLE[kind] = Emulation(function, inputs, required, optional, allowed, shape_inputs, check)
         return function
 
     return enter
+
+
+def emulated_kinds() -> list[str]:
+    """The kinds of layers in the table, but for CONSTANT, which is no computation."""
+    return sorted(_TABLE)
 
 
 def find_emulation(layer: LayerRecord) -> Emulation:
@@ -142,5 +174,5 @@ def find_emulation(layer: LayerRecord) -> Emulation:
         return _TABLE[layer.kind]
     except KeyError:
         raise layer_error(
-            layer, "is of a kind that the emulator lacks", hint=f"it has {', '.join(sorted(_TABLE))}"
+            layer, "is of a kind that the emulator lacks", hint=f"it has {', '.join(emulated_kinds())}"
         ) from None

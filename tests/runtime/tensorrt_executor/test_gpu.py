@@ -1,21 +1,27 @@
-"""What is said where an engine cannot be loaded, and how contexts are made. TensorRT and the GPU are stand-ins."""
+"""What is said where plans cannot be loaded, and how contexts are made. TensorRT and the GPU are stand-ins."""
 
-from pathlib import Path
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from compiler.errors import EngineError, RequestError, TargetError
-from compiler.trt.library import Library
-from runtime.tensorrt_executor import gpu
+from compiler.trt.library import Library, load_library
+from compiler.trt.plans import PlanFiles, Plans
+from runtime.tensorrt_executor import TensorRTExecutor, executor, gpu
 from runtime.tensorrt_executor.executor import check_version
 from runtime.tensorrt_executor.gpu import GpuBackend
 from runtime.tensorrt_executor.gpu_checks import cuda_device, describe
+from runtime.tensorrt_executor.kernel_cache import KernelCache
 from runtime.tensorrt_executor.streams import HostStream
+from tests.runtime.tensorrt_executor.fake_engine import SPLIT, WEIGHTS, FakeBackend
 
 DEVICE = torch.device("cuda", 0)
 GB = 10**9
+PLAN = PlanFiles("decode-b1-c8", "rank0.engine", "rank0.network.json")
+RECORD = SPLIT[0][1]
 
 
 class Config(SimpleNamespace):
@@ -97,9 +103,16 @@ def card(monkeypatch):
     monkeypatch.setattr(gpu, "CudaStream", lambda device: HostStream())
 
 
-def plan(folder: Path, content=b"plan") -> Path:
-    (folder / "rank0.engine").write_bytes(content)
-    return folder / "rank0.engine"
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
+    """Makes a backend whose only plan is a file of certain content."""
+
+    def make(content=b"plan", **options):
+        monkeypatch.setattr(gpu, "load_weights", lambda file, names, device, check_room: WEIGHTS)
+        (tmp_path / PLAN.engine).write_bytes(content)
+        return GpuBackend(LIBRARY, tmp_path, "rank0.safetensors", (), DEVICE, **options)
+
+    return make
 
 
 def refusal(error, call, *arguments, **options):
@@ -109,8 +122,8 @@ def refusal(error, call, *arguments, **options):
     return raised.value
 
 
-def test_an_engine_for_another_gpu_is_refused_with_all_that_is_known(tmp_path) -> None:
-    error = refusal(TargetError, GpuBackend, LIBRARY, plan(tmp_path, b"?"), DEVICE, capabilities=("8.0", "12.0"))
+def test_a_plan_for_another_gpu_is_refused_with_all_that_is_known(backend, tmp_path) -> None:
+    error = refusal(TargetError, backend(b"?", capabilities=("8.0", "12.0")).load, PLAN, RECORD)
     assert error.message == (
         f"TensorRT refused {tmp_path}/rank0.engine (it was built for 8.0, 12.0) on the NVIDIA L4 "
         "(compute capability 8.9): unsupported cc; malformed engine; Error Code 1: Serialization"
@@ -118,50 +131,82 @@ def test_an_engine_for_another_gpu_is_refused_with_all_that_is_known(tmp_path) -
     assert "--executor emulator" in error.hint
 
 
-def test_an_engine_that_is_too_large_is_refused_before_it_is_loaded(tmp_path, monkeypatch) -> None:
+def test_a_plan_that_loads_is_not_refused_whatever_is_said_about_its_validity(backend) -> None:
+    assert Runtime(None).get_engine_validity(b"plan")[0] == "INVALID"
+    assert isinstance(backend().load(PLAN, RECORD), Engine)
+
+
+def test_a_plan_that_is_too_large_is_refused_before_it_is_loaded(backend, monkeypatch) -> None:
+    ready = backend()
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 24 * GB))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 * GB + 3)
-    message = refusal(TargetError, GpuBackend, LIBRARY, plan(tmp_path), DEVICE).message
+    message = refusal(TargetError, ready.load, PLAN, RECORD).message
     assert "rank0.engine takes 4 bytes, but the NVIDIA L4 (compute capability 8.9) has 3 bytes free" in message
 
 
-def test_an_empty_file_is_named(tmp_path) -> None:
-    message = refusal(EngineError, GpuBackend, LIBRARY, plan(tmp_path, b""), DEVICE).message
-    assert "rank0.engine" in message
+def test_weights_that_are_too_large_are_refused_before_they_are_loaded(tmp_path) -> None:
+    save_file({"matrix": torch.zeros(4, 4)}, tmp_path / "rank0.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 24 * GB))
+        patch.setattr(torch.cuda, "memory_reserved", lambda device: 2 * GB + 3)
+        arguments = LIBRARY, tmp_path, "rank0.safetensors", ["matrix"], DEVICE
+        message = refusal(TargetError, GpuBackend, *arguments).message
+    assert "rank0.safetensors takes 256 bytes, but the NVIDIA L4 (compute capability 8.9) has 3 bytes free" in message
 
 
-def test_room_is_for_caches_and_for_contexts_that_are_still_to_be_made(tmp_path) -> None:
-    backend = GpuBackend(LIBRARY, plan(tmp_path), DEVICE)
-    backend.check_room(2 * GB)
-    message = refusal(RequestError, backend.check_room, 2 * GB + 1).message
-    assert "the caches take 2 GB and running the engine 3 GB, but the NVIDIA L4" in message
+def test_an_empty_or_missing_file_is_named(backend, tmp_path) -> None:
+    ready = backend(b"")
+    assert "rank0.engine" in refusal(EngineError, ready.load, PLAN, RECORD).message
+    (tmp_path / PLAN.engine).unlink()
+    assert "rank0.engine" in refusal(EngineError, ready.load, PLAN, RECORD).message
+
+
+def test_room_is_for_caches_and_contexts(backend) -> None:
+    ready = backend()
+    working = ready.context_bytes(ready.load(PLAN, RECORD), 1)
+    assert working == 2 * GB
+    ready.check_room(3 * GB, working)
+    message = refusal(RequestError, ready.check_room, 3 * GB + 1, working).message
+    assert "the caches take 3 GB and running the engine 2 GB, but the NVIDIA L4" in message
     assert "has 5 GB free" in message
-    backend.new_context(0, one_width=True)
-    backend.check_room(3 * GB)
 
 
-def test_contexts_have_memory_for_their_profile_and_kernels_from_the_start_where_steps_are_recorded(tmp_path) -> None:
-    backend = GpuBackend(LIBRARY, plan(tmp_path), DEVICE)
-    assert backend.new_context(0, one_width=True) == "context"
-    backend.new_context(1, one_width=False)
-    decode, prefill = backend.engine.configs
+def test_contexts_have_memory_for_their_profile_and_kernels_from_the_start_where_steps_are_alike(backend) -> None:
+    ready = backend()
+    engine = ready.load(PLAN, RECORD)
+    assert ready.new_context(engine, eager=True) == "context"
+    ready.new_context(engine, eager=False)
+    decode, prefill = engine.configs
     assert decode.strategy == prefill.strategy == "on profile change"
     assert decode.dynamic_shapes_kernel_specialization_strategy == "eager"
     assert prefill.dynamic_shapes_kernel_specialization_strategy == "lazy"
 
 
-def test_a_tensorrt_without_runtime_configs(tmp_path, monkeypatch) -> None:
+def test_a_tensorrt_without_runtime_configs(backend, monkeypatch) -> None:
     monkeypatch.delattr(Engine, "create_runtime_config")
-    backend = GpuBackend(LIBRARY, plan(tmp_path), DEVICE)
-    backend.new_context(0, one_width=True)
-    assert backend.engine.configs == ["on profile change"]
+    ready = backend()
+    engine = ready.load(PLAN, RECORD)
+    ready.new_context(engine, eager=True)
+    assert engine.configs == ["on profile change"]
 
 
-def test_a_context_that_cannot_be_made(tmp_path, monkeypatch) -> None:
+def test_all_plans_share_the_kernels(backend, monkeypatch) -> None:
+    attached = []
+    monkeypatch.setattr(KernelCache, "attach", lambda self, config: attached.append(self.path))
+    ready = backend(digest="ab")
+    for _ in range(2):
+        ready.new_context(ready.load(PLAN, RECORD), eager=True)
+    assert attached[0] is not None
+    assert len(attached) == 2
+    assert len(set(attached)) == 1
+
+
+def test_a_context_that_cannot_be_made(backend, monkeypatch) -> None:
     monkeypatch.setattr(Engine, "create_execution_context", lambda self, config: None)
-    backend = GpuBackend(LIBRARY, plan(tmp_path), DEVICE)
-    backend._log.log(1, "out of memory")
-    assert "execution context: out of memory" in refusal(EngineError, backend.new_context, 0, one_width=True).message
+    ready = backend()
+    engine = ready.load(PLAN, RECORD)
+    ready._log.log(1, "out of memory")
+    assert "execution context: out of memory" in refusal(EngineError, ready.new_context, engine, eager=True).message
 
 
 def test_devices_are_checked(monkeypatch) -> None:
@@ -187,3 +232,51 @@ def test_another_version_of_the_package_is_refused() -> None:
     error = refusal(TargetError, check_version, LIBRARY, "tensorrt_rtx 1.5.0")
     assert error.message == "the engine was built with tensorrt_rtx 1.5.0, but tensorrt_rtx 1.6.1 is installed"
     assert error.hint.startswith("pip install tensorrt-rtx-cu13==1.5.0")
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The files of a rank: the plans and their records, but no engines and no weights."""
+    plans = []
+    for name, record in SPLIT:
+        plans.append(PlanFiles(name, f"{name}.engine", f"{name}.network.json"))
+        record.write(tmp_path / f"{name}.network.json")
+    Plans("rank0.safetensors", tuple(plans)).write(tmp_path / "rank0.plans.json")
+    return {"plans": "rank0.plans.json"}
+
+
+def test_a_missing_package_is_named_with_how_to_install_it(tmp_path, stored, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    load_library.cache_clear()
+    error = refusal(TargetError, TensorRTExecutor.load, tmp_path, stored)
+    assert "needs the Python package tensorrt_rtx, which is not installed" in error.message
+    load_library.cache_clear()
+
+
+def test_the_plans_must_be_of_the_package_that_is_installed(tmp_path, stored, monkeypatch) -> None:
+    monkeypatch.setattr(executor, "load_library", lambda target: LIBRARY)
+    message = refusal(TargetError, TensorRTExecutor.load, tmp_path, stored).message
+    assert message == "the engine was built with fake 1, but tensorrt_rtx 1.6.1 is installed"
+
+
+def test_kernels_are_kept_under_the_digests_of_all_plans_and_only_needed_weights_are_loaded(
+    tmp_path, stored, monkeypatch
+) -> None:
+    made: list[tuple[set[str], str | None]] = []
+
+    def backend(library, folder, weights, names, device, *, digest, capabilities):
+        made.append((set(names), digest))
+        return FakeBackend()
+
+    monkeypatch.setattr(executor, "load_library", lambda target: Library("tensorrt-rtx", TRT, "1"))  # type: ignore[arg-type]
+    monkeypatch.setattr(executor, "check_version", lambda library, built_with: None)
+    monkeypatch.setattr(gpu, "GpuBackend", backend)
+    engines = [f"{name}.engine" for name, _ in SPLIT]
+    for changed in (None, *engines):
+        digests = {file: "ab" if file == changed else "cd" for file in engines}
+        loaded = TensorRTExecutor.load(tmp_path, stored, digests=digests)
+    TensorRTExecutor.load(tmp_path, stored)
+    assert (loaded.name, [plan.name for plan in loaded.plans]) == ("tensorrt-rtx", [name for name, _ in SPLIT])
+    assert all(names == {"unit"} for names, _ in made)
+    assert len({digest for _, digest in made}) == len(engines) + 2
+    assert made[-1][1] is None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compiler.trt.emulator import EmulatedContext, EmulatedEngine
 from compiler.trt.emulator.memory import TORCH_TYPES
-from compiler.trt.record import LayerRecord, NetworkRecord, ProfileRecord, TensorRecord
+from compiler.trt.record import LayerRecord, NetworkRecord, ProfileRecord, TensorRecord, Weight
 
 NAMES = {dtype: name for name, dtype in TORCH_TYPES.items() if name != "INT4"}
 
@@ -30,11 +30,16 @@ class Network:
         self.outputs: list[str] = []
         self.constants: dict[str, Tensor] = {}
         self.profiles: list[ProfileRecord] = []
+        self.weights: dict[str, Weight] = {}
 
     def input(self, name: str, dtype: str, shape: Sequence[int]) -> str:
         self.tensors[name] = TensorRecord(name, dtype, tuple(shape))
         self.inputs.append(name)
         return name
+
+    def weight(self, name: str, dtype: str, shape: Sequence[int]) -> str:
+        self.weights[name] = Weight(name)
+        return self.input(name, dtype, shape)
 
     def constant(self, name: str, value: Tensor, dtype: str | None = None) -> str:
         self.constants[f"constant {name}"] = value
@@ -79,6 +84,7 @@ class Network:
             tuple(self.inputs),
             outputs,
             tuple(self.profiles),
+            self.weights,
         )
 
     def engine(self, *outputs: str, log: list[str] | None = None) -> EmulatedEngine:

@@ -80,17 +80,37 @@ def test_the_cache_is_updated_in_place(dtype):
     assert torch.equal(cache, exact) and torch.equal(bound["negative"], -exact)
 
 
-@pytest.mark.parametrize("start", [-1, 4])
-def test_writing_past_the_cache_changes_nothing(start):
-    context = cached().engine("new").create_execution_context()
-    cache = torch.zeros(2, 2, 5, 3)
-    indices = torch.tensor([0, start], dtype=torch.int32)
-    bind(context, {"cache": cache, "update": torch.ones(2, 2, 2, 3), "indices": indices})
-    with pytest.raises(
-        TargetError, match=f"'layer new' \\(KV_CACHE_UPDATE\\) writes positions {start} .* of batch row 1 .* cache of 5"
-    ):
-        context.execute_async_v3(0)
-    assert not cache.any()
+def updated(start, count, capacity=5):
+    """A cache of one head and one element a position, filled with 0, after an update with 1, 2, 3 and so on."""
+    network = Network()
+    network.input("cache", "FLOAT", (1, 1, capacity, 1))
+    network.input("update", "FLOAT", (1, 1, -1, 1))
+    network.input("at", "INT32", (1,))
+    shape = (1, 1, capacity, 1)
+    network.layer("KV_CACHE_UPDATE", ["cache", "update", "at"], "new", "FLOAT", shape, cache_mode="LINEAR")
+    context = network.engine("new").create_execution_context()
+    update, at = torch.arange(1.0, count + 1).reshape(1, 1, -1, 1), torch.tensor([start], dtype=torch.int32)
+    bound = bind(context, {"cache": torch.zeros(shape), "update": update, "at": at})
+    assert context.execute_async_v3(0)
+    return bound["cache"].flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "wanted"),
+    [
+        (0, 3, [1, 2, 3, 0, 0]),
+        (4, 3, [0, 0, 0, 0, 1]),
+        (5, 2, [0, 0, 0, 0, 0]),
+        (2**31 - 1, 2, [0, 0, 0, 0, 0]),
+        (0, 7, [1, 2, 3, 4, 5]),
+        (-1, 1, [0, 0, 0, 0, 1]),
+        (-2, 2, [0, 0, 0, 1, 2]),
+        (-1, 3, [2, 3, 0, 0, 1]),
+        (-7, 3, [3, 0, 0, 0, 0]),
+    ],
+)
+def test_positions_past_the_cache_are_dropped_and_negative_ones_wrap(start, count, wanted):
+    assert updated(start, count) == wanted
 
 
 def test_a_cache_output_must_be_bound_to_its_input():
@@ -141,37 +161,41 @@ def params(kind="NONE", norm="SOFTMAX"):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("lengths", [None, [6, 4]])
 @pytest.mark.parametrize("kind", ["NONE", "UPPER_LEFT", "LOWER_RIGHT"])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_attention(kv_heads, kind, lengths, dtype):
+def test_attention(kv_heads, kind, dtype):
     q, k, v = random(dtype, 2, 4, 3, 8), random(dtype, 2, kv_heads, 7, 8), random(dtype, 2, kv_heads, 7, 8) * 2
-    counts = lengths or [7, 7]
-
-    def visible(b, n, i, j):
-        last = {"NONE": 7, "UPPER_LEFT": i, "LOWER_RIGHT": i + counts[b] - 3}[kind]
-        return j < counts[b] and j <= last
-
-    exact = reference(q, k, v, visible)
-    if lengths is not None:
-        k[0, :, 6:], v[1, :, 4:] = math.nan, math.nan  # what lies beyond a length may be anything
-    given = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
-    near(evaluate("ATTENTION", [q, k, v, None, given, None], dtype, q.shape, **params(kind)), exact, dtype)
+    last = {"NONE": lambda i: 6, "UPPER_LEFT": lambda i: i, "LOWER_RIGHT": lambda i: i + 7 - 3}[kind]
+    exact = reference(q, k, v, lambda b, n, i, j: j <= last(i))
+    near(evaluate("ATTENTION", [q, k, v], dtype, q.shape, **params(kind)), exact, dtype)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 4), (2, 4)])
-@pytest.mark.parametrize("lengths", [None, [5, 2]])
-def test_masks(shape, lengths, dtype):
+def test_masks(shape, dtype):
     q, k, v = random(dtype, 2, 4, 3, 8), random(dtype, 2, 2, 5, 8), random(dtype, 2, 2, 5, 8) + 1
     keep = torch.rand(*shape, 3, 5, generator=torch.Generator().manual_seed(0)) > 0.4
-    counts = lengths or [5, 5]
-    given = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
-    exact = reference(q, k, v, lambda b, n, i, j: j < counts[b] and keep[b % shape[0], n % shape[1], i, j])
-    near(evaluate("ATTENTION", [q, k, v, keep, given], dtype, q.shape, **params()), exact, dtype)
+    exact = reference(q, k, v, lambda b, n, i, j: keep[b % shape[0], n % shape[1], i, j])
+    near(evaluate("ATTENTION", [q, k, v, keep], dtype, q.shape, **params()), exact, dtype)
     bias = random(dtype, *shape, 3, 5)
-    exact = reference(q, k, v, lambda b, n, i, j: j < counts[b], bias)
-    near(evaluate("ATTENTION", [q, k, v, bias, given], dtype, q.shape, **params()), exact, dtype)
+    exact = reference(q, k, v, lambda b, n, i, j: True, bias)
+    near(evaluate("ATTENTION", [q, k, v, bias], dtype, q.shape, **params()), exact, dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_what_a_mask_hides_may_be_anything(dtype):
+    q, k, v = random(dtype, 1, 2, 1, 4), random(dtype, 1, 2, 3, 4), random(dtype, 1, 2, 3, 4)
+    keep = torch.tensor([True, False, True]).reshape(1, 1, 1, 3)
+    exact = reference(q, k, v, lambda b, n, i, j: j != 1)
+    k[:, :, 1] = math.nan
+    near(evaluate("ATTENTION", [q, k, v, keep], dtype, q.shape, **params()), exact, dtype)
+
+
+@pytest.mark.parametrize(("kind", "last"), [("NONE", 4), ("UPPER_LEFT", 0), ("LOWER_RIGHT", 4)])
+def test_one_query_at_the_end_of_the_keys(kind, last):
+    q, k = torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 5, 2)
+    v = torch.arange(5.0).reshape(1, 1, 5, 1)
+    assert evaluate("ATTENTION", [q, k, v], "FLOAT", (1, 1, 1, 1), **params(kind)).item() == last / 2
 
 
 def test_attention_without_softmax():
@@ -182,11 +206,12 @@ def test_attention_without_softmax():
 
 def test_queries_without_keys_give_zeros():
     x = torch.ones(1, 1, 3, 2)
-    lengths = torch.tensor([1], dtype=torch.int32)
-    result = evaluate("ATTENTION", [x, x, x, None, lengths], "FLOAT", x.shape, **params("LOWER_RIGHT"))
+    keep = torch.tensor([[False] * 3, [False] * 3, [True] * 3]).reshape(1, 1, 3, 3)
+    result = evaluate("ATTENTION", [x, x, x, keep], "FLOAT", x.shape, **params())
     assert result[0, 0, :, 0].tolist() == [0, 0, 1]
-    none = evaluate("ATTENTION", [x, x, x, None, lengths * 0], "FLOAT", x.shape, **params("LOWER_RIGHT"))
-    assert not none.any()
+    q, k = torch.ones(1, 1, 3, 2), torch.ones(1, 1, 1, 2)
+    last = evaluate("ATTENTION", [q, k, k], "FLOAT", q.shape, **params("LOWER_RIGHT"))
+    assert last[0, 0, :, 0].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("dtype", ["HALF", "BF16"])
@@ -199,8 +224,23 @@ def test_scores_stay_in_float32(dtype):
     near(result, torch.tensor(1 / (1 + math.exp(-1)), dtype=torch.float64).reshape(1, 1, 1, 1), dtype)
 
 
-@pytest.mark.parametrize("length", [-1, 4])
-def test_lengths_beyond_the_keys(length):
-    x, lengths = torch.ones(1, 1, 3, 2), torch.tensor([length], dtype=torch.int32)
-    with pytest.raises(TargetError, match=rf"\(ATTENTION\) has a key length of {length} in batch row 0 for 3 keys"):
-        evaluate("ATTENTION", [x, x, x, None, lengths], "FLOAT", x.shape, **params())
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            [None, torch.ones(1, dtype=torch.int32)],
+            "has key_value_lengths .'input4'., which TensorRT-RTX 1.6.1 computes",
+        ),
+        ([None, None, torch.ones(2, dtype=torch.int32)], "reads 'input5' as its input 5"),
+    ],
+)
+def test_lengths_are_refused(extra, message):
+    x = torch.ones(1, 1, 3, 2)
+    with pytest.raises(TargetError, match=r"\(ATTENTION\) " + message):
+        evaluate("ATTENTION", [x, x, x, *extra], "FLOAT", x.shape, **params())
+
+
+def test_a_mask_excludes_a_causal_kind():
+    x = torch.ones(1, 1, 3, 2)
+    with pytest.raises(TargetError, match=r"\(ATTENTION\) has both a mask and a causal kind"):
+        evaluate("ATTENTION", [x, x, x, torch.ones(1, 1, 3, 3) > 0], "FLOAT", x.shape, **params("UPPER_LEFT"))

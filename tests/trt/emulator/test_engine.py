@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import compiler.trt.emulator
 from compiler.errors import EngineError, TargetError
 from compiler.trt.emulator import EmulatedEngine, open_emulated
-from compiler.trt.record import Place
+from compiler.trt.record import Weight
 from tests.trt.emulator.networks import Network, bind
 
 
@@ -76,56 +77,78 @@ def test_constants_are_read_once():
     assert reads == ["constant w"]
 
 
-def write(folder, *, offset=64, nbytes=16, file="weights.bin"):
-    network = linear()
-    (folder / "weights.bin").write_bytes(bytes(offset) + network.constants["constant w"].numpy().tobytes())
-    record = dataclasses.replace(network.record("y"), constants={"constant w": Place(file, offset, nbytes)})
+def save(folder, network, constants, tensors):
+    record = dataclasses.replace(network.record("y"), constants=constants)
     record.write(folder / "network.json")
+    save_file(tensors, folder / "weights.safetensors")
 
 
-@pytest.mark.parametrize("offset", [64, 63])
-def test_an_engine_from_files(tmp_path, offset):
-    write(tmp_path, offset=offset)
-    context = open_emulated(tmp_path, "network.json").create_execution_context()
-    bound = bind(context, {"x": torch.tensor([[1.0, 10.0]])})
-    assert context.execute_async_v3(0) and bound["y"].tolist() == [[31, 42]]
+def opened(folder):
+    return open_emulated(folder, "network.json", "weights.safetensors")
+
+
+def run(engine, **tensors):
+    context = engine.create_execution_context()
+    bound = bind(context, tensors)
+    assert context.execute_async_v3(0)
+    return bound["y"].tolist()
+
+
+W = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_constants_lie_in_the_weights_file_at_an_offset(tmp_path, rows):
+    stored = torch.cat([torch.full((rows, 2), 9.0), W, torch.full((1, 2), 9.0)])
+    save(tmp_path, linear(), {"constant w": Weight("many rows", 8 * rows)}, {"a": torch.ones(3), "many rows": stored})
+    assert run(opened(tmp_path), x=torch.tensor([[1.0, 10.0]])) == [[31, 42]]
+
+
+def test_constants_lie_in_the_record_itself(tmp_path):
+    save(tmp_path, linear(), {"constant w": W.numpy().tobytes()}, {})
+    (tmp_path / "weights.safetensors").unlink()
+    assert run(opened(tmp_path), x=torch.tensor([[1.0, 10.0]])) == [[31, 42]]
+
+
+def test_weights_are_inputs(tmp_path):
+    network = Network()
+    network.input("x", "FLOAT", (-1, 2))
+    network.weight("w", "FLOAT", (2, 2))
+    network.layer("MATRIX_MULTIPLY", ["x", "w"], "y", "FLOAT", (-1, 2), op0="NONE", op1="NONE")
+    network.profile(x=([1, 2], [1, 2], [4, 2]))
+    save(tmp_path, network, {}, {})
+    engine = opened(tmp_path)
+    assert engine.record.weights == {"w": Weight("w")}
+    assert engine.get_tensor_mode("w").name == "INPUT" and engine.get_tensor_profile_shape("w", 0) == [(2, 2)] * 3
+    assert engine.create_execution_context().infer_shapes() == ["x"]
+    assert run(engine, x=torch.tensor([[1.0, 10.0]]), w=W) == [[31, 42]]
 
 
 def test_constants_are_mapped_not_copied_and_files_stay_as_they_are(tmp_path):
-    write(tmp_path)
-    (tmp_path / "weights.bin").chmod(0o444)
-    tensor = open_emulated(tmp_path, "network.json").constants["w"]
-    before = (tmp_path / "weights.bin").read_bytes()
-    assert tensor.untyped_storage().nbytes() == len(before) and tensor.storage_offset() == 16
+    save(tmp_path, linear(), {"constant w": Weight("w")}, {"w": W})
+    path = tmp_path / "weights.safetensors"
+    path.chmod(0o444)
+    tensor, before = opened(tmp_path).constants["w"], path.read_bytes()
+    assert tensor.untyped_storage().nbytes() == len(before) and tensor.storage_offset() == (len(before) - 16) / 4
     tensor.zero_()
-    assert (tmp_path / "weights.bin").read_bytes() == before
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("constants", "message"),
     [
-        ({"file": "gone.bin"}, "cannot read .*gone.bin"),
-        ({"nbytes": 12}, "has 12 bytes for FLOAT"),
+        ({}, "lacks the values of constant 'constant w'"),
+        ({"constant w": bytes(12)}, r"constant 'constant w' has 12 bytes for FLOAT\[2, 2\]"),
+        ({"constant w": Weight("gone")}, "weights.safetensors has no tensor 'gone'"),
+        ({"constant w": Weight("w", 4)}, "tensor 'w' of .*weights.safetensors has 16 bytes; 16 from byte 4 on"),
+        ({"constant w": Weight("w", -4)}, "tensor 'w' of .*weights.safetensors has 16 bytes; 16 from byte -4 on"),
     ],
 )
-def test_damaged_places(tmp_path, place, message):
-    write(tmp_path, **place)
-    with pytest.raises(EngineError, match=message):
-        open_emulated(tmp_path, "network.json")
-
-
-def test_a_file_that_is_too_short(tmp_path):
-    write(tmp_path)
-    path = tmp_path / "weights.bin"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(EngineError, match="ends inside constant 'constant w': 16 bytes at 64, only 79 there"):
-        open_emulated(tmp_path, "network.json")
-
-
-def test_a_constant_without_a_place(tmp_path):
-    linear().record("y").write(tmp_path / "network.json")
-    with pytest.raises(EngineError, match="does not say where constant 'constant w' lies"):
-        open_emulated(tmp_path, "network.json")
+def test_constants_that_are_missing_or_too_short(tmp_path, constants, message):
+    save(tmp_path, linear(), constants, {"w": W})
+    with pytest.raises(EngineError, match=message) as error:
+        opened(tmp_path)
+    assert error.value.hint
 
 
 def test_int4_constants(tmp_path):
@@ -133,11 +156,9 @@ def test_int4_constants(tmp_path):
     network.input("scale", "HALF", ())
     network.constant("q", torch.tensor([[1, -8, 7]], dtype=torch.int8), "INT4")
     network.layer("DEQUANTIZE", ["q", "scale"], "y", "HALF", (1, 3), axis=0, to_type="HALF")
-    (tmp_path / "w").write_bytes(bytes([0x81, 0x07]))
-    dataclasses.replace(network.record("y"), constants={"constant q": Place("w", 0, 2)}).write(tmp_path / "n")
-    context = open_emulated(tmp_path, "n").create_execution_context()
-    bound = bind(context, {"scale": torch.tensor(0.5, dtype=torch.float16)})
-    assert context.execute_async_v3(0) and bound["y"].tolist() == [[0.5, -4, 3.5]]
+    for constant in (bytes([0x81, 0x07]), Weight("q")):
+        save(tmp_path, network, {"constant q": constant}, {"q": torch.tensor([0x81, 0x07], dtype=torch.uint8)})
+        assert run(opened(tmp_path), scale=torch.tensor(0.5, dtype=torch.float16)) == [[0.5, -4, 3.5]]
 
 
 def test_nothing_imports_tensorrt():

@@ -1,28 +1,31 @@
-"""Running frames: an execution context for each profile, and steps that are recorded and run again."""
+"""Running frames: an execution context on one profile, and steps that are recorded and run again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from compiler.errors import EngineError
-from runtime.tensorrt_executor.bindings import Frame
-from runtime.tensorrt_executor.interface import Backend
+from runtime.tensorrt_executor.frame import Frame
+from runtime.tensorrt_executor.interface import Backend, TensorEngine
 from runtime.tensorrt_executor.signature import LOGITS, Signature
 
 
 class ProfileContext:
-    """An execution context that stays on its profile."""
+    """An execution context that stays on its profile and reads its weights where they lie."""
 
-    def __init__(self, backend: Backend, profile: int, *, one_width: bool) -> None:
+    def __init__(self, backend: Backend, engine: TensorEngine, signature: Signature, profile: int) -> None:
         """Make the context; EngineError if that fails."""
+        least, largest = signature.profiles[profile].width
         self._backend = backend
-        self._context = backend.new_context(profile, one_width=one_width)
+        self._context = backend.new_context(engine, eager=least == largest)
         self._frame: Frame | None = None
         self._runs = 0
         self._replay: Callable[[], None] | None = None
-        self._check(
-            self._context.set_optimization_profile_async(profile, backend.stream.handle), f"use its profile {profile}"
-        )
+        chosen = self._context.set_optimization_profile_async(profile, backend.stream.handle)
+        self._check(chosen, f"use its profile {profile}")
+        for item in signature.weights:
+            address = backend.weights.address(item.weight, item.nbytes)
+            self._check(self._context.set_tensor_address(item.name, address), f"take the memory of {item.name}")
 
     def run(self, frame: Frame, *, record: bool) -> None:
         """Put a run on the stream.
@@ -65,20 +68,3 @@ class ProfileContext:
                 f"the engine did not {what}: {self._backend.take_messages() or 'no reason was given'}",
                 hint="compile the engine again; if that does not help, run it with --executor emulator to compare",
             )
-
-
-class Runner:
-    """Runs the steps of all sessions of an executor, one at a time."""
-
-    def __init__(self, backend: Backend, signature: Signature, *, record: bool) -> None:
-        """Make contexts as they are needed; `record`: whether to record steps of one token a row."""
-        self._backend, self._signature, self._record = backend, signature, record
-        self._contexts: dict[int, ProfileContext] = {}
-
-    def run(self, frame: Frame) -> None:
-        """Put a run on the stream; EngineError if TensorRT refuses it."""
-        if frame.profile not in self._contexts:
-            one_width = self._signature.profiles[frame.profile].one_width
-            self._contexts[frame.profile] = ProfileContext(self._backend, frame.profile, one_width=one_width)
-        decodes = frame.shapes["token_ids"][1] == frame.logits.shape[1] == 1
-        self._contexts[frame.profile].run(frame, record=self._record and decodes)

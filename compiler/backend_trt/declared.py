@@ -1,0 +1,225 @@
+"""What TensorRT takes, declared: for each kind of op the element types, and what else must hold.
+
+`benchmarks/support_sweep.py` builds a network for every row of this table and compares. It was measured on
+TensorRT-RTX 1.6.1; the package `tensorrt`, which builds only where there is a GPU, is taken to be the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from compiler.ir.dims import Dim, Shape
+from compiler.ir.dtypes import DType
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value
+
+MOST_DIMS = 8
+"""The most dims that a tensor of TensorRT has."""
+
+FLOATS = frozenset({DType.f32, DType.f16, DType.bf16})
+NUMBERS = FLOATS | {DType.i64, DType.i32, DType.i8}
+EVERY = NUMBERS | {DType.bool}
+INDICES = frozenset({DType.i64, DType.i32})
+
+
+# Kinds whose result may be of another type than their operands; a comparison's is bool.
+_FREE = ("cast", "iota")
+
+
+class Refusal(NamedTuple):
+    """Why something cannot be built: what is missing, and the mend."""
+
+    missing: str
+    mend: str
+
+
+class Setting(NamedTuple):
+    """Where an op stands.
+
+    Attributes:
+        graph: the graph.
+        shown: the dims that an input of the network has by themselves, so that their size is known at run time.
+    """
+
+    graph: Graph
+    shown: Set[str]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What must hold of an op besides its element types.
+
+    Attributes:
+        needs: what, as a sentence without a full stop.
+        mend: what to do where it does not hold.
+        holds: whether it does.
+    """
+
+    needs: str
+    mend: str
+    holds: Callable[[Op, Setting], bool]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What TensorRT takes of a kind of op.
+
+    Attributes:
+        types: the element types of operands and results.
+        conditions: what else must hold.
+        indices: the operand that is read as indices; it has types of its own.
+    """
+
+    types: frozenset[DType] = EVERY
+    conditions: tuple[Condition, ...] = ()
+    indices: int | None = None
+
+    def refusal(self, op: Op, setting: Setting) -> Refusal | None:
+        """Why TensorRT does not take an op; None if it does."""
+        for value in (*op.operands, *(op.results if op.kind.name in _FREE else ())):
+            allowed = INDICES if self.indices is not None and value is op.operands[self.indices] else self.types
+            if value.type.dtype not in allowed:
+                types = ", ".join(dtype.value for dtype in DType if dtype in allowed)
+                return Refusal(
+                    f"%{value.name} is {value.type}; {op.kind.name} there takes {types}", f"cast it to {types}"
+                )
+        for condition in self.conditions:
+            if not condition.holds(op, setting):
+                given = ", ".join(str(value.type) for value in op.operands)
+                return Refusal(f"{condition.needs}; it is given {given}", condition.mend)
+        return None
+
+
+def value_refusal(value: Value, types: Set[DType], is_constant: bool) -> Refusal | None:
+    """Why TensorRT takes no such tensor in any op; None if it does.
+
+    Args:
+        value: the tensor.
+        types: the element types that the emitter has names for.
+        is_constant: whether it is a constant.
+    """
+    name = f"%{value.name} is {value.type}"
+    if value.type.dtype not in types:
+        return Refusal(f"{name}, which TensorRT does not compute in", "cast it: --dtype float32")
+    if value.type.rank > MOST_DIMS:
+        return Refusal(f"{name}; TensorRT's tensors have {MOST_DIMS} dims at most", "join dims of it with a reshape")
+    if is_constant and value.type.dtype is DType.i8:
+        return Refusal(f"{name}, a constant; TensorRT takes those for quantized weights only", "cast it to i32")
+    return None
+
+
+def _sizes_known(op: Op, setting: Setting) -> bool:
+    """Whether the network can compute the dims that the layer takes as a tensor."""
+    needed = [dim for dim in _computed_dims(op) if not isinstance(dim, int)]
+    return all(name in setting.shown for dim in needed for name, _ in dim.terms)
+
+
+def _computed_dims(op: Op) -> tuple[Dim, ...]:
+    if op.kind.name == "iota":
+        return (op.attrs["size"],)
+    if op.kind.name == "reshape":
+        return _reshape_dims(op.operands[0].type.shape, op.result.type.shape)
+    return (op.attrs.get("start", 0), *(dim for value in op.results for dim in value.type.shape))
+
+
+def _reshape_dims(old: Shape, new: Shape) -> Shape:
+    """The new shape, if more than one dim of it is neither a number nor in its old place."""
+    moved = [dim == 0 or not (isinstance(dim, int) or old[i : i + 1] == (dim,)) for i, dim in enumerate(new)]
+    return new if sum(moved) > 1 else ()
+
+
+def _bounds_fit(op: Op, _: Setting) -> bool:
+    dtype = op.result.type.dtype
+    largest = 2 ** (dtype.bits - 1)
+    bounds = (op.attrs["min"], op.attrs["max"])
+    return dtype.is_float or all(math.isfinite(bound) and -largest <= bound < largest for bound in bounds)
+
+
+def _width_fits(op: Op, _: Setting) -> bool:
+    q, has_bias = op.operands[0].type, len(op.operands) > 4
+    length, width = q.shape[2:]
+    assert isinstance(width, int)
+    return q.dtype is DType.f32 or has_bias or length == 1 or width % 8 == 0 or not 8 < width < 256
+
+
+def _cache_fits(op: Op, _: Setting) -> bool:
+    cache, new = (value.type.shape for value in op.operands[:2])
+    sizes = (cache[2], new[2])
+    return isinstance(sizes[0], int) and (not isinstance(sizes[1], int) or sizes[1] <= sizes[0]) and cache[0] != 0
+
+
+_SIZES = Condition(
+    "each symbolic dim that it computes with must be by itself a dim of an input",
+    "bind the dim to a size, or add an input that has it",
+    _sizes_known,
+)
+_TWO_DIMS = Condition(
+    "it takes tensors of two dims or more",
+    "reshape the operand to [1, N]",
+    lambda op, _: op.operands[0].type.rank > 1,
+)
+_BOUNDS = Condition(
+    "the bounds must be numbers of its element type",
+    "give bounds within the range of the type",
+    _bounds_fit,
+)
+_SOME_TURN = Condition(
+    "at least one pair of dims must turn, if there are any",
+    "leave the op out",
+    lambda op, _: op.operands[1].type.shape[2] != 0 or op.operands[0].type.shape[3] == 0,
+)
+_ONE_WIDTH = Condition(
+    "keys and values must be equally wide",
+    "leave out the pass fuse-attention",
+    lambda op, _: op.operands[1].type.shape[3] == op.operands[2].type.shape[3],
+)
+_WIDTH = Condition(
+    "heads of 16 bits between 8 and 256 wide must be a multiple of 8 wide, unless there is a bias or one query",
+    "leave out the pass fuse-attention, or build with --dtype float32",
+    _width_fits,
+)
+_CAPACITY = Condition(
+    "the cache's capacity must be fixed, its batch not empty, and no more than its capacity written at once",
+    "bind the dim of the capacity to a size, and those of batch and length to fitting ones",
+    _cache_fits,
+)
+_INPUT = Condition(
+    "the cache must be an input of the graph",
+    "make it an input",
+    lambda op, setting: op.operands[0].name not in setting.graph.producers,
+)
+
+DEFAULT = Entry()
+"""What is taken to hold of an op whose rule is a plugin's."""
+
+_NUMBER_OPS = ("add", "sub", "mul", "less", "less_equal")
+_FLOAT_OPS = (
+    "div", "scale", "relu", "gelu", "silu", "sigmoid", "tanh", "cos", "sin", "matmul", "layer_norm", "rms_norm",
+)  # fmt: skip
+
+SUPPORT: Mapping[str, Entry] = {
+    **dict.fromkeys(_NUMBER_OPS, Entry(NUMBERS)),
+    **dict.fromkeys(_FLOAT_OPS, Entry(FLOATS)),
+    "logical_and": Entry(frozenset({DType.bool})),
+    "where": Entry(EVERY),
+    "clamp": Entry(NUMBERS - {DType.i8}, (_BOUNDS,)),
+    "cast": Entry(EVERY | {DType.u8}),
+    "reshape": Entry(EVERY | {DType.f8e4m3}, (_SIZES,)),
+    "transpose": Entry(EVERY | {DType.f8e4m3}),
+    "concat": Entry(EVERY | {DType.f8e4m3}),
+    "slice": Entry(EVERY, (_SIZES,)),
+    "split": Entry(EVERY, (_SIZES,)),
+    "broadcast": Entry(EVERY, (_SIZES,)),
+    "iota": Entry(INDICES, (_SIZES,)),
+    "embedding": Entry(EVERY, indices=1),
+    "gather_rows": Entry(EVERY, indices=1),
+    "linear": Entry(FLOATS, (_TWO_DIMS,)),
+    "softmax": Entry(FLOATS, (_TWO_DIMS,)),
+    "rotary": Entry(FLOATS, (_SOME_TURN,)),
+    "attention": Entry(FLOATS | {DType.bool}, (_ONE_WIDTH, _WIDTH)),
+    "kv_update": Entry(FLOATS | {DType.i32}, (_CAPACITY, _INPUT)),
+}
+"""What TensorRT takes of each kind of op that has a rule."""

@@ -1,0 +1,97 @@
+"""Which plans an engine has: TensorRT is fastest where it knows every size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compiler.errors import TargetError
+from compiler.ir.graph import DimRange, Graph
+from compiler.ir.specialize import bind_dims
+
+# Rows of a cache must begin at multiples of 256 bytes: this many slots make sure of it, whatever the width of a head.
+_SLOTS = 128
+_LEAST_CAPACITY = 256
+_LEAST_WIDTH = 64
+# Up to this width a prefill plan gives the logits of all its tokens; a wider one those of one token a row.
+_SCORED = 256
+
+
+@dataclass(frozen=True)
+class PlanSpec:
+    """A plan to build.
+
+    Attributes:
+        name: what it is called.
+        sizes: the dims that it fixes, which are all that it has if it is one for steps.
+    """
+
+    name: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def specialize(self, graph: Graph) -> Graph:
+        """The graph for the steps of this plan."""
+        return bind_dims(graph, {name: size for name, size in self.sizes.items() if name in graph.dims})
+
+
+def plan_specs(
+    dims: Mapping[str, DimRange],
+    *,
+    batches: Sequence[int] = (),
+    widths: Sequence[int] = (),
+    capacities: Sequence[int] = (),
+) -> tuple[PlanSpec, ...]:
+    """The plans of a graph with these dims.
+
+    A step graph gets a plan `decode-bB-cC` for each size of the batch and of the caches, with one token a row, and a
+    plan `prefill-sS-cC` for each number of tokens of one row; longer prompts are taken in piece by piece. Every dim is
+    fixed. Another graph gets one plan that fixes nothing.
+
+    Args:
+        dims: the ranges of the graph's dims.
+        batches: the sizes of the batch; the largest and its eighths, down to 1, if empty.
+        widths: the numbers of tokens; the largest and its eighths, down to 64, if empty.
+        capacities: the lengths of the caches; the largest and its quarters, down to 256, if empty.
+
+    Raises:
+        TargetError: if a size is less than 1, or larger than the graph's.
+    """
+    if not {"B", "S", "C"} <= dims.keys():
+        return (PlanSpec("all"),)
+    largest, longest, prompt = dims["B"].max, dims["C"].max, dims["S"].max
+    batches = _sizes("batch", largest, [*(batches or _shares(largest, 8, 1)), 1, largest])
+    widths = _sizes("width", prompt, widths or _shares(prompt, 8, _LEAST_WIDTH))
+    capacities = _sizes("capacity", longest, [*(capacities or _shares(longest, 4, _LEAST_CAPACITY)), longest])
+    slots = sorted({-(-capacity // _SLOTS) * _SLOTS for capacity in capacities})
+    decode = [_plan(f"decode-b{batch}", batch, 1, length) for length in slots for batch in batches]
+    prefill = [
+        _plan(f"prefill-s{width}", 1, width, length)
+        for length in slots
+        for width in widths
+        if 1 < width <= length or width == widths[0] > 1
+    ]
+    return (*decode, *prefill)
+
+
+def _plan(name: str, batch: int, width: int, capacity: int) -> PlanSpec:
+    scored = width if width <= _SCORED else 1
+    return PlanSpec(f"{name}-c{capacity}", {"B": batch, "S": width, "R": scored, "C": capacity})
+
+
+def _shares(largest: int, step: int, least: int) -> list[int]:
+    """`largest`, and what is left of it divided by `step` again and again, while at least `least`."""
+    sizes = [largest]
+    while sizes[-1] // step >= least:
+        sizes.append(sizes[-1] // step)
+    return sizes
+
+
+def _sizes(what: str, largest: int, given: Sequence[int]) -> list[int]:
+    sizes = sorted(set(given))
+    for size in (sizes[0], sizes[-1]):
+        if not 1 <= size <= largest:
+            raise TargetError(
+                f"a plan for a {what} of {size} was asked for; the engine's go from 1 to {largest}",
+                hint="give other sizes, or compile with a larger --max-batch, --max-input or --max-seq",
+            )
+    return sizes

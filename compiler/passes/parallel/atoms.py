@@ -1,0 +1,95 @@
+"""The factors of sizes.
+
+An axis of 128 that is reshaped to 4 heads of 32 has two factors: 4, then 32. Factors that stand for the same thing in
+several tensors are one *atom*; to split an atom is to split all of those tensors, each rank keeping the indices that
+are its own. Atoms are found by unification: they start as one for each axis of each tensor, and become equal, or
+products of finer ones, as ops say what belongs together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from compiler.ir.dims import Affine, Dim
+
+
+@dataclass(eq=False, slots=True)
+class Atom:
+    """A factor of a size.
+
+    Attributes:
+        size: its size.
+        parts: the atoms that it is the product of, the slowest first: one if it equals another; none if it is a leaf.
+    """
+
+    size: Dim
+    parts: tuple[Atom, ...] = ()
+
+
+def leaves(atoms: Iterable[Atom]) -> list[Atom]:
+    """The leaves behind some atoms, in order; those of size 1 are left out."""
+    found: list[Atom] = []
+    stack = list(atoms)[::-1]
+    while (atom := _next_leaf(stack)) is not None:
+        found.append(atom)
+    return found
+
+
+def _next_leaf(stack: list[Atom]) -> Atom | None:
+    while stack:
+        atom = _resolved(stack.pop())
+        if atom.parts:
+            stack.extend(atom.parts[::-1])
+        elif atom.size != 1:
+            return atom
+    return None
+
+
+def _resolved(atom: Atom) -> Atom:
+    """The last of a chain of equal atoms; the chain is shortened for the next time."""
+    last = atom
+    while len(last.parts) == 1:
+        last = last.parts[0]
+    while atom is not last:
+        atom.parts, atom = (last,), atom.parts[0]
+    return last
+
+
+def unify(left: Sequence[Atom], right: Sequence[Atom]) -> list[Atom]:
+    """Make two products of atoms the same, factor by factor.
+
+    Returns:
+        The atoms from the first place on where neither factor divides the other; none if all went well.
+    """
+    xs, ys = list(left)[::-1], list(right)[::-1]
+    while True:
+        x, y = _next_leaf(xs), _next_leaf(ys)
+        if x is None or y is None:
+            return [atom for atom in (x, y) if atom is not None] + leaves(xs[::-1]) + leaves(ys[::-1])
+        if x is y:
+            continue
+        if x.size == y.size:
+            x.parts = (y,)
+        elif (rest := quotient(x.size, y.size)) is not None:
+            x.parts = (y, Atom(rest))
+            xs.append(x.parts[1])
+        elif (rest := quotient(y.size, x.size)) is not None:
+            y.parts = (x, Atom(rest))
+            ys.append(y.parts[1])
+        else:
+            return [x, y, *leaves(xs[::-1]), *leaves(ys[::-1])]
+
+
+def quotient(whole: Dim, part: Dim) -> Dim | None:
+    """`whole / part`, if it is a dim other than 1."""
+    if isinstance(whole, int):
+        exact = isinstance(part, int) and 0 < part < whole and whole % part == 0
+        return whole // part if exact and isinstance(part, int) else None
+    coefficients = [c for _, c in whole.terms]
+    if isinstance(part, int):
+        if part < 2 or any(c % part for c in (*coefficients, whole.offset)):
+            return None
+        return Affine(tuple([(name, c // part) for name, c in whole.terms]), whole.offset // part)
+    ratio = coefficients[0] // (part.terms[0][1] or 1)
+    return ratio if ratio > 1 and part * ratio == whole else None

@@ -1,0 +1,124 @@
+"""Writing the graph of all ranks, once it is known what is split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from compiler.errors import PassError
+from compiler.ir.collection import no_collection
+from compiler.ir.frozen import FrozenDict
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value
+from compiler.ir.rewrite import RewriteBuilder, eliminate_dead
+from compiler.passes.parallel.atoms import leaves
+from compiler.passes.parallel.choose import Choice
+from compiler.passes.parallel.layout import Layout
+from compiler.passes.parallel.pieces import cut, local_type
+
+_SHAPED = ("reshape", "broadcast")
+
+
+@no_collection()
+def emit(layout: Layout, choice: Choice, ranks: int, pass_name: str) -> Graph:
+    """The graph on pieces: constants cut where they are used, sums of parts added up over the ranks.
+
+    Raises:
+        PassError: if an op does not compute, on pieces, the pieces of what it computes on the whole.
+    """
+    return _Emission(layout, choice, ranks, pass_name).graph()
+
+
+class _Emission:
+    def __init__(self, layout: Layout, choice: Choice, ranks: int, pass_name: str) -> None:
+        self.layout = layout
+        self.splits = choice.splits
+        self.sums = {op.name for pair in choice.pairs for op in pair.rows}
+        self.ranks = ranks
+        self.b = RewriteBuilder(layout.graph, pass_name)
+        self.values: dict[str, Value] = {}
+        self.pieces: dict[object, Value] = {}
+
+    def graph(self) -> Graph:
+        """The whole graph."""
+        graph = self.layout.graph
+        inputs = []
+        for value in graph.inputs:
+            local = Value(value.name, local_type(value.type, self.layout.values[value.name], self.splits))
+            if local != value and value.name not in graph.outputs:
+                raise PassError(f"the input %{value.name} would have to be given in pieces")
+            self.values[value.name] = local
+            inputs.append(local)
+        for op in graph.ops:
+            self.b.visiting(op)
+            if op.name in self.layout.constants:
+                self.b.ops.append(op)
+            else:
+                self._op(op)
+        outputs = {role: self.values.get(value.name, value) for role, value in graph.outputs.items()}
+        return eliminate_dead(replace(graph, inputs=tuple(inputs), ops=tuple(self.b.ops), outputs=FrozenDict(outputs)))
+
+    def _op(self, op: Op) -> None:
+        operands = [self._operand(op, i) for i in range(len(op.operands))]
+        wanted = [local_type(value.type, self.layout.values[value.name], self.splits) for value in op.results]
+        if tuple(operands) == op.operands and all(v.type == t for v, t in zip(op.results, wanted, strict=True)):
+            self.b.ops.append(op)
+            results = op.results
+        elif op.name in self.sums:
+            results = self._summed(op, operands)
+        else:
+            results = self._on_pieces(op, operands)
+        for old, new in zip(op.results, results, strict=True):
+            self.values[old.name] = self._piece(op, new, old)
+
+    def _on_pieces(self, op: Op, operands: list[Value]) -> tuple[Value, ...]:
+        attrs: dict[str, Any] = dict(op.attrs)
+        if op.kind.name in _SHAPED:
+            value = op.result
+            attrs["shape"] = local_type(value.type, self.layout.values[value.name], self.splits).shape
+        names = tuple([f"{op.kind.name}{i}" for i in range(len(op.results))])
+        self.b.emit(op.kind, *operands, names=names, **attrs)
+        return self.b.rename_last(op.results)
+
+    def _summed(self, op: Op, operands: list[Value]) -> tuple[Value, ...]:
+        """Each rank's products, added up; the bias once, after that."""
+        x, weight, *bias = operands
+        partial = self.b.linear(x, weight, name="partial")
+        total = self.b.all_reduce(partial, parts=self.ranks, name="reduced")
+        if bias:
+            self.b.add(total, bias[0], name="biased")
+        return self.b.rename_last(op.results)
+
+    def _operand(self, op: Op, i: int) -> Value:
+        value = op.operands[i]
+        if value.name not in self.layout.constants:
+            return self.values[value.name]
+        axes = self.layout.operand(op, i)
+        if local_type(value.type, axes, self.splits) == value.type:
+            return value
+        key = (
+            value.name,
+            tuple([tuple([(leaf.size, self.splits.get(leaf)) for leaf in leaves((atom,))]) for atom in axes]),
+        )
+        if key not in self.pieces:
+            producer = self.layout.graph.producers[value.name]
+            self.b.visiting(producer)
+            self.b.prefix = f"{value.name}."
+            self.pieces[key] = cut(self.b, value, axes, self.splits, range(len(axes)), "shard")
+            self.b.visiting(op)
+        return self.pieces[key]
+
+    def _piece(self, op: Op, value: Value, original: Value) -> Value:
+        """The rank's piece of a result: what the op gives, or cut from it along the axes that it gives whole."""
+        axes = self.layout.values[original.name]
+        wanted = local_type(original.type, axes, self.splits)
+        uncut = [i for i, (a, b) in enumerate(zip(value.type.shape, wanted.shape, strict=True)) if a != b]
+        if any(value.type.shape[i] != original.type.shape[i] for i in uncut):
+            raise PassError(
+                f"tp: {op.kind.name} %{op.name} from {op.origin} gives {value.type} where {wanted} is wanted",
+                hint="the placement of this op is wrong: see compiler.passes.parallel.layout.placement",
+            )
+        if not uncut:
+            return value
+        self.b.prefix = f"{original.name}."
+        return cut(self.b, value, axes, self.splits, uncut, "shard")

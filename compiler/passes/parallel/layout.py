@@ -1,0 +1,143 @@
+"""What the axes of a graph's tensors have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from compiler.errors import PassError
+from compiler.ir.analysis import constant_values
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op
+from compiler.ir.types import TensorType
+from compiler.passes.parallel.atoms import Atom, leaves, unify
+
+Axes = tuple[Atom, ...]
+Use = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Site:
+    """An op with the atoms of its operands' and results' axes; what a placement rule works with.
+
+    Attributes:
+        op: the op.
+        operands: for each operand, an atom for each axis.
+        results: the same for each result.
+    """
+
+    op: Op
+    operands: tuple[Axes, ...]
+    results: tuple[Axes, ...]
+    _layout: Layout
+
+    def same(self, left: Sequence[Atom], right: Sequence[Atom]) -> None:
+        """The indices along both, in row-major order, are the same ones. Where no factors agree, all must be whole."""
+        self.whole(unify(left, right))
+
+    def aligned(self, operand: Axes, result: Axes) -> None:
+        """The axes correspond from the last one backwards, as broadcasting has it; those of size 1 repeat."""
+        for mine, other in zip(reversed(operand), reversed(result), strict=False):
+            if mine.size != 1 and other.size != 1:
+                self.same((mine,), (other,))
+
+    def whole(self, atoms: Sequence[Atom]) -> None:
+        """The op needs all indices of these at once."""
+        self._layout.needed_whole += [(atom, self.op) for atom in atoms]
+
+    def contracts(self) -> None:
+        """The op sums over the last axis of its first operand and of its second, and can do so in parts."""
+        self._layout.contractions.append(self.op)
+
+
+Placement = Callable[[Site], None]
+_RULES: dict[str, Placement] = {}
+
+
+def placement(*kinds: str) -> Callable[[Placement], Placement]:
+    """Decorator: the function says which axes of these kinds of op belong together; PassError if one has a rule.
+
+    A kind without a rule needs all of its operands.
+    """
+
+    def register(rule: Placement) -> Placement:
+        for kind in kinds:
+            known = _RULES.get(kind)
+            if known and known.__module__ != rule.__module__:
+                raise PassError(f"the op {kind!r} has a placement already, in {known.__module__}")
+            _RULES[kind] = rule
+        return rule
+
+    return register
+
+
+class Layout:
+    """The atoms of a graph.
+
+    A constant has atoms of its own for each use, because each use can have its own piece of it.
+
+    Attributes:
+        graph: the graph.
+        constants: the names of constant values.
+        values: the axes of each value that is no constant.
+        uses: the axes of each constant operand, by the op's name and the operand's place.
+        contractions: the linears whose input is no constant.
+        whole: the leaves that some op needs all of, with that op; None for an output of the graph.
+        outputs: the leaves of the outputs that are no caches.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.constants = constant_values(graph)
+        self.values: dict[str, Axes] = {value.name: _fresh(value.type) for value in graph.inputs}
+        self.uses: dict[Use, Axes] = {}
+        self.contractions: list[Op] = []
+        self.needed_whole: list[tuple[Atom, Op | None]] = []
+        for op in graph.ops:
+            if op.name not in self.constants:
+                self._place(op)
+        self._place_outputs()
+        self.whole: dict[Atom, Op | None] = {}
+        for atom, needing in self.needed_whole:
+            for leaf in leaves((atom,)):
+                self.whole.setdefault(leaf, needing)
+        self.outputs = {leaf for atom, op in self.needed_whole if op is None for leaf in leaves((atom,))}
+
+    def operand(self, op: Op, i: int) -> Axes:
+        """The axes of an operand."""
+        value = op.operands[i]
+        return self.uses[op.name, i] if value.name in self.constants else self.values[value.name]
+
+    def all_axes(self) -> Iterator[tuple[str | Use, Axes]]:
+        """The axes of every value and every use of a constant."""
+        yield from self.values.items()
+        yield from self.uses.items()
+
+    def _place(self, op: Op) -> None:
+        for i, value in enumerate(op.operands):
+            if value.name in self.constants:
+                self.uses[op.name, i] = _fresh(value.type)
+        self.values.update((value.name, _fresh(value.type)) for value in op.results)
+        operands = tuple([self.operand(op, i) for i in range(len(op.operands))])
+        site = Site(op, operands, tuple([self.values[value.name] for value in op.results]), self)
+        rule = _RULES.get(op.kind.name)
+        if rule is not None:
+            rule(site)
+            return
+        for axes in operands:
+            site.whole(axes)
+
+    def _place_outputs(self) -> None:
+        states = self.graph.states()
+        for role, value in self.graph.outputs.items():
+            if value.name in self.constants:
+                continue
+            if role in states:
+                for old, new in zip(self.values[role], self.values[value.name], strict=True):
+                    self.needed_whole += [(atom, None) for atom in unify((old,), (new,))]
+            else:
+                self.needed_whole += [(atom, None) for atom in self.values[value.name]]
+
+
+def _fresh(type_: TensorType) -> Axes:
+    return tuple([Atom(dim) for dim in type_.shape])

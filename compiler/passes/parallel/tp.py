@@ -1,0 +1,74 @@
+"""Tensor parallelism."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+# Importing this module registers the placements.
+import compiler.passes.parallel.placements  # noqa: F401
+from compiler.errors import PassError
+from compiler.ir.graph import Graph
+from compiler.ir.mesh import mesh_of, with_facts
+from compiler.ir.trace import current_trace
+from compiler.passes.merge_linears import merge_linears
+from compiler.passes.parallel.choose import Choice, choose
+from compiler.passes.parallel.emit import emit
+from compiler.passes.parallel.explain import note_collectives
+from compiler.passes.parallel.layout import Layout
+from compiler.passes.parallel.reductions import merge_reductions
+from compiler.passes.parallel.unmerge import unmerge_linears
+from compiler.passes.registry import register
+
+
+@register("tp")
+@dataclass(frozen=True)
+class TensorParallel:
+    """Split the work of each layer over ranks that hold a piece of the weights and of the caches each.
+
+    Linears whose outputs another linear sums over are split in pairs: the first by outputs, the second by inputs, whose
+    sums the ranks add up. Found by reasoning over the graph, not by names. Norms, embeddings and the output head stay
+    whole; `embed` splits the latter two.
+    """
+
+    ranks: Annotated[int, "how many ranks share each layer"]
+
+    def requires(self, graph: Graph) -> None:
+        """The number of ranks must divide what is split: query heads, and the inner width of feed-forward layers."""
+        if self.ranks < 1:
+            raise PassError(f"tp={self.ranks} is no number of ranks", hint="tp=1 leaves the model on one rank")
+        if mesh_of(graph).tp > 1:
+            raise PassError(
+                f"the graph is split over tp={mesh_of(graph).tp} ranks already", hint="name tp once in --passes"
+            )
+
+    def __call__(self, graph: Graph) -> Graph:
+        """The graph that every rank of a stage runs, on its own pieces."""
+        if self.ranks == 1:
+            return with_facts(graph, tp=1)
+        apart = unmerge_linears(graph, "tp")
+        layout = Layout(apart)
+        choice = choose(layout, self.ranks)
+        split = merge_reductions(emit(layout, choice, self.ranks, "tp"), "tp")
+        if apart is not graph:
+            split = merge_linears(split)
+        _explain(layout, choice, split)
+        return with_facts(split, tp=self.ranks)
+
+
+def _explain(layout: Layout, choice: Choice, split: Graph) -> None:
+    trace = current_trace()
+    if trace is None:
+        return
+    columns = {op.name: op for pair in choice.pairs for op in pair.columns}
+    rows = {op.name: op for pair in choice.pairs for op in pair.rows}
+    for name, ops in (("split by outputs", columns), ("split by inputs", rows)):
+        record = trace.rule("tp", name)
+        record.roots = ("linear",)
+        record.met = {op.name for op in layout.contractions}
+        record.applied += len(ops)
+    whole = trace.rule("tp", "whole")
+    whole.roots, whole.met = ("linear",), {op.name for op in layout.contractions}
+    for op, reason in choice.declined.values():
+        whole.decline(op, reason)
+    note_collectives("tp", split)

@@ -1,0 +1,87 @@
+"""The memory that a run reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from runtime.tensorrt_executor.interface import Shape
+from runtime.tensorrt_executor.signature import LOGITS, Profile, Signature
+
+# TensorRT wants addresses that are multiples of 256 bytes: 64 numbers of four bytes.
+_ALIGNED = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The tensors of a run of one size; the same frame can be run many times.
+
+    Attributes:
+        shapes: the shape of every input that is no weight.
+        addresses: where these inputs and the outputs lie.
+        inputs: what the step's inputs are written to, on the CPU.
+        length: how many numbers from the start of the packed inputs belong to the run.
+        logits: `[B, R, vocabulary]`, on the device.
+    """
+
+    shapes: Mapping[str, Shape]
+    addresses: Mapping[str, int]
+    inputs: Mapping[str, Tensor]
+    length: int
+    logits: Tensor
+
+
+class StepInputs:
+    """Where the step's inputs of all runs lie, packed: one copy brings a run's inputs to the device."""
+
+    def __init__(self, signatures: Iterable[Signature], device: torch.device) -> None:
+        """Have room for the largest run that any profile of the plans takes."""
+        most = max(_most_numbers(signature.step, p) for signature in signatures for p in signature.profiles)
+        self._device = device
+        self._packed = torch.zeros(most, dtype=torch.int32, device=device)
+        self._staged = self._packed if device.type == "cpu" else torch.zeros(most, dtype=torch.int32).pin_memory()
+        self._copied = None if device.type == "cpu" else torch.cuda.Event()
+
+    def frame(self, signature: Signature, width: int, logits: int, caches: Mapping[str, Tensor]) -> Frame:
+        """The tensors of a run of `width` tokens and `logits` wanted positions a row, on the rows of `caches`."""
+        rows = len(next(iter(caches.values())))
+        shapes = signature.input_shapes(rows, width, logits)
+        inputs, addresses, length = {}, {}, 0
+        for name in signature.step:
+            count = prod(shapes[name])
+            inputs[name] = self._staged[length : length + count].view(shapes[name])
+            addresses[name] = self._packed[length:].data_ptr()
+            length += _aligned(count)
+        for cache in signature.caches:
+            addresses[cache.name] = addresses[cache.output] = caches[cache.name].data_ptr()
+        out = torch.empty(rows, logits, signature.vocab, dtype=signature.logits_dtype, device=self._device)
+        return Frame(shapes, {**addresses, LOGITS: out.data_ptr()}, inputs, length, out)
+
+    def write(self, frame: Frame, step: Mapping[str, Tensor]) -> None:
+        """Put a run's inputs where the engine reads them. What `step` lacks in size is padded with zeros."""
+        if self._copied is None:
+            _pack(frame, step)
+            return
+        self._copied.synchronize()  # the last copy reads the staged numbers until then
+        _pack(frame, step)
+        self._packed[: frame.length].copy_(self._staged[: frame.length], non_blocking=True)
+        self._copied.record()
+
+
+def _pack(frame: Frame, step: Mapping[str, Tensor]) -> None:
+    for name, place in frame.inputs.items():
+        given = step[name]
+        place.zero_()
+        place[tuple(slice(size) for size in given.shape)] = given
+
+
+def _most_numbers(step: tuple[str, ...], profile: Profile) -> int:
+    return sum(_aligned(prod(profile.shapes[name][1])) for name in step)
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNED) * _ALIGNED

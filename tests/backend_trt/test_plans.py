@@ -1,0 +1,116 @@
+"""Which plans a graph gets, and that each of them means what the graph means."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from compiler.backend_trt.constants import Constants
+from compiler.backend_trt.forms import apart
+from compiler.backend_trt.plans import plan_specs
+from compiler.errors import TargetError
+from compiler.ir.builder import Builder
+from compiler.ir.dtypes import DType
+from compiler.ir.graph import DimRange
+from compiler.ir.interpreter import Interpreter
+from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.types import TensorType
+from compiler.trt.record import Weight
+
+
+def dims(batch=8, prompt=2048, seq=2048):
+    return {
+        "B": DimRange(1, batch, batch),
+        "S": DimRange(1, 1, prompt),
+        "C": DimRange(1, seq, seq),
+        "R": DimRange(1, 1, prompt),
+    }
+
+
+def names(*args, **kwargs):
+    return [spec.name for spec in plan_specs(*args, **kwargs)]
+
+
+def test_sizes_are_shares_of_the_largest():
+    assert names(dims()) == [
+        "decode-b1-c512", "decode-b8-c512", "decode-b1-c2048", "decode-b8-c2048",
+        "prefill-s256-c512", "prefill-s256-c2048", "prefill-s2048-c2048",
+    ]  # fmt: skip
+
+
+def test_small_limits_make_few_plans():
+    assert names(dims(1, 16, 100)) == ["decode-b1-c128", "prefill-s16-c128"]
+    assert names(dims(1, 1, 64)) == ["decode-b1-c128"]
+
+
+def test_given_sizes_are_taken_and_the_limits_kept():
+    given = names(dims(64), batches=[4], widths=[100], capacities=[300])
+    assert given == [
+        "decode-b1-c384", "decode-b4-c384", "decode-b64-c384",
+        "decode-b1-c2048", "decode-b4-c2048", "decode-b64-c2048",
+        "prefill-s100-c384", "prefill-s100-c2048",
+    ]  # fmt: skip
+
+
+def test_wide_plans_give_the_logits_of_one_token():
+    scored = {spec.name: spec.sizes["R"] for spec in plan_specs(dims())}
+    assert (scored["prefill-s256-c512"], scored["prefill-s2048-c2048"], scored["decode-b8-c512"]) == (256, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"batches": [9]}, "a batch of 9 was asked for; the engine's go from 1 to 8"),
+        ({"widths": [0, 4]}, "a width of 0"),
+        ({"capacities": [4096]}, "a capacity of 4096"),
+    ],
+)
+def test_sizes_beyond_the_limits(sizes, message):
+    with pytest.raises(TargetError, match=message):
+        plan_specs(dims(), **sizes)
+
+
+def test_a_graph_without_steps_has_one_plan():
+    assert names({"B": DimRange(1, 2, 4)}) == ["all"]
+
+
+def stored(b, name, shape):
+    return b.const(data=TensorRef(TensorType(DType.f32, shape), name, "w", 0), name=name)
+
+
+def literal(b, name, shape):
+    values = tuple(math.sin(1.7 * i) for i in range(math.prod(shape)))
+    return b.literal(dtype=DType.f32, shape=shape, values=values, name=name)
+
+
+def merged_graph(constant=stored):
+    b = Builder("g")
+    x = b.input("x", DType.f32, 3, 4)
+    weight, bias = constant(b, "weight", (6, 4)), constant(b, "bias", (6,))
+    pieces = b.split(b.linear(x, weight, bias, name="both"), axis=-1, sizes=(2, 4), names=("a", "c"))
+    b.output("y", b.add(pieces[0], b.slice(pieces[1], axis=1, start=0, size=2)))
+    b.output("z", pieces[1])
+    return b.build()
+
+
+def test_joined_products_come_apart_into_rows_of_their_weight():
+    graph = apart(merged_graph())
+    assert [op.name for op in graph.find("linear")] == ["a", "c"]
+    assert not list(graph.find("split"))
+    second = graph.producers["c"].operands[1]
+    assert Constants(graph, lambda value: torch.zeros(0)).weight(second) == Weight("weight", 2 * 4 * 4)
+
+
+def test_apart_means_the_same():
+    graph, x = merged_graph(literal), torch.randn(3, 4)
+    expected, got = Interpreter(graph)({"x": x}), Interpreter(apart(graph))({"x": x})
+    for role in ("y", "z"):
+        torch.testing.assert_close(got[role], expected[role])
+
+
+def test_products_that_are_also_read_whole_stay_together():
+    graph = merged_graph()
+    whole = graph.with_ops(graph.ops, {**graph.outputs, "w": graph.value("both")})
+    assert apart(whole) is whole

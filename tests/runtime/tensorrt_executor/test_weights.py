@@ -1,0 +1,115 @@
+"""The weights of a rank in memory."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compiler.errors import EngineError, TargetError
+from compiler.trt.record import Weight
+from compiler.trt.weight_file import read_spans
+from runtime.tensorrt_executor.weights import load_weights, map_weights
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file in which `odd` and what follows it are not aligned to four bytes, and its tensors."""
+    tensors = {
+        "matrix": torch.arange(12, dtype=torch.float32).view(3, 4),
+        "odd": torch.tensor([1, 2, 3], dtype=torch.int8),
+        "after": torch.tensor([5.0, 6.0], dtype=torch.float16),
+    }
+    path = tmp_path / "rank0.safetensors"
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for (name, tensor), dtype in zip(tensors.items(), ("F32", "I8", "F16"), strict=True):
+        content = tensor.numpy().tobytes()
+        span = [len(data), len(data) + len(content)]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": span}
+        data += content
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path, tensors
+
+
+def loaded(path, names=("matrix", "odd", "after"), room=None):
+    return load_weights(path, names, CPU, (room if room is not None else []).append)
+
+
+@pytest.mark.parametrize("read", [map_weights, loaded])
+def test_values_lie_at_their_addresses(file, read) -> None:
+    path, tensors = file
+    weights = read(path)
+    for name, tensor in tensors.items():
+        view = weights.view(Weight(name), tensor.nbytes)
+        assert torch.equal(view.view(tensor.dtype).view(tensor.shape), tensor)
+        assert weights.address(Weight(name), tensor.nbytes) == view.data_ptr()
+        assert view.data_ptr() % tensor.itemsize == 0
+    row = weights.view(Weight("matrix", 16), 16)
+    assert row.view(torch.float32).tolist() == [4, 5, 6, 7]
+    assert weights.address(Weight("matrix", 16), 16) == weights.address(Weight("matrix"), 48) + 16
+
+
+def test_only_what_is_needed_is_loaded_each_tensor_at_a_place_that_tensorrt_takes(file) -> None:
+    path, _ = file
+    room: list[int] = []
+    weights = loaded(path, ("matrix", "after"), room)
+    assert room == [512]
+    assert weights.address(Weight("after"), 4) - weights.address(Weight("matrix"), 48) == 256
+    with pytest.raises(EngineError, match="has no tensor 'odd'"):
+        weights.address(Weight("odd"), 3)
+
+
+def test_nothing_is_allocated_if_there_is_no_room(file, monkeypatch) -> None:
+    def refuse(size):
+        raise TargetError(f"{size} bytes are too many")
+
+    monkeypatch.setattr(torch, "empty", None)
+    with pytest.raises(TargetError, match="768 bytes are too many"):
+        load_weights(file[0], ("matrix", "odd", "after"), CPU, refuse)
+
+
+@pytest.mark.parametrize(
+    ("weight", "nbytes", "message"),
+    [
+        (Weight("bias"), 4, "rank0.safetensors has no tensor 'bias'"),
+        (Weight("matrix"), 64, "'matrix' has 48 bytes, but the engine reads 64 from byte 0 on"),
+        (Weight("matrix", 32), 32, "'matrix' has 48 bytes, but the engine reads 32 from byte 32 on"),
+        (Weight("matrix", -16), 16, "'matrix' has 48 bytes"),
+    ],
+)
+def test_what_is_absent_or_too_short_is_named(file, weight, nbytes, message) -> None:
+    with pytest.raises(EngineError, match=message):
+        map_weights(file[0]).address(weight, nbytes)
+
+
+def test_files_of_the_safetensors_package_are_read(tmp_path) -> None:
+    tensors = {"a": torch.randn(3, 5), "b": torch.arange(7)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    weights = map_weights(tmp_path / "x.safetensors")
+    for name, tensor in tensors.items():
+        assert torch.equal(weights.view(Weight(name), tensor.nbytes).view(tensor.dtype).view(tensor.shape), tensor)
+
+
+@pytest.mark.parametrize("content", [b"weights", b"\0" * 8, b"\xff" * 16, b"\2" + b"\0" * 7 + b"[]", b"\1" + b"\0" * 9])
+def test_other_files_are_refused(tmp_path, content) -> None:
+    path = tmp_path / "rank0.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=r"rank0.safetensors is no safetensors file, or its header is damaged"):
+        read_spans(path)
+
+
+def test_a_truncated_file_is_refused(file) -> None:
+    path, _ = file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(EngineError, match="is truncated: it should have"):
+        read_spans(path)
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(EngineError, match=r"cannot read .*rank0.safetensors"):
+        map_weights(tmp_path / "rank0.safetensors")
