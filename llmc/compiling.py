@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from compiler.backend_trt.options import COMPUTE_CAPABILITIES
+from compiler.backend_trt.options import DEFAULT_CAPABILITIES
 from compiler.errors import PassError
 from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_model
 from compiler.frontends import lift as lift_checkpoint
@@ -189,7 +189,7 @@ def _write(
         manifest,
         source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
         targets=files,
-        capabilities=(build.compute_capabilities or tuple(COMPUTE_CAPABILITIES)) if len(files) > 1 else (),
+        capabilities=(build.compute_capabilities or DEFAULT_CAPABILITIES) if len(files) > 1 else (),
         tokenizer=tokenizer,
     )
     with job.stage("engine digest") as report:

@@ -10,14 +10,7 @@ import torch
 from llmc.trials import Trial
 from runtime.manifest import EngineLimits
 from runtime.requests import Request
-from runtime.tensorrt_executor import TensorRTExecutor
 from runtime.tensorrt_executor.plan import Plan
-
-
-def limited_to(executor: TensorRTExecutor, names: Sequence[str]) -> TensorRTExecutor:
-    """An executor that has only the plans of these names, and shares weights and contexts with the one given."""
-    plans = [plan for plan in executor.plans if plan.name in names]
-    return TensorRTExecutor(executor._backend, plans, name=executor.name)
 
 
 def plan_trials(

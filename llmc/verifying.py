@@ -14,7 +14,7 @@ from llmc.comparing import Reference, compare
 from llmc.dtypes import long_spelling
 from llmc.localizing import locate
 from llmc.plan_facts import plans_target
-from llmc.plan_trials import limited_to, plan_trials
+from llmc.plan_trials import plan_trials
 from llmc.progress import Progress, counter
 from llmc.references import other_reference, own_reference
 from llmc.tolerance import logits_tolerance
@@ -148,7 +148,7 @@ def _runs(
         report("verify", index, len(planned))
         runner = executor
         if trial.plans and isinstance(executor, TensorRTExecutor):
-            runner = limited_to(executor, trial.plans)
+            runner = executor.limited_to(trial.plans)
         runs += compare(trial, trial.run(runner), reference, tolerance)
     report("verify", len(planned), len(planned))
     return runs

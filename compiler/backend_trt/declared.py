@@ -23,6 +23,7 @@ FLOATS = frozenset({DType.f32, DType.f16, DType.bf16})
 NUMBERS = FLOATS | {DType.i64, DType.i32, DType.i8}
 EVERY = NUMBERS | {DType.bool}
 INDICES = frozenset({DType.i64, DType.i32})
+_QUANTIZED = frozenset({DType.i8, DType.f8e4m3})
 
 
 # Kinds whose result may be of another type than their operands; a comparison's is bool.
@@ -93,21 +94,21 @@ class Entry:
         return None
 
 
-def value_refusal(value: Value, types: Set[DType], is_constant: bool) -> Refusal | None:
+def value_refusal(value: Value, types: Set[DType], is_layer: bool) -> Refusal | None:
     """Why TensorRT takes no such tensor in any op; None if it does.
 
     Args:
         value: the tensor.
         types: the element types that the emitter has names for.
-        is_constant: whether it is a constant.
+        is_layer: whether it is a constant that becomes a layer, not an input.
     """
     name = f"%{value.name} is {value.type}"
     if value.type.dtype not in types:
         return Refusal(f"{name}, which TensorRT does not compute in", "cast it: --dtype float32")
     if value.type.rank > MOST_DIMS:
         return Refusal(f"{name}; TensorRT's tensors have {MOST_DIMS} dims at most", "join dims of it with a reshape")
-    if is_constant and value.type.dtype is DType.i8:
-        return Refusal(f"{name}, a constant; TensorRT takes those for quantized weights only", "cast it to i32")
+    if is_layer and value.type.dtype in _QUANTIZED:
+        return Refusal(f"{name}, a constant; TensorRT takes those for quantized weights only", "cast the constant")
     return None
 
 
@@ -147,8 +148,8 @@ def _width_fits(op: Op, _: Setting) -> bool:
 
 def _cache_fits(op: Op, _: Setting) -> bool:
     cache, new = (value.type.shape for value in op.operands[:2])
-    sizes = (cache[2], new[2])
-    return isinstance(sizes[0], int) and (not isinstance(sizes[1], int) or sizes[1] <= sizes[0]) and cache[0] != 0
+    capacity, length = cache[2], new[2]
+    return 0 not in cache and isinstance(capacity, int) and (not isinstance(length, int) or length <= capacity)
 
 
 _SIZES = Condition(
@@ -182,14 +183,16 @@ _WIDTH = Condition(
     _width_fits,
 )
 _CAPACITY = Condition(
-    "the cache's capacity must be fixed, its batch not empty, and no more than its capacity written at once",
-    "bind the dim of the capacity to a size, and those of batch and length to fitting ones",
+    "the cache's capacity must be fixed, none of its dims 0, and no more than its capacity written at once",
+    "bind the dim of the capacity to a size, and the others to fitting ones",
     _cache_fits,
 )
-_INPUT = Condition(
-    "the cache must be an input of the graph",
-    "make it an input",
-    lambda op, setting: op.operands[0].name not in setting.graph.producers,
+_ENDS = Condition(
+    "the cache must be an input of the graph, and its next state an output",
+    "make them an input and an output of one name",
+    lambda op, setting: (
+        op.operands[0].name not in setting.graph.producers and op.result in setting.graph.outputs.values()
+    ),
 )
 
 DEFAULT = Entry()
@@ -220,6 +223,6 @@ SUPPORT: Mapping[str, Entry] = {
     "softmax": Entry(FLOATS, (_TWO_DIMS,)),
     "rotary": Entry(FLOATS, (_SOME_TURN,)),
     "attention": Entry(FLOATS | {DType.bool}, (_ONE_WIDTH, _WIDTH)),
-    "kv_update": Entry(FLOATS | {DType.i32}, (_CAPACITY, _INPUT)),
+    "kv_update": Entry(FLOATS | {DType.i32}, (_CAPACITY, _ENDS)),
 }
 """What TensorRT takes of each kind of op that has a rule."""

@@ -7,8 +7,10 @@ from typing import Any
 
 from compiler.errors import TargetError
 
-COMPUTE_CAPABILITIES = {"8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120"}
-"""The compute capabilities an engine can be restricted to: A100; RTX 30; RTX 40 and L4; RTX 50."""
+COMPUTE_CAPABILITIES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120"}
+"""The compute capabilities an engine can be restricted to: RTX 20 and T4; A100; RTX 30; RTX 40 and L4; RTX 50."""
+DEFAULT_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+"""Those that TensorRT-RTX builds for if it is not restricted: without 7.5, which has no bfloat16."""
 VERBOSITIES = {"names": "LAYER_NAMES_ONLY", "detailed": "DETAILED", "none": "NONE"}
 
 

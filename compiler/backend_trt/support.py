@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
+from torch import Tensor
+
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
+from compiler.backend_trt.constants import Constants
 from compiler.backend_trt.declared import DEFAULT, EVERY, SUPPORT, Refusal, Setting, value_refusal
 from compiler.backend_trt.emission import COMPUTABLE, rule_of
 from compiler.errors import TargetError
@@ -43,18 +46,19 @@ def unsupported(graph: Graph, types: Set[DType] = COMPUTABLE) -> list[Unsupporte
         graph: the graph of one plan.
         types: the element types that the emitter has names for.
     """
-    constant = constant_values(graph)
+    constant, source = constant_values(graph), Constants(graph, _no_values)
     shown = {str(dim) for value in graph.inputs if _is_read(graph, value) for dim in value.type.shape}
     setting = Setting(graph, shown)
+    layers = {name for name in constant if not _is_input(graph.value(name), source)}
     found = [
         Unsupported(f"{op.kind.name} %{op.name} from {op.origin}", *refusal)
         for op in graph.ops
-        if op.results[0].name not in constant and (refusal := _refusal(op, setting, constant, types))
+        if op.results[0].name not in constant and (refusal := _refusal(op, setting, layers, types))
     ]
     for role, value in graph.outputs.items():
-        is_constant = value.name in constant
-        if is_constant or value.name not in graph.producers:
-            refusal = value_refusal(value, types & EVERY if is_constant else types, is_constant)
+        if value.name in constant or value.name not in graph.producers:
+            is_layer = value.name in layers
+            refusal = value_refusal(value, types & EVERY if is_layer else types, is_layer)
             found += [Unsupported(f"output {role}", *refusal)] if refusal else []
     return found
 
@@ -72,15 +76,24 @@ def require_support(graph: Graph) -> None:
     )
 
 
+def _is_input(constant: Value, source: Constants) -> bool:
+    """Whether a constant becomes an input of the network: a stored matrix."""
+    return constant.type.rank > 1 and constant.type.dtype.is_float and source.weight(constant) is not None
+
+
+def _no_values(value: Value) -> Tensor:
+    raise TargetError(f"the values of %{value.name} are not at hand")
+
+
 def _is_read(graph: Graph, value: Value) -> bool:
     return bool(graph.users.get(value.name)) or value in graph.outputs.values()
 
 
-def _refusal(op: Op, setting: Setting, constant: Set[str], types: Set[DType]) -> Refusal | None:
+def _refusal(op: Op, setting: Setting, layers: Set[str], types: Set[DType]) -> Refusal | None:
     if rule_of(op.kind.name) is None:
         return Refusal("there is no rule for this kind of op", _REWRITE)
     for value in (*op.operands, *op.results):
-        refusal = value_refusal(value, types, value.name in constant)
+        refusal = value_refusal(value, types, value.name in layers)
         if refusal:
             return refusal
     return SUPPORT.get(op.kind.name, DEFAULT).refusal(op, setting)

@@ -44,7 +44,7 @@ def compile_command(
         str,
         typer.Option(
             metavar="LIST",
-            help="The GPUs a TensorRT-RTX engine is for: all, or some of 8.0, 8.6, 8.9, 12.0 with commas.",
+            help="The GPUs a TensorRT-RTX engine is for: all (8.0 and newer), or some of 7.5, 8.0, 8.6, 8.9, 12.0.",
         ),
     ] = "all",
     optimization_level: Annotated[

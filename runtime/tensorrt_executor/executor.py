@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,6 +105,11 @@ class TensorRTExecutor:
             )
         plans = [Plan(backend, plan, record) for plan, record in zip(listed.plans, records, strict=True)]
         return cls(backend, plans, name="emulator" if emulate else target, cuda_graphs=cuda_graphs)
+
+    def limited_to(self, names: Collection[str]) -> TensorRTExecutor:
+        """An executor that has only the plans of these names, and shares weights and contexts with this one."""
+        plans = [plan for plan in self.plans if plan.name in names]
+        return TensorRTExecutor(self._backend, plans, name=self.name, cuda_graphs=self._record)
 
     def open(self, batch: int, capacity: int) -> TensorRTSession:
         """Start sequences, at most `batch` of at most `capacity` tokens each. Caches grow as the sequences do.

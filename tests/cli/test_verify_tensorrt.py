@@ -12,7 +12,7 @@ import llmc as api
 from compiler.trt.plans import read_plans
 from llmc.localizing import locate
 from llmc.plan_divergence import first_plan_divergence
-from llmc.plan_trials import limited_to, plan_trials
+from llmc.plan_trials import plan_trials
 from llmc.trials import Trial
 from runtime.engine_folder import open_engine
 from runtime.manifest import EngineLimits
@@ -148,7 +148,7 @@ def test_plans_are_tried_with_a_partner_of_the_same_capacity(trt: Path) -> None:
     assert trials["decode-b3-c256"].numbers == (1, 2, 1)
     assert trials["prefill-s64-c128"].plans == ("prefill-s64-c128", "decode-b1-c128")
     assert trials["prefill-s64-c128"].numbers == (4,)
-    limited = limited_to(executor, trials["decode-b3-c256"].plans)
+    limited = executor.limited_to(trials["decode-b3-c256"].plans)
     assert [plan.name for plan in limited.plans] == ["decode-b3-c256", "prefill-s16-c256"]
     assert limited.open(1, 8).batch == 1
 

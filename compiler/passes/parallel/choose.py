@@ -116,11 +116,12 @@ def _distributed(atoms: Iterable[Atom], ranks: int) -> dict[Atom, Split]:
 
 def _compatible(index: Index, candidates: list[Pair]) -> list[Pair]:
     """The candidates that save most, such that no tensor is split by two of them."""
-    claimed: dict[str | Use, int] = {}
+    claimed: set[str | Use] = set()
     kept: list[Pair] = []
-    for i, pair in enumerate(sorted(candidates, key=lambda pair: -pair.saved)):
-        places = [place for atom in pair.splits for place in index.places[atom]]
-        if all(claimed.setdefault(place, i) == i for place in places):
+    for pair in sorted(candidates, key=lambda pair: -pair.saved):
+        places = {place for atom in pair.splits for place in index.places[atom]}
+        if claimed.isdisjoint(places):
+            claimed |= places
             kept.append(pair)
     order = {op.name: i for i, op in enumerate(index.layout.contractions)}
     return sorted(kept, key=lambda pair: order[pair.rows[0].name])
