@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +28,8 @@ SHAPES = {
 _COMPILE = """
 import json, sys, llmc
 from compiler.backend_trt import BuildOptions
-done = llmc.compile(sys.argv[1], sys.argv[2], target=sys.argv[3], dummy_weights=True, build=BuildOptions(reuse=False))
+done = llmc.compile(sys.argv[1], sys.argv[2], target=sys.argv[3], passes=sys.argv[4],
+                    dummy_weights=True, build=BuildOptions(reuse=False))
 files = done.manifest.files
 print(json.dumps({"timings": dict(done.timings), "plans": sum(name.endswith(".engine") for name in files),
                   "plan_bytes": sum(f.bytes for name, f in files.items() if name.endswith(".engine")),
@@ -54,10 +56,9 @@ def anonymous_bytes(process: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def measure(shape: dict[str, int], target: str, folder: Path) -> dict[str, float]:
-    """Compile a shape in a process of its own; returns the figures."""
-    (folder / "config.json").write_text(json.dumps(config(shape)))
-    command = [sys.executable, "-c", _COMPILE, str(folder), str(folder / "engine"), target]
+def measure(folder: Path, target: str, passes: str = "") -> dict[str, Any]:
+    """Compile the `config.json` of a folder in a process of its own; returns the figures."""
+    command = [sys.executable, "-c", _COMPILE, str(folder), str(folder / "engine"), target, passes]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
     peak = 0
@@ -90,7 +91,8 @@ def main() -> None:
     )
     for name in given.shapes:
         with tempfile.TemporaryDirectory() as folder:
-            figures = measure(SHAPES[name], given.target, Path(folder))
+            (Path(folder) / "config.json").write_text(json.dumps(config(SHAPES[name])))
+            figures = measure(Path(folder), given.target)
         table.add_row(
             f"OPT-{name}",
             f"{figures['weights'] / 1e6:.0f} MB",

@@ -29,13 +29,14 @@ def emit(
         OSError: if the folder cannot be written.
     """
     with stage("weights") as report:
-        emitted = emit_torch(graph, folder, progress=report)
-    shared = {"graph": emitted.graph_file, "weights": emitted.weights_file}
-    files: dict[str, tuple[RankFiles, ...]] = {"torch": (shared,)}
+        ranks = emit_torch(graph, folder, progress=report)
+    shared = [{"graph": rank.graph_file, "weights": rank.weights_file} for rank in ranks]
+    files: dict[str, tuple[RankFiles, ...]] = {"torch": tuple(shared)}
     for target in targets:
         if target != "torch":
             with stage(f"build {target}") as report:
-                files[target] = ({**shared, "plans": _build(target, emitted, folder, options, report)},)
+                built = [_build(target, rank, folder, options, report) for rank in ranks]
+            files[target] = tuple({**own, "plans": plans} for own, plans in zip(shared, built, strict=True))
     return files
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from compiler.errors import RequestError
+from compiler.errors import EngineError, RequestError
 from compiler.ir.graph import Graph
 from llmc.comparing import Reference, compare
 from llmc.dtypes import long_spelling
@@ -28,7 +28,7 @@ from runtime.loading import load_engine
 from runtime.manifest import EngineLimits
 from runtime.tensorrt_executor import TensorRTExecutor
 
-__all__ = ["Verification", "verify"]
+__all__ = ["Verification", "verify", "verify_loaded"]
 
 
 def verify(
@@ -78,11 +78,51 @@ def verify(
         EngineError: if the engine is damaged, or cannot be compared with `against`.
         LlmcError: if the engine or the reference cannot be loaded, or the engine cannot serve the prompts.
     """
-    if plans not in ("all", "default"):
-        raise RequestError(f"there are no plans {plans!r} to verify", hint="choose from: all, default")
     report: Progress = progress or (lambda stage, done, total: None)
     notes: list[str] = []
     loaded = _load(engine, executor, device, threads, check_files, report, notes)
+    return verify_loaded(
+        loaded,
+        against,
+        prompts=prompts,
+        random=random,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        tolerance=tolerance,
+        plans=plans,
+        notes=notes,
+        progress=report,
+    )
+
+
+def verify_loaded(
+    loaded: Engine,
+    against: str | Path | None = None,
+    *,
+    prompts: Sequence[Prompt] = (),
+    random: int = 4,
+    seed: int = 0,
+    max_new_tokens: int = 16,
+    tolerance: float | None = None,
+    plans: str = "all",
+    notes: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Verification:
+    """Compare an engine that is loaded with a reference; the arguments and errors are those of `verify`.
+
+    Of an engine of several ranks no part is the whole graph: it needs `against`, and what goes wrong is not located.
+    """
+    if plans not in ("all", "default"):
+        raise RequestError(f"there are no plans {plans!r} to verify", hint="choose from: all, default")
+    report: Progress = progress or (lambda stage, done, total: None)
+    said = list(notes)
+    mesh = loaded.manifest.mesh
+    whole = mesh.tp * mesh.pp == 1
+    if against is None and not whole:
+        raise EngineError(
+            f"{loaded.path} is an engine of {mesh.tp * mesh.pp} ranks, none of which has the whole graph",
+            hint="give the checkpoint that it was compiled from: --against MODEL",
+        )
     own = own_reference(loaded)
     reference = own if against is None else other_reference(against, loaded)
     dtype = _worst_dtype(own.graph, reference.graph)
@@ -90,22 +130,22 @@ def verify(
     limit = _checked(derived if tolerance is None else tolerance)
     limits = _common_limits(loaded.manifest.limits, reference.max_seq)
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
-    requests = as_requests(loaded, given, max_new_tokens, limits, notes.append)
+    requests = as_requests(loaded, given, max_new_tokens, limits, said.append)
     planned = trials(requests, limits.max_batch)
     runner = loaded.executor
     if isinstance(runner, TensorRTExecutor) and plans == "all":
         planned += plan_trials(runner.plans, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
     result = Verification(
-        engine=str(engine),
+        engine=str(loaded.path),
         executor=loaded.executor.name,
         reference=reference.words,
         dtype=dtype,
         tolerance=limit,
         runs=tuple(_runs(runner, planned, Reference(reference.graph), limit, report)),
         plans=tuple(trial.mode for trial in planned if trial.plans),
-        notes=tuple(notes),
+        notes=tuple(said),
     )
-    if (failed := result.failed_run) is None:
+    if (failed := result.failed_run) is None or not whole:
         return result
     report("looking for the difference", 0, 0)
     trial = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed, limit)

@@ -11,7 +11,8 @@ from compiler.trt.library import PACKAGES
 from runtime.engine_folder import EngineFolder
 
 if TYPE_CHECKING:
-    from runtime.executor import Executor
+    from runtime.parallel.communicator import Communicator
+    from runtime.parallel.pipeline import RankExecutor
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,14 @@ def choose(folder: EngineFolder, executor: str, device: str) -> Choice:
 
 
 def load_executor(
-    folder: EngineFolder, choice: Choice, device: str, batch: int | None, capabilities: tuple[str, ...] = ()
-) -> Executor:
+    folder: EngineFolder,
+    choice: Choice,
+    device: str,
+    batch: int | None,
+    *,
+    rank: int = 0,
+    group: Communicator | None = None,
+) -> RankExecutor:
     """Load what was chosen.
 
     Args:
@@ -63,22 +70,23 @@ def load_executor(
         choice: what to run.
         device: as given by the user.
         batch: how many sequences will usually run at once; None for the engine's largest batch.
-        capabilities: compute capabilities that a TensorRT engine was built for, if known; for messages.
+        rank: whose files to load.
+        group: the ranks of its stage; None for a rank alone.
 
     Raises:
         EngineError: if the engine was not built for the target, or its files cannot be read.
         TargetError: if this machine cannot run them.
     """
-    files = folder.rank(choice.target)
+    files = folder.rank(choice.target, rank)
     if choice.executor == "interpreter":
         from runtime.interpreter_executor import InterpreterExecutor
 
-        return InterpreterExecutor.load(folder.path, files)
+        return InterpreterExecutor.load(folder.path, files, group=group)
     if choice.executor == "torch":
         from runtime.torch_executor import TorchExecutor
 
         rows = min(batch, folder.manifest.limits.max_batch) if batch else None
-        return TorchExecutor.load(folder.path / files["graph"], device=device, rows=rows)
+        return TorchExecutor.load(folder.path / files["graph"], device=device, rows=rows, group=group)
     from runtime.tensorrt_executor import TensorRTExecutor
 
     return TensorRTExecutor.load(
@@ -88,7 +96,8 @@ def load_executor(
         emulate=choice.executor == "emulator",
         target=choice.target,
         digests={name: entry.sha256 for name, entry in folder.manifest.files.items()},
-        capabilities=capabilities,
+        capabilities=folder.manifest.capabilities,
+        group=group,
     )
 
 

@@ -9,49 +9,116 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
+from compiler.ir.collectives import Communicate
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
+from compiler.ir.op import Op
 from compiler.ir.torch_types import to_torch
+from runtime.parallel.communicator import Alone, Communicator
+from runtime.rank_interface import STEP_INPUTS, RankInterface, check_group
+
+
+class InterpreterStageSession:
+    """A batch in one stage, whose caches are made anew by each step. See `runtime.parallel.pipeline.StageSession`."""
+
+    def __init__(self, interpreter: Interpreter, batch: int, capacity: int) -> None:
+        self._interpreter = interpreter
+        self._interface = RankInterface.of(interpreter.graph)
+        sizes = {"B": batch, "C": capacity}
+        self._state = {
+            value.name: torch.zeros(value.type.sizes(sizes), dtype=to_torch(value.type.dtype))
+            for value in self._interface.caches
+        }
+
+    def buffers(self, rows: int, length: int, positions: int = 1) -> dict[str, Tensor]:
+        """See `StageSession.buffers`; `positions` is how many logits a row the step is asked for."""
+        sizes = {"B": rows, "S": length, "R": positions}
+        return {
+            value.name: torch.empty(value.type.sizes(sizes), dtype=to_torch(value.type.dtype))
+            for value in self._interface.received
+        }
+
+    def step(
+        self,
+        rows: slice,
+        token_ids: Tensor,
+        past_len: Tensor,
+        new_len: Tensor,
+        logit_pos: Tensor,
+        received: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """See `StageSession.step`."""
+        given = dict(zip(STEP_INPUTS, (token_ids, past_len, new_len, logit_pos), strict=True))
+        inputs = {value.name: given[value.name] for value in self._interface.inputs}
+        state = {name: cache[rows] for name, cache in self._state.items()}
+        outputs = self._interpreter({**inputs, **state, **received})
+        self._state = {
+            name: cache.slice_scatter(outputs[name], 0, rows.start, rows.stop) for name, cache in self._state.items()
+        }
+        return {role: outputs[role] for role in self._interface.results}
 
 
 class InterpreterSession:
-    """A batch whose caches are the tensors of the last step. See `runtime.executor.Session`."""
+    """A batch of a whole model. See `runtime.executor.Session`."""
 
     def __init__(self, interpreter: Interpreter, batch: int, capacity: int) -> None:
         self.batch, self.capacity = batch, capacity
-        self._interpreter = interpreter
-        sizes = {"B": batch, "C": capacity}
-        self._state = {
-            name: torch.zeros(value.type.sizes(sizes), dtype=to_torch(value.type.dtype))
-            for name, (value, _) in interpreter.graph.states().items()
-        }
+        self._stage = InterpreterStageSession(interpreter, batch, capacity)
 
     def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
         """See `runtime.executor.Session.step`."""
-        step = {"token_ids": token_ids, "past_len": past_len, "new_len": new_len, "logit_pos": logit_pos}
-        outputs = self._interpreter({**step, **self._state})
-        self._state = {name: outputs[name] for name in self._state}
-        return outputs["logits"]
+        return self._stage.step(slice(0, self.batch), token_ids, past_len, new_len, logit_pos, {})["logits"]
 
 
 class InterpreterExecutor:
-    """A graph, interpreted. See `runtime.executor.Executor`."""
+    """A rank's graph, interpreted. See `runtime.executor.Executor` and `runtime.parallel.pipeline.StageExecutor`."""
 
     name = "interpreter"
 
-    def __init__(self, graph: Graph) -> None:
-        self._interpreter = Interpreter(graph)
+    def __init__(self, graph: Graph, *, group: Communicator | None = None) -> None:
+        """Interpret `graph`, its collectives with `group`, the ranks of its stage; None for a rank alone.
+
+        Raises:
+            TargetError: if a collective is for another group.
+            EngineError: if no step gives one of the inputs.
+        """
+        group = group or Alone()
+        check_group(graph, group)
+        self._interface = RankInterface.of(graph)
+        self._interpreter = Interpreter(graph, communicate=over(group))
 
     @classmethod
-    def load(cls, folder: Path, rank_files: Mapping[str, str]) -> InterpreterExecutor:
-        """The executor of one rank of an engine's torch target."""
-        return cls(read_graph(folder / rank_files["graph"]))
+    def load(
+        cls, folder: Path, rank_files: Mapping[str, str], *, group: Communicator | None = None
+    ) -> InterpreterExecutor:
+        """The executor of one rank of an engine's torch target. Raises as the constructor does."""
+        return cls(read_graph(folder / rank_files["graph"]), group=group)
 
     def open(self, batch: int, capacity: int) -> InterpreterSession:
-        """See `runtime.executor.Executor.open`."""
+        """See `runtime.executor.Executor.open`; EngineError if the graph is one of several stages."""
+        self._interface.check_whole(self._interpreter.graph)
+        self._check(batch, capacity)
+        return InterpreterSession(self._interpreter, batch, capacity)
+
+    def open_stage(self, batch: int, capacity: int) -> InterpreterStageSession:
+        """See `runtime.parallel.pipeline.StageExecutor.open_stage`."""
+        self._check(batch, capacity)
+        return InterpreterStageSession(self._interpreter, batch, capacity)
+
+    def _check(self, batch: int, capacity: int) -> None:
         dims = self._interpreter.graph.dims
         for what, size, limit in (("sequences", batch, dims["B"].max), ("tokens a sequence", capacity, dims["C"].max)):
             if size > limit:
                 raise RequestError(f"{size} {what} were asked for; the engine was built for {limit}")
-        return InterpreterSession(self._interpreter, batch, capacity)
+
+
+def over(group: Communicator) -> Communicate:
+    """How the interpreter computes collectives with the ranks of a group."""
+
+    def communicate(op: Op, operand: Tensor) -> Tensor:
+        if op.kind.name == "all_gather":
+            return group.all_gather(operand, op.attrs["axis"])
+        return group.all_reduce(operand.clone())
+
+    return communicate

@@ -56,27 +56,30 @@ def load_engine(
     mesh = folder.manifest.mesh
     if mesh.tp * mesh.pp != 1:
         raise EngineError(
-            f"{folder.path} is an engine of {mesh.tp * mesh.pp} ranks (tp={mesh.tp}, pp={mesh.pp}); "
-            "this version of llmc runs engines of one rank",
-            hint="compile it again without tp and pp",
+            f"{folder.path} is an engine of {mesh.tp * mesh.pp} ranks (tp={mesh.tp}, pp={mesh.pp}), not of one process",
+            hint=f"llmc run {folder.path} starts the ranks; from Python, see runtime.ranks.run_on_ranks",
         )
     tokenizer = folder.manifest.tokenizer
-    # torch reads this once, before its first large allocation: decoding streams all weights through the CPU, and with
-    # small pages every few of their bytes cost an address translation.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # Not before: torch takes a second to import, and what is wrong with an engine can be said without it.
-    import torch
-
+    prepare_torch(threads)
     from runtime.engine import Engine
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     choice = choose(folder, executor, device)
     if choice.note:
         (note or warnings.warn)(choice.note)
     return Engine(
         folder.path,
         folder.manifest,
-        load_executor(folder, choice, device, batch, folder.manifest.capabilities),
+        load_executor(folder, choice, device, batch),
         Tokenizer(folder.path / tokenizer) if tokenizer else None,
     )
+
+
+def prepare_torch(threads: int | None) -> None:
+    """Import torch with the settings that it reads once. It takes a second, so errors in an engine are said before."""
+    # Read before the first large allocation: decoding streams all weights through the CPU, and with small pages every
+    # few of their bytes cost an address translation.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -107,6 +107,11 @@ class Manifest:
     capabilities: tuple[str, ...] = ()
 
     @property
+    def digest(self) -> str:
+        """What tells this engine from others: the checksum of all that the manifest says."""
+        return str(self.to_json()["checksum"])
+
+    @property
     def vocab_size(self) -> int:
         """How many token ids there are."""
         return int(self.model["vocab_size"])

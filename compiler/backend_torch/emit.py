@@ -1,15 +1,18 @@
-"""Emitting a rank for the torch executor."""
+"""Emitting the ranks of a graph for the torch executor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compiler.backend_torch.safetensors_writer import write_safetensors
+from compiler.backend_torch.joined import joined_constants
+from compiler.backend_torch.safetensors_writer import SafetensorsWriter
 from compiler.ir.constants import needed_constants, stream_constants
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
+from compiler.ir.mesh import mesh_of, rank_graph
 from compiler.ir.op import Op, Value, make_op, op_kind
 from compiler.ir.rewrite import eliminate_dead
 from compiler.ir.tensor_ref import TensorRef
@@ -26,29 +29,47 @@ class EmittedRank:
 
 
 def emit_torch(
-    graph: Graph, folder: Path, *, rank: int = 0, progress: Callable[[int, int], None] | None = None
-) -> EmittedRank:
-    """Write a rank's graph and weights into `folder`.
+    graph: Graph, folder: Path, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[EmittedRank, ...]:
+    """Write the graph and the weights of every rank into `folder`.
 
-    Every constant that the graph needs at run time is computed, one at a time, and stored; the graph that is written
-    points at the stored tensors.
+    Every constant that a rank needs at run time is computed, one at a time, and stored; the graphs that are written
+    point at the stored tensors. What ranks have in common is read and computed once for all of them.
 
     Args:
         graph: the graph after all passes.
         folder: the engine directory under construction.
-        rank: the rank whose files these are.
         progress: called with the weight bytes written so far and in total.
 
     Raises:
         CheckpointError: if the checkpoint's files cannot be read.
         OSError: if the folder cannot be written.
     """
-    graph_file, weights_file = f"rank{rank}.ir", f"rank{rank}.safetensors"
-    values = needed_constants(graph)
-    places = write_safetensors(folder / weights_file, values, stream_constants(graph), progress)
-    stored = _with_stored(graph, values, weights_file, places)
-    write_graph(stored, folder / graph_file)
-    return EmittedRank(rank, graph_file, weights_file, stored)
+    ranks = [rank_graph(graph, rank) for rank in range(mesh_of(graph).size)]
+    wanted = [needed_constants(own) for own in ranks]
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(SafetensorsWriter(folder / _weights(rank), values))
+            for rank, values in enumerate(wanted)
+        ]
+        total, done = sum(writer.total for writer in writers), 0
+        joined = joined_constants(ranks, wanted)
+        for value, tensor in stream_constants(joined.graph):
+            for rank, name in joined.uses[value.name]:
+                writers[rank].write(name, tensor)
+                done += value.type.nbytes
+                if progress:
+                    progress(done, total)
+    emitted = []
+    for rank, (own, values, writer) in enumerate(zip(ranks, wanted, writers, strict=True)):
+        stored = _with_stored(own, values, _weights(rank), writer.places)
+        write_graph(stored, folder / f"rank{rank}.ir")
+        emitted.append(EmittedRank(rank, f"rank{rank}.ir", _weights(rank), stored))
+    return tuple(emitted)
+
+
+def _weights(rank: int) -> str:
+    return f"rank{rank}.safetensors"
 
 
 def _with_stored(graph: Graph, values: list[Value], file: str, places: dict[str, int]) -> Graph:

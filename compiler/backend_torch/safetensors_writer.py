@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,47 +29,50 @@ _SPELLING = {
 _ALIGNMENT = 64
 
 
-def write_safetensors(
-    path: Path,
-    values: Sequence[Value],
-    tensors: Iterable[tuple[Value, Tensor]],
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, int]:
-    """Write `tensors`, which are `values` in any order, into a safetensors file.
+class SafetensorsWriter:
+    """A safetensors file that is written one tensor at a time, in any order. A context manager.
 
-    Args:
-        path: the file to write.
-        values: what will come, in the order in which it shall lie in the file.
-        tensors: the values with their contents, contiguous; consumed one by one.
-        progress: called with the bytes written so far and in total.
-
-    Returns:
-        The offset of each tensor from the start of the file, in bytes.
-
-    Raises:
-        OSError: if the file cannot be written.
-        GraphError: if a value has an element type that the format does not hold.
+    Attributes:
+        places: the offset of each tensor from the start of the file, in bytes.
+        total: the bytes of all tensors.
     """
-    header: dict[str, object] = {}
-    places: dict[str, int] = {}
-    total = 0
-    for value in values:
-        if value.type.dtype not in _SPELLING:
-            raise GraphError(f"%{value.name} is {value.type}, which a safetensors file cannot hold")
-        end = total + value.type.nbytes
-        entry = {"dtype": _SPELLING[value.type.dtype], "shape": list(value.type.shape), "data_offsets": [total, end]}
-        header[value.name], places[value.name], total = entry, total, end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
-    start = 8 + len(text)
-    done = 0
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for value, tensor in tensors:
-            file.seek(start + places[value.name])
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-            done += value.type.nbytes
-            if progress:
-                progress(done, total)
-        file.truncate(start + total)
-    return {name: start + place for name, place in places.items()}
+
+    def __init__(self, path: Path, values: Sequence[Value]) -> None:
+        """Lay out a file, and write its header.
+
+        Args:
+            path: the file to write.
+            values: what will come, in the order in which it shall lie in the file.
+
+        Raises:
+            OSError: if the file cannot be written.
+            GraphError: if a value has an element type that the format does not hold.
+        """
+        header: dict[str, object] = {}
+        offsets: dict[str, int] = {}
+        self.total = 0
+        for value in values:
+            if value.type.dtype not in _SPELLING:
+                raise GraphError(f"%{value.name} is {value.type}, which a safetensors file cannot hold")
+            start, self.total = self.total, self.total + value.type.nbytes
+            dtype, shape = _SPELLING[value.type.dtype], list(value.type.shape)
+            header[value.name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, self.total]}
+            offsets[value.name] = start
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+        begin = 8 + len(text)
+        self.places = {name: begin + offset for name, offset in offsets.items()}
+        self._file = path.open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+        self._file.truncate(begin + self.total)
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor, contiguous, at its place; OSError if that fails."""
+        self._file.seek(self.places[name])
+        self._file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()

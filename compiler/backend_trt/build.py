@@ -11,8 +11,8 @@ from threading import Lock
 from typing import Any
 
 from compiler.backend_trt.constants import Load
-from compiler.backend_trt.define import define_network
-from compiler.backend_trt.forms import apart, fixed_rows
+from compiler.backend_trt.define import define_network, position_ends
+from compiler.backend_trt.forms import apart
 from compiler.backend_trt.messages import Messages, ops_named
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.plans import PlanSpec, plan_specs
@@ -85,10 +85,11 @@ def build_plan(
 ) -> PlanFiles:
     """Build one plan; the arguments and errors are those of `build_plans`."""
     trt = library.trt
+    positions = position_ends(graph)
     graph = spec.specialize(graph)
     # Measured on an H100: with one row products of one input are fastest apart and side by side, with several rows
     # joined and one after the other.
-    one_row = fixed_rows(graph) == 1
+    one_row = spec.rows == 1
     graph = apart(graph) if one_row else graph
     messages = Messages(trt)
     builder = trt.Builder(messages.logger)
@@ -104,7 +105,7 @@ def build_plan(
     monitor = progress_monitor(trt, progress) if progress else None
     if monitor is not None:
         config.progress_monitor = monitor
-    record = replace(record, profiles=add_profile(builder, config, network, spec.name, graph))
+    record = replace(record, profiles=add_profile(builder, config, network, spec.name, graph), positions=positions)
     files = PlanFiles(spec.name, f"{name}.{spec.name}.engine", f"{name}.{spec.name}.network.json")
     engine, cache = folder / files.engine, plan_cache()
     key = plan_key(record, emission.held, options) if options.reuse else ""

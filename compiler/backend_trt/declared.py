@@ -139,13 +139,6 @@ def _bounds_fit(op: Op, _: Setting) -> bool:
     return dtype.is_float or all(math.isfinite(bound) and -largest <= bound < largest for bound in bounds)
 
 
-def _width_fits(op: Op, _: Setting) -> bool:
-    q, has_bias = op.operands[0].type, len(op.operands) > 4
-    length, width = q.shape[2:]
-    assert isinstance(width, int)
-    return q.dtype is DType.f32 or has_bias or length == 1 or width % 8 == 0 or not 8 < width < 256
-
-
 def _cache_fits(op: Op, _: Setting) -> bool:
     cache, new = (value.type.shape for value in op.operands[:2])
     capacity, length = cache[2], new[2]
@@ -171,16 +164,6 @@ _SOME_TURN = Condition(
     "at least one pair of dims must turn, if there are any",
     "leave the op out",
     lambda op, _: op.operands[1].type.shape[2] != 0 or op.operands[0].type.shape[3] == 0,
-)
-_ONE_WIDTH = Condition(
-    "keys and values must be equally wide",
-    "leave out the pass fuse-attention",
-    lambda op, _: op.operands[1].type.shape[3] == op.operands[2].type.shape[3],
-)
-_WIDTH = Condition(
-    "heads of 16 bits between 8 and 256 wide must be a multiple of 8 wide, unless there is a bias or one query",
-    "leave out the pass fuse-attention, or build with --dtype float32",
-    _width_fits,
 )
 _CAPACITY = Condition(
     "the cache's capacity must be fixed, none of its dims 0, and no more than its capacity written at once",
@@ -222,7 +205,7 @@ SUPPORT: Mapping[str, Entry] = {
     "linear": Entry(FLOATS, (_TWO_DIMS,)),
     "softmax": Entry(FLOATS, (_TWO_DIMS,)),
     "rotary": Entry(FLOATS, (_SOME_TURN,)),
-    "attention": Entry(FLOATS | {DType.bool}, (_ONE_WIDTH, _WIDTH)),
+    "attention": Entry(FLOATS | {DType.bool}),
     "kv_update": Entry(FLOATS | {DType.i32}, (_CAPACITY, _ENDS)),
 }
 """What TensorRT takes of each kind of op that has a rule."""

@@ -11,6 +11,7 @@ from compiler.errors import TargetError
 from compiler.ir.analysis import constant_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
+from compiler.ir.mesh import received, sent
 from compiler.ir.op import Op, Value
 
 
@@ -46,6 +47,16 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission
     for role, value in graph.outputs.items():
         _mark_output(emission, role, value)
     return emission
+
+
+def position_ends(graph: Graph) -> tuple[str, ...]:
+    """What passes between stages and has a row for each wanted position, by the names in the network.
+
+    Args:
+        graph: a rank's graph whose dims are not fixed yet.
+    """
+    ends = [(link.name, link.value.type.shape) for link in (*received(graph), *sent(graph))]
+    return tuple(name for name, shape in ends if len(shape) > 1 and str(shape[1]) == "R")
 
 
 def _live_inputs(graph: Graph) -> set[str]:

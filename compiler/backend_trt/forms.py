@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
-
-
-def fixed_rows(graph: Graph) -> int | None:
-    """How many rows the tokens of a step make; None if that is not fixed."""
-    for value in graph.inputs:
-        if value.name == "token_ids" and value.type.is_fixed:
-            return prod(value.type.sizes({}))
-    return None
 
 
 def apart(graph: Graph) -> Graph:

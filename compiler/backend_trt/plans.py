@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from compiler.errors import TargetError
 from compiler.ir.graph import DimRange, Graph
@@ -15,6 +16,8 @@ _LEAST_CAPACITY = 256
 _LEAST_WIDTH = 64
 # Up to this width a prefill plan gives the logits of all its tokens; a wider one those of one token a row.
 _SCORED = 256
+# The dims of a step's tokens.
+_TOKENS = ("B", "S")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class PlanSpec:
 
     name: str
     sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the tokens of a step make; None if that is not fixed."""
+        return prod(self.sizes[dim] for dim in _TOKENS) if self.sizes.keys() >= set(_TOKENS) else None
 
     def specialize(self, graph: Graph) -> Graph:
         """The graph for the steps of this plan."""

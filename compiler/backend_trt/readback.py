@@ -37,7 +37,11 @@ _CLASSES = {
     "UNARY": "IUnaryLayer",
     "UNSQUEEZE": "IUnsqueezeLayer",
 }
-_SKIPPED = {"name", "metadata", "num_inputs", "num_outputs", "num_ranks", "weights", "update_lengths"}
+# Properties of every layer, which say nothing; except of layers whose own they are.
+_SKIPPED = frozenset(
+    {"name", "metadata", "num_inputs", "num_outputs", "num_ranks", "type", "weights", "update_lengths"}
+)
+_OWN = {"ACTIVATION": frozenset({"type"}), "DIST_COLLECTIVE": frozenset({"num_ranks"})}
 
 
 def read_back(trt: Any, network: Any, package: str) -> NetworkRecord:
@@ -113,7 +117,7 @@ def _attention(layer: Any) -> LayerRecord:
 
 
 def _params(layer: Any, kind: str) -> dict[str, Any]:
-    skipped = _SKIPPED | (set() if kind == "ACTIVATION" else {"type"})
+    skipped = _SKIPPED - _OWN.get(kind, frozenset())
     if kind == "SHUFFLE":
         return _shuffle(layer)
     return {

@@ -31,8 +31,8 @@ def plan_key(record: NetworkRecord, constants: Mapping[str, Tensor], options: Bu
     # Numbers of workers, and which other plans there are, change nothing about a plan.
     plain = replace(options, workers=None, batch_sizes=(), prompt_sizes=(), capacities=())
     network = asdict(replace(record, constants={}, weights={}))
-    environment = {name: value for name, value in os.environ.items() if name.startswith("NVIDIA_")}
-    digest = hashlib.sha256(json.dumps([network, asdict(plain), environment], sort_keys=True).encode())
+    tf32 = os.environ.get("NVIDIA_TF32_OVERRIDE")  # a plan runs where this is as it was when it was built
+    digest = hashlib.sha256(json.dumps([network, asdict(plain), tf32], sort_keys=True).encode())
     for name in sorted(constants):
         digest.update(f"{name} {constants[name].dtype} {list(constants[name].shape)}".encode())
         digest.update(constants[name].reshape(-1).view(torch.uint8).numpy().data)

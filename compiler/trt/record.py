@@ -17,7 +17,7 @@ from typing import Any
 
 from compiler.errors import EngineError
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ class NetworkRecord:
         profiles: the optimization profiles, in order.
         weights: what lies at each input that is a weight, by the input's name; the other inputs are a step's.
         constants: the values of each CONSTANT layer, by the layer's name.
+        positions: the inputs and outputs that pass between stages and have a row for each position whose logits are
+            wanted; the others have one for each token.
     """
 
     name: str
@@ -108,6 +110,7 @@ class NetworkRecord:
     profiles: tuple[ProfileRecord, ...] = ()
     weights: Mapping[str, Weight] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
+    positions: tuple[str, ...] = ()
 
     @cached_property
     def aliases(self) -> Mapping[str, str]:
@@ -173,6 +176,7 @@ def _record(content: Mapping[str, Any]) -> NetworkRecord:
         ),
         weights={name: Weight(**weight) for name, weight in content["weights"].items()},
         constants={name: _constant_from_json(constant) for name, constant in content["constants"].items()},
+        positions=tuple(content["positions"]),
     )
 
 

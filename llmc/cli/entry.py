@@ -70,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     with contextlib.suppress(ValueError):  # signals can be set in the main thread only
         signal.signal(signal.SIGTERM, _terminated)
-    options.settings.debug = False
-    app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="llmc")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options.settings.debug, options.settings.arguments = False, tuple(given)
+    app(args=given, prog_name="llmc")
     sys.exit(0)
 
 

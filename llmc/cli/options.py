@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +14,15 @@ from compiler.errors import RequestError
 
 @dataclass
 class Settings:
-    """What a command's options mean for whoever handles its errors."""
+    """What holds for a whole command.
+
+    Attributes:
+        debug: whether errors come with tracebacks.
+        arguments: the command line.
+    """
 
     debug: bool = False
+    arguments: Sequence[str] = ()
 
 
 settings = Settings()

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import RequestError
+from runtime.parallel.streams import standard_input
 
 Prompt = str | list[int]
 
 
-def gather_prompts(texts: Sequence[str], files: Sequence[str], ids: Sequence[str]) -> list[Prompt]:
+def gather_prompts(
+    texts: Sequence[str], files: Sequence[str], ids: Sequence[str], read: Callable[[], bytes] = standard_input
+) -> list[Prompt]:
     """The prompts of `--prompt`, then those of `--prompt-file`, then those of `--prompt-ids`.
+
+    Args:
+        texts: prompts.
+        files: files of prompts; `-` for standard input.
+        ids: prompts as token ids.
+        read: gives all of standard input.
 
     Raises:
         RequestError: if a file cannot be read, or one of its lines is no prompt, naming it.
     """
     prompts: list[Prompt] = list(texts)
     for file in files:
-        prompts += _from_file(file)
+        prompts += _from_file(file, read)
     prompts += map(_ids, ids)
     return prompts
 
@@ -33,10 +41,10 @@ def _ids(text: str) -> list[int]:
         raise RequestError(f"--prompt-ids {text!r} holds something other than numbers", hint="write 1,2,3") from None
 
 
-def _from_file(file: str) -> list[str]:
+def _from_file(file: str, read: Callable[[], bytes]) -> list[str]:
     name = "standard input" if file == "-" else file
     try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
+        data = read() if file == "-" else Path(file).expanduser().read_bytes()
         text = data.decode()
     except OSError as error:
         raise RequestError(f"cannot read the prompts in {name}: {error.strerror}") from None

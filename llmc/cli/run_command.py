@@ -6,13 +6,16 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmc.cli import options
 from llmc.cli.console import Console, note
-from llmc.cli.prompts import gather_prompts
+from llmc.cli.prompts import Prompt, gather_prompts
+from llmc.cli.ranks import needs_ranks, on_ranks
+from runtime.parallel.environment import rank_from_environment
+from runtime.parallel.streams import standard_input, writes_to_terminal
 
 if TYPE_CHECKING:
     from runtime.engine import Completion, Engine
@@ -45,6 +48,10 @@ def run_command(
             metavar="NAME", help="auto, torch, tensorrt, emulator (TensorRT engines on the CPU, slow) or interpreter."
         ),
     ] = "auto",
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Hosts for an engine of several ranks, a line each: HOST slots=N."),
+    ] = None,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not compare the engine's files with their digests: starts sooner.")
     ] = False,
@@ -54,6 +61,8 @@ def run_command(
     """Run an engine: extend prompts greedily.
 
     Prompts run together, as many at once as the engine was compiled for; that changes nothing in their texts.
+    An engine of several ranks starts them by mpirun, each on a GPU of its own where there are any; under your own
+    mpirun -n RANKS it uses those (docs/mpi.md).
     With --json, standard output gets one object a line for each prompt, in the order given, with the keys prompt,
     prompt_ids, text, token_ids and finish_reason; text and token_ids hold the new tokens only.
 
@@ -62,48 +71,60 @@ def run_command(
     llmc run my.engine --prompt-file prompts.txt --json > texts.jsonl
     echo "Once upon a time" | llmc run my.engine --prompt-file - --stats
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
+    started = time.perf_counter()
+    piped = None
+    prompts: list[Prompt] = []
+    if rank_from_environment() == 0:  # the prompts are rank 0's
+        piped = standard_input() if "-" in (prompt_file or ()) else None
+        prompts = gather_prompts(prompt or (), prompt_file or (), prompt_ids or (), lambda: piped or b"")
+        if not prompts:
+            raise typer.BadParameter("give --prompt, --prompt-file or --prompt-ids")
+    several = needs_ranks(engine)
+    if hostfile is not None and not several:
+        raise typer.BadParameter(f"{engine} is an engine of one rank, which needs no hosts", param_hint="--hostfile")
+    notes: list[str] = []
+    how: Any = {
+        "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
+        "verify": not no_verify, "note": notes.append,
+    }  # fmt: skip
+
+    def answer(loaded: Engine) -> None:
+        load_seconds = time.perf_counter() - started
+        with Console(quiet=quiet, bars_only=True) as console:
+            completions = _generate(loaded, prompts, max_new_tokens, ignore_eos, console, notes)
+        if not quiet:
+            for text in notes:
+                note(text)
+        for number, completion in enumerate(completions, 1):
+            print(json.dumps(completion.to_json()) if json_output else _text(completion, number, len(completions)))
+        if stats:
+            print(_stats(loaded, load_seconds), file=sys.stderr)
+
+    if several:
+        on_ranks(engine, answer, hostfile=hostfile, stdin=piped, **how)
+        return
     import llmc
 
-    prompts = gather_prompts(prompt or (), prompt_file or (), prompt_ids or ())
-    if not prompts:
-        raise typer.BadParameter("give --prompt, --prompt-file or --prompt-ids")
-    started = time.perf_counter()
-    notes: list[str] = []
-    with Console(quiet=quiet, bars_only=True) as console:
-        loaded = llmc.load(
-            engine,
-            device=device,
-            executor=executor,
-            threads=threads,
-            batch=len(prompts),
-            verify=not no_verify,
-            note=notes.append,
-        )
-        load_seconds = time.perf_counter() - started
-        total, done = len(prompts) * max_new_tokens, 0
+    answer(llmc.load(engine, **how))
 
-        def count(request: int, token: int) -> None:
-            nonlocal done
-            done += 1
-            console("generate", done, total)
 
-        completions = loaded.generate(
-            prompts,
-            max_new_tokens=max_new_tokens,
-            ignore_eos=ignore_eos,
-            on_token=count if console.bars else None,
-            note=notes.append,
-        )
-    if not quiet:
-        for text in notes:
-            note(text)
-    for number, completion in enumerate(completions, 1):
-        if json_output:
-            print(json.dumps(completion.to_json()))
-        else:
-            print(_text(completion, number, len(completions)))
-    if stats:
-        print(_stats(loaded, load_seconds), file=sys.stderr)
+def _generate(
+    loaded: Engine, prompts: list[Prompt], max_new_tokens: int, ignore_eos: bool, console: Console, notes: list[str]
+) -> list[Completion]:
+    total, done = len(prompts) * max_new_tokens, 0
+
+    def count(request: int, token: int) -> None:
+        nonlocal done
+        done += 1
+        console("generate", done, total)
+
+    return loaded.generate(
+        prompts,
+        max_new_tokens=max_new_tokens,
+        ignore_eos=ignore_eos,
+        on_token=count if console.bars else None,
+        note=notes.append,
+    )
 
 
 def _text(completion: Completion, number: int, count: int) -> str:
@@ -112,7 +133,7 @@ def _text(completion: Completion, number: int, count: int) -> str:
     if not prompt and not text:  # no tokenizer
         prompt = " ".join(map(str, completion.prompt_ids)) + " | "
         text = " ".join(map(str, completion.token_ids))
-    if sys.stdout.isatty():
+    if writes_to_terminal():
         prompt = f"\033[1m{prompt}\033[0m"
     head = f"--- {number} of {count} ---\n" if count > 1 else ""
     return f"{head}{prompt}{text}"

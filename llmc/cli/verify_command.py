@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmc.cli import options
 from llmc.cli.console import Console, note, table
 from llmc.cli.prompts import gather_prompts
+from llmc.cli.ranks import needs_ranks, on_ranks
 
 if TYPE_CHECKING:
     from llmc.verification import Divergence, Run, Verification
+    from runtime.engine import Engine
 
 
 def verify_command(
@@ -65,6 +69,8 @@ def verify_command(
     too. The plans of a TensorRT engine are then tried one by one: those for single tokens in all of their rows, those
     for prompts on a long one. If the engine fails, the first operation that differs is named.
 
+    An engine of several ranks runs on all of them, and needs --against.
+
     The exit status is 0 if the engine is right, 1 if it is not, 2 if it could not be tried.
 
     \b
@@ -72,33 +78,43 @@ def verify_command(
     llmc verify my.engine --against my-checkpoint
     llmc verify my.engine --plans default
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
-    import llmc
     from llmc.pipeline import load_plugins
 
     load_plugins(plugin or ())
+    what: Any = {
+        "prompts": gather_prompts(prompt or (), (), prompt_ids or ()),
+        "random": prompts, "seed": seed, "max_new_tokens": max_new_tokens, "tolerance": tolerance, "plans": plans,
+    }  # fmt: skip
+    how: Any = {"executor": executor, "device": device, "threads": threads}
+
+    def show(result: Verification) -> None:
+        if json_output:
+            print(json.dumps(result.to_json(), indent=2))
+        elif not quiet:
+            for text in result.notes:
+                note(text)
+            print(_text(result))
+
+    if needs_ranks(engine):
+        on_ranks(engine, lambda loaded: _verify_loaded(loaded, against, what, show), verify=not no_verify, **how)
+        return
+    import llmc
+
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:
-        result = llmc.verify(
-            engine,
-            against,
-            prompts=gather_prompts(prompt or (), (), prompt_ids or ()),
-            random=prompts,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            tolerance=tolerance,
-            plans=plans,
-            executor=executor,
-            device=device,
-            threads=threads,
-            check_files=not no_verify,
-            progress=console,
-        )
-    if json_output:
-        print(json.dumps(result.to_json(), indent=2))
-    elif not quiet:
-        for text in result.notes:
-            note(text)
-        print(_text(result))
+        result = llmc.verify(engine, against, check_files=not no_verify, progress=console, **what, **how)
+    show(result)
     raise typer.Exit(0 if result.holds else 1)
+
+
+def _verify_loaded(loaded: Engine, against: str | None, what: Any, show: Callable[[Verification], None]) -> None:
+    from llmc.verifying import verify_loaded
+
+    result = verify_loaded(loaded, against, **what)
+    show(result)
+    if not result.holds:
+        sys.stdout.flush()
+        print("error: the engine does not compute what the reference says", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _text(result: Verification) -> str:

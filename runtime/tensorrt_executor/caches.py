@@ -29,6 +29,11 @@ class Caches:
             cache.name: self._zeros(cache.shape(size.rows, size.capacity), cache.dtype) for cache in self._like
         }
 
+    @property
+    def full(self) -> int:
+        """The past of a row that is full: what a run writes for it is dropped."""
+        return self.size.capacity if self.tensors else 0
+
     def grow(self, size: CacheSize) -> None:
         """Move to larger caches, one after the other; RequestError if there is no memory."""
         rows, capacity = min(size.rows, self.size.rows), min(size.capacity, self.size.capacity)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from compiler.errors import EngineError
 from runtime.tensorrt_executor.frame import Frame
 from runtime.tensorrt_executor.interface import Backend, TensorEngine
-from runtime.tensorrt_executor.signature import LOGITS, Signature
+from runtime.tensorrt_executor.signature import Signature
 
 
 class ProfileContext:
@@ -55,8 +55,9 @@ class ProfileContext:
             self._check(self._context.set_tensor_address(name, address), f"take the memory of {name}")
         missing = self._context.infer_shapes()
         self._check(not missing, f"infer its shapes: {', '.join(missing)} have none")
-        given, wanted = list(self._context.get_tensor_shape(LOGITS)), list(frame.logits.shape)
-        self._check(given == wanted, f"give logits of the shape {wanted}: they would have {given}")
+        for name, tensor in frame.outputs.items():
+            given, wanted = list(self._context.get_tensor_shape(name)), list(tensor.shape)
+            self._check(given == wanted, f"give {name} of the shape {wanted}: it would have {given}")
         self._frame = frame
 
     def _launch(self) -> None:

@@ -14,6 +14,8 @@ from compiler.trt.emulator.context import EmulatedContext
 from compiler.trt.emulator.engine import EmulatedEngine
 from compiler.trt.plans import PlanFiles
 from compiler.trt.record import LayerRecord, NetworkRecord
+from runtime.parallel.communicator import Alone, Communicator
+from runtime.tensorrt_executor.ranks import EmulatedRanks
 from runtime.tensorrt_executor.streams import HostStream
 from runtime.tensorrt_executor.weights import map_weights
 
@@ -24,7 +26,14 @@ Observe = Callable[[LayerRecord, Sequence[Tensor]], None]
 class EmulatedBackend:
     """Plans that the emulator runs. See `runtime.tensorrt_executor.interface.Backend`."""
 
-    def __init__(self, folder: Path, weights: str, device: str, observe: Observe | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        weights: str,
+        device: str,
+        observe: Observe | None = None,
+        group: Communicator | None = None,
+    ) -> None:
         """Map the weights.
 
         Args:
@@ -32,6 +41,7 @@ class EmulatedBackend:
             weights: the weights' file.
             device: `auto` or `cpu`.
             observe: sees what every layer makes.
+            group: the ranks that compute together with this one; None if there are no others.
 
         Raises:
             TargetError: for another device.
@@ -41,6 +51,7 @@ class EmulatedBackend:
             raise TargetError(f"the emulator runs on the CPU, not on {device}", hint="leave out --device")
         self._messages: list[str] = []
         self._observe = observe
+        self._ranks = EmulatedRanks(group or Alone())
         self._weights_file = folder / weights
         self.weights = map_weights(self._weights_file)
         self.stream = HostStream()
@@ -53,6 +64,7 @@ class EmulatedBackend:
         """See `Backend.new_context`."""
         context = engine.create_execution_context()
         context.observe = self._observe
+        context.set_communicator(self._ranks)
         return context
 
     def context_bytes(self, engine: EmulatedEngine, profile: int) -> int:

@@ -7,16 +7,19 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compiler.errors import RequestError, TargetError
+from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt.library import Library, load_library
 from compiler.trt.plans import Plans, read_plans
 from compiler.trt.record import NetworkRecord, read_record
+from runtime.parallel.communicator import Alone, Communicator
 from runtime.tensorrt_executor.caches import cache_bytes
 from runtime.tensorrt_executor.frame import StepInputs
 from runtime.tensorrt_executor.interface import Backend
 from runtime.tensorrt_executor.offers import Offers
 from runtime.tensorrt_executor.plan import Plan
+from runtime.tensorrt_executor.ranks import check_group
 from runtime.tensorrt_executor.session import TensorRTSession
+from runtime.tensorrt_executor.stage import TensorRTStage
 
 if TYPE_CHECKING:
     from runtime.tensorrt_executor.emulated import Observe
@@ -63,6 +66,7 @@ class TensorRTExecutor:
         digests: Mapping[str, str] | None = None,
         capabilities: tuple[str, ...] = (),
         cuda_graphs: bool = True,
+        group: Communicator | None = None,
     ) -> TensorRTExecutor:
         """Load a rank: its weights at once, each plan when it is first used.
 
@@ -76,17 +80,22 @@ class TensorRTExecutor:
             digests: the sha256 of each file, under which compiled kernels are kept; None keeps none.
             capabilities: compute capabilities that the engine was built for, if known; for messages.
             cuda_graphs: whether to record steps of one token a row, which makes them faster.
+            group: the ranks that compute together with this one, by NCCL unless emulated; None if there are no others.
 
         Raises:
-            TargetError: if this machine lacks the package, its version, the GPU or memory.
+            TargetError: if this machine lacks the package, its version, the GPU or memory, or the plans are for another
+                number of ranks.
             EngineError: if the files cannot be read, or are not of an engine that llmc built.
         """
         listed = read_plans(folder / files["plans"])
         records = [read_record(folder / plan.network) for plan in listed.plans]
+        group = group or Alone()
+        for record in records:
+            check_group(record, group.size)
         if emulate:
             from runtime.tensorrt_executor.emulated import EmulatedBackend
 
-            backend: Backend = EmulatedBackend(folder, listed.weights, device, observe)
+            backend: Backend = EmulatedBackend(folder, listed.weights, device, observe, group)
         else:
             from runtime.tensorrt_executor.gpu import GpuBackend
             from runtime.tensorrt_executor.gpu_checks import cuda_device
@@ -102,6 +111,7 @@ class TensorRTExecutor:
                 cuda_device(device),
                 digest=_digest(listed, digests) if digests else None,
                 capabilities=capabilities,
+                group=group,
             )
         plans = [Plan(backend, plan, record) for plan, record in zip(listed.plans, records, strict=True)]
         return cls(backend, plans, name="emulator" if emulate else target, cuda_graphs=cuda_graphs)
@@ -117,8 +127,17 @@ class TensorRTExecutor:
         Raises:
             RequestError: if the engine was not built for so many, or the memory does not suffice.
             TargetError: if this machine cannot run the plans.
-            EngineError: if they cannot be read.
+            EngineError: if they cannot be read, or are of one stage of several.
         """
+        signature = self._offers.signature
+        if signature.received or signature.sent or signature.logits is None:
+            raise EngineError(
+                "the plans are those of one stage of several", hint="run it on all ranks: llmc run ENGINE"
+            )
+        return TensorRTSession(self.open_stage(batch, capacity))
+
+    def open_stage(self, batch: int, capacity: int) -> TensorRTStage:
+        """Start a stage's part of sequences; see `open`, also for the errors."""
         for what, size in (("sequences", batch), ("tokens a sequence", capacity)):
             if size < 1:
                 raise RequestError(f"{size} {what} were asked for; there must be at least 1")
@@ -128,7 +147,7 @@ class TensorRTExecutor:
             used += [offer for size in sizes for offer in self._offers.prefill(size)]
             contexts = sum({offer: offer.plan.memory_to_come(offer.profile) for offer in used}.values())
         self._backend.check_room(cache_bytes(self._offers.signature, sizes[-1]), contexts)
-        return TensorRTSession(self._backend.stream, self._offers, self._inputs, batch, capacity, record=self._record)
+        return TensorRTStage(self._backend.stream, self._offers, self._inputs, batch, capacity, record=self._record)
 
 
 def check_version(library: Library, built_with: str) -> None:

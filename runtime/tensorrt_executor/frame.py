@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from runtime.tensorrt_executor.interface import Shape
-from runtime.tensorrt_executor.signature import LOGITS, Profile, Signature
+from runtime.tensorrt_executor.signature import Profile, Signature
 
 # TensorRT wants addresses that are multiples of 256 bytes: 64 numbers of four bytes.
 _ALIGNED = 64
@@ -25,14 +25,16 @@ class Frame:
         addresses: where these inputs and the outputs lie.
         inputs: what the step's inputs are written to, on the CPU.
         length: how many numbers from the start of the packed inputs belong to the run.
-        logits: `[B, R, vocabulary]`, on the device.
+        received: what other stages send, `[B, S, ...]` or `[B, R, ...]`, on the device; the caller writes it.
+        outputs: what goes to other stages, likewise, and the logits, `[B, R, vocabulary]`, on the device.
     """
 
     shapes: Mapping[str, Shape]
     addresses: Mapping[str, int]
     inputs: Mapping[str, Tensor]
     length: int
-    logits: Tensor
+    received: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
 
 
 class StepInputs:
@@ -46,9 +48,8 @@ class StepInputs:
         self._staged = self._packed if device.type == "cpu" else torch.zeros(most, dtype=torch.int32).pin_memory()
         self._copied = None if device.type == "cpu" else torch.cuda.Event()
 
-    def frame(self, signature: Signature, width: int, logits: int, caches: Mapping[str, Tensor]) -> Frame:
-        """The tensors of a run of `width` tokens and `logits` wanted positions a row, on the rows of `caches`."""
-        rows = len(next(iter(caches.values())))
+    def frame(self, signature: Signature, rows: int, width: int, logits: int, caches: Mapping[str, Tensor]) -> Frame:
+        """The tensors of a run of `width` tokens and `logits` wanted positions a row, on caches of `rows` rows."""
         shapes = signature.input_shapes(rows, width, logits)
         inputs, addresses, length = {}, {}, 0
         for name in signature.step:
@@ -58,8 +59,10 @@ class StepInputs:
             length += _aligned(count)
         for cache in signature.caches:
             addresses[cache.name] = addresses[cache.output] = caches[cache.name].data_ptr()
-        out = torch.empty(rows, logits, signature.vocab, dtype=signature.logits_dtype, device=self._device)
-        return Frame(shapes, {**addresses, LOGITS: out.data_ptr()}, inputs, length, out)
+        received = {item.name: item.zeros(rows, width, logits, self._device) for item in signature.received}
+        outputs = {item.name: item.empty(rows, width, logits, self._device) for item in signature.outputs}
+        addresses |= {name: tensor.data_ptr() for name, tensor in {**received, **outputs}.items()}
+        return Frame(shapes, addresses, inputs, length, received, outputs)
 
     def write(self, frame: Frame, step: Mapping[str, Tensor]) -> None:
         """Put a run's inputs where the engine reads them. What `step` lacks in size is padded with zeros."""

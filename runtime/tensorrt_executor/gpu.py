@@ -14,10 +14,12 @@ from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt.library import Library
 from compiler.trt.plans import PlanFiles
 from compiler.trt.record import NetworkRecord
+from runtime.parallel.communicator import Alone, Communicator
 from runtime.sizes import bytes_text
 from runtime.tensorrt_executor.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
 from runtime.tensorrt_executor.kernel_cache import KernelCache
 from runtime.tensorrt_executor.messages import message_log
+from runtime.tensorrt_executor.ranks import nccl_capsule
 from runtime.tensorrt_executor.streams import CudaStream
 from runtime.tensorrt_executor.weights import load_weights
 
@@ -35,6 +37,7 @@ class GpuBackend:
         *,
         digest: str | None = None,
         capabilities: tuple[str, ...] = (),
+        group: Communicator | None = None,
     ) -> None:
         """Bring the weights to a GPU.
 
@@ -46,15 +49,18 @@ class GpuBackend:
             device: the GPU.
             digest: a digest of the plans, to keep compiled kernels for the next time; None keeps none.
             capabilities: compute capabilities that the plans were built for, such as `8.9`, if known.
+            group: the ranks that compute together with this one, by NCCL; None if there are no others.
 
         Raises:
-            TargetError: if the GPU has too little memory.
+            TargetError: if the GPU has too little memory, or the ranks do not exchange tensors by NCCL.
             EngineError: if the weights cannot be read.
         """
         self._trt = library.trt
         self._folder, self._device, self._capabilities = folder, device, capabilities
         self._log = message_log(library.trt)
         self._configs: list[Any] = []  # kept as long as the contexts made with them
+        self._group = group or Alone()  # kept as long as the contexts that have its communicator
+        self._communicator = nccl_capsule(self._group)
         self._kernels = KernelCache(digest, torch.cuda.get_device_name(device), library.name)
         path = folder / weights
         with torch.cuda.device(device):
@@ -88,6 +94,11 @@ class GpuBackend:
             raise EngineError(
                 f"TensorRT could not make an execution context: {self.take_messages()}",
                 hint="if memory is short, free some on the GPU, or ask for fewer sequences at a time",
+            )
+        if self._communicator is not None and not context.set_communicator(self._communicator):
+            raise EngineError(
+                f"TensorRT did not take the communicator of the ranks: {self.take_messages()}",
+                hint="NCCL_DEBUG=WARN shows what NCCL says about it",
             )
         return context
 

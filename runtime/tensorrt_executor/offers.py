@@ -58,7 +58,7 @@ class Offers:
     """What the plans of an engine run together. All of them work on the same caches.
 
     Attributes:
-        signature: that of one of the plans: caches and logits are alike in all, but for the sizes.
+        signature: that of one of the plans: caches, activations and logits are alike in all, but for the sizes.
     """
 
     def __init__(self, plans: Sequence[Plan]) -> None:
@@ -70,7 +70,8 @@ class Offers:
         for plan in plans:
             if _model(plan.signature) != _model(self.signature):
                 raise EngineError(
-                    f"the plans {plans[0].name} and {plan.name} differ in their caches or logits", hint=AGAIN
+                    f"the plans {plans[0].name} and {plan.name} differ in their caches, activations or logits",
+                    hint=AGAIN,
                 )
 
     def size(self, batch: int, longest: int) -> CacheSize:
@@ -151,4 +152,4 @@ class Offers:
 
 def _model(signature: Signature) -> object:
     caches = {(cache.name, cache.shape(0, 0), cache.dtype) for cache in signature.caches}
-    return caches, signature.vocab, signature.logits_dtype
+    return caches, signature.received, signature.sent, signature.logits

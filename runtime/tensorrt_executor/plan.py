@@ -9,7 +9,7 @@ from compiler.trt.record import NetworkRecord
 from runtime.tensorrt_executor.context import ProfileContext
 from runtime.tensorrt_executor.engine_check import check_engine
 from runtime.tensorrt_executor.interface import Backend, TensorEngine
-from runtime.tensorrt_executor.signature import read_signature
+from runtime.tensorrt_executor.signature_reading import read_signature
 
 
 class Plan:

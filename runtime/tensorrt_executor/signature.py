@@ -1,35 +1,36 @@
-"""What a plan takes and gives, from its network record."""
+"""What a plan takes and gives."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import torch
+from torch import Tensor
 
-from compiler.errors import EngineError
-from compiler.trt.record import NetworkRecord, Weight
+from compiler.trt.record import Weight
 from runtime.tensorrt_executor.interface import Shape
 
 STEP_INPUTS = ("past_len", "new_len", "logit_pos", "token_ids")
 LOGITS = "logits"
+RECEIVE, SEND = "recv.", "send."
+UNLIMITED = 2**31 - 1
 AGAIN = "compile the engine again with this llmc"
-_DTYPES = {
-    "FLOAT": torch.float32,
-    "HALF": torch.float16,
-    "BF16": torch.bfloat16,
-    "INT32": torch.int32,
-    "INT8": torch.int8,
-    "FP8": torch.float8_e4m3fn,
-}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The least and the largest shape of every input that is no weight."""
+    """The least and the largest shape of every input that is no weight.
+
+    Attributes:
+        shapes: these shapes, by the input's name.
+        by_token: the name of an input `[B, S, ...]`, if there is one.
+        by_position: the name of an input `[B, R, ...]`, if there is one.
+    """
 
     shapes: Mapping[str, tuple[Shape, Shape]]
+    by_token: str | None
+    by_position: str | None
 
     def takes(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether a run with inputs of these shapes fits."""
@@ -42,19 +43,22 @@ class Profile:
     @property
     def rows(self) -> tuple[int, int]:
         """The fewest and the most rows."""
-        least, largest = self.shapes["token_ids"]
+        least, largest = self.shapes[str(self.by_token or self.by_position)]
         return least[0], largest[0]
 
     @property
     def width(self) -> tuple[int, int]:
         """The fewest and the most tokens a row."""
-        least, largest = self.shapes["token_ids"]
-        return least[1], largest[1]
+        return self._second(self.by_token)
 
     @property
     def logits(self) -> tuple[int, int]:
-        """The fewest and the most wanted positions a row; one, if the plan is not told which."""
-        least, largest = self.shapes.get("logit_pos", ((1, 1), (1, 1)))
+        """The fewest and the most wanted positions a row."""
+        return self._second(self.by_position)
+
+    def _second(self, name: str | None) -> tuple[int, int]:
+        """The range of an input's second dim; any number, if there is no such input."""
+        least, largest = self.shapes[name] if name else ((1, 1), (1, UNLIMITED))
         return least[1], largest[1]
 
 
@@ -80,6 +84,35 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Activation:
+    """What a step is given for, or makes of, each token or wanted position of its rows: `[B, S, ...]` or `[B, R, ...]`.
+
+    Attributes:
+        name: the input's or output's name.
+        rest: the shape without the first two dims.
+        dtype: the element type.
+        by_position: whether it is for each wanted position, not for each token.
+    """
+
+    name: str
+    rest: Shape
+    dtype: torch.dtype
+    by_position: bool = False
+
+    def shape(self, rows: int, width: int, logits: int) -> Shape:
+        """The shape for `rows` rows of `width` tokens and `logits` wanted positions."""
+        return (rows, logits if self.by_position else width, *self.rest)
+
+    def empty(self, rows: int, width: int, logits: int, device: torch.device) -> Tensor:
+        """Memory for it."""
+        return torch.empty(self.shape(rows, width, logits), dtype=self.dtype, device=device)
+
+    def zeros(self, rows: int, width: int, logits: int, device: torch.device) -> Tensor:
+        """Memory for it, zeroed: padding must be finite, for it may come into products."""
+        return self.empty(rows, width, logits, device).zero_()
+
+
+@dataclass(frozen=True)
 class WeightInput:
     """An input that is a weight: its name, where its values are, and how many bytes they have."""
 
@@ -96,87 +129,32 @@ class Signature:
         step: those of `STEP_INPUTS` that the plan reads.
         caches: its caches.
         weights: its inputs that are weights.
-        vocab: how many logits a position has.
-        logits_dtype: their type.
+        received: its inputs that other stages send.
+        sent: its outputs that go to other stages.
+        logits: the logits; None, if another stage gives them.
         profiles: the profiles, in order; at least one.
     """
 
     step: tuple[str, ...]
     caches: tuple[Cache, ...]
     weights: tuple[WeightInput, ...]
-    vocab: int
-    logits_dtype: torch.dtype
+    received: tuple[Activation, ...]
+    sent: tuple[Activation, ...]
+    logits: Activation | None
     profiles: tuple[Profile, ...]
 
     @property
     def capacity(self) -> int:
-        """The tokens that a row of the caches holds."""
-        return self.caches[0].row[1]
+        """The tokens that a row of the caches holds; any number, if there are none."""
+        return self.caches[0].row[1] if self.caches else UNLIMITED
 
     def input_shapes(self, rows: int, width: int, logits: int) -> dict[str, Shape]:
         """The shape of every input but weights in a run of `width` tokens and `logits` wanted positions a row."""
         step = {"token_ids": (rows, width), "past_len": (rows,), "new_len": (rows,), "logit_pos": (rows, logits)}
-        return {name: step[name] for name in self.step} | {c.name: (rows, *c.row) for c in self.caches}
+        shapes = {name: step[name] for name in self.step} | {c.name: (rows, *c.row) for c in self.caches}
+        return shapes | {item.name: item.shape(rows, width, logits) for item in self.received}
 
-
-def read_signature(record: NetworkRecord, file: str) -> Signature:
-    """What the plan of `record`, from `file`, takes and gives.
-
-    Raises:
-        EngineError: naming the file and tensor, if it is no plan that llmc built.
-    """
-    sources = {source: output for output, source in record.aliases.items()}
-    step = tuple(name for name in STEP_INPUTS if name in record.inputs)
-    for name in record.inputs:
-        if name not in (*step, *sources, *record.weights):
-            raise EngineError(
-                f"{file} has an input {name!r} that is no weight, no cache, and not known to llmc", hint=AGAIN
-            )
-    for name in ("token_ids", LOGITS):
-        if name not in (*record.inputs, *record.outputs):
-            raise EngineError(f"{file} has no {name!r}: it is no engine that llmc built", hint=AGAIN)
-    for name in step:
-        if _dtype(record, name, file) != torch.int32:
-            raise EngineError(f"{file}: the input {name!r} is not of type INT32", hint=AGAIN)
-    return Signature(
-        step,
-        _caches(record, sources, file),
-        tuple(_weight(record, name, file) for name in record.inputs if name in record.weights),
-        record.tensors[LOGITS].shape[-1],
-        _dtype(record, LOGITS, file),
-        _profiles(record, (*step, *sources)),
-    )
-
-
-def _caches(record: NetworkRecord, sources: Mapping[str, str], file: str) -> tuple[Cache, ...]:
-    caches = tuple(
-        Cache(name, output, record.tensors[name].shape[1:], _dtype(record, name, file))
-        for name, output in sources.items()
-    )
-    if not caches:
-        raise EngineError(f"{file} has no caches: none of its outputs shares an input's memory", hint=AGAIN)
-    for cache in caches:
-        if -1 in cache.row or cache.row[1] != caches[0].row[1]:
-            raise EngineError(f"{file}: the cache {cache.name!r} has rows of the shape {list(cache.row)}", hint=AGAIN)
-    return caches
-
-
-def _weight(record: NetworkRecord, name: str, file: str) -> WeightInput:
-    nbytes = prod(record.tensors[name].shape) * _dtype(record, name, file).itemsize
-    return WeightInput(name, record.weights[name], nbytes)
-
-
-def _profiles(record: NetworkRecord, names: tuple[str, ...]) -> tuple[Profile, ...]:
-    """The recorded profiles; without any, the one that all networks of static shapes have."""
-    static = {name: (record.tensors[name].shape,) * 2 for name in names}
-    recorded = [
-        {name: (shapes[0], shapes[2]) for name, shapes in p.shapes.items() if name in static} for p in record.profiles
-    ]
-    return tuple(Profile({**static, **shapes}) for shapes in recorded or [{}])
-
-
-def _dtype(record: NetworkRecord, name: str, file: str) -> torch.dtype:
-    dtype = record.tensors[name].dtype
-    if dtype not in _DTYPES:
-        raise EngineError(f"{file}: the tensor {name!r} has the type {dtype}, which llmc does not use", hint=AGAIN)
-    return _DTYPES[dtype]
+    @property
+    def outputs(self) -> tuple[Activation, ...]:
+        """The outputs but the caches."""
+        return (*self.sent, self.logits) if self.logits else self.sent

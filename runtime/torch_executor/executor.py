@@ -16,12 +16,11 @@ from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.tensor_data import view_bytes
-from runtime.torch_executor.kernels import plan_writes
+from runtime.parallel.communicator import Alone, Communicator
+from runtime.rank_interface import RankInterface, check_group
 from runtime.torch_executor.linear import Linear, pack_linear
 from runtime.torch_executor.lowering import Program, held_dtype, lower
-
-# Caches are shown to the graph up to the longest sequence, rounded up to this, so that views are rarely made anew.
-_CAPACITY_STEP = 64
+from runtime.torch_executor.session import TorchSession, TorchStageSession
 
 
 class TorchExecutor:
@@ -30,26 +29,33 @@ class TorchExecutor:
     Attributes:
         graph: the step graph, its constants in the engine's files.
         device: where it runs.
-        program: the graph as lowered.
+        interface: what the graph takes and gives.
+        widened: whether half-precision values are held as float32.
+        program: the graph as lowered, its inputs in the order of the interface.
     """
 
     name = "torch"
 
-    def __init__(self, graph: Graph, *, device: str = "auto", rows: int | None = None) -> None:
+    def __init__(
+        self, graph: Graph, *, device: str = "auto", rows: int | None = None, group: Communicator | None = None
+    ) -> None:
         """Lower a graph and load its weights.
 
         Args:
             graph: a step graph whose constants are stored tensors and literals.
             device: `auto` (a CUDA GPU where there is one, else the CPU), `cpu`, `cuda` or `cuda:N`.
             rows: how many sequences a step usually has, to choose kernels; default: the most the graph allows.
+            group: the ranks of this rank's stage; None for a rank alone.
 
         Raises:
-            TargetError: if the device is not there, or an op has no rule.
-            EngineError: if the weights cannot be read.
+            TargetError: if the device is not there, an op has no rule, or a collective is for another group.
+            EngineError: if the weights cannot be read, or no step gives one of the inputs.
         """
-        self.graph = graph
+        group = group or Alone()
+        check_group(graph, group)
+        self.graph, self.interface = graph, RankInterface.of(graph)
         self.device = _device(device)
-        on_cpu = self.device.type == "cpu"
+        self.widened = self.device.type == "cpu"
         rows = rows or graph.dims["B"].max
         # A kernel packs with one thread, so weights are packed side by side.
         with ThreadPoolExecutor(torch.get_num_threads()) as workers:
@@ -58,16 +64,33 @@ class TorchExecutor:
                 return workers.submit(pack_linear, weight, bias, rows)
 
             self.program: Program = lower(
-                graph, self.device, constant_loader(graph), pack if on_cpu else self._plain_linear, widened=on_cpu
+                self.interface.ordered(graph),
+                self.device,
+                constant_loader(graph),
+                pack if self.widened else self._plain_linear,
+                widened=self.widened,
+                group=group,
             )
 
     @classmethod
-    def load(cls, path: Path, *, device: str = "auto", rows: int | None = None) -> TorchExecutor:
+    def load(
+        cls, path: Path, *, device: str = "auto", rows: int | None = None, group: Communicator | None = None
+    ) -> TorchExecutor:
         """Load the graph file of a rank; its weights lie beside it. Raises as the constructor does."""
-        return cls(read_graph(path), device=device, rows=rows)
+        return cls(read_graph(path), device=device, rows=rows, group=group)
 
     def open(self, batch: int, capacity: int) -> TorchSession:
         """Allocate caches for `batch` sequences of at most `capacity` tokens each.
+
+        Raises:
+            RequestError: if the engine was not built for so many, or the memory does not suffice.
+            EngineError: if the graph is one of several stages.
+        """
+        self.interface.check_whole(self.graph)
+        return TorchSession(self.open_stage(batch, capacity))
+
+    def open_stage(self, batch: int, capacity: int) -> TorchStageSession:
+        """Likewise, for a graph that may be one of several stages; see `runtime.parallel.pipeline.StageExecutor`.
 
         Raises:
             RequestError: if the engine was not built for so many, or the memory does not suffice.
@@ -76,55 +99,16 @@ class TorchExecutor:
             limit = self.graph.dims[symbol].max
             if not 1 <= size <= limit:
                 raise RequestError(f"{size} {what} were asked for; the engine is built for 1 to {limit}")
-        return TorchSession(self, batch, capacity)
+        return TorchStageSession(self, batch, capacity)
+
+    def held(self, value: Value) -> torch.dtype:
+        """The torch type that holds a value at run time."""
+        return held_dtype(value, widened=self.widened)
 
     def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         on_device = weight.to(self.device)
         bias_there = None if bias is None else bias.to(self.device)
         return lambda x: torch.nn.functional.linear(x, on_device, bias_there)
-
-
-class TorchSession:
-    """Sequences in progress on a `TorchExecutor`; see `runtime.executor.Session`."""
-
-    def __init__(self, executor: TorchExecutor, batch: int, capacity: int) -> None:
-        self.batch, self.capacity = batch, capacity
-        self._executor = executor
-        self._run = executor.program.run
-        sizes = {"B": batch, "C": capacity}
-        widened = executor.device.type == "cpu"
-        try:
-            self._caches = [
-                torch.zeros(value.type.sizes(sizes), dtype=held_dtype(value, widened=widened), device=executor.device)
-                for value in executor.graph.inputs
-                if value.name in executor.graph.outputs
-            ]
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise RequestError(
-                f"there is no memory for the caches of {batch} sequences of {capacity} tokens: {error}",
-                hint="ask for fewer sequences at a time, or build the engine with a smaller --max-seq",
-            ) from error
-        self._shown = 0
-        self._views: list[Tensor] = []
-
-    @torch.inference_mode()
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
-        """See `runtime.executor.Session.step`."""
-        device = self._executor.device
-        past, new = past_len.tolist(), new_len.tolist()
-        self._show(max(start + count for start, count in zip(past, new, strict=True)))
-        writes = plan_writes(past, new, token_ids.shape[1], device)
-        inputs = [tensor.to(device) for tensor in (token_ids, past_len, new_len, logit_pos)]
-        return self._run(*inputs, *self._views, writes)[0]
-
-    def _show(self, length: int) -> None:
-        """Show the graph so much of the caches as sequences of `length` tokens need."""
-        if length > self.capacity:
-            raise RequestError(f"a sequence grew to {length} tokens; the caches hold {self.capacity}")
-        shown = min(-(-length // _CAPACITY_STEP) * _CAPACITY_STEP, self.capacity)
-        if shown != self._shown:
-            self._views = [cache.narrow(2, 0, shown) for cache in self._caches]
-            self._shown = shown
 
 
 def _device(name: str) -> torch.device:

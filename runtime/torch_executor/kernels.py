@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.parallel.communicator import Communicator
+
 Angles = tuple[Tensor, Tensor]
 
 
@@ -105,3 +107,10 @@ def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
     if x.shape[1] == 1 and rows.shape[1] == 1:
         return x
     return x[torch.arange(x.shape[0], device=x.device)[:, None], rows]
+
+
+def all_reduce(x: Tensor, group: Communicator) -> Tensor:
+    """The sum of `x` over the ranks of the group, rounded once to the type of `x`, which stays as it is."""
+    wide = torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else x.dtype
+    total = x.to(wide, copy=True, memory_format=torch.contiguous_format)
+    return group.all_reduce(total).to(x.dtype)

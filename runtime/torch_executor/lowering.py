@@ -25,6 +25,7 @@ from compiler.ir.analysis import constant_values, last_uses
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
+from runtime.parallel.communicator import Alone, Communicator
 from runtime.torch_executor import kernels
 from runtime.torch_executor.linear import Linear
 
@@ -121,14 +122,17 @@ def lower(
     pack: Pack,
     *,
     widened: bool,
+    group: Communicator | None = None,
 ) -> Program:
     """Lower a graph whose constants are `const` or `literal` ops.
+
+    Collectives are computed with `group`, in the order in which the function comes to them.
 
     Raises:
         TargetError: naming the first op that the executor has no rule for.
     """
     state = Lowering(graph, device, load, pack, widened, constant=constant_values(graph))
-    state.globals.update(torch=torch, kernels=kernels, F=torch.nn.functional, device=device)
+    state.globals.update(torch=torch, kernels=kernels, F=torch.nn.functional, device=device, group=group or Alone())
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]
     state.lines.extend(_size_lines(graph, state))

@@ -174,3 +174,13 @@ def _attention(state: Lowering, op: Op) -> str:
     dtype = state.dtype(op.result)
     additive = state.once(("additive", mask, extra), f"kernels.additive_mask({mask}, {extra}, {dtype})")
     return f"kernels.attention({q}, {k}, {v}, {additive}, {op.attrs['scale']!r})"
+
+
+@lowers("all_reduce")
+def _all_reduce(state: Lowering, op: Op) -> str:
+    return f"kernels.all_reduce({state.ref(op.operands[0])}, group)"
+
+
+@lowers("all_gather")
+def _all_gather(state: Lowering, op: Op) -> str:
+    return f"group.all_gather({state.ref(op.operands[0])}, {op.attrs['axis']})"

@@ -9,6 +9,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
 from compiler.ir.files import read_graph
 from compiler.ir.interpreter import Interpreter
+from compiler.ir.mesh import with_facts
 from compiler.ir.torch_types import to_torch
 from compiler.ir.verifier import verify
 from tests.strategies import graphs
@@ -28,7 +29,7 @@ def test_the_files_are_plain_safetensors_and_readable_text(tmp_path):
     b.output("y", b.linear(b.cast(x, dtype=DType.f16), q))
     b.output("z", b.linear(b.cast(x, dtype=DType.f16), k))
     seen = []
-    emitted = emit_torch(b.build(), tmp_path, progress=lambda done, total: seen.append((done, total)))
+    (emitted,) = emit_torch(b.build(), tmp_path, progress=lambda done, total: seen.append((done, total)))
     stored = load_file(tmp_path / emitted.weights_file)
     assert {name: (t.dtype, list(t.shape)) for name, t in stored.items()} == {
         "q": (torch.float16, [2, 4]),
@@ -43,9 +44,32 @@ def test_the_files_are_plain_safetensors_and_readable_text(tmp_path):
 @given(graphs())
 def test_the_stored_graph_means_the_same(tmp_path_factory, graph):
     folder = tmp_path_factory.mktemp("engine")
-    stored = read_graph(folder / emit_torch(graph, folder).graph_file)
+    (emitted,) = emit_torch(graph, folder)
+    stored = read_graph(folder / emitted.graph_file)
     verify(stored)
     inputs = sample_inputs(graph)
     expected, found = Interpreter(graph)(inputs), Interpreter(stored)(inputs)
     for role, tensor in expected.items():
         torch.testing.assert_close(found[role], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+def test_ranks_share_what_is_read_and_store_their_pieces(tmp_path, monkeypatch):
+    evaluated, evaluate = [], Interpreter.evaluate
+
+    def watched(self, op, *rest):
+        evaluated.append(op.kind.name)
+        return evaluate(self, op, *rest)
+
+    monkeypatch.setattr("compiler.ir.constants.Interpreter.evaluate", watched)
+    b = Builder()
+    x = b.input("x", DType.f32, 1, 4)
+    whole = b.random(key="w", dtype=DType.f32, shape=(6, 4), name="whole")
+    common = b.random(key="c", dtype=DType.f32, shape=(4,), name="common")
+    b.output("y", b.linear(b.add(x, common), b.shard(whole, axis=0, parts=2, name="piece")))
+    first, second = emit_torch(with_facts(b.build(), tp=2), tmp_path)
+    assert evaluated.count("random") == 2
+    pieces = [load_file(tmp_path / rank.weights_file) for rank in (first, second)]
+    assert torch.equal(pieces[0]["common"], pieces[1]["common"])
+    graph = Builder()
+    graph.output("whole", graph.random(key="w", dtype=DType.f32, shape=(6, 4)))
+    assert torch.equal(torch.cat([piece["piece"] for piece in pieces]), Interpreter(graph.build())({})["whole"])

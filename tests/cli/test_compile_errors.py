@@ -162,7 +162,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("compiler.backend_torch.emit.write_safetensors", full)
+    monkeypatch.setattr("compiler.backend_torch.safetensors_writer.SafetensorsWriter.write", full)
     result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "engine", "-q")
     result.failed(f"the disk is full: {tmp_path} has no room for the engine", "make room")
     assert os.listdir(tmp_path) == []

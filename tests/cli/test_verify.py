@@ -83,7 +83,7 @@ def test_a_changed_weight_is_found_and_named(engine: Path, tmp_path: Path) -> No
 
 
 def test_an_executor_that_computes_wrong_is_found(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.torch_executor.executor import TorchSession
+    from runtime.torch_executor.session import TorchSession
 
     step = TorchSession.step
     monkeypatch.setattr(TorchSession, "step", lambda *arguments: step(*arguments) * 1.01)
@@ -97,7 +97,7 @@ def test_an_executor_that_computes_wrong_is_found(engine: Path, monkeypatch: pyt
 
 
 def test_logits_that_are_no_numbers_fail(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.torch_executor.executor import TorchSession
+    from runtime.torch_executor.session import TorchSession
 
     step = TorchSession.step
     monkeypatch.setattr(TorchSession, "step", lambda *arguments: step(*arguments) * float("nan"))

@@ -49,7 +49,7 @@ def damage(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema": 1}, "no network record of version 2"),
+        ({"schema": 1}, "no network record of version 3"),
         ({"layers": [{}]}, "damaged"),
         ({"tensors": 3}, "damaged"),
         ({"weights": {"w": {"name": "x"}}}, "damaged"),

@@ -55,7 +55,7 @@ class _Turn:
 
     def table(self, e: Emission, angles: Value, signs: list[float], rest: float) -> TrtTensor:
         """The factors of the dims of a head, `f32[B, 1, S, width]`: signed angles; `rest` for what does not turn."""
-        key = ("turn", angles.name, str(self.width), str(self.interleaved))
+        key = ("turn", angles.name, str(self.width), str(self.interleaved), str(rest))
         return e.once(key, lambda: self._table(e, angles, signs, rest))
 
     def _table(self, e: Emission, angles: Value, signs: list[float], rest: float) -> TrtTensor:
@@ -80,6 +80,8 @@ def _kv_update(e: Emission, op: Op) -> TrtTensor:
 
 @emits("attention")
 def _attention(e: Emission, op: Op) -> TrtTensor:
+    if not _layer_fits(op):
+        return _by_steps(e, op)
     q, k, v, mask, *bias = op.operands
     dtype = q.type.dtype
     queries = e[q] if op.attrs["scale"] == 1.0 else scaled(e, e[q], op.attrs["scale"], dtype, 4, "scaled")
@@ -91,6 +93,43 @@ def _attention(e: Emission, op: Op) -> TrtTensor:
     attention.decomposable = True
     attention.mask = _additive(e, op, mask, bias[0]) if bias else e.ranked(mask, 4)
     return e.attention(attention)
+
+
+def _layer_fits(op: Op) -> bool:
+    """Whether TensorRT's layer takes an attention: values as wide as keys; in 16 bits, a width that it has kernels for.
+
+    Of widths between 8 and 256 these are the multiples of 8, unless there is a bias or one query.
+    """
+    q, k, v, _, *bias = (value.type for value in op.operands)
+    width = k.shape[3]
+    if v.shape[3] != width or not isinstance(width, int):
+        return False
+    return q.dtype is DType.f32 or bool(bias) or q.shape[2] == 1 or width % 8 == 0 or not 8 < width < 256
+
+
+def _by_steps(e: Emission, op: Op) -> TrtTensor:
+    """Attention as products and a softmax, all in float32; query heads that share a key head become more queries."""
+    q, k, v, mask, *bias = op.operands
+    batch, heads, length, width = q.type.shape
+    kv_heads, capacity = k.type.shape[1:3]
+    assert isinstance(heads, int)
+    assert isinstance(kv_heads, int)
+    grouped = (batch, kv_heads, length * (heads // kv_heads))
+    wide_q, wide_k, wide_v = (e.cast(e[x], DType.f32, f"{name}.f32") for name, x in (("q", q), ("k", k), ("v", v)))
+    kinds = e.trt.MatrixOperation
+    queries = reshaped(e, wide_q, q.type.shape, (*grouped, width), "grouped")
+    product = e.layer(e.network.add_matrix_multiply(queries, kinds.NONE, wide_k, kinds.TRANSPOSE), "product")
+    scores = reshaped(e, product, (*grouped, capacity), (batch, heads, length, capacity), "heads")
+    scores = scaled(e, scores, op.attrs["scale"], DType.f32, 4, "scores")
+    if bias:
+        scores = e.elementwise(scores, e.cast(e.ranked(bias[0], 4), DType.f32, "bias.f32"), "SUM", "biased")
+    shown = e.layer(e.network.add_select(e.ranked(mask, 4), scores, e.number(float("-inf"), DType.f32, 4)), "shown")
+    softmax = e.network.add_softmax(shown)
+    softmax.axes = 1 << 3
+    probs = reshaped(e, e.layer(softmax, "probs"), (batch, heads, length, capacity), (*grouped, capacity), "shared")
+    context = e.layer(e.network.add_matrix_multiply(probs, kinds.NONE, wide_v, kinds.NONE), "context")
+    shaped = reshaped(e, context, (*grouped, v.type.shape[3]), op.result.type.shape, "wide")
+    return e.cast(shaped, q.type.dtype)
 
 
 def _additive(e: Emission, op: Op, mask: Value, bias: Value) -> TrtTensor:

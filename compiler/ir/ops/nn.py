@@ -56,6 +56,7 @@ def rms_norm(x: TensorType, weight: TensorType | None = None, *, eps: float = 1e
 
 def _affine_of(x: TensorType, *parameters: TensorType | None) -> None:
     floating(x)
+    require(x.rank > 0, "x is one number; a norm is over the last of its dims")
     for parameter in parameters:
         wanted = TensorType(x.dtype, (x.shape[-1],))
         if parameter is not None and parameter != wanted:

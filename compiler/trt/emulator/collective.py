@@ -31,16 +31,20 @@ def _is_known(layer: LayerRecord, record: NetworkRecord) -> str | None:
 def _communicator(call: Call) -> Communicator:
     if call.communicator is None:
         raise call.error("has no communicator", hint="call set_communicator on the context before it runs")
+    if call.communicator.size != call.param("num_ranks"):
+        raise call.error(
+            f"is for {call.param('num_ranks')} ranks; its communicator has {call.communicator.size}",
+            hint="give the context the communicator of the ranks that it was built for",
+        )
     return call.communicator
 
 
-@emulates("DIST_COLLECTIVE", inputs=1, check=_is_known)
+@emulates("DIST_COLLECTIVE", "num_ranks", inputs=1, check=_is_known)
 def dist_collective(call: Call) -> Tensor:
     """The sum over the ranks, or their tensors put together along dimension 0."""
     x = call.tensor(0)
     if _collective(call.layer) == "all_reduce_sum":
         return x if x.is_meta else _communicator(call).all_reduce(x)
-    communicator = _communicator(call)
     if x.is_meta:
-        return x.new_empty(x.shape[0] * communicator.size, *x.shape[1:])
-    return communicator.all_gather(x)
+        return x.new_empty(x.shape[0] * call.param("num_ranks"), *x.shape[1:])
+    return _communicator(call).all_gather(x)

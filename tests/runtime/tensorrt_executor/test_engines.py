@@ -73,7 +73,7 @@ def test_ragged_steps_prompts_in_pieces_and_growing_caches(engine) -> None:
         [[3], [4]],
     ]
     session = compare_steps(emulator(engine), reference, 512, steps)
-    assert session._caches.size.capacity == 512
+    assert session.stage.caches.size.capacity == 512
 
 
 def test_padding_and_idle_rows_at_the_end_of_the_caches(engine) -> None:

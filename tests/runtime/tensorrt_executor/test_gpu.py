@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt.library import Library, load_library
 from compiler.trt.plans import PlanFiles, Plans
+from runtime.parallel.communicator import Alone
 from runtime.tensorrt_executor import TensorRTExecutor, executor, gpu
 from runtime.tensorrt_executor.executor import check_version
 from runtime.tensorrt_executor.gpu import GpuBackend
@@ -209,6 +210,45 @@ def test_a_context_that_cannot_be_made(backend, monkeypatch) -> None:
     assert "execution context: out of memory" in refusal(EngineError, ready.new_context, engine, eager=True).message
 
 
+class Group(Alone):
+    """A rank of two with an NCCL communicator."""
+
+    size = 2
+
+    def capsule(self):
+        return "ncclComm_t"
+
+
+@pytest.mark.parametrize("group", [None, Alone(), Group()])
+def test_contexts_have_the_communicator_of_the_ranks_if_there_are_others(backend, monkeypatch, group) -> None:
+    taken = []
+
+    def take(communicator):
+        taken.append(communicator)
+        return True
+
+    context = SimpleNamespace(set_communicator=take)
+    monkeypatch.setattr(Engine, "create_execution_context", lambda self, config: context)
+    ready = backend(group=group)
+    assert ready.new_context(ready.load(PLAN, RECORD), eager=True) is context
+    assert taken == (["ncclComm_t"] if isinstance(group, Group) else [])
+
+
+def test_a_communicator_that_is_not_taken(backend, monkeypatch) -> None:
+    context = SimpleNamespace(set_communicator=lambda communicator: False)
+    monkeypatch.setattr(Engine, "create_execution_context", lambda self, config: context)
+    ready = backend(group=Group())
+    engine = ready.load(PLAN, RECORD)
+    ready._log.log(1, "no libnccl.so.2")
+    error = refusal(EngineError, ready.new_context, engine, eager=True)
+    assert error.message.endswith("did not take the communicator of the ranks: no libnccl.so.2")
+
+
+def test_ranks_that_do_not_exchange_tensors_by_nccl_are_refused(backend, monkeypatch) -> None:
+    monkeypatch.delattr(Group, "capsule")
+    assert "by NCCL, not by Group" in refusal(TargetError, backend, group=Group()).message
+
+
 def test_devices_are_checked(monkeypatch) -> None:
     assert cuda_device("auto") == cuda_device("cuda") == cuda_device("cuda:0") == DEVICE
     assert "not on cpu" in refusal(TargetError, cuda_device, "cpu").message
@@ -264,7 +304,7 @@ def test_kernels_are_kept_under_the_digests_of_all_plans_and_only_needed_weights
 ) -> None:
     made: list[tuple[set[str], str | None]] = []
 
-    def backend(library, folder, weights, names, device, *, digest, capabilities):
+    def backend(library, folder, weights, names, device, *, digest, capabilities, group):
         made.append((set(names), digest))
         return FakeBackend()
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from compiler.errors import EngineError
-from compiler.trt.record import TensorRecord
-from runtime.tensorrt_executor.signature import read_signature
+from compiler.trt.record import NetworkRecord, TensorRecord
+from runtime.tensorrt_executor.signature import Activation
+from runtime.tensorrt_executor.signature_reading import read_signature
 from runtime.tensorrt_executor.weights import Weights
 from tests.runtime.tensorrt_executor.fake_engine import (
     CACHE,
@@ -42,7 +43,6 @@ def test_a_network_without_profiles_takes_its_own_shapes() -> None:
         (fake_record(8, ONE, dtypes={CACHE: "FP4"}), "'cache.0.k' has the type FP4"),
         (replace(fake_record(8, ONE), weights={}), "has an input 'unit' that is no weight"),
         (fake_record(8, ONE, drop=(NEXT_CACHE,)), "has an input 'cache.0.k' that is no weight, no cache"),
-        (fake_record(8, ONE, drop=(CACHE, NEXT_CACHE)), "has no caches"),
         (fake_record(8, ONE, drop=("token_ids",)), "has no 'token_ids'"),
         (fake_record(8, ONE, drop=("logits",)), "has no 'logits'"),
     ],
@@ -51,6 +51,31 @@ def test_networks_of_others_are_refused(record, message) -> None:
     with pytest.raises(EngineError, match=message) as raised:
         read_signature(record, "rank0.x.network.json")
     assert "rank0.x.network.json" in raised.value.message
+
+
+def staged(shape=(4, 1, 8)) -> NetworkRecord:
+    """A network of a middle stage, which has no caches."""
+    record = fake_record(8, ((4, 4), (1, 1), (1, 1)), drop=("token_ids", "logits", CACHE, NEXT_CACHE))
+    ends = {name: TensorRecord(name, "HALF", shape) for name in ("recv.0.x", "send.2.y")}
+    return replace(
+        record, tensors={**record.tensors, **ends}, inputs=(*record.inputs, "recv.0.x"), outputs=("send.2.y",)
+    )
+
+
+def test_what_passes_between_stages_is_known_by_its_name() -> None:
+    signature = read_signature(staged(), "x.network.json")
+    assert signature.received == (Activation("recv.0.x", (8,), torch.float16),)
+    assert signature.sent == (Activation("send.2.y", (8,), torch.float16),)
+    assert signature.logits is None
+    assert [(p.rows, p.width) for p in signature.profiles] == [((4, 4), (1, 1))]
+    assert signature.input_shapes(4, 1, 1)["recv.0.x"] == (4, 1, 8)
+    assert signature.outputs == signature.sent
+    assert signature.capacity > 10**6  # whatever the other stages hold
+    head = read_signature(replace(staged(), positions=("recv.0.x",)), "x.network.json")
+    assert head.received[0].shape(4, 5, 2) == (4, 2, 8)
+    assert head.sent[0].shape(4, 5, 2) == (4, 5, 8)
+    with pytest.raises(EngineError, match=r"'recv.0.x' has the shape \[4\], not one for each token"):
+        read_signature(staged((4,)), "x.network.json")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +102,9 @@ def test_an_engine_that_is_not_the_one_of_its_record_is_refused(monkeypatch, cha
 
 def test_plans_of_different_models_are_refused() -> None:
     other = ("other", fake_record(8, ONE, dtypes={"logits": "HALF"}))
-    with pytest.raises(EngineError, match="the plans decode-b1-c8 and other differ in their caches or logits"):
+    with pytest.raises(
+        EngineError, match="the plans decode-b1-c8 and other differ in their caches, activations or logits"
+    ):
         fake_executor(FakeBackend(), [decode(1, 8), other])
     with pytest.raises(EngineError, match="has no plans"):
         fake_executor(FakeBackend(), [])

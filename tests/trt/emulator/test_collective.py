@@ -53,7 +53,9 @@ def test_collectives(collective, wanted, dtype):
     def work(rank):
         x = torch.tensor([[1.0, 2.0]]).to(TORCH_TYPES[dtype]) * 10**rank.index
         shape = (len(wanted), 2)
-        return evaluate("DIST_COLLECTIVE", [x], dtype, shape, metadata=named(collective), communicator=rank)
+        return evaluate(
+            "DIST_COLLECTIVE", [x], dtype, shape, metadata=named(collective), communicator=rank, num_ranks=2
+        )
 
     for result in on_both_ranks(work):
         assert result.dtype == TORCH_TYPES[dtype] and result.tolist() == wanted
@@ -69,7 +71,7 @@ def test_a_product_whose_weights_are_split_over_two_ranks():
         network.weight("v", "FLOAT", (2, 1))
         network.layer("MATRIX_MULTIPLY", ["x", "w"], "part", "FLOAT", (-1, 2), op0="NONE", op1="NONE")
         network.layer("MATRIX_MULTIPLY", ["part", "v"], "sum", "FLOAT", (-1, 1), op0="NONE", op1="NONE")
-        network.layer("DIST_COLLECTIVE", ["sum"], "y", "FLOAT", (-1, 1), metadata=named("all_reduce_sum"))
+        network.layer("DIST_COLLECTIVE", ["sum"], "y", "FLOAT", (-1, 1), metadata=named("all_reduce_sum"), num_ranks=2)
         context = network.engine("y").create_execution_context()
         context.set_communicator(rank)
         part = slice(2 * rank.index, 2 * rank.index + 2)
@@ -83,13 +85,28 @@ def test_a_product_whose_weights_are_split_over_two_ranks():
 
 def test_a_communicator_is_needed():
     with pytest.raises(TargetError, match=r"'layer output' \(DIST_COLLECTIVE\) has no communicator"):
-        evaluate("DIST_COLLECTIVE", [torch.ones(1)], "FLOAT", (1,), metadata=named("all_reduce_sum"))
+        evaluate("DIST_COLLECTIVE", [torch.ones(1)], "FLOAT", (1,), metadata=named("all_reduce_sum"), num_ranks=2)
+
+
+@pytest.mark.parametrize("collective", ["all_reduce_sum", "all_gather"])
+def test_a_communicator_of_other_ranks_is_refused(collective):
+    shape, rank = (3,) if collective == "all_gather" else (1,), Rank(0, {}, None)
+    with pytest.raises(TargetError, match=r"is for 3 ranks; its communicator has 2"):
+        evaluate(
+            "DIST_COLLECTIVE",
+            [torch.ones(1)],
+            "FLOAT",
+            shape,
+            metadata=named(collective),
+            communicator=rank,
+            num_ranks=3,
+        )
 
 
 @pytest.mark.parametrize("metadata", [named("broadcast"), "", "{}", "[1]"])
 def test_other_collectives_are_refused_when_the_engine_is_made(metadata):
     network = Network()
     network.input("x", "FLOAT", (2,))
-    network.layer("DIST_COLLECTIVE", ["x"], "y", "FLOAT", (2,), metadata=metadata)
+    network.layer("DIST_COLLECTIVE", ["x"], "y", "FLOAT", (2,), metadata=metadata, num_ranks=2)
     with pytest.raises(TargetError, match=r"'layer y' \(DIST_COLLECTIVE\) is a collective whose metadata"):
         network.engine("y")

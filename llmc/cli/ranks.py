@@ -1,0 +1,55 @@
+"""Commands on engines of several ranks: started once for each rank, by llmc itself or by the user's mpirun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from llmc.cli.options import settings
+from runtime.manifest import read_manifest
+from runtime.parallel.environment import world_size_from_environment
+from runtime.parallel.launch import launch
+from runtime.ranks import run_on_ranks
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine
+
+
+def needs_ranks(engine: Path) -> bool:
+    """Whether a command on an engine takes several processes; EngineError if there is no engine."""
+    return _ranks(engine) > 1 or (world_size_from_environment() or 1) > 1
+
+
+def on_ranks(
+    engine: Path,
+    action: Callable[[Engine], None],
+    *,
+    hostfile: Path | None = None,
+    stdin: bytes | None = None,
+    **how: Any,
+) -> None:
+    """Do something with an engine of several ranks, on rank 0.
+
+    Outside mpirun the command line is run again, on every rank, and its exit status is that of this process.
+
+    Args:
+        engine: the engine.
+        action: what to do.
+        hostfile: the hosts of the ranks; this one if None.
+        stdin: what standard input held, if it was read.
+        how: how to load, as `run_on_ranks` takes it.
+
+    Raises:
+        LlmcError: on rank 0, whichever rank failed.
+    """
+    if world_size_from_environment() is None:
+        raise typer.Exit(launch(settings.arguments, _ranks(engine), hostfile=hostfile, stdin=stdin))
+    run_on_ranks(engine, action, **how)
+
+
+def _ranks(engine: Path) -> int:
+    mesh = read_manifest(engine.expanduser(), verify=False).mesh
+    return mesh.tp * mesh.pp

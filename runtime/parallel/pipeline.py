@@ -1,0 +1,172 @@
+"""Stages of layers: each rank runs its own, and sends the activations on, one part of the batch after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from runtime.executor import Executor
+from runtime.parallel.communicator import Communicator
+
+SEND = "send."
+RECEIVE = "recv."
+# With so many parts for each stage after the first, a stage waits for others a fifth of the time.
+_BUSY = 4
+
+
+class StageSession(Protocol):
+    """One stage's part of a batch of sequences in progress."""
+
+    def buffers(self, rows: int, length: int, positions: int = 1) -> Mapping[str, Tensor]:
+        """Where to put what the stage receives: contiguous, on its device.
+
+        Args:
+            rows: how many rows.
+            length: how many tokens a row has.
+            positions: how many logits a row wants.
+
+        Returns:
+            The tensors as `recv.S.NAME`, S the stage that sends; in the order in which that stage sends them.
+        """
+        ...
+
+    def step(
+        self,
+        rows: slice,
+        token_ids: Tensor,
+        past_len: Tensor,
+        new_len: Tensor,
+        logit_pos: Tensor,
+        received: Mapping[str, Tensor],
+    ) -> Mapping[str, Tensor]:
+        """Run the stage over the next tokens of some rows, and update their caches.
+
+        Args:
+            rows: which rows of the batch; the tensors hold these only.
+            token_ids: as in `runtime.executor.Session.step`.
+            past_len: likewise.
+            new_len: likewise.
+            logit_pos: likewise.
+            received: what `buffers` gave, filled.
+
+        Returns:
+            What goes to other stages, as `send.S.NAME` in the order of sending; and of the last stage `logits`, as
+            `[rows, R, vocabulary]`. The memory may be used again by the next step.
+        """
+        ...
+
+
+class StageExecutor(Protocol):
+    """A loaded stage."""
+
+    name: str
+    """How messages call the executor: `torch`."""
+
+    def open_stage(self, batch: int, capacity: int) -> StageSession:
+        """See `runtime.executor.Executor.open`."""
+        ...
+
+
+class RankExecutor(Executor, StageExecutor, Protocol):
+    """A loaded rank: a whole model, or a stage."""
+
+
+@dataclass(frozen=True)
+class LogitsType:
+    """What the last stage gives: logits of `vocabulary` entries of `dtype`, on `device`."""
+
+    vocabulary: int
+    dtype: torch.dtype
+    device: str = "cpu"
+
+
+class PipelineExecutor:
+    """This rank's part of a pipeline; every rank of it runs the same steps. See `runtime.executor.Executor`.
+
+    The first stage's step returns the logits; those of the others return what is not to be used.
+    """
+
+    def __init__(self, stage: StageExecutor, stages: Communicator, logits: LogitsType, *, tokens: int = 256) -> None:
+        """Join the stages.
+
+        Args:
+            stage: this rank's stage.
+            stages: the ranks of the pipeline; the number of a rank is that of its stage.
+            logits: what the last stage gives.
+            tokens: how many tokens a part of a batch should have at least: with fewer, a stage reads its weights more
+                often than it saves time.
+        """
+        self.name = stage.name
+        self._stage, self._stages, self._logits, self._tokens = stage, stages, logits, tokens
+
+    def open(self, batch: int, capacity: int) -> PipelineSession:
+        """See `runtime.executor.Executor.open`."""
+        session = self._stage.open_stage(batch, capacity)
+        return PipelineSession(session, self._stages, self._logits, batch, capacity, tokens=self._tokens)
+
+
+class PipelineSession:
+    """Sequences in progress in a pipeline. See `runtime.executor.Session`.
+
+    The rows of a step are cut into parts. A stage works on one part while the next stage works on the part before.
+    """
+
+    def __init__(
+        self,
+        stage: StageSession,
+        stages: Communicator,
+        logits: LogitsType,
+        batch: int,
+        capacity: int,
+        *,
+        tokens: int,
+    ) -> None:
+        self.batch, self.capacity = batch, capacity
+        self._stage, self._stages, self._logits, self._tokens = stage, stages, logits, tokens
+
+    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
+        """See `runtime.executor.Session.step`."""
+        size = (*logit_pos.shape, self._logits.vocabulary)
+        logits = torch.zeros(size, dtype=self._logits.dtype, device=self._logits.device)
+        first, last = self._stages.rank == 0, self._stages.rank == self._stages.size - 1
+        for rows in parts(self.batch, token_ids.shape[1], self._stages.size, tokens=self._tokens):
+            if not new_len[rows].any():
+                continue
+            received = self._receive(rows.stop - rows.start, token_ids.shape[1], logit_pos.shape[1])
+            results = self._stage.step(rows, token_ids[rows], past_len[rows], new_len[rows], logit_pos[rows], received)
+            self._send(results)
+            if last:
+                logits[rows] = results["logits"].to(logits.dtype)
+        # Once all parts are through: over NCCL, a first stage that still sends could not receive.
+        if last and not first:
+            self._stages.send(logits, 0)
+        if first and not last:
+            self._stages.recv(logits, self._stages.size - 1)
+        return logits
+
+    def _receive(self, rows: int, length: int, positions: int) -> Mapping[str, Tensor]:
+        buffers = self._stage.buffers(rows, length, positions)
+        for name, tensor in buffers.items():
+            self._stages.recv(tensor, _peer(name, RECEIVE))
+        return buffers
+
+    def _send(self, results: Mapping[str, Tensor]) -> None:
+        for name, tensor in results.items():
+            if name.startswith(SEND):
+                self._stages.send(tensor, _peer(name, SEND))
+
+
+def parts(rows: int, length: int, stages: int, *, tokens: int) -> list[slice]:
+    """How a step's rows are cut: into equal parts of `tokens` tokens or more, and no more than keep the stages busy."""
+    count = max(1, min(rows, _BUSY * (stages - 1) + 1, rows * length // tokens))
+    bounds = [rows * i // count for i in range(count + 1)]
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def _peer(name: str, prefix: str) -> int:
+    return int(name.removeprefix(prefix).partition(".")[0])

@@ -1,0 +1,97 @@
+"""An engine of several ranks: each process that mpirun started loads its rank, and rank 0 drives them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.engine_folder import EngineFolder, open_engine
+from runtime.executor_choice import choose, load_executor
+from runtime.loading import prepare_torch
+from runtime.parallel.environment import share_cores
+from runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from runtime.engine import Engine
+    from runtime.executor import Executor
+    from runtime.parallel.world import World
+
+_ON_CPU = ("emulator", "interpreter")
+
+
+def run_on_ranks(
+    path: str | Path,
+    main: Callable[[Engine], None],
+    *,
+    device: str = "auto",
+    executor: str = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+    verify: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Load an engine on the ranks that mpirun started, and run `main` with it on rank 0. Every rank calls this.
+
+    The other arguments are those of `runtime.loading.load_engine`; `cuda` means each rank's own GPU.
+
+    Raises:
+        LlmcError: on rank 0, whatever rank failed, whose name is in the message; the other ranks end with it.
+    """
+    share_cores()
+    from runtime.parallel.agreement import check_agreement, check_world_size
+    from runtime.parallel.workers import drive
+    from runtime.parallel.world import LOADING_SECONDS, join
+
+    with join() as world:
+        opened: list[EngineFolder] = []
+
+        def facts() -> dict[str, str]:
+            opened.append(open_engine(path, verify=verify))
+            manifest = opened[0].manifest
+            return {"engine": manifest.digest, "llmc": manifest.llmc}
+
+        check_agreement(world, facts)
+        folder = opened[0]
+        mesh = folder.manifest.mesh
+        if world.rank == 0:
+            check_world_size(world.size, tp=mesh.tp, pp=mesh.pp, path=folder.path)
+        prepare_torch(threads)
+        load = partial(_load, folder, world, device, executor, batch, note)
+        local = world.together("loading", load, limit=LOADING_SECONDS)
+        drive(world, local, lambda everyone: main(_engine(folder, everyone)))
+
+
+def _load(
+    folder: EngineFolder, world: World, device: str, name: str, batch: int | None, note: Callable[[str], None]
+) -> Executor:
+    """This rank's executor; of a stage, its part of the pipeline."""
+    import torch
+
+    from runtime.parallel.agreement import device_of_rank
+    from runtime.parallel.groups import form_groups
+    from runtime.parallel.nccl_communicator import NcclCommunicator
+    from runtime.parallel.pipeline import LogitsType, PipelineExecutor
+
+    mesh = folder.manifest.mesh
+    own = "cpu" if name in _ON_CPU else device_of_rank(world, device, gpus=torch.cuda.device_count())
+    if own == "cpu":
+        groups = form_groups(world.comm, tp=mesh.tp)
+    else:
+        torch.cuda.set_device(own)
+        groups = form_groups(world.comm, tp=mesh.tp, upgrade=NcclCommunicator.over(torch.device(own)))
+    choice = choose(folder, name, own)
+    if choice.note and world.rank == 0:
+        note(choice.note)
+    executor = load_executor(folder, choice, own, batch, rank=world.rank, group=groups.tp)
+    if mesh.pp == 1:
+        return executor
+    return PipelineExecutor(executor, groups.pp, LogitsType(folder.manifest.vocab_size, torch.float32, own))
+
+
+def _engine(folder: EngineFolder, executor: Executor) -> Engine:
+    from runtime.engine import Engine
+
+    tokenizer = folder.manifest.tokenizer
+    return Engine(folder.path, folder.manifest, executor, Tokenizer(folder.path / tokenizer) if tokenizer else None)

@@ -1,0 +1,110 @@
+"""`llmc run` of engines of several ranks: real processes, started by llmc or by the user's mpirun."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llmc
+from runtime.parallel.launch import mpirun_path
+
+pytest.importorskip("mpi4py")
+EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
+PROMPTS = ["The function returns", "Once upon a time there was a", "A", "On the next day"]
+RUN = ("--json", "--max-new-tokens", "12", "--ignore-eos", *(part for text in PROMPTS for part in ("--prompt", text)))
+
+
+def run(
+    *arguments: object, program: tuple[str, ...] = (sys.executable, "-m", "llmc")
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "PRTE"))}
+    return subprocess.run(
+        [*program, *map(str, arguments)], capture_output=True, text=True, timeout=180, env=environment, check=False
+    )
+
+
+def texts(result: subprocess.CompletedProcess[str]) -> list[list[int]]:
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line)["token_ids"] for line in result.stdout.splitlines()]
+
+
+def compiled(model: str, passes: str, place: Path, target: str = "torch") -> Path:
+    return llmc.compile(
+        EXAMPLES / f"{model}-tiny", place, passes=passes, dtype="float32", target=target, max_seq=64
+    ).path
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory) -> dict[str, list[list[int]]]:
+    """What one rank writes, by model."""
+    found = {}
+    for model in ("gptneox", "mpt", "opt", "gptj"):
+        engine = llmc.load(compiled(model, "", tmp_path_factory.mktemp("one") / "engine"))
+        found[model] = [c.token_ids for c in engine.generate(PROMPTS, max_new_tokens=12, ignore_eos=True)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "passes"), [("gptneox", "tp=2"), ("mpt", "pp=3"), ("opt", "tp=2,embed=vocab,pp=2"), ("gptj", "tp=4")]
+)
+def test_llmc_starts_the_ranks(model, passes, expected, tmp_path) -> None:
+    engine = compiled(model, passes, tmp_path / "engine")
+    assert texts(run("run", engine, *RUN, "--device", "cpu")) == expected[model]
+
+
+@pytest.mark.parametrize(("model", "passes"), [("mpt", "tp=2"), ("gptj", "tp=2,pp=2")])
+def test_emulated_tensorrt_engines_on_ranks(model, passes, expected, tmp_path) -> None:
+    engine = compiled(model, passes, tmp_path / "engine", "tensorrt-rtx")
+    assert texts(run("run", engine, *RUN, "--executor", "emulator")) == expected[model]
+
+
+def mpirun(count: int) -> tuple[str, ...]:
+    root = ("--allow-run-as-root",) if os.geteuid() == 0 else ()
+    return (str(mpirun_path()), "-n", str(count), "--oversubscribe", *root, sys.executable, "-m", "llmc")
+
+
+def test_the_users_own_mpirun(expected, tmp_path) -> None:
+    engine = compiled("gptneox", "tp=2,embed=hidden", tmp_path / "engine")
+    assert texts(run("run", engine, *RUN, "--device", "cpu", program=mpirun(2))) == expected["gptneox"]
+    wrong = run("run", engine, *RUN, program=mpirun(3))
+    assert wrong.returncode != 0
+    assert wrong.stderr.count("is an engine of 2 ranks (tp=2, pp=1), but mpirun started 3") == 1
+    alone = compiled("gptneox", "", tmp_path / "alone")
+    assert (
+        "is an engine of 1 rank (tp=1, pp=1), but mpirun started 2" in run("run", alone, *RUN, program=mpirun(2)).stderr
+    )
+
+
+def test_prompts_come_through_standard_input(tmp_path) -> None:
+    engine = compiled("gptneox", "tp=2", tmp_path / "engine")
+    command = [sys.executable, "-m", "llmc", "run", str(engine), "--prompt-file", "-", "--max-new-tokens", "3"]
+    result = subprocess.run(command, input="A\nB\n", capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--- 2 of 2 ---" in result.stdout
+
+
+def test_a_missing_file_of_a_rank_is_one_message(tmp_path) -> None:
+    engine = compiled("gptneox", "tp=2", tmp_path / "engine")
+    (engine / "rank1.safetensors").unlink()
+    result = run("run", engine, *RUN)
+    assert result.returncode == 2
+    assert result.stderr.count("rank1.safetensors is missing") == 1
+
+
+def test_an_error_of_a_request_is_said_once(tmp_path) -> None:
+    engine = compiled("gptneox", "tp=2", tmp_path / "engine")
+    result = run("run", engine, "--prompt-ids", "999999")
+    assert result.returncode == 2
+    assert result.stderr.count("error:") == 1
+
+
+def test_in_one_process_the_mend_is_named(tmp_path) -> None:
+    engine = compiled("gptneox", "tp=2", tmp_path / "engine")
+    with pytest.raises(llmc.LlmcError, match=r"is an engine of 2 ranks \(tp=2, pp=1\)"):
+        llmc.load(engine)

