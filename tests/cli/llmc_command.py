@@ -35,6 +35,6 @@ class Result(NamedTuple):
 
 def llmc(*arguments: Any, stdin: str | bytes | None = None) -> Result:
     """Run `llmc` with these arguments; numbers and paths may be given as they are."""
-    options.settings.debug = False
+    options.settings.debug, options.settings.arguments = False, tuple(map(str, arguments))
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, prog_name="llmc")
     return Result(result.exit_code, result.stdout, result.stderr)
