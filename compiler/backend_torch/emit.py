@@ -12,6 +12,7 @@ from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value, make_op, op_kind
 from compiler.ir.rewrite import eliminate_dead
+from compiler.ir.sinking import sink_pieces
 from compiler.ir.tensor_ref import TensorRef
 
 
@@ -44,6 +45,7 @@ def emit_torch(
         OSError: if the folder cannot be written.
     """
     graph_file, weights_file = f"rank{rank}.ir", f"rank{rank}.safetensors"
+    graph = sink_pieces(graph)
     values = needed_constants(graph)
     places = write_safetensors(folder / weights_file, values, stream_constants(graph), progress)
     stored = _with_stored(graph, values, weights_file, places)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compiler.errors import GraphError
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
+from compiler.ir.tensor_data import pack_int4
 
 _SPELLING = {
     DType.f64: "F64",
@@ -39,7 +39,7 @@ def write_safetensors(
 
     Args:
         path: the file to write.
-        values: what will come, in the order in which it shall lie in the file.
+        values: what will come, in the order in which it shall lie in the file; i4 is stored as bytes.
         tensors: the values with their contents, contiguous; consumed one by one.
         progress: called with the bytes written so far and in total.
 
@@ -48,16 +48,13 @@ def write_safetensors(
 
     Raises:
         OSError: if the file cannot be written.
-        GraphError: if a value has an element type that the format does not hold.
     """
     header: dict[str, object] = {}
     places: dict[str, int] = {}
     total = 0
     for value in values:
-        if value.type.dtype not in _SPELLING:
-            raise GraphError(f"%{value.name} is {value.type}, which a safetensors file cannot hold")
         end = total + value.type.nbytes
-        entry = {"dtype": _SPELLING[value.type.dtype], "shape": list(value.type.shape), "data_offsets": [total, end]}
+        entry = {**_described(value), "data_offsets": [total, end]}
         header[value.name], places[value.name], total = entry, total, end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
@@ -67,9 +64,17 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for value, tensor in tensors:
             file.seek(start + places[value.name])
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            data = pack_int4(tensor) if value.type.dtype is DType.i4 else tensor.reshape(-1).view(torch.uint8)
+            file.write(data.numpy().data)
             done += value.type.nbytes
             if progress:
                 progress(done, total)
         file.truncate(start + total)
     return {name: start + place for name, place in places.items()}
+
+
+def _described(value: Value) -> dict[str, object]:
+    """The format has no i4: two values of it are a byte."""
+    if value.type.dtype is DType.i4:
+        return {"dtype": "U8", "shape": [value.type.nbytes]}
+    return {"dtype": _SPELLING[value.type.dtype], "shape": list(value.type.shape)}

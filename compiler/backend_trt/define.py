@@ -8,7 +8,7 @@ import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants, Load
 from compiler.backend_trt.emission import Emission, rule_of
 from compiler.errors import TargetError
-from compiler.ir.analysis import constant_values
+from compiler.ir.analysis import stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -34,7 +34,7 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission
     """
     network.name = graph.name
     emission = Emission(trt, network, graph, Constants(graph, load))
-    constant = constant_values(graph)
+    constant = stored_values(graph)
     live = _live_inputs(graph)
     for value in graph.inputs:
         if value.name in live:

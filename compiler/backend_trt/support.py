@@ -9,7 +9,7 @@ import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.declared import DEFAULT, EVERY, SUPPORT, Refusal, Setting, value_refusal
 from compiler.backend_trt.emission import COMPUTABLE, rule_of
 from compiler.errors import TargetError
-from compiler.ir.analysis import constant_values
+from compiler.ir.analysis import stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -43,7 +43,7 @@ def unsupported(graph: Graph, types: Set[DType] = COMPUTABLE) -> list[Unsupporte
         graph: the graph of one plan.
         types: the element types that the emitter has names for.
     """
-    constant = constant_values(graph)
+    constant = stored_values(graph)
     shown = {str(dim) for value in graph.inputs if _is_read(graph, value) for dim in value.type.shape}
     setting = Setting(graph, shown)
     found = [

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import TargetError
-from compiler.ir.analysis import constant_values, last_uses
+from compiler.ir.analysis import last_uses, stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
@@ -127,7 +127,7 @@ def lower(
     Raises:
         TargetError: naming the first op that the executor has no rule for.
     """
-    state = Lowering(graph, device, load, pack, widened, constant=constant_values(graph))
+    state = Lowering(graph, device, load, pack, widened, constant=stored_values(graph))
     state.globals.update(torch=torch, kernels=kernels, F=torch.nn.functional, device=device)
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from compiler.errors import PassError
-from compiler.ir.analysis import constant_values
+from compiler.ir.analysis import stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -18,7 +18,7 @@ from compiler.ir.suggest import did_you_mean
 PASS_NAME = "quant"
 
 Algorithm = Literal["int8", "int4", "awq", "gptq", "smoothquant", "fp8", "auto"]
-Activations = Literal["none", "token", "static"]
+Activations = Literal["off", "token", "static"]
 WeightScales = Literal["tensor", "channel"]
 
 
@@ -33,7 +33,7 @@ class Recipe:
         skip: patterns of modules to leave alone.
         only: patterns of the modules to quantize; all but the head if empty.
         zero: whether weights have zero points (asymmetric), where the algorithm leaves a choice.
-        act: what is done to activations: nothing, a scale for each token as it comes, or one found by calibration.
+        act: what is done to activations: nothing (`off`), a scale for each token, or one from calibration.
         weights: with `fp8`, whether a scale is for a whole weight or for one of its rows.
         alpha: with `smoothquant`, how much of the outliers moves into the weights; None to search for it.
         damping: with `gptq`, the part of the mean of the Hessian's diagonal that is added to the diagonal.
@@ -47,7 +47,7 @@ class Recipe:
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     zero: bool = False
-    act: Activations = "none"
+    act: Activations = "off"
     weights: WeightScales = "channel"
     alpha: float | None = 0.5
     damping: float = 0.01
@@ -113,7 +113,7 @@ def targets(graph: Graph, recipe: Recipe) -> list[Target]:
 
 def candidates(graph: Graph) -> list[Target]:
     """Every linear over a constant weight that is not quantized yet."""
-    constant = constant_values(graph)
+    constant = stored_values(graph)
     return [_target(graph, op) for op in graph.find("linear") if op.operands[1].name in constant]
 
 
@@ -177,7 +177,7 @@ def _matches(pattern: str, target: Target) -> bool:
 
 
 Emit = Callable[[Op, RewriteBuilder], Value]
-"""Appends what replaces a linear, which is on its rewritten operands, and returns the value that replaces its result."""
+"""Appends what replaces a linear, which is on rewritten operands; returns the value that replaces its result."""
 
 
 def rewrite_linears(graph: Graph, emits: Mapping[str, Emit]) -> Graph:
