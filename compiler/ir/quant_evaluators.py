@@ -23,13 +23,7 @@ def spread(scale: Tensor, shape: torch.Size) -> Tensor:
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: DType) -> Tensor:
-    """The op `quantize`: integers as int8, f8e4m3 as torch's type.
-
-    Raises:
-        ValueError: if a scale is not positive and finite, which NaN or infinite values make it.
-    """
-    if not bool(((scale > 0) & scale.isfinite()).all()):
-        raise ValueError("a scale is not a positive number: what it was computed from holds NaN or infinite values")
+    """The op `quantize`: integers as int8, f8e4m3 as torch's type. Scales are not checked."""
     low, high = RANGES[dtype]
     quotient = x.float() * spread(1 / scale.float(), x.shape)
     if dtype is DType.f8e4m3:
@@ -50,6 +44,8 @@ def dequantize(q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
 
 @evaluates("quantize")
 def _quantize(attrs: Attrs, sizes: Sizes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    if not bool(((scale > 0) & scale.isfinite()).all()):
+        raise ValueError("a scale is not a positive number: what it was computed from holds NaN or infinite values")
     return quantize(x, scale, zero, attrs["dtype"])
 
 

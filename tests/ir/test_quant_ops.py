@@ -12,6 +12,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.constants import needed_constants, stream_constants
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
+from compiler.ir.files import read_graph
 from compiler.ir.graph import DimRange, Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
@@ -149,8 +150,6 @@ def test_pieces_of_weights_stay_quantized_where_they_are_stored(
     assert set(stored) == {dtype, DType.f32} and stored.count(dtype) == 3
     assert all(op.operands[1].name in {d.name for d in emitted.graph.find("dequantize")} for op in
                emitted.graph.find("linear"))  # fmt: skip
-    from compiler.ir.files import read_graph
-
     found = Interpreter(read_graph(tmp_path / emitted.graph_file))(x)
     assert all(torch.equal(found[role], expected[role]) for role in expected)
 
