@@ -33,7 +33,7 @@ RECIPES = (
     "quant=int8:act=static",
     "quant=smoothquant",
     "quant=smoothquant:act=static",
-    "quant=smoothquant:search",
+    "quant=smoothquant:search=true",
     "quant=fp8",
     "quant=fp8:weights=channel",
     "quant=int4:group=128",
@@ -66,8 +66,8 @@ def measure(model: Path, recipes: Sequence[str], options: argparse.Namespace) ->
     """Print the rows of one checkpoint."""
     graph = run_pipeline(lift(model), "dtype=float16").graph
     encode = Tokenizer(model / "tokenizer.json").encode
-    texts = {"documents": read_texts(options.text), "encode": encode}
-    windows = CalibrationSource(samples=options.windows, length=options.length, **texts).windows(graph)
+    text = CalibrationSource(encode, read_texts(options.text), samples=options.windows, length=options.length)
+    windows = text.windows(graph)
     documents = read_texts(options.calib) if options.calib else ()
     baseline = 0.0
     for recipe in recipes:

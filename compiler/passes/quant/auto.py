@@ -80,7 +80,7 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget: float, elements: i
     if spent > budget:
         raise PassError(
             f"quant=auto cannot store these weights in {budget / elements:g} bits on average",
-            hint=f"{spent / elements:.3f} are needed, scales included: give bits={spent / elements + 0.005:.2f} or more",
+            hint=f"{spent / elements:.3f} are needed, scales included; give bits={spent / elements + 0.005:.2f}",
         )
     while True:
         steps = [

@@ -57,6 +57,13 @@ class CalibrationSource:
         """Where to compute."""
         return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether every document can be made into token ids."""
+        return self.encode is not None or (
+            bool(self.documents) and not any(isinstance(document, str) for document in self.documents)
+        )
+
     def check(self, graph: Graph) -> None:
         """Refuse settings that cannot work, before any text is read.
 
@@ -135,6 +142,6 @@ def current_calibration() -> CalibrationSource:
     if source is None:
         raise PassError(
             "this pass needs data to calibrate with, and none is there",
-            hint="llmc compile has some; in Python, run the pipeline with calibration=CalibrationSource(...)",
+            hint="llmc compile has some; in Python: with CalibrationSource(tokenizer.encode).active(): ...",
         )
     return source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.smoothquant import round_activations
@@ -14,9 +15,13 @@ from compiler.passes.quant.static import nearest_weight
 from compiler.passes.quant.statistics import gather
 from compiler.passes.quant.walk import View
 
+_WINDOWS = 4
+
 
 def measure_rounding(graph: Graph, recipe: Recipe, calibration: CalibrationSource) -> None:
     """Tell the calibration what rounding to the nearest value costs each target of a recipe.
+
+    A few windows do for that. Where there is no tokenizer to read the text with, nothing is told.
 
     Args:
         graph: the graph before the pass.
@@ -26,7 +31,10 @@ def measure_rounding(graph: Graph, recipe: Recipe, calibration: CalibrationSourc
     Raises:
         PassError: as `targets` and `calibrate`.
     """
+    if not calibration.is_readable:
+        return
     chosen = targets(graph, recipe)
+    few = replace(calibration, samples=min(_WINDOWS, calibration.samples or _WINDOWS))
 
     def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
         known = gather(view.inputs, view.device, by_name[view.stop.ops[0].name].module, moment=False)
@@ -37,5 +45,5 @@ def measure_rounding(graph: Graph, recipe: Recipe, calibration: CalibrationSourc
         }
         return LayerResult(errors=errors)
 
-    results = calibrate(graph, chosen, calibration, f"rounding {recipe}", solve)
+    results = calibrate(graph, chosen, few, f"rounding {recipe}", solve)
     report(calibration, chosen, results.errors, {target.op.name: describe(recipe) for target in chosen})

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
+from compiler.passes.quant.calibration import current_calibration, find_calibration
+from compiler.passes.quant.fidelity import measure_rounding
 from compiler.passes.quant.recipe import Activations, Algorithm, Recipe, WeightScales
 from compiler.passes.quant.rtn import quantize_rtn
 from compiler.passes.registry import register
@@ -88,9 +90,9 @@ class Quantize:
         """The graph with quantized linears."""
         recipe = self.recipe
         if recipe.algorithm in ("int8", "int4", "fp8") and recipe.act != "static":
+            if calibration := find_calibration():
+                measure_rounding(graph, recipe, calibration)
             return quantize_rtn(graph, recipe)
-        from compiler.passes.quant.calibration import current_calibration
-
         module = import_module(f"compiler.passes.quant.{_module(recipe)}")
         quantized: Graph = getattr(module, f"quantize_{_module(recipe)}")(graph, recipe, current_calibration())
         return quantized
