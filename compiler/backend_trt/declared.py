@@ -151,6 +151,13 @@ def _cache_fits(op: Op, _: Setting) -> bool:
     return isinstance(sizes[0], int) and (not isinstance(sizes[1], int) or sizes[1] <= sizes[0]) and cache[0] != 0
 
 
+def _blocks_fit(op: Op) -> bool:
+    """Along every axis there is one scale, or one for each index."""
+    return all(
+        blocks in (1, size) for size, blocks in zip(op.operands[0].type.shape, op.operands[1].type.shape, strict=True)
+    )
+
+
 _SIZES = Condition(
     "each symbolic dim that it computes with must be by itself a dim of an input",
     "bind the dim to a size, or add an input that has it",
@@ -191,6 +198,16 @@ _INPUT = Condition(
     "make it an input",
     lambda op, setting: op.operands[0].name not in setting.graph.producers,
 )
+_NO_ZERO = Condition(
+    "activations have no zero points there",
+    "quantize activations symmetrically",
+    lambda op, _: len(op.operands) < 3,
+)
+_ONE_AXIS = Condition(
+    "a scale is one for a tensor, for each index of one axis, or for each token",
+    "give one scale for all of the last axis",
+    lambda op, _: _blocks_fit(op),
+)
 
 DEFAULT = Entry()
 """What is taken to hold of an op whose rule is a plugin's."""
@@ -220,6 +237,9 @@ SUPPORT: Mapping[str, Entry] = {
     "softmax": Entry(FLOATS, (_TWO_DIMS,)),
     "rotary": Entry(FLOATS, (_SOME_TURN,)),
     "attention": Entry(FLOATS | {DType.bool}, (_ONE_WIDTH, _WIDTH)),
+    "amax": Entry(FLOATS, (_TWO_DIMS,)),
+    "quantize": Entry(FLOATS, (_NO_ZERO, _ONE_AXIS)),
+    "dequantize": Entry(FLOATS | {DType.i8, DType.f8e4m3}, (_NO_ZERO, _ONE_AXIS)),
     "kv_update": Entry(FLOATS | {DType.i32}, (_CAPACITY, _INPUT)),
 }
 """What TensorRT takes of each kind of op that has a rule."""

@@ -9,7 +9,7 @@ import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.declared import DEFAULT, EVERY, SUPPORT, Refusal, Setting, value_refusal
 from compiler.backend_trt.emission import COMPUTABLE, rule_of
 from compiler.errors import TargetError
-from compiler.ir.analysis import stored_values
+from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -43,13 +43,13 @@ def unsupported(graph: Graph, types: Set[DType] = COMPUTABLE) -> list[Unsupporte
         graph: the graph of one plan.
         types: the element types that the emitter has names for.
     """
-    constant = stored_values(graph)
+    constant, packed = stored_values(graph), packed_weights(graph)
     shown = {str(dim) for value in graph.inputs if _is_read(graph, value) for dim in value.type.shape}
     setting = Setting(graph, shown)
     found = [
         Unsupported(f"{op.kind.name} %{op.name} from {op.origin}", *refusal)
         for op in graph.ops
-        if op.results[0].name not in constant and (refusal := _refusal(op, setting, constant, types))
+        if op.name not in constant and op.name not in packed and (refusal := _refusal(op, setting, constant, types))
     ]
     for role, value in graph.outputs.items():
         is_constant = value.name in constant
@@ -79,8 +79,14 @@ def _is_read(graph: Graph, value: Value) -> bool:
 def _refusal(op: Op, setting: Setting, constant: Set[str], types: Set[DType]) -> Refusal | None:
     if rule_of(op.kind.name) is None:
         return Refusal("there is no rule for this kind of op", _REWRITE)
-    for value in (*op.operands, *op.results):
+    for value in _given(op, constant):
         refusal = value_refusal(value, types, value.name in constant)
         if refusal:
             return refusal
     return SUPPORT.get(op.kind.name, DEFAULT).refusal(op, setting)
+
+
+def _given(op: Op, constant: Set[str]) -> list[Value]:
+    """What an op reads and makes, but for constant scales, which are given to its layer in another form."""
+    scales = op.operands[1:2] if op.kind.name in ("quantize", "dequantize") else ()
+    return [value for value in (*op.operands, *op.results) if value not in scales or value.name not in constant]

@@ -41,6 +41,12 @@ def stored_values(graph: Graph) -> set[str]:
     return stored
 
 
+def packed_weights(graph: Graph) -> dict[str, Op]:
+    """The ops that dequantize what an engine stores, by the name of the result."""
+    stored = stored_values(graph)
+    return {op.name: op for op in graph.find("dequantize") if all(value.name in stored for value in op.operands)}
+
+
 def is_constant(op: Op, constant: Set[str]) -> bool:
     """Whether the results of `op` are constant, given the names of the constants before it."""
     return all(v.name in constant for v in op.operands) and all(v.type.is_fixed for v in op.results)

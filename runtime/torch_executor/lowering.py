@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import TargetError
-from compiler.ir.analysis import last_uses, stored_values
+from compiler.ir.analysis import last_uses, packed_weights, stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.quant_evaluators import dequantize
@@ -79,7 +79,7 @@ class Lowering:
                 self.globals[self.names[value.name]] = self.load(value).to(self.device, self.dtype(value))
             elif value.name in self.packed:
                 q, *parameters = map(self.load, self.packed[value.name].operands)
-                dense = dequantize(q, parameters[0].float(), *parameters[1:] or [None])
+                dense = dequantize(q, parameters[0].float(), parameters[1] if len(parameters) > 1 else None)
                 self.globals[self.names[value.name]] = dense.to(self.device, self.dtype(value))
         return self.names[value.name]
 
@@ -134,9 +134,8 @@ def lower(
     Raises:
         TargetError: naming the first op that the executor has no rule for.
     """
-    stored = stored_values(graph)
-    packed = {op.name: op for op in graph.find("dequantize") if all(value.name in stored for value in op.operands)}
-    state = Lowering(graph, device, load, pack, widened, packed, constant=stored)
+    packed = packed_weights(graph)
+    state = Lowering(graph, device, load, pack, widened, packed, constant=stored_values(graph))
     state.globals.update(torch=torch, kernels=kernels, F=torch.nn.functional, device=device)
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]

@@ -41,8 +41,8 @@ def linears(dtype: DType, n: int = 48, k: int = 64) -> Graph:
 @pytest.mark.parametrize("dtype", [DType.f32, DType.f16, DType.bf16])
 @pytest.mark.parametrize(
     "options",
-    ["int8", "int8:group=32", "int4", "int4:group=32", "int4:group=16", "int8:act=token", "fp8:act=off", "fp8:act=token",
-     "fp8:act=off:weights=channel"],
+    ["int8", "int8:group=32", "int4", "int4:group=32", "int4:group=16", "int8:act=token", "fp8:act=off",
+     "fp8:act=token", "fp8:act=off:weights=channel"],
 )  # fmt: skip
 def test_products_equal_the_interpreters(options: str, dtype: DType, tmp_path: Path) -> None:
     graph = emit_torch(run_pipeline(linears(dtype), f"quant={options}").graph, tmp_path).graph
@@ -100,5 +100,5 @@ def test_models_run(name: str, options: str, tmp_path: Path) -> None:
         new = torch.tensor(counts, dtype=torch.int32)
         last = (new - 1)[:, None]
         found, expected = (s.step(ids, past, new, last).float() for s in (session, other))
-        assert (found - expected).norm() / expected.norm() < (0.06 if "fp8" in options else 0.03)
+        assert (found - expected).norm() / expected.norm() < (0.1 if "fp8" in options else 0.03)
         past = past + new

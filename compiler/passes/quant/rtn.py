@@ -15,7 +15,7 @@ LARGEST = {DType.i8: 127, DType.i4: 7, DType.f8e4m3: 448}
 """The largest value of a quantized type that its negative is a value of, too."""
 
 # Rows of zeros need a scale as well; any that float16 can hold will do.
-_LEAST_SCALE = 2.0**-24
+LEAST_SCALE = 2.0**-24
 
 
 class Rounded(NamedTuple):
@@ -73,7 +73,7 @@ def _largest(b: RewriteBuilder, weight: Value, recipe: Recipe) -> Value:
 
 def _scale(b: RewriteBuilder, largest: Value, top: int, name: str) -> Value:
     scale = b.scale(largest, factor=1 / top, name=f"{name}.ratio")
-    return b.clamp(scale, min=_LEAST_SCALE, max=float("inf"), name=f"{name}.scale")  # type: ignore[no-any-return]
+    return b.clamp(scale, min=LEAST_SCALE, max=float("inf"), name=f"{name}.scale")  # type: ignore[no-any-return]
 
 
 class TokenScales:
@@ -104,7 +104,7 @@ class StaticScales:
     def __call__(self, x: Value, b: RewriteBuilder) -> Value:
         """`dequantize(quantize(x))`."""
         if x.name not in self._made:
-            number = max(self.amax_of(x) / LARGEST[self.dtype], _LEAST_SCALE)
+            number = max(self.amax_of(x) / LARGEST[self.dtype], LEAST_SCALE)
             scale = b.literal(dtype=DType.f32, shape=(1,) * x.type.rank, values=(number,), name="x.scale")
             self._made[x.name] = requantized(x, scale, self.dtype, b)
         return self._made[x.name]
