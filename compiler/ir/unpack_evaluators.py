@@ -29,13 +29,15 @@ def _integers(words: Tensor, i: int, per_turn: int, bits: int, width: int, total
     count = len(range(i, total, per_turn))
     stride = per_turn * bits // width
     first, shift = divmod(i * bits, width)
-    value = words[..., first::stride][..., :count].long() & (2**width - 1)
+    value: Tensor = words[..., first::stride][..., :count].long() & (2**width - 1)
     value >>= shift
     if shift + bits > width:
         value |= (words[..., first + 1 :: stride][..., :count].long() & (2**width - 1)) << (width - shift)
     value &= 2**bits - 1
     half = 1 << (bits - 1)
-    return ((value ^ half) if signed else value) - half
+    if signed:
+        value ^= half
+    return value - half
 
 
 @evaluates("group_order", exact=True)

@@ -7,9 +7,7 @@ from compiler.ir.types import TensorType
 
 
 @op
-def unpack(
-    x: TensorType, *, bits: int, axis: int, signed: bool = False, order: tuple[int, ...] = ()
-) -> TensorType:
+def unpack(x: TensorType, *, bits: int, axis: int, signed: bool = False, order: tuple[int, ...] = ()) -> TensorType:
     """The integers of `bits` bits that words along `axis` hold, as i4, or i8 if they have more than 4 bits.
 
     Words follow each other, each from its lowest bit up; an integer may go on in the next one. Unsigned integers are
