@@ -43,6 +43,8 @@ RECIPES = (
     "quant=int4:group=64",
     "quant=awq:group=64",
     "quant=gptq:group=64",
+    "quant=gptq:damping=1e9",  # so much damping leaves rounding to the nearest value
+    "quant=gptq:bits=3:damping=1e9",
     "quant=gptq:bits=3",
     "quant=gptq:bits=8",
     "quant=auto:bits=4.5",
