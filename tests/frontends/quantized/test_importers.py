@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compiler.frontends import Limits, lift, open_checkpoint
@@ -14,7 +15,7 @@ from tests.frontends.models import logits_of
 from tests.frontends.quantized import writers
 from tests.frontends.quantized.checkpoints import FAMILIES, change, linears, neox, write, write_json
 from tests.frontends.quantized.writers import Writer
-from tests.frontends.steps import assert_same_logits, lift_folder, run_rows
+from tests.frontends.steps import assert_same_logits, edit_config, lift_folder, run_rows
 
 
 def same(folder: Path, model: Any, tolerance: float = 1e-5) -> Graph:
@@ -106,8 +107,6 @@ def test_zero_points_of_zero_were_borrowed_from_the_next(tmp_path: Path) -> None
     model = neox()
     write(model, writers.gptq(less_one=False), tmp_path, **gptq_config())
     # Tools subtract one from every integer of a word at once, so 0 borrows.
-    from safetensors.torch import load_file, save_file
-
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
     for name, module in linears(model).items():
@@ -123,6 +122,20 @@ def test_zero_points_of_zero_were_borrowed_from_the_next(tmp_path: Path) -> None
         stored = [[(word - 0x11111111) & 0xFFFFFFFF for word in row] for row in packed]
         signed = [[word - 2**32 if word >= 2**31 else word for word in row] for row in stored]
         tensors[f"{name}.qzeros"] = torch.tensor(signed, dtype=torch.int32)
+    save_file(tensors, path)
+    same(tmp_path, model)
+
+
+def test_three_bits_by_gptqmodel(tmp_path: Path) -> None:
+    model = neox()
+    meta = {"quantizer": ["gptqmodel:4.0.0"]}
+    write(model, writers.gptq(bits=3, less_one=False), tmp_path, **gptq_config(bits=3, meta=meta))
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    for name in linears(model):
+        zeros = tensors[f"{name}.qzeros"]
+        for i, word in enumerate((0x24924924, 0x92492492 - 2**32, 0x49249249)):
+            zeros[:, i::3] -= word
     save_file(tensors, path)
     same(tmp_path, model)
 
@@ -143,8 +156,6 @@ def test_older_tools_have_files_of_their_own(tmp_path: Path, file: str, content:
 
 @pytest.mark.parametrize("family", ["gpt_neox", "gptj", "mpt"])
 def test_awq_divides_after_some_activation_functions(tmp_path: Path, family: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     model = FAMILIES[family]()
     write(model, writers.awq(), tmp_path, **CASES["awq"][1])
     path = tmp_path / "model.safetensors"
@@ -261,8 +272,6 @@ def test_modelopt(tmp_path: Path, case: str, place: str) -> None:
 
 @pytest.mark.parametrize("tool", ["modelopt", "compressed-tensors"])
 def test_quantized_caches(tmp_path: Path, tool: str) -> None:
-    from safetensors.torch import load_file, save_file
-
     model = neox()
     write(model, writers.float8(), tmp_path)
     path = tmp_path / "model.safetensors"
@@ -281,8 +290,6 @@ def test_quantized_caches(tmp_path: Path, tool: str) -> None:
             {"num_bits": 8, "type": "float", "strategy": "tensor"},
             kv_cache_scheme={"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False, "symmetric": True},
         )
-        from tests.frontends.steps import edit_config
-
         edit_config(tmp_path, **config)
     save_file({**load_file(path), **scales}, path)
     graph = lift_folder(tmp_path)
