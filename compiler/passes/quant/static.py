@@ -20,9 +20,16 @@ from compiler.passes.quant.rtn import LARGEST, StaticScales, round_weight
 from compiler.passes.quant.statistics import gather
 from compiler.passes.quant.walk import View
 
+STEPS = 8
+"""How many scales of a floating-point type are tried."""
+
 
 def quantize_static(graph: Graph, recipe: Recipe, calibration: CalibrationSource) -> Graph:
     """The graph with weights and inputs of its targets quantized, inputs by the largest value that calibration saw.
+
+    How well a floating-point type holds values that come again and again, such as those of an outlying channel, depends
+    on where they fall between two powers of two. So of the scales up to twice that of the largest value, which all hold
+    every value, the one with the least error of outputs is taken.
 
     Raises:
         PassError: as `targets` and `calibrate`.
@@ -31,15 +38,16 @@ def quantize_static(graph: Graph, recipe: Recipe, calibration: CalibrationSource
 
     def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
         known = gather(view.inputs, view.device, by_name[view.stop.ops[0].name].module, moment=False)
-        largest = known.amax.amax()
-        rows = _nearest(known.rows, largest[None, None], recipe.dtype)
-        errors = {
-            name: relative_error(known.rows @ weight.float().T, rows @ nearest_weight(weight, recipe).T)
-            for name, weight in view.weights.items()
-        }
-        return LayerResult(errors=errors, numbers={view.stop.x.name: float(largest)})
+        weights = {name: (weight.float(), nearest_weight(weight, recipe)) for name, weight in view.weights.items()}
+        largest = float(known.amax.amax())
+        factors = [2 ** (step / STEPS) for step in range(STEPS)] if recipe.dtype.is_float else [1.0]
+        outcomes = [
+            (largest * factor, _errors(known.rows, largest * factor, weights, recipe.dtype)) for factor in factors
+        ]
+        amax, errors = min(outcomes, key=lambda outcome: sum(error**2 for error in outcome[1].values()))
+        return LayerResult(errors=errors, numbers={view.stop.x.name: amax})
 
-    settings = f"static {recipe.dtype} {recipe.group} {recipe.weights} {[target.op.name for target in chosen]}"
+    settings = f"static {STEPS} {recipe.dtype} {recipe.group} {recipe.weights} {[target.op.name for target in chosen]}"
     results = calibrate(graph, chosen, calibration, settings, solve)
     named = f"{recipe.algorithm}, static activations"
     report(calibration, chosen, results.errors, {target.op.name: named for target in chosen})
@@ -50,6 +58,12 @@ def quantize_static(graph: Graph, recipe: Recipe, calibration: CalibrationSource
         return dequantized_linear(op, b, rounded.q, rounded.scale, x=scales(op.operands[0], b))
 
     return rewrite_linears(graph, {target.op.name: emit for target in chosen})
+
+
+def _errors(rows: Tensor, amax: float, weights: Mapping[str, tuple[Tensor, Tensor]], dtype: DType) -> dict[str, float]:
+    """The errors of linears by their names, over inputs scaled by `amax`; `weights` has each before and after."""
+    rounded = _nearest(rows, torch.tensor([[amax]], device=rows.device), dtype)
+    return {name: relative_error(rows @ weight.T, rounded @ after.T) for name, (weight, after) in weights.items()}
 
 
 def nearest_weight(weight: Tensor, recipe: Recipe) -> Tensor:
