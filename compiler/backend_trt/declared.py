@@ -151,6 +151,12 @@ def _cache_fits(op: Op, _: Setting) -> bool:
     return isinstance(sizes[0], int) and (not isinstance(sizes[1], int) or sizes[1] <= sizes[0]) and cache[0] != 0
 
 
+def _is_placed(op: Op, setting: Setting) -> bool:
+    """Whether the cache is read by dequantizing it only, at once."""
+    users = setting.graph.users.get(op.name, ())
+    return isinstance(op.operands[1].type.shape[2], int) and all(user.kind.name == "dequantize" for user in users)
+
+
 def _blocks_fit(op: Op) -> bool:
     """Along every axis there is one scale, or one for each index."""
     return all(
@@ -208,6 +214,11 @@ _ONE_AXIS = Condition(
     "give one scale for all of the last axis",
     lambda op, _: _blocks_fit(op),
 )
+_PLACED = Condition(
+    "what is written into a cache of 8 bits must have a fixed length, and be quantized by the scale it is read by",
+    "bind the dim S to a size",
+    lambda op, setting: op.operands[0].type.dtype in FLOATS or _is_placed(op, setting),
+)
 
 DEFAULT = Entry()
 """What is taken to hold of an op whose rule is a plugin's."""
@@ -240,6 +251,6 @@ SUPPORT: Mapping[str, Entry] = {
     "amax": Entry(FLOATS, (_TWO_DIMS,)),
     "quantize": Entry(FLOATS, (_NO_ZERO, _ONE_AXIS)),
     "dequantize": Entry(FLOATS | {DType.i8, DType.f8e4m3}, (_NO_ZERO, _ONE_AXIS)),
-    "kv_update": Entry(FLOATS | {DType.i32}, (_CAPACITY, _INPUT)),
+    "kv_update": Entry(FLOATS | {DType.i32, DType.i8, DType.f8e4m3}, (_CAPACITY, _INPUT, _PLACED)),
 }
 """What TensorRT takes of each kind of op that has a rule."""

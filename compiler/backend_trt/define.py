@@ -82,7 +82,9 @@ def _mark_output(emission: Emission, role: str, value: Value) -> None:
     network = emission.network
     tensor = emission[value]
     inputs = {v.name for v in emission.graph.inputs}
-    if tensor.is_network_input or tensor.is_network_output or value.type.dtype is DType.bool:
+    if value.name in emission.updates:
+        pass  # TensorRT has no identity of FP8
+    elif tensor.is_network_input or tensor.is_network_output or value.type.dtype is DType.bool:
         tensor = network.add_identity(tensor).get_output(0)
     tensor.name = value.name if role in inputs else role
     network.mark_output(tensor)

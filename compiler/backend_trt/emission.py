@@ -54,6 +54,7 @@ class Emission:
         op: the op whose rule runs.
         weights: what lies at each input that is a weight, by the input's name.
         constants: where the values of each constant layer are, by the layer's name.
+        updates: for each output that holds what is new in a cache, the cache's input.
         held: the values themselves, which must live until the network is built.
         packed: the ops that dequantize constants, by the name of the result.
         stored: the names of all constants but dequantized ones.
@@ -66,6 +67,7 @@ class Emission:
     op: Op | None = None
     weights: dict[str, Weight] = field(default_factory=dict)
     constants: dict[str, Constant] = field(default_factory=dict)
+    updates: dict[str, str] = field(default_factory=dict)
     held: dict[str, Tensor] = field(default_factory=dict)
     packed: Mapping[str, Op] = field(default_factory=dict)
     stored: Set[str] = frozenset()

@@ -97,6 +97,8 @@ class NetworkRecord:
         profiles: the optimization profiles, in order.
         weights: what lies at each input that is a weight, by the input's name; the other inputs are a step's.
         constants: the values of each CONSTANT layer, by the layer's name.
+        updates: for each output that holds what a run adds to a cache, `[B, heads, S, D]`, the cache's input. Whoever
+            runs the network writes it there, from the positions `past_len` of each row on.
     """
 
     name: str
@@ -108,12 +110,18 @@ class NetworkRecord:
     profiles: tuple[ProfileRecord, ...] = ()
     weights: Mapping[str, Weight] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
+    updates: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def aliases(self) -> Mapping[str, str]:
         """For each output that a cache update makes, the input whose memory it must share."""
         cached = {layer.outputs[0]: layer.inputs[0] for layer in self.layers if layer.kind == "KV_CACHE_UPDATE"}
         return {name: source for name in self.outputs if (source := cached.get(name)) is not None}
+
+    @property
+    def caches(self) -> Mapping[str, str]:
+        """For each output that is the next state of a cache, or what is new in it, the cache's input."""
+        return {**self.aliases, **self.updates}
 
     def write(self, path: Path) -> None:
         """Write the record as JSON; OSError if that fails."""
@@ -173,6 +181,7 @@ def _record(content: Mapping[str, Any]) -> NetworkRecord:
         ),
         weights={name: Weight(**weight) for name, weight in content["weights"].items()},
         constants={name: _constant_from_json(constant) for name, constant in content["constants"].items()},
+        updates=dict(content.get("updates", {})),
     )
 
 

@@ -64,15 +64,17 @@ class Cache:
 
     Attributes:
         name: the input's name.
-        output: the name of the output that shares its memory.
+        output: the name of the output that shares its memory, or holds what is new.
         row: the shape of one sequence's part, `[heads, C, head_dim]`.
         dtype: the element type.
+        in_place: whether a run updates it; otherwise the output is `[B, heads, S, head_dim]` for the runtime to place.
     """
 
     name: str
     output: str
     row: Shape
     dtype: torch.dtype
+    in_place: bool = True
 
     def shape(self, rows: int, capacity: int) -> Shape:
         """The shape of a cache like this one, for `rows` sequences of `capacity` tokens."""
@@ -125,7 +127,7 @@ def read_signature(record: NetworkRecord, file: str) -> Signature:
     Raises:
         EngineError: naming the file and tensor, if it is no plan that llmc built.
     """
-    sources = {source: output for output, source in record.aliases.items()}
+    sources = {source: output for output, source in record.caches.items()}
     step = tuple(name for name in STEP_INPUTS if name in record.inputs)
     for name in record.inputs:
         if name not in (*step, *sources, *record.weights):
@@ -150,7 +152,7 @@ def read_signature(record: NetworkRecord, file: str) -> Signature:
 
 def _caches(record: NetworkRecord, sources: Mapping[str, str], file: str) -> tuple[Cache, ...]:
     caches = tuple(
-        Cache(name, output, record.tensors[name].shape[1:], _dtype(record, name, file))
+        Cache(name, output, record.tensors[name].shape[1:], _dtype(record, name, file), output not in record.updates)
         for name, output in sources.items()
     )
     if not caches:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
+from compiler.backend_trt.rules.shape import reshaped
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 
@@ -37,6 +38,9 @@ def _quantize(e: Emission, op: Op) -> TrtTensor:
 @emits("dequantize")
 def _dequantize(e: Emission, op: Op) -> TrtTensor:
     q, scale = op.operands
+    update = e.graph.producers.get(q.name)
+    if update is not None and update.kind.name == "kv_update":
+        return _cache_after(e, op, update)
     if scale.name in e.stored:
         scales, axis = _constant_scale(e, scale)
         # float16 products of integers overflow.
@@ -47,6 +51,63 @@ def _dequantize(e: Emission, op: Op) -> TrtTensor:
         return e.layer(e.network.add_dequantize(e[q], one, e.data_type(DType.f32)))
     codes = e.layer(e.network.add_dequantize(e[q], one, e.data_type(DType.f32)), "codes")
     return e.cast(e.elementwise(codes, e[scale], "PROD", "scaled"), op.attrs["dtype"], "rounded")
+
+
+def _cache_after(e: Emission, op: Op, update: Op) -> TrtTensor:
+    """A cache with what is new in its place, dequantized: both are dequantized first, since 8 bits cannot be placed."""
+    cache, new, at, _ = update.operands
+    scales, axis = _constant_scale(e, op.operands[1])
+    dtype = e.data_type(op.attrs["dtype"])
+
+    def wide(value: Value, detail: str) -> TrtTensor:
+        layer = e.network.add_dequantize(e[value], scales, dtype)
+        if layer is not None and axis is not None:
+            layer.axis = axis
+        return e.layer(layer, detail)
+
+    old, fresh = wide(cache, "old"), wide(new, "new")
+    length = new.type.shape[2]
+    assert isinstance(length, int)
+    inside = e.once(("inside", cache_key(cache), at.name, str(length)), lambda: _inside(e, cache, at, length))
+    if length > 1:
+        places = e.once(("places", cache_key(cache), at.name, str(length)), lambda: _places(e, cache, at, length))
+        gather = e.network.add_gather(fresh, places, 2)
+        gather.num_elementwise_dims = 1
+        fresh = e.layer(gather, "placed")
+    return e.layer(e.network.add_select(inside, fresh, old))
+
+
+def cache_key(cache: Value) -> str:
+    """The capacity, as part of a key."""
+    return str(cache.type.shape[2])
+
+
+def _distances(e: Emission, cache: Value, at: Value) -> TrtTensor:
+    """How far each place of a cache is behind a row's past, `i32[B, C]`."""
+    batch, _, capacity, _ = cache.type.shape
+    assert isinstance(capacity, int)
+
+    def make() -> TrtTensor:
+        start = reshaped(e, e[at], (batch,), (batch, 1), "start")
+        return e.elementwise(e.vector(range(capacity), DType.i32, 2), start, "SUB", "distances")
+
+    return e.once(("distances", cache_key(cache), at.name), make)
+
+
+def _inside(e: Emission, cache: Value, at: Value, length: int) -> TrtTensor:
+    """Which places of a cache a run writes, `bool[B, 1, C, 1]`."""
+    batch, _, capacity, _ = cache.type.shape
+    distances = _distances(e, cache, at)
+    after = e.elementwise(distances, e.number(-1, DType.i32, 2), "GREATER", "after")
+    before = e.elementwise(distances, e.number(length, DType.i32, 2), "LESS", "before")
+    both = e.elementwise(after, before, "AND", "inside")
+    return reshaped(e, both, (batch, capacity), (batch, 1, capacity, 1), "written")
+
+
+def _places(e: Emission, cache: Value, at: Value, length: int) -> TrtTensor:
+    """Which of a run's tokens each place of a cache is for, `i32[B, C]`."""
+    least = e.elementwise(_distances(e, cache, at), e.number(0, DType.i32, 2), "MAX", "least")
+    return e.elementwise(least, e.number(length - 1, DType.i32, 2), "MIN", "places")
 
 
 def feeds_linears(e: Emission, op: Op) -> bool:
