@@ -80,7 +80,7 @@ class _Group:
         weights = _described(options, "weights")
         weights.only("strategy", *_STRATEGIES)
         weights.only("dynamic", False)
-        self.bits = weights.get("num_bits", kind=int, default=8)
+        self.bits: int = weights.get("num_bits", kind=int, default=8)
         self.float = weights.only("type", "int", "float") == "float"
         weights.only("num_bits", *((8,) if self.float else (8, 4, 2, 3, 5, 6, 7)))
         self.symmetric = weights.only("symmetric", True, False)

@@ -25,10 +25,11 @@ class Gptq(Uncached):
 
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
-        self.bits = int(options.only("bits", 4, 2, 3, 8))
-        self.group = options.get("group_size", kind=int, default=-1)
-        self.sorted = options.only("desc_act", False, True)
-        self.symmetric = options.only("sym", True, False)
+        self.bits: int = options.get("bits", kind=int)
+        options.only("bits", 2, 3, 4, 8)
+        self.group: int = options.get("group_size", kind=int)
+        self.sorted = options.get("desc_act", kind=bool)
+        self.symmetric = options.get("sym", kind=bool)
         self.less_one = options.only("checkpoint_format", "gptq", "gptq_v2") == "gptq"
         quantizer = options.get("meta", kind=dict, default={}).get("quantizer", "")
         self.by_word = self.bits != 3 or "gptqmodel" in str(quantizer).lower()

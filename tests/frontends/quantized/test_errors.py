@@ -121,6 +121,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
         ),
     ),
     "bits": (gptq_config(bits=5), "config.json, quantization_config, sets 'bits' to 5, which is not supported"),
+    "no symmetry": (gptq_config(sym=None), "config.json, quantization_config, has no 'sym'"),
     "format": (gptq_config(checkpoint_format="marlin"), "sets 'checkpoint_format' to 'marlin'"),
     "by module": (gptq_config(dynamic={"x": {}}), "sets 'dynamic' to"),
     "gemv": ({"quantization_config": {**AWQ, "version": "gemv"}}, "sets 'version' to 'gemv'"),
