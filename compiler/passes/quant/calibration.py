@@ -65,12 +65,13 @@ class CalibrationSource:
         )
 
     def check(self, graph: Graph) -> None:
-        """Refuse settings that cannot work, before any text is read.
+        """Refuse settings that cannot work, before any text is read and even if no pass will calibrate.
 
         Raises:
-            PassError: as `windows`, but for what depends on the texts.
+            PassError: if there are no samples, or windows are longer than the model takes at once.
         """
-        self._length(graph)
+        if self.length is not None:
+            self._length(graph)
         if self.samples is not None and self.samples < 1:
             raise PassError(f"calibration with {self.samples} samples is none", hint="--calib-samples starts at 1")
 
@@ -89,7 +90,8 @@ class CalibrationSource:
         wanted = self.samples or min(SAMPLES, max(count, 1))
         if count < wanted:
             raise PassError(
-                f"the calibration text has {len(ids)} tokens; {wanted} windows of {length} need {wanted * length}",
+                f"the calibration text has {len(ids)} tokens, which are too few: samples={wanted} of {length} take "
+                f"{wanted * length}",
                 hint="give a longer text (--calib), or fewer or shorter windows (--calib-samples, --calib-length)",
             )
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))[:wanted]

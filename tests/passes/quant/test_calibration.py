@@ -43,8 +43,12 @@ def test_default_text_is_used_without_documents():
 @pytest.mark.parametrize(
     ("settings", "message", "mend"),
     [
-        ({"documents": [(1,) * 100], "samples": 9}, "100 tokens; 9 windows of 64 need 576", "--calib-samples"),
-        ({"documents": [(1,)]}, "1 tokens; 1 windows of 64 need 64", "longer text"),
+        (
+            {"documents": [(1,) * 100], "samples": 9},
+            "100 tokens, which are too few: samples=9 of 64 take 576",
+            "--calib-samples",
+        ),
+        ({"documents": [(1,)]}, "1 tokens, which are too few: samples=1 of 64 take 64", "longer text"),
         ({"documents": [(1,) * 99], "length": 65}, "takes 2 to 64", "--calib-length"),
         ({"documents": [(1,) * 99], "samples": 0}, "0 samples", "--calib-samples"),
         ({"documents": [(50,) * 99]}, "the token 50, but the model knows 50", "another model"),
