@@ -14,7 +14,7 @@ def _windows(graph):
 
 def _whole(graph, windows, names):
     """The values of some linears' inputs, by running the graph on one window after the other."""
-    seen = {name: [] for name in names}
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in names}
 
     def observe(op, operands, results):
         if op.name in seen:
