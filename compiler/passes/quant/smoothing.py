@@ -118,12 +118,16 @@ class _Finder:
             return None
         kind = op.kind.name
         if kind in ("layer_norm", "rms_norm", "linear"):
-            return op if all(value.name in self.constant for value in op.operands[1:]) else None
+            return op if all(self._is_plain(value) for value in op.operands[1:]) else None
         if kind == "relu":
             return self._behind(op.operands[0])
         if kind == "mul":
             return self._behind(op.operands[1]) or self._behind(op.operands[0])
         return self._behind_heads(op)
+
+    def _is_plain(self, value: Value) -> bool:
+        """Whether a parameter is constant and not quantized yet: a factor would come between weight and linear."""
+        return value.name in self.constant and self.graph.producers[value.name].kind.name != "dequantize"
 
     def _behind(self, value: Value) -> Op | None:
         """The absorber behind a value that one op reads."""

@@ -6,6 +6,7 @@ import torch
 from compiler.ir.dtypes import DType
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.verifier import verify
+from compiler.passes import run_pipeline
 from compiler.passes.quant.smoothing import Place, find_places, smooth
 from compiler.passes.quant.walk import step_inputs, stops_of
 from tests.passes.quant.models import FAMILIES, calibration, model
@@ -74,3 +75,9 @@ def test_input_that_others_read_is_multiplied():
     graph = model("gptj")
     without_mlp = stops_of(op for op in graph.find("linear") if op.name.startswith("layers.0.attn."))
     assert find_places(graph, without_mlp)["layers.0.ln1.norm"] == Place("mul")
+
+
+def test_linear_that_is_quantized_already_absorbs_nothing():
+    graph = run_pipeline(model("opt"), "quant=int8:only=v_proj").graph
+    out = stops_of(op for op in graph.find("linear") if op.name == "layers.0.attn.out")
+    assert find_places(graph, out)["layers.0.attn.context.merged"] == Place("mul")
