@@ -90,7 +90,7 @@ class StepInputs:
 
 
 def place_rows(cache: Tensor, new: Tensor, past: Tensor) -> None:
-    """Write `new [B, heads, S, D]` into a cache `[B, heads, C, D]` from `past` of each row on; what does not fit is lost.
+    """Write `new [B, heads, S, D]` into a cache `[B, heads, C, D]` from `past` of each row on, as far as it fits.
 
     Nothing waits for the device, so that it can be recorded.
     """

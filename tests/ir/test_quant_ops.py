@@ -21,7 +21,8 @@ from compiler.ir.tensor_data import pack_int4, unpack_int4
 
 
 def literal(b: Builder, values: Tensor, dtype: DType, name: str) -> Value:
-    return b.literal(dtype=dtype, shape=tuple(values.shape), values=tuple(values.flatten().tolist()), name=name)
+    made: Value = b.literal(dtype=dtype, shape=tuple(values.shape), values=tuple(values.flatten().tolist()), name=name)
+    return made
 
 
 def quantized(x: Tensor, scale: Tensor, dtype: DType, zero: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ MODELS = Path("examples/models")
 
 def source() -> CalibrationSource:
     generator = torch.Generator().manual_seed(0)
-    documents = [torch.randint(256, (64,), generator=generator).tolist()]
+    documents = [tuple(torch.randint(256, (64,), generator=generator).tolist())]
     return CalibrationSource(documents=documents, samples=4, length=16)
 
 
