@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmc.compiling import Compiled, compile
     from llmc.models import lift
     from llmc.opt import optimize
+    from llmc.perplexity import Perplexity, measure_perplexity
     from llmc.verification import Verification
     from llmc.verifying import verify
     from runtime.engine import Completion, Engine
@@ -39,12 +40,14 @@ _HOMES = {
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
     "Manifest": "runtime.manifest",
+    "Perplexity": "llmc.perplexity",
     "Verification": "llmc.verification",
     "compile": "llmc.compiling",
     "diff": "compiler.ir.diff:diff_graphs",
     "format_diff": "compiler.ir.diff",
     "lift": "llmc.models",
     "load": "runtime.loading:load_engine",
+    "measure_perplexity": "llmc.perplexity",
     "optimize": "llmc.opt",
     "parse": "compiler.ir.parser:parse_graph",
     "read_graph": "compiler.ir.files",
@@ -62,6 +65,7 @@ __all__ = [
     "GraphDiff",
     "LlmcError",
     "Manifest",
+    "Perplexity",
     "Verification",
     "__version__",
     "compile",
@@ -69,6 +73,7 @@ __all__ = [
     "format_diff",
     "lift",
     "load",
+    "measure_perplexity",
     "optimize",
     "parse",
     "read_graph",

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from compiler.ir.graph import Graph
-from compiler.ir.interpreter import Interpreter
+from compiler.ir.virtual_ranks import VirtualRanks
 from llmc.trials import Recorder, Trial
 from llmc.verification import Run, TokenDifference
-from runtime.interpreter_executor import InterpreterSession
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -30,10 +29,10 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 class Reference:
-    """A graph, interpreted: the logits that a right engine has."""
+    """A graph, or those of all ranks of a mesh, interpreted: the logits that a right engine has."""
 
-    def __init__(self, graph: Graph) -> None:
-        self._interpreter = Interpreter(graph)
+    def __init__(self, *graphs: Graph) -> None:
+        self._ranks = VirtualRanks.of(graphs)
         self._known: dict[tuple[int, ...], Tensor] = {}
 
     def logits(self, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
@@ -43,9 +42,14 @@ class Reference:
         if key not in self._known:
             count = torch.tensor([len(given)], dtype=torch.int32)
             positions = torch.arange(len(prompt) - 1, len(given), dtype=torch.int32)
-            session = InterpreterSession(self._interpreter, 1, len(given))
-            ids = torch.tensor([given], dtype=torch.int32)
-            self._known[key] = session.step(ids, torch.zeros_like(count), count, positions[None])[0].float()
+            step = {
+                "token_ids": torch.tensor([given], dtype=torch.int32),
+                "past_len": torch.zeros_like(count),
+                "new_len": count,
+                "logit_pos": positions[None],
+            }
+            outputs, _ = self._ranks(step, self._ranks.empty_states(B=1, C=len(given)))
+            self._known[key] = outputs["logits"][0].float()
         return self._known[key]
 
 

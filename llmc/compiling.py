@@ -16,7 +16,9 @@ from compiler.errors import PassError
 from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_model
 from compiler.frontends import lift as lift_checkpoint
 from compiler.ir.graph import Graph
+from compiler.passes.quant.report import FidelityReport
 from compiler.trt.library import load_library
+from llmc.calibrating import calibration_settings
 from llmc.checkpoint_digest import source_digest
 from llmc.dtypes import dtype_name
 from llmc.emitting import emit
@@ -47,6 +49,7 @@ class Compiled:
         notes: what the user may want to know, one sentence each.
         explanation: what the passes did, and where rules declined; empty unless asked for.
         plans: the names of the plans of each TensorRT target.
+        fidelity: what quantization does to the outputs of each op, measured on calibration data.
     """
 
     path: Path
@@ -56,6 +59,7 @@ class Compiled:
     notes: tuple[str, ...]
     explanation: str
     plans: Mapping[str, tuple[str, ...]]
+    fidelity: FidelityReport = field(default_factory=FidelityReport)
 
 
 @dataclass
@@ -90,6 +94,10 @@ def compile(
     dump_ir: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     explain: bool = False,
+    calib: str | Path | None = None,
+    calib_samples: int | None = None,
+    calib_length: int | None = None,
+    calib_seed: int = 0,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compile a checkpoint into an engine directory.
@@ -111,6 +119,11 @@ def compile(
         dump_ir: a folder for the graph's text after lifting and after each pass.
         plugins: Python files that register passes.
         explain: whether to gather what the passes did, and why rules declined.
+        calib: a text to calibrate with, or documents, one a line of JSON (`.jsonl`), for passes that do; the text that
+            comes with the compiler if None.
+        calib_samples: how many windows of it to use; as many as it has, up to 128, if None.
+        calib_length: how many tokens a window has; 512, or `max_input` if that is less, if None.
+        calib_seed: decides which windows are used, if there are more.
         progress: called as work proceeds.
 
     Raises:
@@ -126,6 +139,7 @@ def compile(
     stages = compose(passes, dtype_name(dtype))
     place = check_place(Path(output) if output is not None else default_output(model))
     dump = _dump_folder(dump_ir, place)
+    settings = calibration_settings(calib, calib_samples, calib_length, calib_seed)
     job.notes += [note] if note else []
 
     with job.stage("lift"):
@@ -134,7 +148,9 @@ def compile(
         plans = plan_count(lifted, targets, build)
         tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
     job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
-    with job.stage("rewrite"):
+    calibration = settings.source(checkpoint.folder, job.progress)
+    calibration.check(lifted)
+    with job.stage("rewrite"), calibration.active():
         rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__), tokens=tokens
@@ -149,6 +165,7 @@ def compile(
         tuple(job.notes),
         rewritten.explanation,
         plan_names(place, manifest),
+        calibration.report,
     )
 
 

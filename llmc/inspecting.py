@@ -57,10 +57,15 @@ def open_subject(path: str | Path, *, dummy_weights: bool = False) -> Subject:
 
 def graph_file(manifest: Manifest, path: Path) -> str:
     """The file of the graph of an engine's first rank, which all targets share; EngineError if it holds none."""
+    return graph_files(manifest, path)[0]
+
+
+def graph_files(manifest: Manifest, path: Path) -> list[str]:
+    """The files of the graphs of an engine's ranks, which all targets share; EngineError if it holds none."""
     for ranks in manifest.targets.values():
-        if "graph" in ranks[0]:
-            return ranks[0]["graph"]
-    raise EngineError(f"{path} holds no graph", hint="compile the engine again with this llmc")
+        if all("graph" in files for files in ranks):
+            return [files["graph"] for files in ranks]
+    raise EngineError(f"{path} holds no graph", hint="compile it again with this llmc")
 
 
 def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool = False) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def network_facts(record: NetworkRecord, *, layers: bool = False) -> dict[str, A
         record: its record.
         layers: whether to list every layer, too.
     """
-    outputs = {source: output for output, source in record.aliases.items()}
+    outputs = {source: output for output, source in record.caches.items()}
     step = [name for name in record.inputs if name not in outputs and name not in record.weights]
     facts = {
         "sizes": _sizes(record),
@@ -36,7 +36,7 @@ def network_facts(record: NetworkRecord, *, layers: bool = False) -> dict[str, A
         "cache_bytes": sum(_most_bytes(record, name) for name in outputs),
         "inputs": {name: _tensor(record.tensors[name]) for name in step},
         "caches": {name: {**_tensor(record.tensors[name]), "output": out} for name, out in outputs.items()},
-        "outputs": {n: _tensor(record.tensors[n]) for n in record.outputs if n not in record.aliases},
+        "outputs": {n: _tensor(record.tensors[n]) for n in record.outputs if n not in record.caches},
         "profiles": _profiles(record),
     }
     return facts | ({"layer_list": [_layer(layer, record) for layer in record.layers]} if layers else {})
@@ -45,7 +45,7 @@ def network_facts(record: NetworkRecord, *, layers: bool = False) -> dict[str, A
 def _sizes(record: NetworkRecord) -> dict[str, int]:
     """The rows, the tokens and the wanted positions of each, and the slots of the caches; -1 for what varies."""
     shapes = {name: record.tensors[name].shape for name in ("token_ids", "logits") if name in record.tensors}
-    caches = [record.tensors[name].shape for name in record.aliases.values()]
+    caches = [record.tensors[name].shape for name in record.caches.values()]
     ids, logits = shapes.get("token_ids", ()), shapes.get("logits", ())
     sizes = dict(zip("BS", ids, strict=False)) | ({"R": logits[1]} if len(logits) == 3 else {})
     return sizes | ({"C": caches[0][2]} if caches and len(caches[0]) > 2 else {})

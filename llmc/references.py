@@ -8,7 +8,7 @@ from pathlib import Path
 from compiler.errors import EngineError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
-from llmc.inspecting import graph_file
+from llmc.inspecting import graph_files
 from llmc.models import lift
 from llmc.opt import optimize
 from runtime.engine import Engine
@@ -21,20 +21,30 @@ class ReferenceModel:
     """A graph to compare with.
 
     Attributes:
-        graph: the graph.
+        graphs: the graph, or those of all ranks of a mesh.
         words: what it is.
         max_seq: how many tokens a sequence may have.
     """
 
-    graph: Graph
+    graphs: tuple[Graph, ...]
     words: str
     max_seq: int
+
+    @property
+    def graph(self) -> Graph:
+        """The graph, or that of the first rank."""
+        return self.graphs[0]
 
 
 def own_reference(engine: Engine) -> ReferenceModel:
     """The graph of a loaded engine itself."""
-    graph = read_graph(engine.path / graph_file(engine.manifest, engine.path))
-    return ReferenceModel(graph, "its own graph, interpreted", engine.manifest.limits.max_seq)
+    graphs = _stored(engine.path, engine.manifest)
+    words = "its own graph, interpreted" if len(graphs) == 1 else "the graphs of its ranks, interpreted together"
+    return ReferenceModel(graphs, words, engine.manifest.limits.max_seq)
+
+
+def _stored(folder: Path, manifest: Manifest) -> tuple[Graph, ...]:
+    return tuple(read_graph(folder / file) for file in graph_files(manifest, folder))
 
 
 def other_reference(against: str | Path, engine: Engine) -> ReferenceModel:
@@ -47,19 +57,19 @@ def other_reference(against: str | Path, engine: Engine) -> ReferenceModel:
     folder = Path(against).expanduser()
     if (folder / MANIFEST).is_file():
         manifest = open_engine(folder).manifest
-        graph, max_seq = read_graph(folder / graph_file(manifest, folder)), manifest.limits.max_seq
+        graphs, max_seq = _stored(folder, manifest), manifest.limits.max_seq
         words = f"the graph of {against}, interpreted"
     else:
-        graph, max_seq = _lifted(against, engine.manifest), engine.manifest.limits.max_seq
+        graphs, max_seq = (_lifted(against, engine.manifest),), engine.manifest.limits.max_seq
         made_up = " with dummy weights" if engine.manifest.source.dummy_weights else ""
         words = f"{against} in float32{made_up}, interpreted"
-    size = int(graph.facts["vocab_size"])
+    size = int(graphs[0].facts["vocab_size"])
     if size != engine.manifest.vocab_size:
         raise EngineError(
             f"{engine.path} has a vocabulary of {engine.manifest.vocab_size} tokens and {against} one of {size}",
             hint="compare it with the checkpoint that it was compiled from",
         )
-    return ReferenceModel(graph, words, max_seq)
+    return ReferenceModel(graphs, words, max_seq)
 
 
 def _lifted(model: str | Path, manifest: Manifest) -> Graph:

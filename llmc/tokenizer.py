@@ -40,7 +40,7 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None]) -> 
     Raises:
         OSError: if the folder cannot be written.
     """
-    if not any((source / name).is_file() for name in _ESSENTIAL):
+    if not has_tokenizer(source):
         note(f"{source.name} has no tokenizer: give llmc run token ids (--prompt-ids)")
         return None
     try:
@@ -62,6 +62,11 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None]) -> 
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     return _READ
+
+
+def has_tokenizer(source: Path) -> bool:
+    """Whether there are files of a tokenizer in a folder."""
+    return any((source / name).is_file() for name in _ESSENTIAL)
 
 
 def _load(source: Path) -> Any:

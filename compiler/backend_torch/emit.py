@@ -15,6 +15,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of, rank_graph
 from compiler.ir.op import Op, Value, make_op, op_kind
 from compiler.ir.rewrite import eliminate_dead
+from compiler.ir.sinking import sink_pieces
 from compiler.ir.tensor_ref import TensorRef
 
 
@@ -45,7 +46,7 @@ def emit_torch(
         CheckpointError: if the checkpoint's files cannot be read.
         OSError: if the folder cannot be written.
     """
-    ranks = [rank_graph(graph, rank) for rank in range(mesh_of(graph).size)]
+    ranks = [sink_pieces(rank_graph(graph, rank)) for rank in range(mesh_of(graph).size)]
     wanted = [needed_constants(own) for own in ranks]
     with ExitStack() as stack:
         writers = [

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compiler.errors import GraphError
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
+from compiler.ir.tensor_data import pack_int4
 
 _SPELLING = {
     DType.f64: "F64",
@@ -42,26 +42,23 @@ class SafetensorsWriter:
 
         Args:
             path: the file to write.
-            values: what will come, in the order in which it shall lie in the file.
+            values: what will come, in the order in which it shall lie in the file; i4 is stored as bytes.
 
         Raises:
             OSError: if the file cannot be written.
-            GraphError: if a value has an element type that the format does not hold.
         """
         header: dict[str, object] = {}
         offsets: dict[str, int] = {}
         self.total = 0
         for value in values:
-            if value.type.dtype not in _SPELLING:
-                raise GraphError(f"%{value.name} is {value.type}, which a safetensors file cannot hold")
             start, self.total = self.total, self.total + value.type.nbytes
-            dtype, shape = _SPELLING[value.type.dtype], list(value.type.shape)
-            header[value.name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, self.total]}
+            header[value.name] = {**_described(value), "data_offsets": [start, self.total]}
             offsets[value.name] = start
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-(len(text) + 8) % _ALIGNMENT)
         begin = 8 + len(text)
         self.places = {name: begin + offset for name, offset in offsets.items()}
+        self._packed = {value.name for value in values if value.type.dtype is DType.i4}
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
         self._file.truncate(begin + self.total)
@@ -69,10 +66,18 @@ class SafetensorsWriter:
     def write(self, name: str, tensor: Tensor) -> None:
         """Write a tensor, contiguous, at its place; OSError if that fails."""
         self._file.seek(self.places[name])
-        self._file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        data = pack_int4(tensor) if name in self._packed else tensor.reshape(-1).view(torch.uint8)
+        self._file.write(data.numpy().data)
 
     def __enter__(self) -> SafetensorsWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+def _described(value: Value) -> dict[str, object]:
+    """The format has no i4: two values of it are a byte."""
+    if value.type.dtype is DType.i4:
+        return {"dtype": "U8", "shape": [value.type.nbytes]}
+    return {"dtype": _SPELLING[value.type.dtype], "shape": list(value.type.shape)}

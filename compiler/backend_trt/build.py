@@ -22,6 +22,7 @@ from compiler.backend_trt.readback import read_back
 from compiler.backend_trt.reuse import plan_cache, plan_key
 from compiler.backend_trt.support import require_support
 from compiler.errors import TargetError
+from compiler.ir.analysis import packed_weights
 from compiler.ir.graph import Graph
 from compiler.trt.library import Library
 from compiler.trt.plans import PlanFiles, Plans
@@ -56,7 +57,11 @@ def build_plans(
     """
     options = options or BuildOptions()
     specs = plan_specs(
-        graph.dims, batches=options.batch_sizes, widths=options.prompt_sizes, capacities=options.capacities
+        graph.dims,
+        batches=options.batch_sizes,
+        widths=options.prompt_sizes,
+        capacities=options.capacities,
+        few=bool(packed_weights(graph)),  # they lie in each plan
     )
     for spec in specs:
         require_support(spec.specialize(graph))
@@ -113,7 +118,9 @@ def build_plan(
         _serialize(trt, builder, network, config, engine, graph, messages)
         if options.reuse:
             cache.put(key, engine)
-    replace(record, weights=emission.weights, constants=emission.constants).write(folder / files.network)
+    replace(record, weights=emission.weights, constants=emission.constants, updates=emission.updates).write(
+        folder / files.network
+    )
     return files
 
 

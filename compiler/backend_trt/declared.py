@@ -145,6 +145,19 @@ def _cache_fits(op: Op, _: Setting) -> bool:
     return 0 not in cache and isinstance(capacity, int) and (not isinstance(length, int) or length <= capacity)
 
 
+def _is_placed(op: Op, setting: Setting) -> bool:
+    """Whether the cache is read by dequantizing it only, at once."""
+    users = setting.graph.users.get(op.name, ())
+    return isinstance(op.operands[1].type.shape[2], int) and all(user.kind.name == "dequantize" for user in users)
+
+
+def _blocks_fit(op: Op) -> bool:
+    """Along every axis there is one scale, or one for each index."""
+    return all(
+        blocks in (1, size) for size, blocks in zip(op.operands[0].type.shape, op.operands[1].type.shape, strict=True)
+    )
+
+
 _SIZES = Condition(
     "each symbolic dim that it computes with must be by itself a dim of an input",
     "bind the dim to a size, or add an input that has it",
@@ -177,6 +190,21 @@ _ENDS = Condition(
         op.operands[0].name not in setting.graph.producers and op.result in setting.graph.outputs.values()
     ),
 )
+_NO_ZERO = Condition(
+    "activations have no zero points there",
+    "quantize activations symmetrically",
+    lambda op, _: len(op.operands) < 3,
+)
+_ONE_AXIS = Condition(
+    "a scale is one for a tensor, for each index of one axis, or for each token",
+    "give one scale for all of the last axis",
+    lambda op, _: _blocks_fit(op),
+)
+_PLACED = Condition(
+    "what is written into a cache of 8 bits must have a fixed length, and be quantized by the scale it is read by",
+    "bind the dim S to a size",
+    lambda op, setting: op.operands[0].type.dtype in FLOATS or _is_placed(op, setting),
+)
 
 DEFAULT = Entry()
 """What is taken to hold of an op whose rule is a plugin's."""
@@ -206,6 +234,9 @@ SUPPORT: Mapping[str, Entry] = {
     "softmax": Entry(FLOATS, (_TWO_DIMS,)),
     "rotary": Entry(FLOATS, (_SOME_TURN,)),
     "attention": Entry(FLOATS | {DType.bool}),
-    "kv_update": Entry(FLOATS | {DType.i32}, (_CAPACITY, _ENDS)),
+    "amax": Entry(FLOATS, (_TWO_DIMS,)),
+    "quantize": Entry(FLOATS, (_NO_ZERO, _ONE_AXIS)),
+    "dequantize": Entry(FLOATS | {DType.i8, DType.f8e4m3}, (_NO_ZERO, _ONE_AXIS)),
+    "kv_update": Entry(FLOATS | {DType.i32, DType.i8, DType.f8e4m3}, (_CAPACITY, _ENDS, _PLACED)),
 }
 """What TensorRT takes of each kind of op that has a rule."""

@@ -8,7 +8,7 @@ import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants, Load
 from compiler.backend_trt.emission import Emission, rule_of
 from compiler.errors import TargetError
-from compiler.ir.analysis import constant_values
+from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import received, sent
@@ -34,14 +34,14 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission
         TargetError: if TensorRT refuses a layer, naming the op and where it came from.
     """
     network.name = graph.name
-    emission = Emission(trt, network, graph, Constants(graph, load))
-    constant = constant_values(graph)
+    constant, packed = stored_values(graph), packed_weights(graph)
+    emission = Emission(trt, network, graph, Constants(graph, load), packed=packed, stored=constant)
     live = _live_inputs(graph)
     for value in graph.inputs:
         if value.name in live:
             emission[value] = _input(emission, value)
     for op in graph.ops:
-        if op.results[0].name not in constant:
+        if op.name not in constant and op.name not in packed:
             _emit(emission, op)
     emission.op = None
     for role, value in graph.outputs.items():
@@ -93,7 +93,9 @@ def _mark_output(emission: Emission, role: str, value: Value) -> None:
     network = emission.network
     tensor = emission[value]
     inputs = {v.name for v in emission.graph.inputs}
-    if tensor.is_network_input or tensor.is_network_output or value.type.dtype is DType.bool:
+    if value.name in emission.updates:
+        pass  # TensorRT has no identity of FP8
+    elif tensor.is_network_input or tensor.is_network_output or value.type.dtype is DType.bool:
         tensor = network.add_identity(tensor).get_output(0)
     tensor.name = value.name if role in inputs else role
     network.mark_output(tensor)

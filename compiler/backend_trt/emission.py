@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from compiler.backend_trt.constants import Constants
+from compiler.backend_trt.packed import packed_weight
 from compiler.errors import TargetError
 from compiler.ir.dims import Dim, Shape
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
-from compiler.ir.torch_types import to_torch
+from compiler.ir.tensor_data import pack_int4
+from compiler.ir.torch_types import from_torch, to_torch
 from compiler.trt.record import Constant, Weight
 
 TrtTensor = Any
@@ -29,12 +31,15 @@ _DATA_TYPES = {
     DType.i64: "INT64",
     DType.i32: "INT32",
     DType.i8: "INT8",
+    DType.i4: "INT4",
+    DType.f8e4m3: "FP8",
     DType.bool: "BOOL",
 }
 # A constant vector is named after its numbers, if they are few.
 _NAMED = 6
 COMPUTABLE = frozenset(_DATA_TYPES)
 """The element types that an activation may have."""
+_SHARED = frozenset({DType.f32, DType.f16, DType.bf16})
 
 
 @dataclass
@@ -49,7 +54,10 @@ class Emission:
         op: the op whose rule runs.
         weights: what lies at each input that is a weight, by the input's name.
         constants: where the values of each constant layer are, by the layer's name.
+        updates: for each output that holds what is new in a cache, the cache's input.
         held: the values themselves, which must live until the network is built.
+        packed: the ops that dequantize constants, by the name of the result.
+        stored: the names of all constants but dequantized ones.
     """
 
     trt: Any
@@ -59,7 +67,10 @@ class Emission:
     op: Op | None = None
     weights: dict[str, Weight] = field(default_factory=dict)
     constants: dict[str, Constant] = field(default_factory=dict)
+    updates: dict[str, str] = field(default_factory=dict)
     held: dict[str, Tensor] = field(default_factory=dict)
+    packed: Mapping[str, Op] = field(default_factory=dict)
+    stored: Set[str] = frozenset()
     _tensors: dict[str, TrtTensor] = field(default_factory=dict)
     _shared: dict[tuple[Any, ...], TrtTensor] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
@@ -70,7 +81,11 @@ class Emission:
     def __getitem__(self, value: Value) -> TrtTensor:
         """The tensor of a value; a constant is added when it is first asked for."""
         if value.name not in self._tensors:
-            self._tensors[value.name] = self._constant_value(value, value.type.rank)
+            weight = self.packed.get(value.name)
+            made = (
+                self.dequantized(weight, value.type.dtype) if weight else self._constant_value(value, value.type.rank)
+            )
+            self._tensors[value.name] = made
         return self._tensors[value.name]
 
     def __setitem__(self, value: Value, tensor: TrtTensor) -> None:
@@ -87,7 +102,7 @@ class Emission:
             return self[value]
         key = ("ranked", value.name, rank)
         if key not in self._shared:
-            if value.name in self.graph.producers and value.name not in self._tensors:
+            if value.name in self.graph.producers and value.name not in (self._tensors.keys() | self.packed.keys()):
                 self._shared[key] = self._constant_value(value, rank)
             else:
                 axes = self.integers(range(missing))
@@ -99,20 +114,37 @@ class Emission:
         missing = rank - value.type.rank
         name = f"{value.name}/{rank}d" if missing else value.name
         weight = self.source.weight(value)
-        if weight is not None and value.type.rank > 1 and value.type.dtype.is_float:
+        if weight is not None and value.type.rank > 1 and value.type.dtype in _SHARED:
             self.weights[name] = weight
             shape = (1,) * missing + value.type.sizes({})
             return self.network.add_input(name, self.data_type(value.type.dtype), shape)
         return self.constant(name, self.source.tensor(value)[(None,) * missing], weight)
 
-    def constant(self, name: str, data: Tensor, weight: Weight | None = None) -> TrtTensor:
-        """A constant layer over the memory of `data`; `weight`: where the weights file has the same values."""
-        data = data.contiguous()
+    def dequantized(self, op: Op, dtype: DType) -> TrtTensor:
+        """The weight that an op of `packed` dequantizes, in an element type."""
+        key = ("dequantized", op.name, dtype)
+        if key not in self._shared:
+            self._shared[key] = packed_weight(self, op, dtype)
+        return self._shared[key]
+
+    def constant(
+        self, name: str, data: Tensor, weight: Weight | None = None, *, dtype: DType | None = None
+    ) -> TrtTensor:
+        """A constant layer over the memory of `data`.
+
+        Args:
+            name: what it is called.
+            data: the values; i4 as int8.
+            weight: where the weights file has the same values.
+            dtype: the element type, if it is not the data's.
+        """
+        shape, count = tuple(data.shape), data.numel()
+        data = pack_int4(data) if dtype is DType.i4 else data.contiguous()
         unique = self._unique(name)
         self.held[unique] = data
         self.constants[unique] = weight or bytes(data.reshape(-1).view(torch.uint8).numpy().data)
-        weights = self.trt.Weights(self._data_type_of(data), data.data_ptr(), data.numel())
-        return self._named(self.network.add_constant(tuple(data.shape), weights), unique)
+        weights = self.trt.Weights(self.data_type(dtype or from_torch(data.dtype)), data.data_ptr(), count)
+        return self._named(self.network.add_constant(shape, weights), unique)
 
     def number(self, value: float, dtype: DType, rank: int) -> TrtTensor:
         """A constant of one element and `rank` dims, one layer for all its uses."""
@@ -239,9 +271,6 @@ class Emission:
             return getattr(self.trt.DataType, _DATA_TYPES[dtype])
         except KeyError:
             raise TargetError(f"TensorRT has no tensors of {dtype}") from None
-
-    def _data_type_of(self, data: Tensor) -> Any:
-        return self.data_type(next(dtype for dtype in COMPUTABLE if to_torch(dtype) is data.dtype))
 
     def _named(self, layer: Any, name: str) -> TrtTensor:
         if layer is None:

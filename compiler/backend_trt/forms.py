@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.ir.analysis import constant_values
+from compiler.ir.analysis import stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
@@ -10,7 +10,7 @@ from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
 
 def apart(graph: Graph) -> Graph:
     """The graph with every linear whose result is only split as one linear for each piece, over rows of its weight."""
-    constant = constant_values(graph)
+    constant = stored_values(graph)
     splits = {op.name for op in graph.find("split") if _joins_linears(op, graph, constant)}
 
     def visit(op: Op, b: RewriteBuilder) -> Replacement:

@@ -14,6 +14,8 @@ from compiler.ir.specialize import bind_dims
 _SLOTS = 128
 _LEAST_CAPACITY = 256
 _LEAST_WIDTH = 64
+# The width of prompts' pieces where there shall be few plans: more tokens at once are hardly faster for each.
+_ONE_WIDTH = 256
 # Up to this width a prefill plan gives the logits of all its tokens; a wider one those of one token a row.
 _SCORED = 256
 # The dims of a step's tokens.
@@ -48,6 +50,7 @@ def plan_specs(
     batches: Sequence[int] = (),
     widths: Sequence[int] = (),
     capacities: Sequence[int] = (),
+    few: bool = False,
 ) -> tuple[PlanSpec, ...]:
     """The plans of a graph with these dims.
 
@@ -60,6 +63,8 @@ def plan_specs(
         batches: the sizes of the batch; the largest and its eighths, down to 1, if empty.
         widths: the numbers of tokens; the largest and its eighths, down to 64, if empty.
         capacities: the lengths of the caches; the largest and its quarters, down to 256, if empty.
+        few: whether what is empty stands for as few plans as can be, since each holds weights: two sizes of the batch,
+            one width of 256 tokens at most, the largest caches.
 
     Raises:
         TargetError: if a size is less than 1, or larger than the graph's.
@@ -67,6 +72,9 @@ def plan_specs(
     if not {"B", "S", "C"} <= dims.keys():
         return (PlanSpec("all"),)
     largest, longest, prompt = dims["B"].max, dims["C"].max, dims["S"].max
+    if few:
+        batches, widths = batches or (largest,), widths or (min(prompt, _ONE_WIDTH),)
+        capacities = capacities or (longest,)
     batches = _sizes("batch", largest, [*(batches or _shares(largest, 8, 1)), 1, largest])
     widths = _sizes("width", prompt, widths or _shares(prompt, 8, _LEAST_WIDTH))
     capacities = _sizes("capacity", longest, [*(capacities or _shares(longest, 4, _LEAST_CAPACITY)), longest])

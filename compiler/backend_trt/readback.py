@@ -121,10 +121,18 @@ def _params(layer: Any, kind: str) -> dict[str, Any]:
     if kind == "SHUFFLE":
         return _shuffle(layer)
     return {
-        name: _plain(getattr(layer, name))
+        name: _plain(_property(layer, name))
         for name in dir(type(layer))
         if not name.startswith("_") and name not in skipped and not callable(getattr(type(layer), name))
     }
+
+
+def _property(layer: Any, name: str) -> Any:
+    """A property; None where TensorRT cannot tell it, as 1.6.1 cannot the `block_shape` of quantizing layers."""
+    try:
+        return getattr(layer, name)
+    except RuntimeError:
+        return None
 
 
 def _shuffle(layer: Any) -> dict[str, Any]:

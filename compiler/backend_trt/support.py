@@ -12,7 +12,7 @@ from compiler.backend_trt.constants import Constants
 from compiler.backend_trt.declared import DEFAULT, EVERY, SUPPORT, Refusal, Setting, value_refusal
 from compiler.backend_trt.emission import COMPUTABLE, rule_of
 from compiler.errors import TargetError
-from compiler.ir.analysis import constant_values
+from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -46,14 +46,17 @@ def unsupported(graph: Graph, types: Set[DType] = COMPUTABLE) -> list[Unsupporte
         graph: the graph of one plan.
         types: the element types that the emitter has names for.
     """
-    constant, source = constant_values(graph), Constants(graph, _no_values)
+    constant, packed = stored_values(graph), packed_weights(graph)
+    source = Constants(graph, _no_values)
     shown = {str(dim) for value in graph.inputs if _is_read(graph, value) for dim in value.type.shape}
     setting = Setting(graph, shown)
     layers = {name for name in constant if not _is_input(graph.value(name), source)}
     found = [
         Unsupported(f"{op.kind.name} %{op.name} from {op.origin}", *refusal)
         for op in graph.ops
-        if op.results[0].name not in constant and (refusal := _refusal(op, setting, layers, types))
+        if op.name not in constant
+        and op.name not in packed
+        and (refusal := _refusal(op, setting, constant, layers, types))
     ]
     for role, value in graph.outputs.items():
         if value.name in constant or value.name not in graph.producers:
@@ -89,11 +92,17 @@ def _is_read(graph: Graph, value: Value) -> bool:
     return bool(graph.users.get(value.name)) or value in graph.outputs.values()
 
 
-def _refusal(op: Op, setting: Setting, layers: Set[str], types: Set[DType]) -> Refusal | None:
+def _refusal(op: Op, setting: Setting, constant: Set[str], layers: Set[str], types: Set[DType]) -> Refusal | None:
     if rule_of(op.kind.name) is None:
         return Refusal("there is no rule for this kind of op", _REWRITE)
-    for value in (*op.operands, *op.results):
+    for value in _given(op, constant):
         refusal = value_refusal(value, types, value.name in layers)
         if refusal:
             return refusal
     return SUPPORT.get(op.kind.name, DEFAULT).refusal(op, setting)
+
+
+def _given(op: Op, constant: Set[str]) -> list[Value]:
+    """What an op reads and makes, but for constant scales, which are given to its layer in another form."""
+    scales = op.operands[1:2] if op.kind.name in ("quantize", "dequantize") else ()
+    return [value for value in (*op.operands, *op.results) if value not in scales or value.name not in constant]

@@ -66,6 +66,7 @@ def lift_gpt_neox(lifting: Lifting) -> None:
     with b.scope("lm_head", f"{base}embed_in" if tied else "embed_out"):
         if not tied:
             table = weights.take("embed_out.weight", shape.vocab, hidden, name="weight", aliases=("lm_head.weight",))
+            x = weights.input("embed_out", x)
         lifting.finish(step, b.linear(x, table, name="logits"))
 
 
@@ -74,18 +75,27 @@ def _attention(step: Step, x: Value, module: str, layer: int, attention: Attenti
     b, heads, width, hidden = step.b, step.shape.heads, step.shape.head_dim, step.shape.hidden
     with b.scope("attn", module):
         fused = Size(3 * hidden, f"3 * {hidden.origin}")
-        weight = step.weights.take(f"{module}.query_key_value.weight", fused, hidden, name="qkv_weight")
-        parts = [_unfused(step, weight, "weight")]
+        parts = [
+            step.weights.take_parts(
+                f"{module}.query_key_value.weight",
+                fused,
+                hidden,
+                name="qkv_weight",
+                split=lambda value, word: _unfused(step, value, word),
+                names=("q.weight", "k.weight", "v.weight"),
+            )
+        ]
         if bias:
             offset = step.weights.take(f"{module}.query_key_value.bias", fused, name="qkv_bias")
             parts.append(_unfused(step, offset, "bias"))
+        x = step.weights.input(f"{module}.query_key_value", x)
         q, k, v = (b.linear(x, *pair, name=name) for name, pair in zip("qkv", zip(*parts, strict=True), strict=True))
         y = attention.cached(step, layer, q, k, v)
         return linear(step, y, f"{module}.dense", hidden, heads * width, name="out", bias=bias)
 
 
 def _unfused(step: Step, fused: Value, word: str) -> list[Value]:
-    """The parts of a fused weight or bias that make q, k and v; `word` says which it is."""
+    """The parts of a fused weight or bias that make q, k and v; `word` says what it is."""
     b, heads, width = step.b, step.shape.heads, step.shape.head_dim
     rest = fused.type.shape[1:]
     by_head = b.reshape(fused, shape=(heads, 3, width, *rest), name=f"qkv_{word}_by_head")

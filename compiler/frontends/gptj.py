@@ -70,5 +70,6 @@ def lift_gptj(lifting: Lifting) -> None:
     with b.scope("lm_head", "lm_head"):
         if not tied:
             table = weights.take("lm_head.weight", shape.vocab, hidden, name="weight")
+            x = weights.input("lm_head", x)
         bias = weights.take("lm_head.bias", shape.vocab, name="bias")
         lifting.finish(step, b.linear(x, table, bias, name="logits"))

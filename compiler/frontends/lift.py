@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from compiler.errors import ConfigError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.lifting import Lifting
 from compiler.frontends.limits import Limits
@@ -26,19 +23,6 @@ def lift(checkpoint: Checkpoint, *, limits: Limits | None = None) -> Graph:
         CheckpointError: if the weights are damaged, or not those that the config describes.
     """
     family = family_of(checkpoint.config)
-    _reject_quantized(checkpoint)
     lifting = Lifting(family.name, checkpoint, limits or Limits())
     family.lift(lifting)
     return lifting.graph()
-
-
-def _reject_quantized(checkpoint: Checkpoint) -> None:
-    section: Any = checkpoint.config.get("quantization_config") or checkpoint.config.get("compression_config")
-    method = section.get("quant_method", "an unnamed method") if isinstance(section, dict) else section
-    if not method and (checkpoint.folder / "hf_quant_config.json").is_file():
-        method = "modelopt"
-    if method:
-        raise ConfigError(
-            f"not supported yet: a checkpoint quantized by {method}",
-            hint="compile the unquantized checkpoint, and let llmc quantize it",
-        )

@@ -7,6 +7,7 @@ from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.config import Config
 from compiler.frontends.inert import INERT_KEYS
 from compiler.frontends.limits import Limits
+from compiler.frontends.quantized import Scheme, quantized_scheme
 from compiler.frontends.step import ModelShape, Step
 from compiler.frontends.weights import Weights
 from compiler.ir.builder import Builder
@@ -25,6 +26,7 @@ class Lifting:
         self.family = family
         self.checkpoint = checkpoint
         self.config = Config(checkpoint.config)
+        self.config.ignore("quantization_config", "compression_config")
         self.limits = limits
         self.b = Builder(family)
 
@@ -35,6 +37,7 @@ class Lifting:
             ConfigError: if the limits do not fit the model, or its element type is not supported.
         """
         b = self.b
+        scheme = self._scheme()
         dtype = self._dtype()
         for key in self.config.unknown(INERT_KEYS):
             self.checkpoint.notes.append(f"the config key {key!r} is not known and was ignored")
@@ -50,7 +53,7 @@ class Lifting:
             head_dim=int(shape.head_dim),
             positions=shape.positions,
         )
-        return Step(b, Weights(b, self.checkpoint, dtype), shape)
+        return Step(b, Weights(b, self.checkpoint, dtype, scheme), shape)
 
     def finish(self, step: Step, logits: Value) -> None:
         """Declare the logits.
@@ -65,6 +68,14 @@ class Lifting:
     def graph(self) -> Graph:
         """The lifted graph."""
         return self.b.build(str(self.checkpoint.folder))
+
+    def _scheme(self) -> Scheme | None:
+        """How the checkpoint is quantized; weights that are made up are not."""
+        scheme = quantized_scheme(self.checkpoint)
+        if scheme is not None and self.checkpoint.dummy_weights:
+            self.checkpoint.notes.append("the checkpoint is quantized; dummy weights are not")
+            return None
+        return scheme
 
     def _dtype(self) -> DType:
         """The element type that the config names; else the one in which most of the weights are stored."""

@@ -13,7 +13,7 @@ def linear(step: Step, x: Value, module: str, out: int, width: int, *, name: str
     """A linear layer `width → out` whose weights are `module.weight` and, if it has one, `module.bias`."""
     weight = step.weights.take(f"{module}.weight", out, width, name=f"{name}.weight")
     offset = step.weights.take(f"{module}.bias", out, name=f"{name}.bias") if bias else None
-    y: Value = step.b.linear(x, weight, offset, name=name)
+    y: Value = step.b.linear(step.weights.input(module, x), weight, offset, name=name)
     return y
 
 
@@ -42,7 +42,7 @@ def mlp(
     """`down(act(up(x)))`, in the scope `mlp`; `up` and `down` are the layers' names within `module`."""
     with step.b.scope("mlp", module):
         y = linear(step, x, f"{module}.{up}", inner, hidden, name="up", bias=bias)
-        y = act(step.b, y)
+        y = step.weights.divided(f"{module}.act", act(step.b, y), inner)
         return linear(step, y, f"{module}.{down}", hidden, inner, name="down", bias=bias)
 
 

@@ -69,6 +69,7 @@ def lift_mpt(lifting: Lifting) -> None:
     with b.scope("lm_head", f"{base}wte" if m.tied else head):
         if not m.tied:
             table = weights.take(f"{head}.weight", m.vocab, m.hidden, name="weight")
+            x = weights.input(head, x)
         lifting.finish(step, _logits(step, x, table, m))
 
 
@@ -90,7 +91,7 @@ def _projections(step: Step, x: Value, module: str, m: MptConfig, plan: LayerPla
     full = Size(m.heads * m.head_dim, "n_heads * head_dim")
     shared = Size(m.kv_heads * m.head_dim, "kv_n_heads * head_dim")
     widths = {"q": full} if plan.source is not None else {"q": full, "k": shared, "v": shared}
-    if len(widths) == 3 and m.fused_qkv and not step.weights.has(f"{module}.Wq.weight"):
+    if len(widths) == 3 and m.fused_qkv and not step.weights.has_module(f"{module}.Wq"):
         rows = _fused_linears(step, x, f"{module}.Wqkv", m, widths)
     else:
         rows = [
@@ -112,13 +113,16 @@ def _fused_linears(step: Step, x: Value, module: str, m: MptConfig, widths: dict
     """Linear layers whose weights are stored one below the other."""
     b, weights, sizes = step.b, step.weights, tuple(map(int, widths.values()))
     fused = Size(sum(sizes), "(n_heads + 2 * kv_n_heads) * head_dim")
-    stored = {"weight": weights.take(f"{module}.weight", fused, m.hidden, name="qkv_weight")}
+
+    def split(value: Value, word: str) -> tuple[Value, ...]:
+        pieces: tuple[Value, ...] = b.split(value, axis=0, sizes=sizes, names=tuple(f"{n}.{word}" for n in widths))
+        return pieces
+
+    names = tuple(f"{name}.weight" for name in widths)
+    parts = [weights.take_parts(f"{module}.weight", fused, m.hidden, name="qkv_weight", split=split, names=names)]
     if m.bias:
-        stored["bias"] = weights.take(f"{module}.bias", fused, name="qkv_bias")
-    parts = [
-        b.split(value, axis=0, sizes=sizes, names=tuple(f"{name}.{word}" for name in widths))
-        for word, value in stored.items()
-    ]
+        parts.append(list(split(weights.take(f"{module}.bias", fused, name="qkv_bias"), "bias")))
+    x = weights.input(module, x)
     return [b.linear(x, *pair, name=name) for name, pair in zip(widths, zip(*parts, strict=True), strict=True)]
 
 
@@ -146,6 +150,7 @@ def _ffn(step: Step, x: Value, module: str, m: MptConfig) -> Value:
     b = step.b
     with b.scope("mlp", module):
         gate = m.act(b, linear(step, x, f"{module}.gate_proj", m.inner, m.hidden, name="gate", bias=m.bias))
+        gate = step.weights.divided(f"{module}.act", gate, m.inner)
         up = linear(step, x, f"{module}.up_proj", m.inner, m.hidden, name="up", bias=m.bias)
         gated = b.mul(gate, up, name="gated")
         return linear(step, gated, f"{module}.down_proj", m.hidden, m.inner, name="down", bias=m.bias)

@@ -83,4 +83,5 @@ def lift_opt(lifting: Lifting) -> None:
             x = linear(step, x, f"{base}project_out", narrow, hidden, name="project_out", bias=False)
         if not tied:
             table = weights.take("lm_head.weight", shape.vocab, narrow, name="weight")
+            x = weights.input("lm_head", x)
         lifting.finish(step, b.linear(x, table, name="logits"))

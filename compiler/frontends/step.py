@@ -64,9 +64,9 @@ class Step:
         self.past_len = b.input("past_len", DType.i32, B)
         self.new_len = b.input("new_len", DType.i32, B)
         self.logit_pos = b.input("logit_pos", DType.i32, B, R)
-        cache = (B, shape.kv_heads, C, shape.head_dim)
+        cache, stored = (B, shape.kv_heads, C, shape.head_dim), self.weights.cache_dtype
         self.caches = {
-            i: (b.input(f"cache.{i}.k", self.dtype, *cache), b.input(f"cache.{i}.v", self.dtype, *cache))
+            i: (b.input(f"cache.{i}.k", stored, *cache), b.input(f"cache.{i}.v", stored, *cache))
             for i in (range(shape.layers) if shape.cached is None else shape.cached)
         }
         with b.scope("positions"):
@@ -130,13 +130,22 @@ class Step:
 
     def update_cache(self, layer: int, k: Value, v: Value) -> tuple[Value, Value]:
         """Store the new keys and values `[B,kv_heads,S,head_dim]`; the layer's caches after that."""
-        states = tuple(
-            self.b.kv_update(cache, new, self.past_len, self.new_len, name=f"{which}.cache")
+        found = [
+            self._update(cache, new, f"cache.{layer}.{which}", which)
             for cache, new, which in zip(self.caches[layer], (k, v), "kv", strict=True)
-        )
-        for which, state in zip("kv", states, strict=True):
-            self.b.output(f"cache.{layer}.{which}", state)
-        return states[0], states[1]
+        ]
+        return found[0], found[1]
+
+    def _update(self, cache: Value, new: Value, role: str, which: str) -> Value:
+        """The next state of one cache, in the model's type."""
+        b, stored = self.b, self.weights.cache_dtype
+        scale = None
+        if stored is not self.dtype:
+            scale = self.weights.cache_scale(b.origin.module, which, self.shape.kv_heads)
+            new = b.quantize(new, scale, dtype=stored, name=f"{which}.packed")
+        state: Value = b.kv_update(cache, new, self.past_len, self.new_len, name=f"{which}.cache")
+        b.output(role, state)
+        return state if scale is None else b.dequantize(state, scale, dtype=self.dtype, name=f"{which}.cached")
 
     def logit_rows(self, x: Value) -> Value:
         """The rows of `x [B,S,H]` whose logits are wanted, `[B,R,H]`: what follows costs only those."""

@@ -29,6 +29,24 @@ def constant_values(graph: Graph) -> set[str]:
     return constant
 
 
+def stored_values(graph: Graph) -> set[str]:
+    """Names of the constants that an engine stores, or computes as it is built: those that no `dequantize` is behind.
+
+    Quantized weights stay as they are stored; their `dequantize` is part of what runs.
+    """
+    stored: set[str] = set()
+    for op in graph.ops:
+        if op.kind.name != "dequantize" and is_constant(op, stored):
+            stored.update(value.name for value in op.results)
+    return stored
+
+
+def packed_weights(graph: Graph) -> dict[str, Op]:
+    """The ops that dequantize what an engine stores, by the name of the result."""
+    stored = stored_values(graph)
+    return {op.name: op for op in graph.find("dequantize") if all(value.name in stored for value in op.operands)}
+
+
 def is_constant(op: Op, constant: Set[str]) -> bool:
     """Whether the results of `op` are constant, given the names of the constants before it."""
     return all(v.name in constant for v in op.operands) and all(v.type.is_fixed for v in op.results)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from compiler.ir.analysis import constant_values, last_uses
+from compiler.ir.analysis import last_uses, stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op, Value
@@ -21,9 +21,9 @@ from compiler.ir.op import Op, Value
 def needed_constants(graph: Graph) -> list[Value]:
     """The constants that ops at run time (or outputs) use, in the order in which their sources lie in the files.
 
-    Literals are not among them: they stay in the graph.
+    Literals are not among them: they stay in the graph. Of a quantized weight it is the integers and the scales.
     """
-    constant = constant_values(graph)
+    constant = stored_values(graph)
     used: dict[str, Value] = {}
     for op in graph.ops:
         if op.results[0].name not in constant:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import compiler.ir.quant_evaluators
+import compiler.ir.unpack_evaluators  # noqa: F401 - registers the evaluators
 from compiler.errors import GraphError, LlmcError
 from compiler.ir.analysis import constant_values, last_uses
 from compiler.ir.collectives import COLLECTIVES, Communicate, alone

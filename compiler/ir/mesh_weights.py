@@ -8,6 +8,7 @@ from compiler.ir.constants import needed_constants
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of, rank_graph
 from compiler.ir.op import Value
+from compiler.ir.sinking import sink_pieces
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def weight_report(graph: Graph) -> WeightReport:
     Raises:
         GraphError: if the graph cannot be cut into its ranks.
     """
+    graph = sink_pieces(graph)
     mesh = mesh_of(graph)
     stored: list[int] = []
     pieces: dict[Value, list[tuple[int, ...]]] = {}

@@ -44,12 +44,29 @@ def read_tensor(ref: TensorRef, root: str | Path) -> torch.Tensor:
 
 
 def view_bytes(data: torch.Tensor, type_: TensorType) -> torch.Tensor:
-    """A flat `uint8` tensor seen as a tensor of `type_`."""
+    """A flat `uint8` tensor seen as a tensor of `type_`; i4 is unpacked into int8."""
     if type_.elements == 0:
         return torch.empty(type_.sizes({}), dtype=to_torch(type_.dtype))
+    if type_.dtype is DType.i4:
+        return unpack_int4(data, type_.elements).view(type_.sizes({}))
     if data.storage_offset() * 8 % type_.dtype.bits:
         data = data.clone()  # torch views aligned memory only
     return data.view(to_torch(type_.dtype)).view(type_.sizes({}))
+
+
+def pack_int4(values: torch.Tensor) -> torch.Tensor:
+    """Integers from -8 to 7 two to a byte, row-major, the first one in the low half: a flat `uint8` tensor."""
+    flat = values.reshape(-1).view(torch.uint8) & 15
+    if flat.numel() % 2:
+        flat = torch.cat([flat, flat.new_zeros(1)])
+    return flat[::2] | flat[1::2] << 4
+
+
+def unpack_int4(data: torch.Tensor, count: int) -> torch.Tensor:
+    """Inverse of `pack_int4`: the first `count` integers of packed bytes, as a flat `int8` tensor."""
+    # Shifts of signed bytes copy the sign.
+    halves = torch.stack([data << 4, data], -1).view(torch.int8) >> 4
+    return halves.reshape(-1)[:count]
 
 
 # Long enough that rows of a weight differ, short enough to stay in a cache while a large weight is filled.

@@ -18,14 +18,12 @@ _TO_TORCH = {
     DType.bool: torch.bool,
 }
 _FROM_TORCH = {value: key for key, value in _TO_TORCH.items()}
+_UNPACKED = {DType.i4: torch.int8}
 
 
 def to_torch(dtype: DType) -> torch.dtype:
-    """The torch dtype; GraphError for one that torch cannot hold as a tensor (i4)."""
-    try:
-        return _TO_TORCH[dtype]
-    except KeyError:
-        raise GraphError(f"torch has no tensors of {dtype}") from None
+    """The torch dtype that holds the values: int8 for i4, which torch lacks."""
+    return _UNPACKED.get(dtype) or _TO_TORCH[dtype]
 
 
 def from_torch(dtype: torch.dtype) -> DType:

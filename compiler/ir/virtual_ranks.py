@@ -30,9 +30,20 @@ class VirtualRanks:
     """
 
     def __init__(self, graph: Graph, **options: Any) -> None:
-        self.mesh = mesh_of(graph)
-        self.graphs = tuple(rank_graph(graph, rank) for rank in range(self.mesh.size))
-        self.interpreters = tuple(Interpreter(own, **options) for own in self.graphs)
+        self._set([rank_graph(graph, rank) for rank in range(mesh_of(graph).size)], options)
+
+    @classmethod
+    def of(cls, graphs: Sequence[Graph], **options: Any) -> VirtualRanks:
+        """The ranks whose graphs are given, in order; GraphError if there are not as many as their mesh has."""
+        made = cls.__new__(cls)
+        made._set(graphs, options)
+        return made
+
+    def _set(self, graphs: Sequence[Graph], options: Mapping[str, Any]) -> None:
+        self.mesh, self.graphs = mesh_of(graphs[0]), tuple(graphs)
+        if len(graphs) != self.mesh.size:
+            raise GraphError(f"there are graphs of {len(graphs)} ranks; {self.mesh} has {self.mesh.size}")
+        self.interpreters = tuple(Interpreter(own, **options) for own in graphs)
 
     def empty_states(self, **sizes: int) -> list[dict[str, Tensor]]:
         """The caches of each rank, all zero, where the symbolic dims have these sizes."""

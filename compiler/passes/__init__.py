@@ -16,6 +16,7 @@ from compiler.passes.parallel import PipelineParallel, SplitEmbedding, TensorPar
 from compiler.passes.pipeline import PassRun, PipelineResult, apply_pass, run_pipeline
 from compiler.passes.plugins import load_plugin
 from compiler.passes.protocol import Pass
+from compiler.passes.quant import Quantize
 from compiler.passes.registry import PassInfo, describe_passes, find_pass
 from compiler.passes.registry import register as register_pass
 
@@ -29,6 +30,7 @@ __all__ = [
     "PassRun",
     "PipelineParallel",
     "PipelineResult",
+    "Quantize",
     "SplitEmbedding",
     "TensorParallel",
     "apply_pass",

@@ -99,6 +99,8 @@ class NetworkRecord:
         constants: the values of each CONSTANT layer, by the layer's name.
         positions: the inputs and outputs that pass between stages and have a row for each position whose logits are
             wanted; the others have one for each token.
+        updates: for each output that holds what a run adds to a cache, `[B, heads, S, D]`, the cache's input. Whoever
+            runs the network writes it there, from the positions `past_len` of each row on.
     """
 
     name: str
@@ -111,12 +113,18 @@ class NetworkRecord:
     weights: Mapping[str, Weight] = field(default_factory=dict)
     constants: Mapping[str, Constant] = field(default_factory=dict)
     positions: tuple[str, ...] = ()
+    updates: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def aliases(self) -> Mapping[str, str]:
         """For each output that a cache update makes, the input whose memory it must share."""
         cached = {layer.outputs[0]: layer.inputs[0] for layer in self.layers if layer.kind == "KV_CACHE_UPDATE"}
         return {name: source for name in self.outputs if (source := cached.get(name)) is not None}
+
+    @property
+    def caches(self) -> Mapping[str, str]:
+        """For each output that is the next state of a cache, or what is new in it, the cache's input."""
+        return {**self.aliases, **self.updates}
 
     def write(self, path: Path) -> None:
         """Write the record as JSON; OSError if that fails."""
@@ -177,6 +185,7 @@ def _record(content: Mapping[str, Any]) -> NetworkRecord:
         weights={name: Weight(**weight) for name, weight in content["weights"].items()},
         constants={name: _constant_from_json(constant) for name, constant in content["constants"].items()},
         positions=tuple(content["positions"]),
+        updates=dict(content.get("updates", {})),
     )
 
 

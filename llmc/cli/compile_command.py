@@ -85,6 +85,22 @@ def compile_command(
             help="How many TensorRT plans to build at a time: fewer take less memory. All processors if not given.",
         ),
     ] = None,
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text for quantization to calibrate with, or documents as lines of JSON (.jsonl); a small one in "
+            "English if not given.",
+        ),
+    ] = None,
+    calib_samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="How many windows of it to use; as many as it has, up to 128, if not given."),
+    ] = None,
+    calib_length: Annotated[
+        int | None, typer.Option(metavar="N", help="How many tokens a window has; up to 512 if not given.")
+    ] = None,
+    calib_seed: Annotated[int, typer.Option(metavar="N", help="Decides which windows are used.")] = 0,
     dummy_weights: options.DummyWeights = False,
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
@@ -130,6 +146,10 @@ def compile_command(
             dump_ir=dump_ir,
             plugins=plugin or (),
             explain=explain,
+            calib=calib,
+            calib_samples=calib_samples,
+            calib_length=calib_length,
+            calib_seed=calib_seed,
             progress=console,
         )
     if not quiet:
@@ -141,6 +161,8 @@ def compile_command(
     if explain:
         print(compiled.explanation)
     if not quiet:
+        if compiled.fidelity.entries:
+            print(compiled.fidelity.text())
         print(_summary(compiled))
 
 
@@ -152,6 +174,7 @@ def _json(compiled: Compiled) -> dict[str, object]:
         "pass_timings": dict(compiled.pass_timings),
         "notes": list(compiled.notes),
         "explanation": compiled.explanation,
+        "fidelity": compiled.fidelity.to_json(),
         "plans": {target: list(names) for target, names in compiled.plans.items()},
     }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _STAGES = {
     "lift": "reading config and headers",
     "rewrite": "rewriting the graph",
+    "calibrate": "calibrating",
     "tokenizer": "writing the tokenizer",
     "weights": "writing the weights",
     "build tensorrt-rtx": "building the TensorRT-RTX engine",

@@ -14,6 +14,7 @@ import typer
 from llmc.cli import options
 from llmc.cli.compile_command import compile_command
 from llmc.cli.diff_command import diff_command
+from llmc.cli.eval_command import eval_app
 from llmc.cli.failures import guarded
 from llmc.cli.inspect_command import inspect_command
 from llmc.cli.opt_command import opt_command
@@ -61,6 +62,7 @@ app.command("compile")(guarded(compile_command))
 app.command("run")(guarded(run_command))
 app.command("inspect")(guarded(inspect_command))
 app.command("verify")(guarded(verify_command))
+app.add_typer(eval_app, name="eval")
 app.command("passes")(guarded(passes_command))
 app.command("opt")(guarded(opt_command))
 app.command("diff")(guarded(diff_command))

@@ -69,7 +69,7 @@ def verify_command(
     too. The plans of a TensorRT engine are then tried one by one: those for single tokens in all of their rows, those
     for prompts on a long one. If the engine fails, the first operation that differs is named.
 
-    An engine of several ranks runs on all of them, and needs --against.
+    An engine of several ranks runs on all of them.
 
     The exit status is 0 if the engine is right, 1 if it is not, 2 if it could not be tried.
 

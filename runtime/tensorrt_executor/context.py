@@ -62,6 +62,8 @@ class ProfileContext:
 
     def _launch(self) -> None:
         self._check(self._context.execute_async_v3(self._backend.stream.handle), "run a step")
+        if self._frame is not None:
+            self._frame.place()
 
     def _check(self, success: bool, what: str) -> None:
         if not success:

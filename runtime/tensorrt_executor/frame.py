@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -27,6 +27,8 @@ class Frame:
         length: how many numbers from the start of the packed inputs belong to the run.
         received: what other stages send, `[B, S, ...]` or `[B, R, ...]`, on the device; the caller writes it.
         outputs: what goes to other stages, likewise, and the logits, `[B, R, vocabulary]`, on the device.
+        fresh: for each cache that a run does not update, the cache and what the run adds to it.
+        past: where it adds it, `i32[B]` on the device; None if there are no such caches.
     """
 
     shapes: Mapping[str, Shape]
@@ -35,6 +37,14 @@ class Frame:
     length: int
     received: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
+    fresh: Sequence[tuple[Tensor, Tensor]] = ()
+    past: Tensor | None = None
+
+    def place(self) -> None:
+        """Put what the run added into the caches that it does not update."""
+        if self.past is not None:
+            for cache, new in self.fresh:
+                place_rows(cache, new, self.past)
 
 
 class StepInputs:
@@ -51,18 +61,25 @@ class StepInputs:
     def frame(self, signature: Signature, rows: int, width: int, logits: int, caches: Mapping[str, Tensor]) -> Frame:
         """The tensors of a run of `width` tokens and `logits` wanted positions a row, on caches of `rows` rows."""
         shapes = signature.input_shapes(rows, width, logits)
-        inputs, addresses, length = {}, {}, 0
+        inputs, addresses, starts, length = {}, {}, {}, 0
         for name in signature.step:
             count = prod(shapes[name])
             inputs[name] = self._staged[length : length + count].view(shapes[name])
             addresses[name] = self._packed[length:].data_ptr()
+            starts[name] = length
             length += _aligned(count)
+        fresh = []
         for cache in signature.caches:
             addresses[cache.name] = addresses[cache.output] = caches[cache.name].data_ptr()
+            if not cache.in_place:
+                new = torch.empty(cache.shape(rows, width), dtype=cache.dtype, device=self._device)
+                addresses[cache.output] = new.data_ptr()
+                fresh.append((caches[cache.name], new))
+        past = self._packed[starts["past_len"] :][:rows] if fresh else None
         received = {item.name: item.zeros(rows, width, logits, self._device) for item in signature.received}
         outputs = {item.name: item.empty(rows, width, logits, self._device) for item in signature.outputs}
         addresses |= {name: tensor.data_ptr() for name, tensor in {**received, **outputs}.items()}
-        return Frame(shapes, addresses, inputs, length, received, outputs)
+        return Frame(shapes, addresses, inputs, length, received, outputs, fresh, past)
 
     def write(self, frame: Frame, step: Mapping[str, Tensor]) -> None:
         """Put a run's inputs where the engine reads them. What `step` lacks in size is padded with zeros."""
@@ -73,6 +90,24 @@ class StepInputs:
         _pack(frame, step)
         self._packed[: frame.length].copy_(self._staged[: frame.length], non_blocking=True)
         self._copied.record()
+
+
+def place_rows(cache: Tensor, new: Tensor, past: Tensor) -> None:
+    """Write `new [B, heads, S, D]` into a cache `[B, heads, C, D]` from `past` of each row on, as far as it fits.
+
+    Nothing waits for the device, so that it can be recorded.
+    """
+    cache, new = cache.view(torch.int8), new.view(torch.int8)
+    length, capacity = new.shape[2], cache.shape[2]
+    if length == 1:
+        index = past.clamp(max=capacity - 1).long()[:, None, None, None].expand_as(new)
+        fits = (past < capacity)[:, None, None, None]
+        cache.scatter_(2, index, torch.where(fits, new, cache.gather(2, index)))
+        return
+    distance = torch.arange(capacity, device=cache.device) - past[:, None]
+    inside = ((distance >= 0) & (distance < length))[:, None, :, None]
+    index = distance.clamp(0, length - 1)[:, None, :, None].expand_as(cache)
+    cache.copy_(torch.where(inside, new.gather(2, index), cache))
 
 
 def _pack(frame: Frame, step: Mapping[str, Tensor]) -> None:

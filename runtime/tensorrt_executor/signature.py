@@ -68,15 +68,17 @@ class Cache:
 
     Attributes:
         name: the input's name.
-        output: the name of the output that shares its memory.
+        output: the name of the output that shares its memory, or holds what is new.
         row: the shape of one sequence's part, `[heads, C, head_dim]`.
         dtype: the element type.
+        in_place: whether a run updates it; otherwise the output is `[B, heads, S, head_dim]` for the runtime to place.
     """
 
     name: str
     output: str
     row: Shape
     dtype: torch.dtype
+    in_place: bool = True
 
     def shape(self, rows: int, capacity: int) -> Shape:
         """The shape of a cache like this one, for `rows` sequences of `capacity` tokens."""

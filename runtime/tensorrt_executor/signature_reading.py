@@ -39,7 +39,7 @@ def read_signature(record: NetworkRecord, file: str) -> Signature:
     Raises:
         EngineError: naming the file and tensor, if it is no plan that llmc built.
     """
-    sources = {source: output for output, source in record.aliases.items()}
+    sources = {source: output for output, source in record.caches.items()}
     step = tuple(name for name in STEP_INPUTS if name in record.inputs)
     received = tuple(name for name in record.inputs if name.startswith(RECEIVE))
     for name in record.inputs:
@@ -74,7 +74,7 @@ def _first(*names: str, among: Sequence[str]) -> str | None:
 
 def _caches(record: NetworkRecord, sources: Mapping[str, str], file: str) -> tuple[Cache, ...]:
     caches = tuple(
-        Cache(name, output, record.tensors[name].shape[1:], _dtype(record, name, file))
+        Cache(name, output, record.tensors[name].shape[1:], _dtype(record, name, file), output not in record.updates)
         for name, output in sources.items()
     )
     for cache in caches:

@@ -7,7 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from compiler.ir.quant_evaluators import dequantize, quantize
 from runtime.parallel.communicator import Communicator
+
+__all__ = ["dequantize", "quantize"]
 
 Angles = tuple[Tensor, Tensor]
 
@@ -38,7 +41,10 @@ def plan_writes(past: list[int], new: list[int], length: int, device: torch.devi
 
 def kv_write(cache: Tensor, new: Tensor, plan: WritePlan) -> Tensor:
     """Write `new [B, heads, S, D]` into `cache [B, heads, capacity, D]` in place; returns the cache."""
-    if plan.start is not None:
+    if cache.dtype is torch.float8_e4m3fn:
+        # torch places no elements of this type by index; bytes are as good.
+        kv_write(cache.view(torch.int8), new.view(torch.int8), plan)
+    elif plan.start is not None:
         cache.narrow(2, plan.start, new.shape[2]).copy_(new)
     else:
         cache[plan.row, :, plan.target] = new[plan.row, :, plan.source].to(cache.dtype)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from compiler.errors import TargetError
-from compiler.ir.analysis import constant_values, last_uses
+from compiler.ir.analysis import last_uses, packed_weights, stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
+from compiler.ir.quant_evaluators import dequantize
 from compiler.ir.torch_types import to_torch
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.torch_executor import kernels
@@ -58,6 +59,8 @@ class Lowering:
     """Makes the function that multiplies by a weight, or promises it."""
     widened: bool
     """Whether half-precision values are held as float32."""
+    packed: Mapping[str, Op] = field(default_factory=dict)
+    """The ops that dequantize constants, by the name of the result: what multiplies by it takes it as it is stored."""
     lines: list[str] = field(default_factory=list)
     globals: dict[str, Any] = field(default_factory=dict)
     constant: set[str] = field(default_factory=set)
@@ -75,6 +78,10 @@ class Lowering:
             self.names[value.name] = self.variable(value.name)
             if value.name in self.constant:
                 self.globals[self.names[value.name]] = self.load(value).to(self.device, self.dtype(value))
+            elif value.name in self.packed:
+                q, *parameters = map(self.load, self.packed[value.name].operands)
+                dense = dequantize(q, parameters[0].float(), parameters[1] if len(parameters) > 1 else None)
+                self.globals[self.names[value.name]] = dense.to(self.device, self.dtype(value))
         return self.names[value.name]
 
     def hold(self, name: str, thing: Any) -> str:
@@ -131,13 +138,14 @@ def lower(
     Raises:
         TargetError: naming the first op that the executor has no rule for.
     """
-    state = Lowering(graph, device, load, pack, widened, constant=constant_values(graph))
+    packed = packed_weights(graph)
+    state = Lowering(graph, device, load, pack, widened, packed, constant=stored_values(graph))
     state.globals.update(torch=torch, kernels=kernels, F=torch.nn.functional, device=device, group=group or Alone())
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]
     state.lines.extend(_size_lines(graph, state))
-    for op, dead in zip(graph.ops, last_uses(graph, keep=state.constant), strict=True):
-        if op.results[0].name in state.constant:
+    for op, dead in zip(graph.ops, last_uses(graph, keep=state.constant | packed.keys()), strict=True):
+        if op.results[0].name in state.constant or op.results[0].name in packed:
             continue
         rule = _RULES.get(op.kind.name)
         if rule is None:

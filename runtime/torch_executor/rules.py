@@ -9,6 +9,7 @@ from compiler.ir.dims import Shape
 from compiler.ir.op import Op
 from compiler.ir.torch_types import to_torch
 from runtime.torch_executor.lowering import Lowering, lowers
+from runtime.torch_executor.quantized import feeds_integers, packed_linear
 
 _CALLS = {
     "add": "{} + {}",
@@ -115,10 +116,33 @@ def _embedding(state: Lowering, op: Op) -> str:
 @lowers("linear")
 def _linear(state: Lowering, op: Op) -> str:
     x, weight, *bias = op.operands
+    if weight.name in state.packed and all(value.name in state.constant for value in bias):
+        held = state.hold(f"{op.name}.linear", packed_linear(state, op))
+        return f"{held}({state.ref(x)})"
     if any(value.name not in state.constant for value in (weight, *bias)):
         return f"F.linear({', '.join(map(state.ref, op.operands))})"
     packed = state.pack(state.load(weight), state.load(bias[0]) if bias else None)
     return f"{state.hold(f'{op.name}.linear', packed)}({state.ref(x)})"
+
+
+@lowers("amax")
+def _amax(state: Lowering, op: Op) -> str:
+    return f"{state.ref(op.operands[0])}.abs().amax({op.attrs['axis']}, True)"
+
+
+@lowers("quantize")
+def _quantize(state: Lowering, op: Op) -> str:
+    x, scale, *zero = map(state.ref, op.operands)
+    dtype = state.hold(f"{op.name}.dtype", op.attrs["dtype"])
+    return f"kernels.quantize({x}, {scale}, {zero[0] if zero else None}, {dtype})"
+
+
+@lowers("dequantize")
+def _dequantize(state: Lowering, op: Op) -> str:
+    q, scale, *zero = map(state.ref, op.operands)
+    if feeds_integers(state, op):
+        return f"({q}, {scale})"
+    return f"kernels.dequantize({q}, {scale}.float(), {zero[0] if zero else None}).to({state.dtype(op.result)})"
 
 
 @lowers("matmul")

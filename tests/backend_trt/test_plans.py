@@ -114,3 +114,12 @@ def test_products_that_are_also_read_whole_stay_together():
     graph = merged_graph()
     whole = graph.with_ops(graph.ops, {**graph.outputs, "w": graph.value("both")})
     assert apart(whole) is whole
+
+
+def test_plans_that_hold_weights_are_few():
+    assert names(dims(), few=True) == ["decode-b1-c2048", "decode-b8-c2048", "prefill-s256-c2048"]
+    given = names(dims(), few=True, batches=[4], widths=[100], capacities=[512])
+    assert given == [
+        "decode-b1-c512", "decode-b4-c512", "decode-b8-c512", "decode-b1-c2048", "decode-b4-c2048", "decode-b8-c2048",
+        "prefill-s100-c512", "prefill-s100-c2048",
+    ]  # fmt: skip

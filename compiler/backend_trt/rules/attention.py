@@ -9,6 +9,7 @@ from compiler.backend_trt.rules.elementwise import scaled
 from compiler.backend_trt.rules.shape import reshaped
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
+from compiler.ir.ops.quant import QUANTIZED
 
 
 @emits("rotary")
@@ -75,6 +76,10 @@ def _kv_update(e: Emission, op: Op) -> TrtTensor:
     # The layer writes all S positions of a row, those of its padding too: they lie after the row's tokens, where the
     # mask hides them until later tokens overwrite them. `count` is therefore not needed.
     cache, new, at, _ = op.operands
+    if cache.type.dtype in QUANTIZED:
+        # The layer takes no 8 bits. The network gives what is new, and reads it and the cache apart: see rules/quant.
+        e.updates[op.name] = cache.name
+        return e[new]
     return e.layer(e.network.add_kv_cache_update(e[cache], e[new], e[at], e.trt.KVCacheMode.LINEAR))
 
 

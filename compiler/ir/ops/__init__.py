@@ -1,5 +1,5 @@
 """The ops of the IR, one typed function each; importing this package registers them."""
 
-from compiler.ir.ops import elementwise, nn, parallel, shape, source
+from compiler.ir.ops import elementwise, nn, parallel, quant, shape, source, unpack
 
-__all__ = ["elementwise", "nn", "parallel", "shape", "source"]
+__all__ = ["elementwise", "nn", "parallel", "quant", "shape", "source", "unpack"]

@@ -4,7 +4,7 @@ from compiler.errors import GraphError
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import op
-from compiler.ir.ops.check import axis_of, broadcast_shapes, floating, require
+from compiler.ir.ops.check import axis_of, broadcast_shapes, floating, require, same_dtype
 from compiler.ir.types import TensorType
 
 
@@ -133,9 +133,9 @@ def kv_update(cache: TensorType, new: TensorType, at: TensorType, count: TensorT
     """The next state of a cache: `cache[b, :, at[b] + s] = new[b, :, s]` for `s < count[b]`.
 
     `cache [B, heads, capacity, D]`, `new [B, heads, S, D]`, `at` and `count` `i32[B]`. The positions must lie within
-    the capacity.
+    the capacity. A cache may be quantized: it has the type of what is written.
     """
-    floating(cache, new)
+    same_dtype(cache, new)
     require(cache.rank == 4 and new.rank == 4, "cache and new must be [B, heads, positions, D]")
     same = [cache.shape[i] == new.shape[i] for i in (0, 1, 3)]
     require(all(same), f"cache {cache} and new {new} must agree in batch, heads and width")

@@ -126,6 +126,27 @@ def _gather_rows(site: Site) -> None:
     site.whole(x[1:2])
 
 
+@placement("quantize", "dequantize")
+def _quantized(site: Site) -> None:
+    """Scales go with the elements; along an axis that they divide into blocks, all is needed."""
+    x, *parameters = site.operands
+    site.aligned(x, site.results[0])
+    for parameter in parameters:
+        for mine, other in zip(parameter, x, strict=True):
+            if mine.size == other.size:
+                site.same((mine,), (other,))
+            elif mine.size != 1:
+                site.whole((mine, other))
+
+
+@placement("amax")
+def _amax(site: Site) -> None:
+    x, y = site.operands[0], site.results[0]
+    axis = site.op.attrs["axis"] % len(x)
+    site.aligned(_without(x, axis), _without(y, axis))
+    site.whole((x[axis],))
+
+
 @placement("iota")
 def _iota(site: Site) -> None:
     """Counted from zero on each rank, and cut afterwards."""

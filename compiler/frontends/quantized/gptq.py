@@ -1,0 +1,104 @@
+"""GPTQ checkpoints, as AutoGPTQ and GPTQModel write them.
+
+A module has `qweight i32[K * bits / 32, N]`, packed along the inputs; `qzeros i32[groups, N * bits / 32]`, packed along
+the outputs; `scales [groups, N]`; and `g_idx i32[K]`, the group of each input. The first version of the format stores
+each zero point less one: one was subtracted from the zero points, or later a constant from the words, of which one of
+3 bits subtracts other numbers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compiler.errors import CheckpointError
+from compiler.frontends.quantized.packed import Options, Packed, groups_of, has_any, ordered, transposed, wide
+from compiler.frontends.quantized.uncached import Uncached
+from compiler.ir.dtypes import DType
+from compiler.ir.op import Value
+
+if TYPE_CHECKING:
+    from compiler.frontends.weights import Weights
+
+
+class Gptq(Uncached):
+    """See `Scheme`."""
+
+    def __init__(self, options: Options) -> None:
+        """Read the options; ConfigError if one is not supported."""
+        self.bits: int = options.get("bits", kind=int)
+        options.only("bits", 2, 3, 4, 8)
+        self.group: int = options.get("group_size", kind=int)
+        self.sorted = options.get("desc_act", kind=bool)
+        self.symmetric = options.get("sym", kind=bool)
+        self.less_one = options.only("checkpoint_format", "gptq", "gptq_v2") == "gptq"
+        quantizer = options.get("meta", kind=dict, default={}).get("quantizer", "")
+        self.by_word = self.bits != 3 or "gptqmodel" in str(quantizer).lower()
+        options.only("dynamic", {})
+        options.only("is_marlin_format", False)
+
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
+        """See `Scheme.weight`."""
+        if not has_any(weights, module, "qweight", "qzeros", "scales", "g_idx"):
+            return None
+        b = weights.b
+        groups = groups_of(module, width, self.group)
+        words = weights.raw(
+            f"{module}.qweight", self._words(module, width), out, dtypes=(DType.i32,), name=f"{name}.words"
+        )
+        q = b.unpack(words, bits=self.bits, axis=0, name=f"{name}.by_input")
+        scales = weights.raw(f"{module}.scales", groups, out, dtypes=_SCALES, name=f"{name}.scale.stored")
+        scale = transposed(b, wide(b, scales, f"{name}.scale.f32"), f"{name}.scale")
+        zero = self._zero(weights, module, groups, out, name)
+        q = transposed(b, q, f"{name}.packed")
+        if not self.sorted or groups == 1:
+            weights.drop(f"{module}.g_idx")
+            return Packed(q, scale, zero)
+        numbers = weights.raw(f"{module}.g_idx", width, dtypes=(DType.i32,), name=f"{name}.groups")
+        q, enter = ordered(b, q, numbers, groups, name)
+        return Packed(q, scale, zero, enter)
+
+    def _zero(self, weights: Weights, module: str, groups: int, out: int, name: str) -> Value | None:
+        """Zero points; None where they are those of symmetric weights, which the config says."""
+        b, shape = weights.b, (groups, self._words(module, out))
+        words = weights.raw(f"{module}.qzeros", *shape, dtypes=(DType.i32,), name=f"{name}.zero.words")
+        if self.symmetric:
+            return None
+        if self.less_one and self.by_word:
+            words = self._restored(weights, words, name)
+        zero = b.unpack(words, bits=self.bits, axis=1, name=f"{name}.zero.by_group")
+        if self.less_one and not self.by_word:
+            zero = b.add(zero, b.literal(dtype=zero.type.dtype, shape=(1,), values=(1,)), name=f"{name}.zero.plus_one")
+        return transposed(b, zero, f"{name}.zero")
+
+    def _restored(self, weights: Weights, words: Value, name: str) -> Value:
+        """Add to the words what was subtracted from them; carries go to the next integer, as borrows came from it."""
+        b, values = weights.b, tuple(map(_signed, _SUBTRACTED[self.bits]))
+        groups, count = words.type.sizes({})
+        literal = b.literal(dtype=DType.i32, shape=(len(values),), values=values, name=f"{name}.zero.ones")
+        rows = b.reshape(words, shape=(groups, count // len(values), len(values)), name=f"{name}.zero.turns")
+        added = b.add(rows, literal, name=f"{name}.zero.added")
+        return b.reshape(added, shape=(groups, count), name=f"{name}.zero.plus_one")  # type: ignore[no-any-return]
+
+    def _words(self, module: str, count: int) -> int:
+        whole = 96 if self.bits == 3 else 32
+        if count * self.bits % whole:
+            raise CheckpointError(
+                f"{module} has {count} inputs or outputs, of which {self.bits} bits each do not fill words of 32 bits",
+                hint="compile the unquantized checkpoint, and let llmc quantize it",
+            )
+        return count * self.bits // 32
+
+
+_SCALES = (DType.f32, DType.f16, DType.bf16)
+# By width; one word after the other.
+_SUBTRACTED = {
+    2: (0x55555555,),
+    3: (0x24924924, 0x92492492, 0x49249249),
+    4: (0x11111111,),
+    8: (0x01010101,),
+}
+
+
+def _signed(word: int) -> int:
+    """A word of 32 bits as an i32."""
+    return word - (1 << 32) if word >> 31 else word

@@ -1,0 +1,99 @@
+"""ModelOpt checkpoints, as TensorRT Model Optimizer exports them in the Hugging Face layout.
+
+A module has `weight` in f8e4m3 or int8, or in u8, of which each byte holds two outputs, the even one in its low half;
+`weight_scale`; `input_scale` if its inputs are quantized; and `pre_quant_scale` if they are multiplied by factors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from compiler.errors import CheckpointError
+from compiler.frontends.quantized.compressed_tensors import cache_type
+from compiler.frontends.quantized.packed import Enter, Options, Packed
+from compiler.frontends.quantized.stored_scales import (
+    chained,
+    scaled_input,
+    static_input,
+    stored_cache_scale,
+    token_input,
+    weight_scale,
+)
+from compiler.ir.dtypes import DType
+from compiler.ir.op import Value
+
+if TYPE_CHECKING:
+    from compiler.frontends.weights import Weights
+
+
+class _Algorithm(NamedTuple):
+    """The type of weights, and whether inputs have scales by calibration (`static`), by token, or none."""
+
+    dtype: DType
+    act: str = ""
+
+
+_ALGORITHMS = {
+    "fp8": _Algorithm(DType.f8e4m3, "static"),
+    "fp8_per_channel_per_token": _Algorithm(DType.f8e4m3, "token"),
+    "w4a16_awq": _Algorithm(DType.i4),
+    "w8a16": _Algorithm(DType.i8),
+    "w8a8_sq_per_channel": _Algorithm(DType.i8, "static"),
+}
+
+
+class ModelOpt:
+    """See `Scheme`."""
+
+    def __init__(self, options: Options) -> None:
+        """Read the options; ConfigError if one is not supported."""
+        inner = Options(options.file, options.values.get("quantization", options.values))
+        name = inner.only("quant_algo", "", *_ALGORITHMS)
+        self._algorithm = _ALGORITHMS.get(name)
+        inner.only("has_zero_point", False)
+        self._cache = DType.f8e4m3 if inner.only("kv_cache_quant_algo", "", "fp8", "int8") else None
+        if inner.only("kv_cache_quant_algo", "", "fp8", "int8") == "int8":
+            self._cache = DType.i8
+        scheme = inner.get("kv_cache_scheme", kind=dict, default={})
+        if scheme:
+            self._cache = cache_type(Options(f"{options.file}, kv_cache_scheme,", scheme))
+
+    @property
+    def cache(self) -> DType | None:
+        """See `Scheme.cache`."""
+        return self._cache
+
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
+        """See `Scheme.weight`."""
+        if self._algorithm is None or not self._quantized(weights, module):
+            return None
+        b, dtype, tensor = weights.b, self._algorithm.dtype, f"{module}.weight"
+        scale = weight_scale(weights, f"{module}.weight_scale", out, width, f"{name}.scale")
+        if dtype is DType.i4:
+            if out % 2:
+                raise CheckpointError(f"{module} has {out} outputs, an odd number, of which bytes hold two each")
+            pairs = weights.raw(tensor, out // 2, width, dtypes=(DType.u8,), name=f"{name}.words")
+            q: Value = b.unpack(pairs, bits=4, axis=0, signed=True, name=f"{name}.packed")
+        else:
+            q = weights.raw(tensor, out, width, dtypes=(dtype,), name=f"{name}.packed")
+        return Packed(q, scale, None, self._enter(weights, module, width, name))
+
+    def cache_scale(self, weights: Weights, module: str, which: str, heads: int) -> Value:
+        """See `Scheme.cache_scale`."""
+        tensors = (f"{module}.{which}_proj.{which}_scale", f"{module}.{which}_scale")
+        return stored_cache_scale(weights, tensors, heads, f"{which}.cache_scale")
+
+    def _quantized(self, weights: Weights, module: str) -> bool:
+        """By its scale, or by its type where the scale is missing."""
+        stored = weights.checkpoint.tensors.get(f"{module}.weight")
+        return weights.has(f"{module}.weight_scale") or (
+            stored is not None and stored.dtype in (DType.u8, DType.i8, DType.f8e4m3)
+        )
+
+    def _enter(self, weights: Weights, module: str, width: int, name: str) -> Enter | None:
+        assert self._algorithm is not None
+        factors = f"{module}.pre_quant_scale"
+        before = scaled_input(weights, factors, width, name) if weights.has(factors) else None
+        if self._algorithm.act == "static":
+            return chained(before, static_input(weights, module, self._algorithm.dtype, name))
+        return chained(before, token_input(self._algorithm.dtype) if self._algorithm.act else None)

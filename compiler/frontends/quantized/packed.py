@@ -1,0 +1,148 @@
+"""What a quantized checkpoint's weights are, whatever the tool that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from compiler.errors import CheckpointError, ConfigError
+from compiler.ir.builder import Builder
+from compiler.ir.dtypes import DType
+from compiler.ir.op import Value
+
+if TYPE_CHECKING:
+    from compiler.frontends.weights import Weights
+
+Enter = Callable[[Builder, Value], Value]
+"""Appends what happens to the input of a linear, and returns the result."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A quantized weight.
+
+    Attributes:
+        q: the integers or 8-bit floats, `[N, K]`.
+        scale: its scales, float32 `[1, 1]`, `[N, 1]` or `[N, K / group]`.
+        zero: its zero points, of the scale's shape and the type of `q`.
+        enter: what happens to the input of the linear; None for nothing.
+    """
+
+    q: Value
+    scale: Value
+    zero: Value | None = None
+    enter: Enter | None = None
+
+    @property
+    def parts(self) -> Mapping[str, Value]:
+        """The values that are there, by what they are called after the weight's name."""
+        parts = {"packed": self.q, "scale": self.scale, "zero": self.zero}
+        return {word: value for word, value in parts.items() if value is not None}
+
+
+class Scheme(Protocol):
+    """How a checkpoint is quantized."""
+
+    @property
+    def cache(self) -> DType | None:
+        """The type of keys and values in caches; None for that of the model."""
+        ...
+
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
+        """The weight `[out, width]` of a module; None if it is not quantized. `name` is what to call it in the graph.
+
+        Raises:
+            CheckpointError: if one of its tensors is missing, or has another shape or type.
+        """
+        ...
+
+    def cache_scale(self, weights: Weights, module: str, which: str, heads: int) -> Value:
+        """The scale of cached keys (`k`) or values (`v`) of an attention module, `[1, 1, 1, 1]` or a scale a head."""
+        ...
+
+
+class Options:
+    """The options of a quantized checkpoint, from one of its files, for which every value must be supported."""
+
+    def __init__(self, file: str, values: Mapping[str, Any]) -> None:
+        self.file = file
+        self.values = values
+
+    def get(self, *names: str, kind: type, default: Any = None) -> Any:
+        """The value of the first name that is there; ConfigError if it has another type or is missing."""
+        for name in names:
+            value = self.values.get(name)
+            if value is not None:
+                if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                    raise ConfigError(f"{self.file} sets {name!r} to {value!r}; it must be of type {kind.__name__}")
+                return value
+        if default is None:
+            raise ConfigError(f"{self.file} has no {names[0]!r}", hint="download or copy the file again")
+        return default
+
+    def only(self, name: str, *supported: Any) -> Any:
+        """The value, lower-case if it is text; ConfigError if it is not supported. The first is the default."""
+        value = self.values.get(name)
+        value = value.lower() if isinstance(value, str) else value
+        if value is None:
+            return supported[0]
+        if value not in supported:
+            raise ConfigError(
+                f"{self.file} sets {name!r} to {self.values[name]!r}, which is not supported; "
+                f"supported: {', '.join(map(repr, supported))}",
+                hint="compile the unquantized checkpoint, and let llmc quantize it",
+            )
+        return value
+
+
+def has_any(weights: Weights, module: str, *tensors: str) -> bool:
+    """Whether the checkpoint holds one of these tensors of the module."""
+    return any(weights.has(f"{module}.{tensor}") for tensor in tensors)
+
+
+def groups_of(module: str, width: int, size: int) -> int:
+    """How many groups of `size` inputs there are, -1 or 0 for all; CheckpointError if they do not divide `width`."""
+    if size <= 0:
+        return 1
+    if width % size:
+        raise CheckpointError(
+            f"the group size is {size}, which does not divide the {width} inputs of {module}",
+            hint="quantize the model with a group size that does; llmc's groups are equal",
+        )
+    return width // size
+
+
+def wide(b: Builder, scale: Value, name: str) -> Value:
+    """Scales in float32."""
+    return scale if scale.type.dtype is DType.f32 else b.cast(scale, dtype=DType.f32, name=name)
+
+
+def transposed(b: Builder, x: Value, name: str) -> Value:
+    """A matrix with its dims swapped."""
+    return b.transpose(x, perm=(1, 0), name=name)  # type: ignore[no-any-return]
+
+
+def ordered(b: Builder, q: Value, groups: Value, count: int, name: str) -> tuple[Value, Enter]:
+    """Columns sorted by their group, so that each group is one block, and what sorts the inputs alike.
+
+    Args:
+        b: the builder.
+        q: the integers, `[N, K]`.
+        groups: the number of each column's group, `i32[K]`.
+        count: how many groups there are.
+        name: what the weight is called.
+    """
+    order = b.group_order(groups, count=count, name=f"{name}.order")
+    columns = b.embedding(transposed(b, q, f"{name}.columns"), order, name=f"{name}.sorted_columns")
+
+    def enter(b: Builder, x: Value) -> Value:
+        batch, _, width = x.type.shape
+        rows = b.broadcast(
+            b.reshape(order, shape=(1, width), name="order.row"), shape=(batch, width), name="order.rows"
+        )
+        features = b.transpose(x, perm=(0, 2, 1), name="features")
+        found = b.gather_rows(features, rows, name="features.sorted")
+        return b.transpose(found, perm=(0, 2, 1), name="input.sorted")  # type: ignore[no-any-return]
+
+    return transposed(b, columns, f"{name}.packed"), enter

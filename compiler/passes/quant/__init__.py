@@ -1,0 +1,7 @@
+"""Quantization: `quant` for the weights and inputs of linears, `kv` for caches."""
+
+from compiler.passes.quant.kv import QuantizeCaches
+from compiler.passes.quant.quantize import Quantize
+from compiler.passes.quant.recipe import Recipe, Target, targets
+
+__all__ = ["Quantize", "QuantizeCaches", "Recipe", "Target", "targets"]

@@ -1,0 +1,92 @@
+"""AWQ: scaling up the input channels that matter before rounding (Lin et al., 2023), and clipping what does not.
+
+A weight `W` over inputs `x` is replaced by `W s` over `x / s`, which is the same, and rounded then. Channels with
+large inputs get a larger `s`, so that their weights lose less. All errors here are errors of outputs: with
+`M = X X^T`, a change `D` of a weight changes the outputs by `tr(D M D^T)` in square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from compiler.passes.quant.algorithms.grid import Grid, Scales
+
+STEPS = 20
+
+
+def squared_error(change: Tensor, moment: Tensor) -> Tensor:
+    """The sum of squares by which outputs change, a scalar, for a change `[N, K]` of a weight and `M` `[K, K]`."""
+    return ((change @ moment) * change).sum()
+
+
+def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, moment: Tensor, grid: Grid) -> Tensor:
+    """The scales `s`, float32 `[K]`, with the least error of outputs among `mean_abs ** alpha` for 20 alphas in [0, 1).
+
+    Args:
+        weights: the weights of the linears over one input, each `[N, K]`.
+        mean_abs: the mean absolute value of each input channel, `[K]`.
+        moment: `X X^T`, `[K, K]`.
+        grid: how the weights will be rounded.
+    """
+    moment = moment.float()
+    best, least = torch.ones_like(mean_abs, dtype=torch.float32), float("inf")
+    for step in range(STEPS):
+        scales = candidate(mean_abs, step / STEPS)
+        error = sum(
+            float(squared_error(grid.nearest(weight * scales).dense() / scales - weight, moment)) for weight in weights
+        )
+        if error < least:
+            best, least = scales, error
+    return best
+
+
+def candidate(mean_abs: Tensor, alpha: float) -> Tensor:
+    """`mean_abs ** alpha`, divided by the geometric mean of its extremes; float32 `[K]`, all positive."""
+    scales = mean_abs.float().clamp(min=1e-4).pow(alpha)
+    return scales / (scales.max() * scales.min()).sqrt()
+
+
+def search_clipping(
+    weight: Tensor, moment: Tensor, grid: Grid, *, shrink: float = 0.5, steps: int = STEPS, rows: int = 512
+) -> Scales:
+    """The scales with the least error of outputs among those of grids made narrower, block by block.
+
+    The error of a block is that of its own part of the outputs, so that blocks are searched apart.
+
+    Args:
+        weight: the weight, `[N, K]`.
+        moment: `X X^T`, `[K, K]`.
+        grid: how the weight will be rounded.
+        shrink: how much narrower a grid may become.
+        steps: how many widths are tried for that.
+        rows: how many rows are searched at a time.
+    """
+    weight = weight.float()
+    width = grid.width(weight.shape[1])
+    places = torch.arange(weight.shape[1], device=weight.device).view(-1, width)
+    moments = moment.float()[places[:, :, None], places[:, None, :]]  # [blocks, width, width]
+    parts = [_clipped(part, moments, grid, shrink, steps) for part in weight.split(rows)]
+    zeros = [part.zero for part in parts if part.zero is not None]
+    return Scales(torch.cat([part.scale for part in parts]), torch.cat(zeros) if zeros else None)
+
+
+def _clipped(weight: Tensor, moments: Tensor, grid: Grid, shrink: float, steps: int) -> Scales:
+    width = moments.shape[1]
+    blocks = weight.unflatten(1, (-1, width))
+    least, most = blocks.amin(2, keepdim=True), blocks.amax(2, keepdim=True)
+    best = grid.scales(weight)
+    best_error = torch.full_like(best.scale, float("inf"))
+    for step in range(steps):
+        ratio = 1 - shrink * step / steps
+        clipped = blocks.maximum(least * ratio).minimum(most * ratio) if grid.asymmetric else blocks * ratio
+        tried = grid.scales(clipped.flatten(1))
+        change = (grid.nearest(weight, tried).dense() - weight).unflatten(1, (-1, width))
+        error = (torch.einsum("ngi,gij->ngj", change, moments) * change).sum(2)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        zero = None if best.zero is None or tried.zero is None else torch.where(better, tried.zero, best.zero)
+        best = Scales(torch.where(better, tried.scale, best.scale), zero)
+    return best

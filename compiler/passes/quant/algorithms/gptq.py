@@ -1,0 +1,123 @@
+"""GPTQ: rounding a weight column by column, each error made good by the columns that follow (Frantar et al., 2023).
+
+A row `w` of a weight is to become `q` on a grid such that `(w - q) H (w - q)^T` is small, where `H = 2 X X^T` over the
+inputs `X` of calibration. Once a column is rounded, the best change of the ones after it is known in closed form; its
+coefficients for all columns are the rows of the upper Cholesky factor of the inverse of `H`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from compiler.errors import PassError
+from compiler.passes.quant.algorithms.grid import Grid, Rounded, Scales
+
+BLOCK = 128
+
+
+class Factor(NamedTuple):
+    """What GPTQ needs to know of a linear's inputs.
+
+    Attributes:
+        upper: the upper Cholesky factor of the inverse of the damped Hessian, float64 `[K, K]`, columns in `order`.
+        order: the columns in the order in which they are rounded, `[K]`.
+        dead: which columns' inputs were zero throughout, bool `[K]`; their weights become 0.
+        is_sorted: whether `order` may be another than 0, 1, ...; the scales of groups are then fixed beforehand.
+    """
+
+    upper: Tensor
+    order: Tensor
+    dead: Tensor
+    is_sorted: bool
+
+
+def factorize(moment: Tensor, *, damping: float = 0.01, order: bool = True, name: str = "the weight") -> Factor:
+    """Prepare GPTQ for the linears over one input.
+
+    Args:
+        moment: `X X^T`, `[K, K]`.
+        damping: the part of the mean of the diagonal that is added to the diagonal.
+        order: whether to round the columns with the largest inputs first.
+        name: what errors call the linear.
+
+    Raises:
+        PassError: if the damped Hessian is not positive definite.
+    """
+    hessian = 2 * moment.double()
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = 1
+    diagonal += damping * diagonal.mean()
+    columns = diagonal.argsort(descending=True, stable=True) if order else torch.arange(len(dead), device=dead.device)
+    lower, failed = torch.linalg.cholesky_ex(hessian[columns][:, columns])
+    if not failed:
+        inverse = torch.cholesky_inverse(lower)
+        upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    if failed:
+        raise PassError(
+            f"the inputs of {name} depend on one another too much for GPTQ",
+            hint="give a larger damping, such as damping=0.1, or more text for calibration",
+        )
+    return Factor(upper, columns, dead, order)
+
+
+def gptq(weight: Tensor, factor: Factor, grid: Grid) -> Rounded:
+    """Round a weight `[N, K]`.
+
+    Without an order of columns, the scales of a group are taken when it is reached, from weights that already make
+    good the errors before them; with one, all are taken from the weight as it was.
+    """
+    # Rows are independent of one another; scales in float32, as stored, and errors in float64.
+    work = weight.double().masked_fill(factor.dead, 0)
+    width = grid.width(work.shape[1])
+    scales = _Scales(grid, work, width, fixed=factor.is_sorted)
+    work = work[:, factor.order]
+    codes = torch.empty(work.shape, dtype=torch.int8, device=work.device)
+    places = factor.order.tolist()
+    for start in range(0, len(places), BLOCK):
+        stop = min(start + BLOCK, len(places))
+        errors = work.new_zeros(len(work), stop - start)
+        for column in range(start, stop):
+            group = scales.at(places[column], work, errors, factor.upper, start, column)
+            current = work[:, column : column + 1]
+            code = grid.codes(current, group)
+            codes[:, column : column + 1] = code
+            rounded = Rounded(code, group).dense().double()
+            error = (current - rounded) / factor.upper[column, column]
+            errors[:, column - start] = error[:, 0]
+            work[:, column + 1 : stop] -= error * factor.upper[column, column + 1 : stop]
+        work[:, stop:] -= errors @ factor.upper[start:stop, stop:]
+    return Rounded(codes[:, factor.order.argsort()], scales.all())
+
+
+class _Scales:
+    """The scales of the groups, fixed beforehand or taken as groups are reached."""
+
+    def __init__(self, grid: Grid, weight: Tensor, width: int, *, fixed: bool) -> None:
+        self.grid = grid
+        self.width = width
+        self.fixed = fixed
+        self.scale, self.zero = grid.scales(weight)
+
+    def at(self, place: int, work: Tensor, errors: Tensor, upper: Tensor, start: int, column: int) -> Scales:
+        """The scales `[N, 1]` of the column at `place`."""
+        group = place // self.width
+        if not self.fixed and place % self.width == 0:
+            ahead = work[:, column : column + self.width].clone()
+            beyond = start + errors.shape[1] - column  # columns of the group that lag by this block's errors
+            if beyond < self.width:
+                lagging = slice(column + beyond, column + self.width)
+                ahead[:, beyond:] -= errors @ upper[start : start + errors.shape[1], lagging]
+            scale, zero = self.grid.scales(ahead)
+            self.scale[:, group : group + 1] = scale
+            if self.zero is not None and zero is not None:
+                self.zero[:, group : group + 1] = zero
+        zeros = None if self.zero is None else self.zero[:, group : group + 1]
+        return Scales(self.scale[:, group : group + 1], zeros)
+
+    def all(self) -> Scales:
+        """The scales of every group."""
+        return Scales(self.scale, self.zero)

@@ -1,0 +1,67 @@
+"""What quantization does to the outputs of each linear, measured on calibration data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OpError:
+    """The error of one quantized op.
+
+    Attributes:
+        op: the op's name in the graph.
+        module: the module of the checkpoint that its weight comes from.
+        recipe: how it was quantized, such as `gptq, 4 bits, group 128`.
+        error: the norm of the error of its outputs, as a part of the norm of its outputs.
+    """
+
+    op: str
+    module: str
+    recipe: str
+    error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of a manifest."""
+        return {"op": self.op, "module": self.module, "recipe": self.recipe, "error": self.error}
+
+
+@dataclass
+class FidelityReport:
+    """The errors of all quantized ops, in the order in which passes found them.
+
+    Each is the op's own error: its inputs are those that calibration gave it, before they were rounded.
+    """
+
+    entries: list[OpError] = field(default_factory=list)
+
+    def worst(self, count: int = 5) -> list[OpError]:
+        """The ops with the largest errors, the largest first."""
+        return sorted(self.entries, key=lambda entry: -entry.error)[:count]
+
+    @property
+    def mean(self) -> float:
+        """The mean of the errors; 0 if nothing was quantized."""
+        return sum(entry.error for entry in self.entries) / max(len(self.entries), 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a manifest keeps: every op, in order."""
+        return {"mean": self.mean, "ops": [entry.to_json() for entry in self.entries]}
+
+    def text(self, count: int = 5) -> str:
+        """A few lines for a reader: the mean, and the worst ops by name. Empty if nothing was quantized."""
+        if not self.entries:
+            return ""
+        first = f"{len(self.entries)} quantized ops, relative error of outputs {self.mean:.2%} on average; the worst:"
+        rows = [f"  {entry.error:7.2%}  {entry.op} from {entry.module} ({entry.recipe})" for entry in self.worst(count)]
+        return "\n".join([first, *rows])
+
+
+def relative_error(reference: Tensor, measured: Tensor) -> float:
+    """`|measured - reference| / |reference|`; 0 where both are zero."""
+    norm = float(reference.double().norm())
+    difference = float((measured.double() - reference.double()).norm())
+    return difference / norm if norm else difference

@@ -1,0 +1,71 @@
+"""What AWQ and SmoothQuant share: inputs multiplied by stored constants, and stored weights that undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value
+from compiler.ir.rewrite import RewriteBuilder
+from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.torch_types import to_torch
+from compiler.passes.quant.layers import Results, stored_linear
+from compiler.passes.quant.recipe import Target, rewrite_linears
+from compiler.passes.quant.smoothing import Make, find_places, smooth
+from compiler.passes.quant.store import Stored
+from compiler.passes.quant.walk import Stop, stops_of
+
+Round = Callable[[Value, str, RewriteBuilder], Value]
+"""Appends what rounds the input of a linear, named as it was before smoothing, and returns it."""
+
+
+def pre_scale(stop: Stop, scales: Tensor) -> Tensor:
+    """The reciprocal of scales, as the graph will hold it: in the type of the input."""
+    return (1 / scales).to(to_torch(stop.x.type.dtype))
+
+
+def stored_scale(stop: Stop, factor: Tensor, module: str) -> dict[str, Stored]:
+    """What to store of a pre-scale; nothing if it is 1 throughout."""
+    if bool((factor == 1).all()):
+        return {}
+    return {_key(stop.x.name): Stored(factor, f"{module}.pre_quant_scale")}
+
+
+def rewrite_smoothed(
+    graph: Graph, chosen: Sequence[Target], results: Results, round_input: Round | None = None
+) -> Graph:
+    """The graph with smoothed inputs and stored weights."""
+    stops = stops_of(target.op for target in chosen)
+    scales: dict[str, Make] = {
+        stop.x.name: partial(_const, results.refs[_key(stop.x.name)])
+        for stop in stops
+        if _key(stop.x.name) in results.refs
+    }
+    inputs = {op.name: stop.x.name for stop in stops for op in stop.ops}
+    rows = _rows(graph, stops, scales)
+
+    def emit(op: Op, b: RewriteBuilder) -> Value:
+        x = round_input(op.operands[0], inputs[op.name], b) if round_input else None
+        return stored_linear(op, b, results.refs, x=x, rows=rows.get(op.name))
+
+    return rewrite_linears(smooth(graph, stops, scales), dict.fromkeys(inputs, emit))
+
+
+def _rows(graph: Graph, stops: Sequence[Stop], scales: Mapping[str, Make]) -> dict[str, Make]:
+    """What the rows of linears absorb, by the linear's name.
+
+    Their stored weights do not hold it: factors of rows change scales only, whatever the codes are.
+    """
+    places = find_places(graph, [stop for stop in stops if stop.x.name in scales])
+    return {place.op: scales[name] for name, place in places.items() if place.kind == "rows"}
+
+
+def _const(ref: TensorRef, b: RewriteBuilder) -> Value:
+    return b.const(data=ref, name="pre_quant_scale")  # type: ignore[no-any-return]
+
+
+def _key(name: str) -> str:
+    return f"{name}.pre_quant_scale"

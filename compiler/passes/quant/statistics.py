@@ -1,0 +1,75 @@
+"""Statistics of the inputs of linears, accumulated over calibration windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compiler.errors import PassError
+
+ROWS = 512
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """What is known about the inputs `X` of linears, `[tokens, K]`.
+
+    Attributes:
+        mean_abs: the mean absolute value of each channel, float32 `[K]`.
+        amax: the largest absolute value of each channel, float32 `[K]`.
+        moment: `X^T X`, float32 `[K, K]`: half the Hessian of GPTQ.
+        rows: at most 512 of the inputs, evenly spread over all, float32 `[T, K]`.
+    """
+
+    mean_abs: Tensor
+    amax: Tensor
+    moment: Tensor
+    rows: Tensor
+
+
+def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, moment: bool = True) -> InputStatistics:
+    """The statistics of inputs `[..., K]`, one tensor a batch.
+
+    Args:
+        inputs: the batches.
+        device: where to compute.
+        module: what errors call the linear.
+        moment: whether to compute `moment`; else it is empty.
+
+    Raises:
+        PassError: if an input is NaN or infinite.
+    """
+    width = inputs[0].shape[-1]
+    total = sum(batch.numel() // width for batch in inputs)
+    sums, largest = torch.zeros(2, width, device=device)
+    square = torch.zeros((width, width) if moment else 0, device=device)
+    kept = []
+    for x in _flat(inputs, device):
+        sums += x.abs().sum(0)
+        largest = torch.maximum(largest, x.abs().amax(0))
+        if not bool(largest.isfinite().all()):
+            raise PassError(
+                f"the input of {module} is NaN or infinite on the calibration text",
+                hint="its weights may be damaged, or float16 too narrow for the model: try --dtype bfloat16 or float32",
+            )
+        if moment:
+            square += x.T @ x
+        share = max(1, ROWS * len(x) // total)
+        kept.append(x[:: max(1, -(-len(x) // share))])
+    return InputStatistics(sums / total, largest, square, torch.cat(kept))
+
+
+def require_finite(weight: Tensor, module: str) -> None:
+    """PassError, naming the module, if a weight is NaN or infinite."""
+    if not bool(weight.isfinite().all()):
+        raise PassError(
+            f"the weight of {module} holds NaN or infinite values",
+            hint=f"the checkpoint is damaged; download it again, or leave the module out: skip={module}",
+        )
+
+
+def _flat(inputs: Sequence[Tensor], device: torch.device) -> Iterable[Tensor]:
+    return (batch.to(device, torch.float32).reshape(-1, batch.shape[-1]) for batch in inputs)

@@ -1,0 +1,141 @@
+"""Results of calibration in files, found again by what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from compiler.errors import PassError
+from compiler.ir.dtypes import DType
+from compiler.ir.frozen import EMPTY
+from compiler.ir.graph import Graph
+from compiler.ir.printer import print_graph
+from compiler.ir.tensor_data import pack_int4, read_tensor
+from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.torch_types import from_torch
+from compiler.ir.types import TensorType, parse_type
+from compiler.trt.cache import cache_folder
+
+# Part of every key: results of an older way of computing them are not found again.
+_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor to store.
+
+    Attributes:
+        tensor: its values; i4 as int8.
+        name: what messages call it.
+        dtype: its element type in the graph; the tensor's own if None.
+    """
+
+    tensor: Tensor
+    name: str
+    dtype: DType | None = None
+
+    @property
+    def type(self) -> TensorType:
+        """Its type in the graph."""
+        return TensorType(self.dtype or from_torch(self.tensor.dtype), tuple(self.tensor.shape))
+
+
+class ResultStore:
+    """The tensors of one calibration, a file for each layer, and a note that is written when all are there."""
+
+    def __init__(self, graph: Graph, windows: Tensor | None, settings: str) -> None:
+        """The store of the results for a graph on some windows.
+
+        Args:
+            graph: the graph that is calibrated.
+            windows: the token ids.
+            settings: everything else that results depend on.
+        """
+        self.folder = cache_folder() / "quant" / _key(graph, windows, settings)
+        self._count = 0
+
+    @property
+    def note(self) -> dict[str, object] | None:
+        """What was noted when the results were complete; None if they are not."""
+        try:
+            found: dict[str, object] = json.loads((self.folder / "note.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def write(self, tensors: Mapping[str, Stored]) -> None:
+        """Write the tensors of the next layer.
+
+        Raises:
+            PassError: if the folder cannot be written.
+        """
+        data = {key: _bytes(stored) for key, stored in tensors.items()}
+        types = {key: json.dumps([str(stored.type), stored.name]) for key, stored in tensors.items()}
+        self._place(f"{self._count:05d}.safetensors", lambda path: save_file(data, path, metadata=types))
+        self._count += 1
+
+    def finish(self, note: Mapping[str, object]) -> None:
+        """Say that all results are there."""
+        text = json.dumps(note)
+        self._place("note.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def refs(self) -> dict[str, TensorRef]:
+        """Where each tensor is, by its key."""
+        return dict(entry for path in sorted(self.folder.glob("*.safetensors")) for entry in _entries(path))
+
+    def _place(self, name: str, write: Callable[[Path], object]) -> None:
+        temporary = self.folder / f".{uuid4().hex}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                write(temporary)
+                temporary.replace(self.folder / name)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise PassError(
+                f"cannot write the results of calibration to {self.folder}: {error.strerror or error}",
+                hint="make room, or set XDG_CACHE_HOME to another folder",
+            ) from None
+
+
+def _bytes(stored: Stored) -> Tensor:
+    tensor = stored.tensor.detach().cpu().contiguous()
+    if stored.type.dtype is DType.i4:
+        return pack_int4(tensor)
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _entries(path: Path) -> Iterable[tuple[str, TensorRef]]:
+    """The tensors of a file, by key. A file starts with 8 bytes of length and a header in JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    for key, described in header.pop("__metadata__").items():
+        type_, name = json.loads(described)
+        yield key, TensorRef(parse_type(type_), name, str(path), 8 + length + header[key]["data_offsets"][0])
+
+
+def _key(graph: Graph, windows: Tensor | None, settings: str) -> str:
+    """A digest of the graph's ops, the values of its constants, the windows and the settings.
+
+    Where files lie does not matter, nor how many sequences run at once.
+    """
+    digest = hashlib.sha256(f"{_VERSION}\n{settings}\n".encode())
+    if windows is not None:
+        digest.update(repr(tuple(windows.shape)).encode() + windows.numpy().tobytes())
+    plain = replace(graph, root=".", dims=EMPTY, facts=EMPTY)
+    digest.update(print_graph(plain).encode())
+    refs = {op.attrs["data"]: None for op in graph.find("const")}
+    for ref in refs:
+        flat = replace(ref, type=TensorType(DType.u8, (ref.type.nbytes,)))
+        digest.update(read_tensor(flat, graph.root).numpy().data)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,218 @@
+"""Running a model on calibration windows layer by layer.
+
+The walk stops before each group of linears over one input, shows the inputs of all windows, and goes on. Between two
+stops it runs one batch of windows after the other, so that what it keeps is the weights between two stops, and of each
+window the values that cross a stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compiler.ir.analysis import constant_values, last_uses
+from compiler.ir.graph import Graph
+from compiler.ir.interpreter import Interpreter, Observer, bind_inputs
+from compiler.ir.op import Op, Value
+from compiler.ir.rewrite import eliminate_dead
+from compiler.ir.torch_types import to_torch
+
+BATCH = 8
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Linears over one input.
+
+    Attributes:
+        ops: the linears, in the order of the graph.
+    """
+
+    ops: tuple[Op, ...]
+
+    @property
+    def x(self) -> Value:
+        """Their input."""
+        return self.ops[0].operands[0]
+
+
+@dataclass(frozen=True)
+class View:
+    """What the walk shows at a stop.
+
+    Attributes:
+        stop: the stop.
+        inputs: the input of its linears, one tensor a batch, on the host.
+        weights: the weights of its linears in the graph's type, by the linear's name, on the device.
+        device: where to compute.
+    """
+
+    stop: Stop
+    inputs: Sequence[Tensor]
+    weights: Mapping[str, Tensor]
+    device: torch.device
+
+
+Visit = Callable[[View], Mapping[str, Tensor] | None]
+"""Called at each stop; returns weights to go on with, by the linear's name, or None to leave all as they are."""
+
+
+def stops_of(ops: Iterable[Op]) -> list[Stop]:
+    """Linears grouped by their input, in order."""
+    groups: dict[str, list[Op]] = {}
+    for op in ops:
+        groups.setdefault(op.operands[0].name, []).append(op)
+    return [Stop(tuple(group)) for group in groups.values()]
+
+
+class Walk:
+    """One run of a graph over windows.
+
+    Args:
+        graph: the graph of a model, before its steps are cut or sharded.
+        windows: token ids, int32 `[samples, length]`.
+        device: where to compute.
+        progress: called as `progress(done, total)`, in stops.
+        observers: as those of the interpreter, called for every batch.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        windows: Tensor,
+        device: torch.device,
+        progress: Report = lambda done, total: None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.graph = graph
+        self.device = device
+        self.progress = progress
+        self.observers = observers
+        limit = graph.dims["B"].max if "B" in graph.dims else BATCH
+        self.batches = [step_inputs(graph, ids) for ids in windows.split(min(BATCH, limit))]
+        self.constant = constant_values(graph)
+        self.replaced: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def run(self, stops: Sequence[Stop], visit: Visit, until: Sequence[Value] = ()) -> None:
+        """Visit the stops, in the order of the graph, and run on until the values in `until` are known."""
+        wanted = {value.name: value for value in (*(stop.x for stop in stops), *until)}
+        alive = eliminate_dead(self.graph.with_ops(self.graph.ops, wanted))
+        ops = [op for op in alive.ops if op.results[0].name not in self.constant]
+        later, plain = _split(ops)
+        places = {value.name: i + 1 for i, op in enumerate(later) for value in op.results}
+        ordered = sorted(stops, key=lambda stop: places.get(stop.x.name, 0))
+        cuts = [places.get(stop.x.name, 0) for stop in ordered]
+        states: list[dict[str, Tensor]] = [{} for _ in self.batches]
+        start = 0
+        for number, cut in enumerate([*cuts, len(later)]):
+            kept = {stop.x.name for stop in ordered[number:]} | _used(later[cut:]) - plain.keys()
+            self._advance(later[start:cut], plain, states, kept)
+            start = cut
+            self.progress(number, len(ordered))
+            if number < len(ordered):
+                self._show(ordered[number], states, visit)
+
+    def _advance(
+        self, ops: Sequence[Op], plain: Mapping[str, Op], states: list[dict[str, Tensor]], kept: set[str]
+    ) -> None:
+        """Run some ops on every batch; of the values, those in `kept` stay."""
+        ops = [*_needed(ops, plain), *ops]
+        segment = self.graph.with_ops(tuple(ops), {})
+        dead_after = last_uses(segment, keep=kept | {value.name for value in self.graph.inputs})
+        interpreter = Interpreter(segment, device=self.device)
+        constants = self._constants(value for op in ops for value in op.operands)
+        for i, inputs in enumerate(self.batches):
+            sizes = bind_inputs(self.graph, inputs)
+            values = {name: tensor.to(self.device) for name, tensor in {**inputs, **states[i]}.items()}
+            values.update(constants)
+            for op, dead in zip(ops, dead_after, strict=True):
+                operands = self._operands(op, values)
+                results = interpreter.evaluate(op, operands, sizes)
+                values.update((value.name, tensor) for value, tensor in zip(op.results, results, strict=True))
+                for observer in self.observers:
+                    observer(op, operands, results)
+                for name in dead:
+                    values.pop(name, None)
+            states[i] = {name: values[name].cpu() for name in kept & values.keys() - self.constant}
+        for op in ops:
+            self.replaced.pop(op.name, None)
+
+    def _operands(self, op: Op, values: Mapping[str, Tensor]) -> list[Tensor]:
+        operands = [values[value.name] for value in op.operands]
+        if op.name in self.replaced:
+            operands[1] = self.replaced[op.name]
+        return operands
+
+    def _show(self, stop: Stop, states: Sequence[Mapping[str, Tensor]], visit: Visit) -> None:
+        weights = self._constants(op.operands[1] for op in stop.ops)
+        shown = {op.name: weights[op.operands[1].name] for op in stop.ops}
+        replaced = visit(View(stop, [state[stop.x.name] for state in states], shown, self.device))
+        for op in stop.ops:
+            if replaced and op.name in replaced:
+                self.replaced[op.name] = replaced[op.name].to(shown[op.name])
+
+    def _constants(self, values: Iterable[Value]) -> dict[str, Tensor]:
+        """Those of the values that are constant."""
+        wanted = {value.name: value for value in values if value.name in self.constant}
+        plan = eliminate_dead(self.graph.with_ops(self.graph.ops, wanted))
+        interpreter = Interpreter(plan, device=self.device)
+        known: dict[str, Tensor] = {}
+        for op, dead in zip(plan.ops, last_uses(plan), strict=True):
+            results = interpreter.evaluate(op, [known[value.name] for value in op.operands], {})
+            known.update((value.name, tensor) for value, tensor in zip(op.results, results, strict=True))
+            for name in dead:
+                del known[name]
+        return known
+
+
+def step_inputs(graph: Graph, ids: Tensor) -> dict[str, Tensor]:
+    """The inputs of a first step with token ids `[B, S]`: no past, empty caches of the length of the window."""
+    count, length = ids.shape
+    given = {
+        "token_ids": ids,
+        "past_len": torch.zeros(count, dtype=torch.int32),
+        "new_len": torch.full((count,), length, dtype=torch.int32),
+        "logit_pos": torch.full((count, 1), length - 1, dtype=torch.int32),
+    }
+    sizes = {"B": count, "S": length, "C": length, "R": 1}
+    for value in graph.inputs:
+        if value.name not in given:  # without memory of its own: every element is the same zero
+            zero = torch.zeros((), dtype=to_torch(value.type.dtype))
+            given[value.name] = zero.expand(value.type.sizes(sizes))
+    return given
+
+
+def _split(ops: Sequence[Op]) -> tuple[list[Op], dict[str, Op]]:
+    """The ops that depend on tokens, in order, and the others by the values that they define.
+
+    The others (positions, masks) are computed again between any two stops, as they are quickly made and large.
+    """
+    depends, later, plain = {"token_ids"}, [], dict[str, Op]()
+    for op in ops:
+        if any(value.name in depends for value in op.operands):
+            depends.update(value.name for value in op.results)
+            later.append(op)
+        else:
+            plain.update((value.name, op) for value in op.results)
+    return later, plain
+
+
+def _needed(ops: Sequence[Op], plain: Mapping[str, Op]) -> Iterator[Op]:
+    """The ops of `plain` behind some ops, in order."""
+    needed = _used(ops)
+    chosen = []
+    for op in reversed(dict.fromkeys(plain.values())):
+        if any(value.name in needed for value in op.results):
+            needed.update(value.name for value in op.operands)
+            chosen.append(op)
+    return reversed(chosen)
+
+
+def _used(ops: Iterable[Op]) -> set[str]:
+    return {value.name for op in ops for value in op.operands}

@@ -1,0 +1,75 @@
+"""Calibration as a compilation offers it to its passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from compiler.errors import PassError
+from compiler.passes.quant.calibration import CalibrationSource
+from compiler.passes.quant.text import Document, read_texts
+from llmc.progress import Progress
+from llmc.tokenizer import has_tokenizer, write_tokenizer
+from runtime.tokenizer import Tokenizer
+
+STAGE = "calibrate"
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """What a user says about calibration.
+
+    Attributes:
+        documents: the texts; those that come with the compiler if there are none.
+        samples: how many windows of the texts to use; as many as there are, up to 128, if None.
+        length: tokens of a window; 512, or what the model takes at once if that is less, if None.
+        seed: decides which windows are used.
+    """
+
+    documents: Sequence[Document] = ()
+    samples: int | None = None
+    length: int | None = None
+    seed: int = 0
+
+    def source(self, folder: Path, progress: Progress) -> CalibrationSource:
+        """The calibration for the checkpoint in a folder. Its tokenizer is loaded when it is needed."""
+        return CalibrationSource(
+            encode=_encoder(folder) if has_tokenizer(folder) else None,
+            documents=self.documents,
+            samples=self.samples,
+            length=self.length,
+            seed=self.seed,
+            progress=lambda done, total: progress(STAGE, done, total),
+        )
+
+
+def calibration_settings(
+    calib: str | Path | None = None, samples: int | None = None, length: int | None = None, seed: int = 0
+) -> CalibrationSettings:
+    """The settings with the texts of a file.
+
+    Raises:
+        PassError: if the file cannot be read, is empty or malformed.
+    """
+    return CalibrationSettings(() if calib is None else read_texts(calib), samples, length, seed)
+
+
+def _encoder(folder: Path) -> Callable[[str], list[int]]:
+    """A function from text to token ids that loads the tokenizer when it is called first."""
+
+    @cache
+    def tokenizer() -> Tokenizer:
+        reasons: list[str] = []
+        with TemporaryDirectory() as temporary:
+            written = write_tokenizer(folder, Path(temporary), reasons.append)
+            if written is None:
+                raise PassError(
+                    f"the calibration text cannot be read: {'; '.join(reasons)}",
+                    hint='give token ids: --calib FILE.jsonl with lines such as {"token_ids": [1, 2, 3]}',
+                )
+            return Tokenizer(Path(temporary) / written)
+
+    return lambda text: tokenizer().encode(text)

@@ -1,0 +1,121 @@
+"""`llmc eval`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compiler.errors import RequestError
+from llmc.cli import options
+from llmc.cli.console import Console, note, table
+from llmc.cli.failures import guarded
+
+if TYPE_CHECKING:
+    from llmc.perplexity import Perplexity
+
+eval_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@eval_app.callback()
+def _eval() -> None:
+    """Measure how good a model is."""
+
+
+def ppl_command(
+    model: Annotated[str, typer.Argument(help="An engine directory, or a checkpoint: a folder or an id of the hub.")],
+    text: Annotated[Path, typer.Option(metavar="FILE", help="The text to score, in UTF-8.")],
+    window: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Tokens a window; the model's context length if not given, at most 512."),
+    ] = None,
+    stride: Annotated[
+        str, typer.Option(metavar="none", help="How windows overlap; only none is supported: they do not.")
+    ] = "none",
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Another engine or checkpoint, to compare the distributions with."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="What checkpoints are computed in; float32 if not given.")
+    ] = None,
+    executor: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, torch, tensorrt, emulator or interpreter, as for llmc run.")
+    ] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
+    ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not compare an engine's files with their digests.")
+    ] = False,
+    json_output: options.Json = False,
+    plugin: options.Plugins = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure the perplexity of a model on a text: how well it predicts each token from those before.
+
+    The text is cut into windows that do not overlap. Each begins with no history, and every token but its first is
+    scored. With --against, the mean KL divergence from the other model's distributions, and how often both prefer the
+    same token, are measured, too: what a quantized model has lost.
+
+    \b
+    llmc eval ppl my.engine --text val.txt
+    llmc eval ppl my.engine --text val.txt --against my-checkpoint --json
+    """  # noqa: D301 - \b is a backspace, which keeps lines as they are
+    import llmc
+    from llmc.pipeline import load_plugins
+
+    if stride != "none":
+        raise RequestError(f"there is no stride {stride!r}; windows do not overlap", hint="leave --stride out")
+    load_plugins(plugin or ())
+    content = _read(text)
+    notes: list[str] = []
+    with Console(quiet=quiet or json_output, bars_only=json_output) as console:
+        result = llmc.measure_perplexity(
+            model,
+            content,
+            window=window,
+            against=against,
+            dtype=dtype,
+            executor=executor,
+            device=device,
+            threads=threads,
+            check_files=not no_verify,
+            progress=console,
+            note=notes.append,
+        )
+    if not quiet:
+        for sentence in notes:
+            note(sentence)
+    print(json.dumps(result.to_json()) if json_output else table(_rows(result)))
+
+
+eval_app.command("ppl")(guarded(ppl_command))
+
+
+def _read(path: Path) -> str:
+    """The text; RequestError if it cannot be read, is not UTF-8, or is empty."""
+    try:
+        text = path.expanduser().read_bytes().decode()
+    except OSError as error:
+        raise RequestError(f"cannot read the text in {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if not text:
+        raise RequestError(f"{path} is empty", hint="give a text to score")
+    return text
+
+
+def _rows(result: Perplexity) -> list[tuple[str, str]]:
+    rows = [
+        ("perplexity", f"{result.ppl:.4f}"),
+        ("tokens", f"{result.tokens:,} scored"),
+        ("nll", f"{result.nll:.6f} nats a token"),
+    ]
+    if result.kl is not None and result.agreement is not None:
+        rows += [("KL divergence", f"{result.kl:.3e} nats a token"), ("agreement", f"{result.agreement:.2%} of tokens")]
+    return rows

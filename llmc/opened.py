@@ -1,0 +1,109 @@
+"""Engines to run, from whatever names a model: an engine directory, or a checkpoint that is compiled for the moment."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.errors import RequestError
+from llmc.compiling import compile as compile_model
+from llmc.models import lift
+from llmc.progress import Progress, counter
+from runtime.engine import Engine
+from runtime.engine_folder import open_engine
+from runtime.loading import load_engine
+from runtime.manifest import MANIFEST
+
+_BATCH = 8
+_DTYPE = "float32"
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What runs a model; the fields are those of `llmc.load`.
+
+    Attributes:
+        executor: the executor.
+        device: the device.
+        threads: how many threads torch computes with on the CPU.
+        check_files: whether to compare the digest of every file of an engine.
+    """
+
+    executor: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    check_files: bool = True
+
+
+def is_engine(model: str | Path) -> bool:
+    """Whether the model is an engine directory, not a checkpoint."""
+    return (Path(model).expanduser() / MANIFEST).is_file()
+
+
+def longest_input(model: str | Path) -> tuple[int, int]:
+    """The context length of a model, and how many tokens it takes at once; only headers are read."""
+    if is_engine(model):
+        manifest = open_engine(Path(model).expanduser(), verify=False).manifest
+        return int(manifest.model["context_length"]), manifest.limits.max_input
+    context = int(lift(model).facts["context_length"])
+    return context, context
+
+
+@contextmanager
+def opened(
+    model: str | Path,
+    max_seq: int,
+    runner: Runner,
+    *,
+    dtype: str | None = None,
+    progress: Progress,
+    note: Callable[[str], None],
+) -> Iterator[Engine]:
+    """The model as an engine that takes prompts of `max_seq` tokens; a checkpoint's engine is gone afterwards.
+
+    Args:
+        model: an engine directory; or a checkpoint, a folder or an id of the hub.
+        max_seq: how many tokens a checkpoint is compiled for.
+        runner: what runs it.
+        dtype: the element type that a checkpoint is computed in; float32 if None.
+        progress: called as work proceeds.
+        note: called with sentences for the user.
+
+    Raises:
+        RequestError: if a `dtype` is given for an engine, which has its own.
+        LlmcError: if it cannot be compiled or loaded.
+    """
+    if is_engine(model):
+        if dtype is not None:
+            raise RequestError(
+                f"{model} is an engine, whose element type is fixed", hint="leave out --dtype, or give the checkpoint"
+            )
+        yield _load(model, runner, progress, note)
+        return
+    with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
+        compiled = compile_model(
+            model,
+            Path(folder) / "engine",
+            target="tensorrt-rtx" if runner.executor in ("tensorrt", "emulator") else "torch",
+            dtype=dtype or _DTYPE,
+            max_batch=_BATCH,
+            max_seq=max_seq,
+            progress=progress,
+        )
+        yield _load(compiled.path, Runner(runner.executor, runner.device, runner.threads, False), progress, note)
+
+
+def _load(path: str | Path, runner: Runner, progress: Progress, note: Callable[[str], None]) -> Engine:
+    total = sum(entry.bytes for entry in open_engine(path, verify=False).manifest.files.values())
+    return load_engine(
+        path,
+        executor=runner.executor,
+        device=runner.device,
+        threads=runner.threads,
+        verify=runner.check_files,
+        advance=counter(lambda done, total: progress("engine digest", done, total), total),
+        note=note,
+    )

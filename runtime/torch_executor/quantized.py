@@ -1,0 +1,211 @@
+"""Products with quantized weights, which stay packed in memory.
+
+torch has kernels for CPUs that read int8 and int4 weights as they are, fast for bfloat16 activations only: about 0.3%
+of error, far less than the rounding of the weights makes. They serve models that compute in 16 bits. Where both sides
+are int8 the integers are multiplied, exactly. Everything else (float32, zero points, fp8, other groups) is dequantized
+tile by tile, each tile small enough for a cache, and multiplied in float32; on a GPU in the type of the activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from compiler.ir.dtypes import DType
+from compiler.ir.op import Op
+from compiler.ir.quant_evaluators import dequantize
+from compiler.ir.tensor_data import pack_int4, unpack_int4
+from runtime.torch_executor.lowering import Lowering
+
+Product = Callable[[Tensor], Tensor]
+
+# Elements of a tile: float32, they fit into a second-level cache.
+_TILE = 1 << 18
+_INT4_GROUPS = (256, 128, 64, 32)
+_HALVES = (DType.f16, DType.bf16)
+
+
+class Packed(NamedTuple):
+    """A quantized weight `[N, K]`.
+
+    Attributes:
+        q: int8, float8, or int4 two to a byte (uint8 `[N, K / 2]`, or flat).
+        scale: float32 `[N or fewer, K or fewer]`.
+        zero: int8 of the scale's shape, or None.
+        shape: `(N, K)`.
+        dtype: what `q` holds.
+    """
+
+    q: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    shape: tuple[int, int]
+    dtype: DType
+
+    def tiles(self) -> Iterator[tuple[int, Tensor]]:
+        """The weight in float32, some rows at a time, each with the number of its first row."""
+        rows, columns = self.shape
+        step = max(_TILE // columns, 1)
+        block = rows // self.scale.shape[0]
+        step = -(-step // block) * block if block < rows else step
+        for start in range(0, rows, step):
+            size = min(step, rows - start)
+            parameters = [None if p is None else _rows(p, start, size, rows) for p in (self.scale, self.zero)]
+            assert parameters[0] is not None
+            yield start, dequantize(self.rows(start, size), parameters[0], parameters[1])
+
+    def rows(self, start: int, size: int) -> Tensor:
+        """Some rows, unpacked."""
+        if self.dtype is not DType.i4:
+            return self.q[start : start + size]
+        columns = self.shape[1]
+        first = start * columns // 2
+        odd = start * columns % 2
+        data = self.q[first : (start * columns + size * columns + 1) // 2]
+        return unpack_int4(data, size * columns + odd)[odd:].view(size, columns)
+
+
+def _rows(parameter: Tensor, start: int, size: int, rows: int) -> Tensor:
+    count = parameter.shape[0]
+    if count == 1:
+        return parameter
+    block = rows // count
+    return parameter[start // block : -(-(start + size) // block)]
+
+
+def packed_linear(state: Lowering, op: Op) -> Callable[..., Tensor]:
+    """The function that multiplies the input of a linear by its dequantized constant weight."""
+    _, weight, *bias = op.operands
+    packed = _load(state, state.packed[weight.name])
+    added = state.load(bias[0]).to(state.device, state.dtype(op.result)) if bias else None
+    source = state.graph.producers.get(op.operands[0].name)
+    if source is not None and source.kind.name == "dequantize" and feeds_integers(state, source):
+        return _integer_product(packed, added)
+    if state.device.type == "cpu" and op.result.type.dtype in _HALVES and (product := _kernel(packed)) is not None:
+        return _with_bias(product, added)
+    return _with_bias(lambda x: tiled_product(x, packed), added)
+
+
+def feeds_integers(state: Lowering, op: Op) -> bool:
+    """Whether an op dequantizes int8 activations for linears only, whose weights are int8 with a scale a row."""
+    q, scale, *zero = op.operands
+    users = state.graph.users.get(op.name, ())
+    return (
+        state.device.type == "cpu"
+        and q.type.dtype is DType.i8
+        and not zero
+        and scale.type.shape[-1] == 1
+        and op.result not in state.graph.outputs.values()
+        and bool(users)
+        and all(user.kind.name == "linear" and _takes_integers(state, user, op) for user in users)
+    )
+
+
+def _takes_integers(state: Lowering, linear: Op, source: Op) -> bool:
+    weight = state.packed.get(linear.operands[1].name)
+    return (
+        linear.operands[0] == source.result
+        and weight is not None
+        and all(value.name in state.constant for value in linear.operands[2:])
+        and weight.operands[0].type.dtype is DType.i8
+        and len(weight.operands) == 2
+        and weight.operands[1].type.shape[1] == 1
+        and weight.operands[1].type.shape[0] in (1, weight.operands[0].type.shape[0])
+    )
+
+
+def _load(state: Lowering, op: Op) -> Packed:
+    q, scale, *zero = op.operands
+    values = state.load(q)
+    if q.type.dtype is DType.i4:
+        values = pack_int4(values)
+    n, k = q.type.sizes({})
+    return Packed(
+        values.to(state.device),
+        state.load(scale).to(state.device, torch.float32),
+        state.load(zero[0]).to(state.device) if zero else None,
+        (n, k),
+        q.type.dtype,
+    )
+
+
+def _with_bias(product: Product, bias: Tensor | None) -> Product:
+    return product if bias is None else lambda x: product(x) + bias
+
+
+def tiled_product(x: Tensor, weight: Packed) -> Tensor:
+    """`x @ weight.T` for `x [..., K]`, in the type of `x`; no more than a tile of the weight is ever dequantized."""
+    parts = [torch.nn.functional.linear(x, tile.to(x.dtype)) for _, tile in weight.tiles()]
+    return torch.cat(parts, -1)
+
+
+def _integer_product(weight: Packed, bias: Tensor | None) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
+    transposed, scale = weight.q.t(), weight.scale.reshape(-1)
+
+    def product(given: tuple[Tensor, Tensor]) -> Tensor:
+        q, scales = given
+        sums = torch._int_mm(q.reshape(-1, q.shape[-1]), transposed).view(*q.shape[:-1], -1)
+        result = sums.float() * scale * scales.float()
+        return result if bias is None else result + bias
+
+    return product
+
+
+def _kernel(weight: Packed) -> Product | None:
+    """Torch's own product for a weight, if it has one that works here."""
+    columns = weight.shape[1]
+    if weight.zero is not None or weight.scale.shape[0] != weight.shape[0]:
+        return None
+    groups = weight.scale.shape[1]
+    if weight.dtype is DType.i8 and groups == 1 and _works(DType.i8):
+        return _int8_product(weight)
+    if weight.dtype is DType.i4 and weight.shape[0] % 16 == 0 and _works(DType.i4):
+        size = next((size for size in _INT4_GROUPS if columns // groups % size == 0), None)
+        return _int4_product(weight, size) if size else None
+    return None
+
+
+def _int8_product(weight: Packed) -> Product:
+    q, scale = weight.q.clone(), weight.scale.reshape(-1)  # out of the mapped file
+    ones = torch.ones(len(scale), dtype=torch.bfloat16)
+
+    def product(x: Tensor) -> Tensor:
+        flat = torch._weight_int8pack_mm(x.reshape(-1, x.shape[-1]).bfloat16(), q, ones)
+        return (flat.float() * scale).view(*x.shape[:-1], -1)
+
+    return product
+
+
+def _int4_product(weight: Packed, group: int) -> Product:
+    rows, columns = weight.shape
+    values = torch.cat([weight.rows(start, 1) for start in range(rows)]).int() + 8
+    packed = torch._convert_weight_to_int4pack_for_cpu(values, 1)
+    scales = weight.scale.repeat_interleave(columns // group // weight.scale.shape[1], 1)
+    # Relative to the largest of a row, which is multiplied in float32, so that a scale a row is not rounded.
+    largest = scales.amax(1, keepdim=True)
+    table = torch.stack([scales / largest, torch.zeros_like(scales)], -1).transpose(0, 1).contiguous().bfloat16()
+    largest = largest.reshape(-1)
+
+    def product(x: Tensor) -> Tensor:
+        flat = torch._weight_int4pack_mm_for_cpu(x.reshape(-1, columns).bfloat16(), packed, group, table)
+        return (flat.float() * largest).view(*x.shape[:-1], rows)
+
+    return product
+
+
+@cache
+def _works(dtype: DType) -> bool:
+    """Whether torch's kernel exists here and computes a small product of small integers, which all types hold."""
+    values = (torch.arange(16 * 32).reshape(16, 32) % 15 - 7).to(torch.int8)
+    q = pack_int4(values) if dtype is DType.i4 else values
+    weight = Packed(q, torch.full((16, 1), 0.5), None, (16, 32), dtype)
+    x = (torch.arange(3 * 32).reshape(3, 32) % 3 - 1).float()
+    try:
+        product = _int4_product(weight, 32) if dtype is DType.i4 else _int8_product(weight)
+        return bool(torch.allclose(product(x), x @ (values.float().T * 0.5), rtol=0.01))
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False

@@ -1,0 +1,126 @@
+"""Quantized linears: TensorRT builds them with constant weights, and what was built means what the graph says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from compiler.backend_torch import emit_torch
+from compiler.backend_trt import BuildOptions, build_plans
+from compiler.ir.builder import Builder
+from compiler.ir.dtypes import DType
+from compiler.ir.files import read_graph
+from compiler.ir.graph import Graph
+from compiler.ir.interpreter import Interpreter
+from compiler.ir.op import Value
+from compiler.ir.torch_types import to_torch
+from compiler.passes import run_pipeline
+from compiler.trt.emulator.engine import open_emulated
+from compiler.trt.library import load_library
+from compiler.trt.plans import read_plans
+from compiler.trt.record import NetworkRecord, Weight, read_record
+from runtime.torch_executor.executor import constant_loader
+from tests.backend_trt.networks import run
+
+TOLERANCE = {DType.f32: 1e-5, DType.f16: 6e-3, DType.bf16: 3e-2}
+
+
+def built(graph: Graph, folder: Path, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, NetworkRecord, int]:
+    """The output `y` emulated and interpreted, the network, and the bytes of the plan."""
+    emit_torch(graph, folder)
+    stored = read_graph(folder / "rank0.ir")
+    options = BuildOptions(reuse=False)
+    load = constant_loader(stored)
+    file = build_plans(load_library("tensorrt-rtx"), stored, load, folder, "rank0.safetensors", options=options)
+    (plan,) = read_plans(folder / file).plans
+    found = run(open_emulated(folder, plan.network, "rank0.safetensors"), inputs)["y"].float()
+    expected = Interpreter(stored)(inputs)["y"].float()
+    return found, expected, read_record(folder / plan.network), (folder / plan.engine).stat().st_size
+
+
+def linears(dtype: DType) -> Graph:
+    b = Builder("linears")
+    x = b.input("x", dtype, 2, 3, 256)
+    bias = b.random(key="b", dtype=dtype, shape=(192,), name="b")
+    hidden = b.linear(x, b.random(key="w", dtype=dtype, shape=(192, 256), std=1.0, name="w"), bias, name="hidden")
+    b.output("y", b.linear(hidden, b.random(key="v", dtype=dtype, shape=(32, 192), std=1.0, name="v"), name="y"))
+    return b.build()
+
+
+@pytest.mark.parametrize("dtype", [DType.f32, DType.f16, DType.bf16])
+@pytest.mark.parametrize(
+    "options",
+    ["int8", "int8:group=64", "int4", "int4:group=64", "int8:act=token", "fp8:act=token", "fp8:act=off",
+     "fp8:act=off:weights=channel"],
+)  # fmt: skip
+def test_plans_mean_what_the_graph_says(options: str, dtype: DType, tmp_path: Path) -> None:
+    graph = run_pipeline(linears(dtype), f"quant={options}").graph
+    x = torch.randn(2, 3, 256, generator=torch.Generator().manual_seed(0)).to(to_torch(dtype))
+    found, expected, record, _ = built(graph, tmp_path, {"x": x})
+    assert (found - expected).norm() / expected.norm() < TOLERANCE[dtype] * (3 if "fp8" in options else 1)
+    wanted = {"i": "INT8" if "int8" in options else "INT4", "f": "FP8"}[options[0]]
+    matrices = [
+        record.constants[layer.name]
+        for layer in record.layers
+        if layer.kind == "CONSTANT" and record.tensors[layer.outputs[0]].dtype == wanted
+    ]
+    assert matrices and all(isinstance(constant, Weight) for constant in matrices), "stored a second time"
+
+
+@pytest.mark.parametrize(("options", "bits"), [("int8", 8), ("int4:group=128", 4)])
+def test_weights_lie_in_the_plan_as_narrow_as_they_are(options: str, bits: int, tmp_path: Path) -> None:
+    b = Builder("wide")
+    x = b.input("x", DType.f16, 1, 1, 2048)
+    b.output("y", b.linear(x, b.random(key="w", dtype=DType.f16, shape=(2048, 2048), name="w"), name="y"))
+    graph = run_pipeline(b.build(), f"quant={options}:only=y").graph
+    *_, size = built(graph, tmp_path, {"x": torch.ones(1, 1, 2048, dtype=torch.float16)})
+    assert size < 2048 * 2048 * bits / 8 * 1.2
+
+
+def weight(b: Builder, dtype: DType, scale: tuple[int, int], *, zero: bool) -> Value:
+    """A stored weight `[64, 128]`, with zero points or without."""
+    wide = b.random(key="w", dtype=DType.f32, shape=(64, 128), std=1.0, name="wide")
+    scales = b.random(key="s", dtype=DType.f32, shape=scale, mean=0.2, std=0.01, name="scales")
+    unit = b.literal(dtype=DType.f32, shape=(1, 1), values=(1.0,), name="unit")
+    zeros = b.quantize(
+        b.random(key="z", dtype=DType.f32, shape=scale, std=2.0, name="z"), unit, dtype=dtype, name="zeros"
+    )
+    parameters = [scales, *([zeros] if zero else [])]
+    return b.dequantize(b.quantize(wide, *parameters, dtype=dtype), *parameters, dtype=DType.f16)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [DType.i8, DType.i4, DType.f8e4m3])
+@pytest.mark.parametrize("scale", [(1, 1), (64, 1), (16, 1), (64, 4), (64, 64), (2, 2)])
+@pytest.mark.parametrize("zero", [False, True])
+def test_every_kind_of_scale(dtype: DType, scale: tuple[int, int], zero: bool, tmp_path: Path) -> None:
+    if zero and dtype is DType.f8e4m3:
+        return
+    b = Builder("scales")
+    x = b.input("x", DType.f16, 5, 128)
+    b.output("y", b.linear(x, weight(b, dtype, scale, zero=zero), name="y"))
+    inputs = {"x": torch.randn(5, 128, generator=torch.Generator().manual_seed(0)).half()}
+    found, expected, *_ = built(b.build(), tmp_path, inputs)
+    assert (found - expected).norm() / expected.norm() < 2e-3
+
+
+def test_a_weight_that_something_else_reads(tmp_path: Path) -> None:
+    b = Builder("table")
+    ids = b.input("ids", DType.i32, 2, 3)
+    table = weight(b, DType.i8, (64, 1), zero=False)
+    b.output("y", b.linear(b.embedding(table, ids), table, name="y"))
+    inputs = {"ids": torch.tensor([[0, 5, 63], [1, 1, 2]], dtype=torch.int32)}
+    found, expected, *_ = built(b.build(), tmp_path, inputs)
+    assert (found - expected).norm() / expected.norm() < 2e-3
+
+
+def test_static_scales_of_activations(tmp_path: Path) -> None:
+    b = Builder("static")
+    x = b.input("x", DType.f16, 2, 3, 128)
+    scale = b.literal(dtype=DType.f32, shape=(1, 1, 1), values=(0.03,), name="scale")
+    rounded = b.dequantize(b.quantize(x, scale, dtype=DType.i8), scale, dtype=DType.f16)
+    b.output("y", b.linear(rounded, weight(b, DType.i8, (64, 1), zero=False), name="y"))
+    inputs = {"x": torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(0)).half()}
+    found, expected, record, _ = built(b.build(), tmp_path, inputs)
+    assert (found - expected).norm() / expected.norm() < 2e-3
+    assert sum(layer.kind == "QUANTIZE" for layer in record.layers) == 1

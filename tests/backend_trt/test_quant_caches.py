@@ -1,0 +1,60 @@
+"""Caches in 8 bits: plans give what is new, the executor places it, and all of it means what the graph says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compiler.backend_torch import emit_torch
+from compiler.backend_trt import BuildOptions, build_plans
+from compiler.ir.dtypes import DType
+from compiler.ir.files import read_graph
+from compiler.passes import run_pipeline
+from compiler.passes.quant.kv import quantize_caches, scale_of
+from compiler.trt.library import load_library
+from runtime.interpreter_executor import InterpreterExecutor
+from runtime.tensorrt_executor.executor import TensorRTExecutor
+from runtime.tensorrt_executor.frame import place_rows
+from runtime.torch_executor.executor import constant_loader
+from tests.frontends.steps import lift_folder
+
+MODELS = Path("examples/models")
+
+
+@pytest.mark.parametrize("dtype", [DType.i8, DType.f8e4m3])
+@pytest.mark.parametrize("scales", [1, 4])
+def test_sequences_grow_alike(dtype: DType, scales: int, tmp_path: Path) -> None:
+    graph = lift_folder(MODELS / "opt-tiny")
+    largest = {name: scale_of(torch.linspace(2, 4, scales), dtype) for name in graph.states()}
+    graph = run_pipeline(quantize_caches(graph, dtype, largest), "merge-linears,fuse-attention,cleanup").graph
+    emit_torch(graph, tmp_path)
+    stored = read_graph(tmp_path / "rank0.ir")
+    options = BuildOptions(reuse=False, prompt_sizes=(4,))
+    load = constant_loader(stored)
+    file = build_plans(load_library("tensorrt-rtx"), stored, load, tmp_path, "rank0.safetensors", options=options)
+    session = TensorRTExecutor.load(tmp_path, {"plans": file}, emulate=True).open(2, 24)
+    other = InterpreterExecutor(stored).open(2, 24)
+    past = torch.zeros(2, dtype=torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    for counts in ((7, 3), (1, 1), (1, 4), (1, 1)):
+        ids = torch.randint(256, (2, max(counts)), generator=generator, dtype=torch.int32)
+        new = torch.tensor(counts, dtype=torch.int32)
+        found, expected = (s.step(ids, past, new, (new - 1)[:, None]).float() for s in (session, other))
+        assert (found - expected).norm() / expected.norm() < 0.05
+        past = past + new
+
+
+@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_what_is_new_is_placed(length: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    cache = torch.randint(-9, 9, (3, 2, 5, 4), generator=generator).to(torch.int8).to(dtype)
+    new = torch.randint(-9, 9, (3, 2, length, 4), generator=generator).to(torch.int8).to(dtype)
+    past = torch.tensor([0, 4, 5], dtype=torch.int32)
+    expected = cache.clone()
+    for row, start in enumerate(past.tolist()):
+        for s in range(length):
+            if start + s < 5:
+                expected.view(torch.int8)[row, :, start + s] = new.view(torch.int8)[row, :, s]
+    place_rows(cache, new, past)
+    assert torch.equal(cache.view(torch.int8), expected.view(torch.int8))

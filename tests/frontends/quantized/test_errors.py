@@ -1,0 +1,160 @@
+"""What is wrong with a quantized checkpoint is said by name, before any weight is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compiler.errors import CheckpointError, ConfigError, LlmcError
+from compiler.frontends import lift, open_checkpoint
+from tests.frontends.quantized import writers
+from tests.frontends.quantized.checkpoints import change, neox, write, write_json
+from tests.frontends.quantized.test_importers import compressed_config, gptq_config, modelopt_config
+from tests.frontends.quantized.writers import Writer
+from tests.frontends.steps import edit_config
+
+PACKED = {"num_bits": 4, "strategy": "group", "group_size": 16}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 16}
+FIRST = "gpt_neox.layers.0.attention.query_key_value"
+
+
+def fails(folder: Path, kind: type[LlmcError] = CheckpointError) -> LlmcError:
+    """The error of lifting the checkpoint."""
+    with pytest.raises(kind) as error:
+        lift(open_checkpoint(folder))
+    return error.value
+
+
+@pytest.fixture
+def gptq(tmp_path: Path) -> Path:
+    """A GPTQ checkpoint to spoil."""
+    write(neox(), writers.gptq(), tmp_path, **gptq_config())
+    return tmp_path
+
+
+MISSING: dict[str, tuple[Writer, dict[str, Any], tuple[str, ...]]] = {
+    "gptq": (writers.gptq(order=True), gptq_config(desc_act=True), ("qweight", "qzeros", "scales", "g_idx")),
+    "awq": (writers.awq(), {"quantization_config": AWQ}, ("qweight", "qzeros", "scales")),
+    "pack-quantized": (
+        writers.pack_quantized(symmetric=False),
+        compressed_config({**PACKED, "symmetric": False}),
+        ("weight_scale", "weight_zero_point"),
+    ),
+    "fp8": (
+        writers.float8(input_scale=torch.tensor(0.1)),
+        compressed_config({"num_bits": 8, "type": "float", "strategy": "tensor"}, {"type": "float"}),
+        ("input_scale",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("case", "tensor"), [(case, name) for case, (*_, names) in MISSING.items() for name in names])
+def test_a_missing_tensor_is_named(tmp_path: Path, case: str, tensor: str) -> None:
+    writer, config, _ = MISSING[case]
+    write(neox(), writer, tmp_path, **config)
+    change(tmp_path, **{f"{FIRST}.{tensor}".replace(".", "__"): None})
+    assert f"the tensor '{FIRST}.{tensor}' is missing from model.safetensors" in fails(tmp_path).message
+
+
+def test_the_scale_that_is_missing_from_modelopt_is_named(tmp_path: Path) -> None:
+    write(neox(), writers.float8(input_scale=torch.tensor(0.1)), tmp_path)
+    write_json(tmp_path / "hf_quant_config.json", modelopt_config("FP8"))
+    change(tmp_path, **{f"{FIRST}.weight_scale".replace(".", "__"): None})
+    assert f"the tensor '{FIRST}.weight_scale' is missing" in fails(tmp_path).message
+
+
+def test_a_tensor_without_a_place_is_named(gptq: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = gptq / "model.safetensors"
+    save_file({**load_file(path), f"{FIRST}.workspace": torch.zeros(3)}, path)
+    assert f"the tensor '{FIRST}.workspace' in model.safetensors has no place" in fails(gptq).message
+
+
+def test_scales_without_a_scheme_are_left_over(tmp_path: Path) -> None:
+    write(neox(), writers.int8(), tmp_path)
+    error = fails(tmp_path)
+    assert "is stored as I8; supported are f64, f32, f16, bf16" in error.message
+    assert error.hint == "if the checkpoint is quantized: its config says nothing of it, or something else"
+
+
+def test_a_shape_that_does_not_fit_is_named(gptq: Path) -> None:
+    edit_config(gptq, **gptq_config(bits=8))
+    assert f"the tensor '{FIRST}.qweight' in model.safetensors is [4,96], but the config makes it [8,96]" in (
+        fails(gptq).message
+    )
+
+
+def test_groups_that_do_not_divide(gptq: Path) -> None:
+    edit_config(gptq, **gptq_config(group_size=24))
+    assert fails(gptq).message == f"the group size is 24, which does not divide the 32 inputs of {FIRST}"
+
+
+def test_scales_that_do_not_divide(tmp_path: Path) -> None:
+    write(neox(), writers.pack_quantized(), tmp_path, **compressed_config(PACKED))
+    change(tmp_path, weight_scale=torch.ones(96, 3))
+    assert f"the tensor '{FIRST}.weight_scale' is [96,3], which is no scale for blocks of [96,32]" in (
+        fails(tmp_path).message
+    )
+
+
+def test_a_module_that_no_group_targets(tmp_path: Path) -> None:
+    config = compressed_config(PACKED)
+    config["quantization_config"]["config_groups"]["group_0"]["targets"] = ["re:.*mlp.*"]
+    write(neox(), writers.pack_quantized(), tmp_path, **config)
+    assert f"the module {FIRST!r} is quantized, but no group of" in fails(tmp_path).message
+
+
+def test_scales_of_caches_that_are_missing(tmp_path: Path) -> None:
+    write(neox(), writers.float8(input_scale=torch.tensor(0.1)), tmp_path)
+    write_json(tmp_path / "hf_quant_config.json", modelopt_config("FP8", kv_cache_quant_algo="FP8"))
+    assert "the tensor 'gpt_neox.layers.0.attention.k_proj.k_scale' is missing" in fails(tmp_path).message
+
+
+UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
+    "method": (
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+        (
+            "the checkpoint is quantized by bitsandbytes, which is not supported; "
+            "supported: awq, compressed-tensors, gptq, modelopt"
+        ),
+    ),
+    "bits": (gptq_config(bits=5), "config.json, quantization_config, sets 'bits' to 5, which is not supported"),
+    "no symmetry": (gptq_config(sym=None), "config.json, quantization_config, has no 'sym'"),
+    "format": (gptq_config(checkpoint_format="marlin"), "sets 'checkpoint_format' to 'marlin'"),
+    "by module": (gptq_config(dynamic={"x": {}}), "sets 'dynamic' to"),
+    "gemv": ({"quantization_config": {**AWQ, "version": "gemv"}}, "sets 'version' to 'gemv'"),
+    "nvfp4": (compressed_config(PACKED, format="nvfp4-pack-quantized"), "sets 'format' to 'nvfp4-pack-quantized'"),
+    "sparse": (
+        compressed_config(PACKED, sparsity_config={"format": "sparse-24-bitmask"}),
+        "sets 'format' to 'sparse-24-bitmask'",
+    ),
+    "groups of inputs": (
+        compressed_config(PACKED, {"dynamic": True, "strategy": "group"}),
+        "group_0, input_activations, sets 'strategy' to 'group'",
+    ),
+    "algorithm": (
+        {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}},
+        "sets 'quant_algo' to 'NVFP4'",
+    ),
+    "no object": ({"quantization_config": "gptq"}, "the config key 'quantization_config' is 'gptq'"),
+    "no groups": (
+        {"quantization_config": {"quant_method": "compressed-tensors"}},
+        "config.json, quantization_config, has no 'config_groups'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_what_is_not_supported_is_named(gptq: Path, case: str) -> None:
+    config, message = UNSUPPORTED[case]
+    edit_config(gptq, **config)
+    (gptq / "model.safetensors").unlink()
+    assert message in fails(gptq, ConfigError).message
+
+
+def test_a_file_beside_the_config_that_is_no_json(tmp_path: Path) -> None:
+    write(neox(), writers.gptq(), tmp_path)
+    (tmp_path / "quantize_config.json").write_text("{")
+    assert "quantize_config.json is no JSON" in fails(tmp_path, ConfigError).message

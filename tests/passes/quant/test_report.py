@@ -1,0 +1,30 @@
+"""The fidelity report."""
+
+import torch
+
+from compiler.passes.quant.report import FidelityReport, OpError, relative_error
+
+
+def test_worst_are_named_first():
+    report = FidelityReport([OpError(f"op{i}", f"model.m{i}", "awq", i / 100) for i in range(8)])
+    assert [entry.op for entry in report.worst()] == ["op7", "op6", "op5", "op4", "op3"]
+    lines = report.text(2).splitlines()
+    assert lines[0].startswith("8 quantized ops, relative error of outputs 3.50%")
+    assert lines[1:] == ["    7.00%  op7 from model.m7 (awq)", "    6.00%  op6 from model.m6 (awq)"]
+
+
+def test_json_has_every_op_in_order():
+    report = FidelityReport([OpError("a", "m", "gptq", 0.5), OpError("b", "n", "gptq", 0.25)])
+    assert report.to_json() == {
+        "mean": 0.375,
+        "ops": [
+            {"op": "a", "module": "m", "recipe": "gptq", "error": 0.5},
+            {"op": "b", "module": "n", "recipe": "gptq", "error": 0.25},
+        ],
+    }
+    assert FidelityReport().text() == ""
+
+
+def test_relative_error():
+    assert relative_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == 0.1
+    assert relative_error(torch.zeros(2), torch.zeros(2)) == 0.0
