@@ -11,6 +11,8 @@ _NOISE = re.compile(rb"\[[^\]]*:\d+\] \*\*\* |[ \0]+$")
 _ENDED = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) (?:exited on signal (\d+)|exiting)")
 _FIRST = re.compile(r"Process name:\s*\[[^\]]*,(\d+)\]\s*Exit code:\s*(\d+)")
 
+_ABORTED = re.compile(r'process rank (\d+) with PID \d+ on node (\S+) calling "abort"')
+
 
 class Notices:
     """Takes mpirun's notices, which stand between two rules of dashes, out of a stream.
@@ -64,6 +66,9 @@ def explain(texts: list[str], status: int) -> str:
     for text in texts:
         if found := _FIRST.search(text):
             return f"rank {found[1]} ended with status {found[2]} and without a message"
+    for text in texts:
+        if found := _ABORTED.search(" ".join(text.split())):
+            return f"rank {found[1]} on {found[2]} lost the connection to another rank, and MPI ended it"
     if texts:
         return f"mpirun failed: {' '.join(texts[0].split())}"
     return f"mpirun ended {_by(status - 128) if status > 128 else f'with status {status}'}"

@@ -40,7 +40,9 @@ def test_ranks_on_two_hosts(tmp_path: Path) -> None:
     killed = start(2, "fail", "kill", "1", hostfile=str(hosts), PRTE_MCA_plm_ssh_agent=str(shell))
     assert killed.status == 2
     assert killed.stderr.count("error: ") == 1
-    assert "error: rank 1 on" in killed.stderr
+    # Over a network MPI may end rank 0, whose connection broke, before anybody can tell whose fault it is.
+    lost = "rank 0 on" in killed.stderr and "lost the connection to another rank" in killed.stderr
+    assert "error: rank 1 on" in killed.stderr or lost, killed.stderr
 
 
 @pytest.mark.parametrize(("ranks", "meshes"), [(2, ["2x1", "1x2"]), (3, ["1x3"]), (4, ["2x2", "4x1"])])
