@@ -19,12 +19,12 @@ help: ## list the targets
 setup: ## create or update .venv with the pinned packages (PYTHON=… picks the interpreter)
 	@tools/setup.sh
 
-demo: setup ## build a real TensorRT engine for two ranks, check it, and print what the ranks write
-	@echo "==> compiling $(DEMO_MODEL) for two ranks into build/demo"
+demo: setup ## build a real TensorRT engine, quantized, for two ranks, check it, and print what the ranks write
+	@echo "==> compiling $(DEMO_MODEL) in 4 bits for two ranks into build/demo"
 	@rm -rf build/demo && mkdir -p build
-	@$(BIN)/llmc compile $(DEMO_MODEL) -o build/demo --target tensorrt-rtx --passes tp=2
-	@echo "==> checking the engine without a GPU: its networks, emulated by two MPI ranks, beside the checkpoint"
-	@$(BIN)/llmc verify build/demo --executor emulator --against $(DEMO_MODEL)
+	@$(BIN)/llmc compile $(DEMO_MODEL) -o build/demo --target tensorrt-rtx --passes quant=awq,tp=2
+	@echo "==> checking the engine without a GPU: its networks, emulated by two MPI ranks, beside its graphs"
+	@$(BIN)/llmc verify build/demo --executor emulator
 	@echo "==> running build/demo on two MPI ranks with the prompt: $(DEMO_PROMPT)"
 	@$(BIN)/llmc run build/demo --prompt "$(DEMO_PROMPT)" --max-new-tokens 48
 
