@@ -153,7 +153,9 @@ def compile(
     with job.stage("rewrite"), calibration.active():
         rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
     manifest = replace(
-        describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__), tokens=tokens
+        describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__),
+        tokens=tokens,
+        fidelity=calibration.report.to_json() if calibration.report.entries else {},
     )
     with engine_writer(place, needed_bytes(rewritten.graph, plans)) as writer:
         manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets, build)

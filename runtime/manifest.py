@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class Manifest:
         tokenizer: the tokenizer's file, if the checkpoint had one.
         files: every file but the manifest.
         capabilities: the compute capabilities that TensorRT plans were built for, such as `8.9`; empty without plans.
+        fidelity: what quantization did to the outputs of each op, as `mean` and `ops`; empty if nothing was quantized.
     """
 
     llmc: str
@@ -105,6 +106,7 @@ class Manifest:
     tokenizer: str | None
     files: Mapping[str, FileEntry]
     capabilities: tuple[str, ...] = ()
+    fidelity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -138,6 +140,7 @@ class Manifest:
             "versions": dict(self.versions),
             "targets": {name: {"ranks": [dict(rank) for rank in ranks]} for name, ranks in self.targets.items()},
             "capabilities": list(self.capabilities),
+            "fidelity": dict(self.fidelity),
             "tokenizer": self.tokenizer,
             "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in sorted(self.files.items())},
         }
@@ -248,6 +251,7 @@ def _manifest(fields: Fields) -> Manifest:
             for name in files.values
         },
         capabilities=fields.string_list("capabilities"),
+        fidelity=fields.section("fidelity").values,
     )
     fields.section("model").integer("vocab_size", 1)
     _check_files(manifest, fields)

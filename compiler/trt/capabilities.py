@@ -22,6 +22,14 @@ class Package:
     measured: Mapping[str, str]
     swept: str = ""
 
+    def mend(self, capability: str) -> str:
+        """What to do where a GPU of that compute capability refuses an engine."""
+        if capability in self.measured:
+            return f"engines have run on {self.measured[capability]}; install such a version and compile with it"
+        if capability in self.gpus:
+            return f"compile the engine for this GPU: --compute-capability {capability}"
+        return "no version is known to run on this GPU: use --executor torch"
+
     def runs_on(self, capability: str) -> bool:
         """Whether engines run on GPUs of that compute capability, such as `8.9`."""
         return capability in self.gpus or capability in self.measured

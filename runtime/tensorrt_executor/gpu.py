@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from compiler.errors import EngineError, RequestError, TargetError
+from compiler.trt.capabilities import CAPABILITIES
 from compiler.trt.library import Library
 from compiler.trt.plans import PlanFiles
 from compiler.trt.record import NetworkRecord
@@ -55,7 +56,7 @@ class GpuBackend:
             TargetError: if the GPU has too little memory, or the ranks do not exchange tensors by NCCL.
             EngineError: if the weights cannot be read.
         """
-        self._trt = library.trt
+        self._trt, self._target = library.trt, library.target
         self._folder, self._device, self._capabilities = folder, device, capabilities
         self._log = message_log(library.trt)
         self._configs: list[Any] = []  # kept as long as the contexts made with them
@@ -84,7 +85,7 @@ class GpuBackend:
         built_for = f" (it was built for {', '.join(self._capabilities)})" if self._capabilities else ""
         raise TargetError(
             f"TensorRT refused {path}{built_for} on {describe(self._device)}: {'; '.join(filter(None, reasons))}",
-            hint=f"compile the engine again for this GPU, or {EMULATE}",
+            hint=f"{self._mend()}, or {EMULATE}",
         )
 
     def new_context(self, engine: Any, *, eager: bool) -> Any:
@@ -115,6 +116,9 @@ class GpuBackend:
                 f"{describe(self._device)} has {bytes_text(free)} free",
                 hint="ask for fewer sequences at a time, or compile with a smaller --max-batch or --max-seq",
             )
+
+    def _mend(self) -> str:
+        return CAPABILITIES[self._target].mend(".".join(map(str, torch.cuda.get_device_capability(self._device))))
 
     def take_messages(self) -> str:
         """See `Backend.take_messages`."""

@@ -129,7 +129,16 @@ def test_a_plan_for_another_gpu_is_refused_with_all_that_is_known(backend, tmp_p
         f"TensorRT refused {tmp_path}/rank0.engine (it was built for 8.0, 12.0) on the NVIDIA L4 "
         "(compute capability 8.9): unsupported cc; malformed engine; Error Code 1: Serialization"
     )
+    assert "--compute-capability 8.9" in error.hint
     assert "--executor emulator" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("capability", "mend"), [((9, 0), "TensorRT-RTX 1.4.0 and 1.6.1; 1.7.1 refuses"), ((6, 1), "no version")]
+)
+def test_a_version_that_refuses_a_gpu_is_not_the_only_one(backend, monkeypatch, capability, mend) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert mend in refusal(TargetError, backend(b"?").load, PLAN, RECORD).hint
 
 
 def test_a_plan_that_loads_is_not_refused_whatever_is_said_about_its_validity(backend) -> None:
