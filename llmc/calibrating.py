@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from compiler.errors import PassError
 from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.text import Document, read_texts
@@ -16,6 +18,9 @@ from llmc.tokenizer import has_tokenizer, write_tokenizer
 from runtime.tokenizer import Tokenizer
 
 STAGE = "calibrate"
+
+# Random documents for made-up weights: how many, and of how many tokens.
+_RANDOM, _LENGTH = 16, 512
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,20 @@ class CalibrationSettings:
     length: int | None = None
     seed: int = 0
 
-    def source(self, folder: Path, progress: Progress) -> CalibrationSource:
-        """The calibration for the checkpoint in a folder. Its tokenizer is loaded when it is needed."""
+    def source(self, folder: Path, progress: Progress, *, made_up: int | None = None) -> CalibrationSource:
+        """The calibration for the checkpoint in a folder. Its tokenizer is loaded when it is needed.
+
+        Args:
+            folder: the checkpoint.
+            progress: called as calibration proceeds.
+            made_up: of a model with made-up weights, how many token ids it has: without a tokenizer or texts, random
+                ones serve as well as any.
+        """
+        known = has_tokenizer(folder)
+        random = made_up is not None and not known and not self.documents
         return CalibrationSource(
-            encode=_encoder(folder) if has_tokenizer(folder) else None,
-            documents=self.documents,
+            encode=_encoder(folder) if known else None,
+            documents=_random_documents(made_up or 1, self.seed) if random else self.documents,
             samples=self.samples,
             length=self.length,
             seed=self.seed,
@@ -55,6 +69,11 @@ def calibration_settings(
         PassError: if the file cannot be read, is empty or malformed.
     """
     return CalibrationSettings(() if calib is None else read_texts(calib), samples, length, seed)
+
+
+def _random_documents(vocabulary: int, seed: int) -> tuple[Document, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(vocabulary, (_RANDOM, _LENGTH), generator=generator).tolist())
 
 
 def _encoder(folder: Path) -> Callable[[str], list[int]]:

@@ -148,7 +148,8 @@ def compile(
         plans = plan_count(lifted, targets, build)
         tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
     job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
-    calibration = settings.source(checkpoint.folder, job.progress)
+    vocabulary = int(str(lifted.facts["vocab_size"])) if checkpoint.dummy_weights else None
+    calibration = settings.source(checkpoint.folder, job.progress, made_up=vocabulary)
     calibration.check(lifted)
     with job.stage("rewrite"), calibration.active():
         rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)

@@ -17,7 +17,7 @@ from llmc.plan_facts import plans_target
 from llmc.plan_trials import plan_trials
 from llmc.progress import Progress, counter
 from llmc.references import other_reference, own_reference
-from llmc.tolerance import logits_tolerance
+from llmc.tolerance import logits_tolerance, quantization_step
 from llmc.trials import Trial, as_requests, random_prompts, trials
 from llmc.verification import Run, Verification
 from runtime.engine import Engine, Prompt
@@ -121,7 +121,8 @@ def verify_loaded(
     own = own_reference(loaded)
     reference = own if against is None else other_reference(against, loaded)
     dtype = _worst_dtype(own.graph, reference.graph)
-    derived = logits_tolerance(dtype, int(own.graph.facts["layers"]))
+    step = quantization_step(*own.graphs, *reference.graphs)
+    derived = logits_tolerance(dtype, int(own.graph.facts["layers"]), step)
     limit = _checked(derived if tolerance is None else tolerance)
     limits = _common_limits(loaded.manifest.limits, reference.max_seq)
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)

@@ -31,7 +31,6 @@ _DATA_TYPES = {
     DType.i64: "INT64",
     DType.i32: "INT32",
     DType.i8: "INT8",
-    DType.i4: "INT4",
     DType.f8e4m3: "FP8",
     DType.bool: "BOOL",
 }
@@ -39,7 +38,8 @@ _DATA_TYPES = {
 _NAMED = 6
 COMPUTABLE = frozenset(_DATA_TYPES)
 """The element types that an activation may have."""
-_SHARED = frozenset({DType.f32, DType.f16, DType.bf16})
+SHARED = frozenset({DType.f32, DType.f16, DType.bf16})
+"""The element types whose matrices are inputs of plans, which share them; others are constants of each plan."""
 
 
 @dataclass
@@ -95,6 +95,11 @@ class Emission:
             self._values.add(value.name)
         self._tensors[value.name] = tensor
 
+    def nameless(self, tensor: TrtTensor) -> TrtTensor:
+        """A tensor that will not get the name of the value it stands for, because that is still to be scaled."""
+        self._values.add(tensor.name)
+        return tensor
+
     def ranked(self, value: Value, rank: int) -> TrtTensor:
         """The tensor of a value with dims of 1 put in front until it has `rank` dims, as broadcasting wants it."""
         missing = rank - value.type.rank
@@ -114,7 +119,7 @@ class Emission:
         missing = rank - value.type.rank
         name = f"{value.name}/{rank}d" if missing else value.name
         weight = self.source.weight(value)
-        if weight is not None and value.type.rank > 1 and value.type.dtype in _SHARED:
+        if weight is not None and value.type.rank > 1 and value.type.dtype in SHARED:
             self.weights[name] = weight
             shape = (1,) * missing + value.type.sizes({})
             return self.network.add_input(name, self.data_type(value.type.dtype), shape)
@@ -143,7 +148,9 @@ class Emission:
         unique = self._unique(name)
         self.held[unique] = data
         self.constants[unique] = weight or bytes(data.reshape(-1).view(torch.uint8).numpy().data)
-        weights = self.trt.Weights(self.data_type(dtype or from_torch(data.dtype)), data.data_ptr(), count)
+        # Nothing computes in i4: it is for weights that are dequantized.
+        kind = self.trt.DataType.INT4 if dtype is DType.i4 else self.data_type(dtype or from_torch(data.dtype))
+        weights = self.trt.Weights(kind, data.data_ptr(), count)
         return self._named(self.network.add_constant(shape, weights), unique)
 
     def number(self, value: float, dtype: DType, rank: int) -> TrtTensor:

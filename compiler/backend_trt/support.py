@@ -10,7 +10,7 @@ from torch import Tensor
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants
 from compiler.backend_trt.declared import DEFAULT, EVERY, SUPPORT, Refusal, Setting, value_refusal
-from compiler.backend_trt.emission import COMPUTABLE, rule_of
+from compiler.backend_trt.emission import COMPUTABLE, SHARED, rule_of
 from compiler.errors import TargetError
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
@@ -81,7 +81,7 @@ def require_support(graph: Graph) -> None:
 
 def _is_input(constant: Value, source: Constants) -> bool:
     """Whether a constant becomes an input of the network: a stored matrix."""
-    return constant.type.rank > 1 and constant.type.dtype.is_float and source.weight(constant) is not None
+    return constant.type.rank > 1 and constant.type.dtype in SHARED and source.weight(constant) is not None
 
 
 def _no_values(value: Value) -> Tensor:

@@ -290,12 +290,6 @@ UNCHANGED = {
           %y: f32[4] = tanh(%w)
         output y = %y
         """,
-    "a type that only files have": """
-        .:
-          %a: f32[2] = literal(dtype=f32, shape=[2], values=[2.0])
-          %y: i4[2] = cast(%a, dtype=i4)
-        output y = %y
-        """,
     "pieces in another order": """
         input x: f32[B,4]
         .:

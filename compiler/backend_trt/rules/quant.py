@@ -48,7 +48,7 @@ def _dequantize(e: Emission, op: Op) -> TrtTensor:
         return _with_axis(e, e.network.add_dequantize(e[q], scales, e.data_type(given)), axis)
     one = e.number(1.0, DType.f32, 0)
     if token_scale(e, op) is not None:
-        return e.layer(e.network.add_dequantize(e[q], one, e.data_type(DType.f32)))
+        return e.nameless(e.layer(e.network.add_dequantize(e[q], one, e.data_type(DType.f32)), "unscaled"))
     codes = e.layer(e.network.add_dequantize(e[q], one, e.data_type(DType.f32)), "codes")
     return e.cast(e.elementwise(codes, e[scale], "PROD", "scaled"), op.attrs["dtype"], "rounded")
 
