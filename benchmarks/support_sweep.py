@@ -112,8 +112,8 @@ TensorRT did as declared; what was built gave in the emulator what the interpret
 not say that every GPU has kernels for it.
 
 For all ops: tensors have at most 8 dims, and constants that become layers are not of i8 or f8e4m3, which TensorRT takes
-for quantized weights only. f8e4m3 and u8 are declared where TensorRT takes them; the emitter has no names for them yet,
-so llmc refuses them. f64 and i4 count among the refused, but TensorRT was not asked: it has no f64, and i4, which torch
+for quantized weights only. u8 is declared where TensorRT takes it; the emitter has no name for it yet,
+so llmc refuses it. f64 and i4 count among the refused, but TensorRT was not asked: it has no f64, and i4, which torch
 has no tensors of, was left out (TensorRT does build a reshape or transpose of it).
 
 {table}

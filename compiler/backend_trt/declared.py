@@ -146,9 +146,11 @@ def _cache_fits(op: Op, _: Setting) -> bool:
 
 
 def _is_placed(op: Op, setting: Setting) -> bool:
-    """Whether the cache is read by dequantizing it only, at once."""
-    users = setting.graph.users.get(op.name, ())
-    return isinstance(op.operands[1].type.shape[2], int) and all(user.kind.name == "dequantize" for user in users)
+    """Whether the cache is of 8 bits and is read by dequantizing it only, at once."""
+    if op.operands[0].type.dtype not in (DType.i8, DType.f8e4m3):
+        return False
+    readers = {user.kind.name for user in setting.graph.users.get(op.name, ())}
+    return isinstance(op.operands[1].type.shape[2], int) and readers == {"dequantize"}
 
 
 def _blocks_fit(op: Op) -> bool:
@@ -201,7 +203,7 @@ _ONE_AXIS = Condition(
     lambda op, _: _blocks_fit(op),
 )
 _PLACED = Condition(
-    "what is written into a cache of 8 bits must have a fixed length, and be quantized by the scale it is read by",
+    "a cache holds floats, or 8 bits that are only dequantized, and written at a fixed length",
     "bind the dim S to a size",
     lambda op, setting: op.operands[0].type.dtype in FLOATS or _is_placed(op, setting),
 )
