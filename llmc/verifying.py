@@ -116,8 +116,7 @@ def verify_loaded(
         raise RequestError(f"there are no plans {plans!r} to verify", hint="choose from: all, default")
     report: Progress = progress or (lambda stage, done, total: None)
     said = list(notes)
-    mesh = loaded.manifest.mesh
-    whole = mesh.tp * mesh.pp == 1
+    whole = loaded.manifest.mesh.size == 1
     own = own_reference(loaded)
     reference = own if against is None else other_reference(against, loaded)
     dtype = _worst_dtype(own.graph, reference.graph)

@@ -54,9 +54,9 @@ def load_engine(
         raise TargetError(f"the number of threads is {threads}; it must be at least 1")
     folder = open_engine(path, verify=verify, advance=advance)
     mesh = folder.manifest.mesh
-    if mesh.tp * mesh.pp != 1:
+    if mesh.size != 1:
         raise EngineError(
-            f"{folder.path} is an engine of {mesh.tp * mesh.pp} ranks (tp={mesh.tp}, pp={mesh.pp}), not of one process",
+            f"{folder.path} is an engine of {mesh.size} ranks ({mesh}), not of one process",
             hint=f"llmc run {folder.path} starts the ranks; from Python, see runtime.ranks.run_on_ranks",
         )
     tokenizer = folder.manifest.tokenizer

@@ -11,6 +11,7 @@ from typing import Any
 
 from compiler.errors import EngineError
 from compiler.ir.graph import DimRange, Fact
+from compiler.ir.mesh import Mesh
 from runtime.json_fields import Fields
 
 MANIFEST = "manifest.json"
@@ -35,14 +36,6 @@ class Source:
     folder: str
     sha256: str
     dummy_weights: bool = False
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """How many ranks share the model: `tp` ways within layers, `pp` stages of layers."""
-
-    tp: int = 1
-    pp: int = 1
 
 
 @dataclass(frozen=True)
@@ -282,7 +275,7 @@ def _check_files(manifest: Manifest, fields: Fields) -> None:
             raise EngineError(
                 f"{fields.file} names the file {name!r} but does not list it under 'files'", hint=fields.hint
             )
-    ranks = manifest.mesh.tp * manifest.mesh.pp
+    ranks = manifest.mesh.size
     for target, files in manifest.targets.items():
         if len(files) != ranks:
             raise EngineError(

@@ -56,7 +56,7 @@ def run_on_ranks(
         folder = opened[0]
         mesh = folder.manifest.mesh
         if world.rank == 0:
-            check_world_size(world.size, tp=mesh.tp, pp=mesh.pp, path=folder.path)
+            check_world_size(world.size, mesh, folder.path)
         prepare_torch(threads)
         load = partial(_load, folder, world, device, executor, batch, note)
         local = world.together("loading", load, limit=LOADING_SECONDS)

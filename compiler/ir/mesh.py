@@ -19,7 +19,7 @@ from compiler.errors import GraphError
 from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Fact, Graph
-from compiler.ir.mesh_stages import RECEIVE, SEND, stage_graph
+from compiler.ir.mesh_stages import RECEIVE, SEND, peer_stage, stage_graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder, sweep
 
@@ -105,16 +105,14 @@ def rank_graph(graph: Graph, rank: int) -> Graph:
 
 def received(graph: Graph) -> tuple[Link, ...]:
     """What a rank's graph is given by other stages, in order."""
-    return tuple(_link(RECEIVE, value.name, value) for value in graph.inputs if value.name.startswith(RECEIVE))
+    return tuple(
+        Link(value.name, peer_stage(value.name), value) for value in graph.inputs if value.name.startswith(RECEIVE)
+    )
 
 
 def sent(graph: Graph) -> tuple[Link, ...]:
     """What a rank's graph gives to other stages, in order."""
-    return tuple(_link(SEND, role, value) for role, value in graph.outputs.items() if role.startswith(SEND))
-
-
-def _link(prefix: str, name: str, value: Value) -> Link:
-    return Link(name, int(name.removeprefix(prefix).partition(".")[0]), value)
+    return tuple(Link(role, peer_stage(role), value) for role, value in graph.outputs.items() if role.startswith(SEND))
 
 
 def collectives(graph: Graph) -> Counter[str]:

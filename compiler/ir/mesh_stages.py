@@ -10,8 +10,14 @@ from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value, with_operands
 
+# An input `recv.S.NAME` is the value NAME from stage S, an output `send.S.NAME` is the value NAME for stage S.
 RECEIVE = "recv."
 SEND = "send."
+
+
+def peer_stage(name: str) -> int:
+    """The stage S of `recv.S.NAME` or `send.S.NAME`."""
+    return int(name.split(".", 2)[1])
 
 
 def value_stages(graph: Graph) -> dict[str, int]:

@@ -51,5 +51,4 @@ def on_ranks(
 
 
 def _ranks(engine: Path) -> int:
-    mesh = read_manifest(engine.expanduser(), verify=False).mesh
-    return mesh.tp * mesh.pp
+    return read_manifest(engine.expanduser(), verify=False).mesh.size

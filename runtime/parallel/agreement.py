@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from compiler.errors import EngineError, TargetError
+from compiler.ir.mesh import Mesh
 from runtime.parallel.failure import SharedFailure
 from runtime.parallel.world import LOADING_SECONDS, World
 
@@ -13,17 +14,16 @@ Facts = Mapping[str, str]
 """What must be the same on all ranks, by the name that messages give it, such as `engine`."""
 
 
-def check_world_size(size: int, *, tp: int, pp: int, path: Path | str) -> None:
+def check_world_size(size: int, mesh: Mesh, path: Path | str) -> None:
     """See that there are as many ranks as the engine is for.
 
     Raises:
         EngineError: if not, saying how to start it.
     """
-    wanted = tp * pp
-    if size != wanted:
+    if size != mesh.size:
         raise EngineError(
-            f"{path} is an engine of {wanted} rank{'s' * (wanted != 1)} (tp={tp}, pp={pp}), but mpirun started {size}",
-            hint=f"mpirun -n {wanted} llmc run {path}, or llmc run {path} without mpirun",
+            f"{path} is an engine of {mesh.size} rank{'s' * (mesh.size != 1)} ({mesh}), but mpirun started {size}",
+            hint=f"mpirun -n {mesh.size} llmc run {path}, or llmc run {path} without mpirun",
         )
 
 

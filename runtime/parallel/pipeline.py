@@ -10,11 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from compiler.ir.mesh_stages import SEND, peer_stage
 from runtime.executor import Executor
 from runtime.parallel.communicator import Communicator
 
-SEND = "send."
-RECEIVE = "recv."
 # With so many parts for each stage after the first, a stage waits for others a fifth of the time.
 _BUSY = 4
 
@@ -152,13 +151,13 @@ class PipelineSession:
     def _receive(self, rows: int, length: int, positions: int) -> Mapping[str, Tensor]:
         buffers = self._stage.buffers(rows, length, positions)
         for name, tensor in buffers.items():
-            self._stages.recv(tensor, _peer(name, RECEIVE))
+            self._stages.recv(tensor, peer_stage(name))
         return buffers
 
     def _send(self, results: Mapping[str, Tensor]) -> None:
         for name, tensor in results.items():
             if name.startswith(SEND):
-                self._stages.send(tensor, _peer(name, SEND))
+                self._stages.send(tensor, peer_stage(name))
 
 
 def parts(rows: int, length: int, stages: int, *, tokens: int) -> list[slice]:
@@ -166,7 +165,3 @@ def parts(rows: int, length: int, stages: int, *, tokens: int) -> list[slice]:
     count = max(1, min(rows, _BUSY * (stages - 1) + 1, rows * length // tokens))
     bounds = [rows * i // count for i in range(count + 1)]
     return [slice(start, stop) for start, stop in pairwise(bounds)]
-
-
-def _peer(name: str, prefix: str) -> int:
-    return int(name.removeprefix(prefix).partition(".")[0])

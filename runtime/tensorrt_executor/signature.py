@@ -11,9 +11,7 @@ from torch import Tensor
 from compiler.trt.record import Weight
 from runtime.tensorrt_executor.interface import Shape
 
-STEP_INPUTS = ("past_len", "new_len", "logit_pos", "token_ids")
 LOGITS = "logits"
-RECEIVE, SEND = "recv.", "send."
 UNLIMITED = 2**31 - 1
 AGAIN = "compile the engine again with this llmc"
 
@@ -128,7 +126,7 @@ class Signature:
     """A plan's inputs and outputs.
 
     Attributes:
-        step: those of `STEP_INPUTS` that the plan reads.
+        step: those of `runtime.rank_interface.STEP_INPUTS` that the plan reads.
         caches: its caches.
         weights: its inputs that are weights.
         received: its inputs that other stages send.

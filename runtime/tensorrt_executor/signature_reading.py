@@ -8,14 +8,13 @@ from math import prod
 import torch
 
 from compiler.errors import EngineError
+from compiler.ir.mesh_stages import RECEIVE, SEND
 from compiler.trt.record import NetworkRecord
+from runtime.rank_interface import STEP_INPUTS
 from runtime.tensorrt_executor.interface import Shape
 from runtime.tensorrt_executor.signature import (
     AGAIN,
     LOGITS,
-    RECEIVE,
-    SEND,
-    STEP_INPUTS,
     Activation,
     Cache,
     Profile,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from compiler.ir.graph import DimRange
+from compiler.ir.mesh import Mesh
 from runtime.engine_writer import check_place, engine_writer
-from runtime.manifest import EngineLimits, Manifest, Mesh, Source, SpecialTokens
+from runtime.manifest import EngineLimits, Manifest, Source, SpecialTokens
 
 MANIFEST = Manifest(
     llmc="0.1.0",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from compiler.errors import EngineError, LlmcError, RequestError
+from compiler.ir.mesh import Mesh
 from runtime.parallel.agreement import check_agreement, check_world_size
 from runtime.parallel.streams import standard_input, writes_to_terminal
 from runtime.parallel.world import World, join
@@ -67,7 +68,7 @@ def load(world: World, *folders: str) -> None:
     folder = Path(folders[world.rank])
 
     def facts() -> dict[str, str]:
-        check_world_size(world.size, tp=len(folders), pp=1, path=folder)
+        check_world_size(world.size, Mesh(tp=len(folders)), folder)
         try:
             return {"engine": (folder / "manifest").read_text()}
         except OSError:

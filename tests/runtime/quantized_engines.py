@@ -1,0 +1,150 @@
+"""Quantized engines beside the interpreter's reading of their graphs. Ranks are threads, TensorRT is emulated."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import llmc
+from compiler.backend_trt import BuildOptions
+from compiler.ir.graph import Graph
+from compiler.passes import run_pipeline
+from llmc.calibrating import calibration_settings
+from llmc.comparing import Reference, compare
+from llmc.tolerance import logits_tolerance, quantization_step
+from llmc.trials import Trial
+from runtime.engine_folder import open_engine
+from runtime.executor import Executor
+from runtime.executor_choice import choose, load_executor
+from runtime.requests import Request
+from tests.frontends.quantized import writers
+from tests.frontends.quantized.checkpoints import write
+from tests.frontends.quantized.writers import Writer
+from tests.runtime.tensorrt_executor.thread_ranks import ThreadExecutor, ThreadGroup
+
+EXECUTORS = ("torch", "emulator")
+BATCH = 3
+LIMITS = {"max_batch": BATCH, "max_input": 48, "max_seq": 128}
+# Two windows of the text that comes with the compiler: scales must be sensible, not good.
+SAMPLES, LENGTH = 2, 48
+
+
+def _gptq(**keys: Any) -> dict[str, Any]:
+    usual = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "checkpoint_format": "gptq"}
+    return {"quantization_config": usual | keys}
+
+
+def _compressed(kind: str, **weights: Any) -> dict[str, Any]:
+    group = {"targets": ["Linear"], "weights": {"symmetric": True, "dynamic": False} | weights}
+    usual = {"quant_method": "compressed-tensors", "quantization_status": "compressed", "ignore": ["lm_head"]}
+    return {"quantization_config": usual | {"config_groups": {"group_0": group}, "format": kind}}
+
+
+IMPORTS: Mapping[str, tuple[Callable[[], Writer], dict[str, Any]]] = {
+    "gptq": (lambda: writers.gptq(group=32), _gptq(desc_act=False)),
+    "gptq-symmetric": (lambda: writers.gptq(group=32, symmetric=True), _gptq(desc_act=False, sym=True)),
+    "gptq-order": (lambda: writers.gptq(group=32, order=True), _gptq(desc_act=True)),
+    "awq": (
+        lambda: writers.awq(group=32),
+        {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32}},
+    ),
+    "pack-quantized": (
+        lambda: writers.pack_quantized(group=32),
+        _compressed("pack-quantized", type="int", num_bits=4, strategy="group", group_size=32),
+    ),
+    "float-quantized": (
+        lambda: writers.float8(by="channel"),
+        _compressed("float-quantized", type="float", num_bits=8, strategy="channel"),
+    ),
+}
+"""How checkpoints are quantized by other tools, by the name that `imported` takes."""
+
+
+def imported(model: Path, kind: str, folder: Path) -> Path:
+    """The checkpoint `model`, rounded to the nearest value and stored in `folder` as another tool does."""
+    writer, config = IMPORTS[kind]
+    write(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), writer(), folder, **config)
+    shutil.copy(model / "tokenizer.json", folder)
+    return folder
+
+
+def quantized_graph(model: Path, passes: str, dtype: str) -> Graph:
+    """The graph for one rank. Attention is fused, so that the interpreter rounds where engines do."""
+    graph = llmc.lift(model, **LIMITS)
+    settings = calibration_settings(samples=SAMPLES, length=LENGTH)
+    with settings.source(model, lambda stage, done, total: None).active():
+        return run_pipeline(graph, ",".join(filter(None, (f"dtype={dtype}", passes, "fuse-attention")))).graph
+
+
+def compiled(model: Path, passes: str, dtype: str, place: Path) -> Path:
+    """The engine, for torch and for TensorRT, with as few plans as can be."""
+    return llmc.compile(
+        model, place, passes=passes, dtype=dtype, target="tensorrt-rtx", calib_samples=SAMPLES, calib_length=LENGTH,
+        build=BuildOptions(batch_sizes=(1, BATCH), prompt_sizes=(16,), capacities=(128,)), **LIMITS,
+    ).path  # fmt: skip
+
+
+def loaded(engine: Path, name: str) -> Executor:
+    """What runs an engine, over all of its ranks."""
+    folder = open_engine(engine, verify=False)
+    choice, size = choose(folder, name, "cpu"), folder.manifest.mesh.tp
+    if size == 1:
+        return load_executor(folder, choice, "cpu", None)
+    groups = ThreadGroup(size).ranks()
+    return ThreadExecutor(
+        [load_executor(folder, choice, "cpu", None, rank=rank, group=group) for rank, group in enumerate(groups)]
+    )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How much of what an engine computed is what the interpreter computes.
+
+    Attributes:
+        tokens: how many tokens were compared.
+        equal: how many of them are the interpreter's choice.
+        ties: of the others, those that it likes as much, but for rounding.
+        error: the largest relative error of the logits of a prompt.
+        tolerance: the largest one that rounding explains.
+    """
+
+    tokens: int
+    equal: int
+    ties: int
+    error: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether rounding explains all that differs."""
+        return self.equal + self.ties == self.tokens and self.error <= self.tolerance
+
+
+class Oracle:
+    """The interpreter's reading of a quantized graph."""
+
+    def __init__(self, graph: Graph, dtype: str, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+        """`graph` is for one rank; the prompts are token ids, and each gets `new_tokens` new ones."""
+        self._reference = Reference(graph)
+        self._requests = tuple(Request(tuple(prompt), new_tokens) for prompt in prompts)
+        self.tolerance = logits_tolerance(dtype, int(str(graph.facts["layers"])), quantization_step(graph))
+
+    def compare(self, executor: Executor) -> Agreement:
+        """Extend the prompts greedily, more of them than there are rows, and compare each token and its logits."""
+        numbers = tuple(range(1, len(self._requests) + 1))
+        trial = Trial("batch", numbers, self._requests, BATCH)
+        runs = compare(trial, trial.run(executor), self._reference, self.tolerance)
+        differences = [difference for run in runs for difference in run.differences]
+        return Agreement(
+            tokens=sum(len(run.token_ids) for run in runs),
+            equal=sum(run.equal for run in runs),
+            ties=sum(difference.tie for difference in differences),
+            error=max(run.error for run in runs),
+            tolerance=self.tolerance,
+        )
