@@ -85,7 +85,7 @@ def _attention(step: Step, x: Value, module: str, layer: int, attention: Attenti
                 names=("q.weight", "k.weight", "v.weight"),
             )
         ]
-        if bias:
+        if bias or step.weights.adds_bias(f"{module}.query_key_value"):
             offset = step.weights.take(f"{module}.query_key_value.bias", fused, name="qkv_bias")
             parts.append(_unfused(step, offset, "bias"))
         x = step.weights.input(f"{module}.query_key_value", x)

@@ -12,6 +12,7 @@ from compiler.ir.op import Value
 def linear(step: Step, x: Value, module: str, out: int, width: int, *, name: str, bias: bool) -> Value:
     """A linear layer `width → out` whose weights are `module.weight` and, if it has one, `module.bias`."""
     weight = step.weights.take(f"{module}.weight", out, width, name=f"{name}.weight")
+    bias = bias or step.weights.adds_bias(module)
     offset = step.weights.take(f"{module}.bias", out, name=f"{name}.bias") if bias else None
     y: Value = step.b.linear(step.weights.input(module, x), weight, offset, name=name)
     return y

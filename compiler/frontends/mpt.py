@@ -120,7 +120,7 @@ def _fused_linears(step: Step, x: Value, module: str, m: MptConfig, widths: dict
 
     names = tuple(f"{name}.weight" for name in widths)
     parts = [weights.take_parts(f"{module}.weight", fused, m.hidden, name="qkv_weight", split=split, names=names)]
-    if m.bias:
+    if m.bias or weights.adds_bias(module):
         parts.append(list(split(weights.take(f"{module}.bias", fused, name="qkv_bias"), "bias")))
     x = weights.input(module, x)
     return [b.linear(x, *pair, name=name) for name, pair in zip(widths, zip(*parts, strict=True), strict=True)]

@@ -36,6 +36,7 @@ class Weights(Tensors):
         self.scheme = scheme
         self.parameters = 0
         self._enters: dict[str, Enter] = {}  # what is to happen to inputs, by module
+        self._quantized: set[str] = set()  # the modules whose weights were quantized
 
     def take(self, tensor: str, *shape: int, name: str, aliases: tuple[str, ...] = ()) -> Value:
         """The tensor in the graph's element type, as a value called `name` in the builder's scope.
@@ -77,6 +78,13 @@ class Weights(Tensors):
         if packed is None:
             return list(split(self.take(tensor, *shape, name=name), word))
         self.parameters += math.prod(shape)
+        for value in packed.parts.values():
+            if value.type.shape[0] not in (1, int(shape[0])):
+                raise CheckpointError(
+                    f"{tensor!r} has a scale for each {int(shape[0]) // value.type.sizes({})[0]} outputs, "
+                    "which cannot be split into its parts",
+                    hint="compile the unquantized checkpoint, and let llmc quantize it",
+                )
         columns = [
             [value] * len(names) if value.type.shape[0] == 1 else list(split(value, f"{word}.{part}"))
             for part, value in packed.parts.items()
@@ -87,6 +95,10 @@ class Weights(Tensors):
         """What a linear, whose weight was taken, multiplies with: `x`, unless the checkpoint quantizes inputs."""
         enter = self._enters.pop(module, None)
         return x if enter is None else enter(self.b, x)
+
+    def adds_bias(self, module: str) -> bool:
+        """Whether a linear, whose weight was taken, is quantized and has a bias: old AutoGPTQ gave one to each."""
+        return module in self._quantized and self.has(f"{module}.bias")
 
     def divided(self, module: str, x: Value, width: int) -> Value:
         """`x [..., width]` divided by the module's `scales`, which AWQ puts after some activation functions."""
@@ -124,6 +136,7 @@ class Weights(Tensors):
             out, width = map(int, shape)
             packed = self.scheme.weight(self, spelling.removesuffix(".weight"), out, width, name)
             if packed is not None:
+                self._quantized.add(module)
                 if packed.enter is not None:
                     self._enters[module] = packed.enter
                 return packed

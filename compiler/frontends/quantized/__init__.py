@@ -59,7 +59,8 @@ def _options(checkpoint: Checkpoint) -> tuple[str, Options] | None:
     for file, method in _FILES.items():
         path = checkpoint.folder / file
         if path.is_file():
-            return method, Options(file, _read(path))
+            content = _read(path)
+            return str(content.get("quant_method", method)), Options(file, content)
     return None
 
 

@@ -29,7 +29,9 @@ class Awq(Uncached):
         if "bits" in options.values:
             options.only("bits", 4)
         options.only("w_bit", 4)
-        options.only("version", "gemm")
+        for name in ("version", "format", "checkpoint_format"):
+            options.only(name, "gemm")
+        options.without("backend", "llm-awq")
         options.only("zero_point", True)
         self.group = options.get("group_size", "q_group_size", kind=int, default=128)
 

@@ -2,17 +2,19 @@
 
 A module has `qweight i32[K * bits / 32, N]`, packed along the inputs; `qzeros i32[groups, N * bits / 32]`, packed along
 the outputs; `scales [groups, N]`; and `g_idx i32[K]`, the group of each input. The first version of the format stores
-each zero point less one: one was subtracted from the zero points, or later a constant from the words, of which one of
-3 bits subtracts other numbers.
+each zero point less one. GPTQModel subtracts a constant from the words, so that a zero point of 0 borrows from the next
+one; before its version 7 the constants for 3 bits subtracted other numbers.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from compiler.errors import CheckpointError
 from compiler.frontends.quantized.packed import Options, Packed, groups_of, has_any, ordered, transposed, wide
 from compiler.frontends.quantized.uncached import Uncached
+from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 
@@ -32,9 +34,13 @@ class Gptq(Uncached):
         self.symmetric = options.get("sym", kind=bool)
         self.less_one = options.only("checkpoint_format", "gptq", "gptq_v2") == "gptq"
         quantizer = options.get("meta", kind=dict, default={}).get("quantizer", "")
-        self.by_word = self.bits != 3 or "gptqmodel" in str(quantizer).lower()
+        gptqmodel = re.search(r"gptqmodel:(\d+)", str(quantizer).lower())
+        self.by_word = self.bits != 3 or (gptqmodel is not None and int(gptqmodel[1]) < 7)
         options.only("dynamic", {})
         options.only("is_marlin_format", False)
+        options.only("pack_dtype", "int32")
+        for changed in ("activation", "adapter", "rotation"):
+            options.only(changed, {})
 
     def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
         """See `Scheme.weight`."""
@@ -67,8 +73,17 @@ class Gptq(Uncached):
             words = self._restored(weights, words, name)
         zero = b.unpack(words, bits=self.bits, axis=1, name=f"{name}.zero.by_group")
         if self.less_one and not self.by_word:
-            zero = b.add(zero, b.literal(dtype=zero.type.dtype, shape=(1,), values=(1,)), name=f"{name}.zero.plus_one")
+            zero = self._plus_one(b, zero, name)
         return transposed(b, zero, f"{name}.zero")
+
+    def _plus_one(self, b: Builder, zero: Value, name: str) -> Value:
+        """Add one to each zero point; the largest stored one stands for 0."""
+        half = 1 << (self.bits - 1)
+        one, largest, least = (
+            b.literal(dtype=zero.type.dtype, shape=(1,), values=(value,)) for value in (1, half - 1, -half)
+        )
+        added = b.add(zero, one, name=f"{name}.zero.added")
+        return b.where(b.less(zero, largest), added, least, name=f"{name}.zero.plus_one")  # type: ignore[no-any-return]
 
     def _restored(self, weights: Weights, words: Value, name: str) -> Value:
         """Add to the words what was subtracted from them; carries go to the next integer, as borrows came from it."""

@@ -51,12 +51,11 @@ class ModelOpt:
         name = inner.only("quant_algo", "", *_ALGORITHMS)
         self._algorithm = _ALGORITHMS.get(name)
         inner.only("has_zero_point", False)
-        self._cache = DType.f8e4m3 if inner.only("kv_cache_quant_algo", "", "fp8", "int8") else None
-        if inner.only("kv_cache_quant_algo", "", "fp8", "int8") == "int8":
-            self._cache = DType.i8
-        scheme = inner.get("kv_cache_scheme", kind=dict, default={})
-        if scheme:
-            self._cache = cache_type(Options(f"{options.file}, kv_cache_scheme,", scheme))
+        group = inner.get("group_size", kind=int, default=0)
+        self._block = (
+            (1, group) if group > 0 and self._algorithm is not None and self._algorithm.dtype is DType.i4 else None
+        )
+        self._cache = _cache_type(inner)
 
     @property
     def cache(self) -> DType | None:
@@ -68,7 +67,7 @@ class ModelOpt:
         if self._algorithm is None or not self._quantized(weights, module):
             return None
         b, dtype, tensor = weights.b, self._algorithm.dtype, f"{module}.weight"
-        scale = weight_scale(weights, f"{module}.weight_scale", out, width, f"{name}.scale")
+        scale = weight_scale(weights, f"{module}.weight_scale", out, width, f"{name}.scale", self._block)
         if dtype is DType.i4:
             if out % 2:
                 raise CheckpointError(f"{module} has {out} outputs, an odd number, of which bytes hold two each")
@@ -97,3 +96,12 @@ class ModelOpt:
         if self._algorithm.act == "static":
             return chained(before, static_input(weights, module, self._algorithm.dtype, name))
         return chained(before, token_input(self._algorithm.dtype) if self._algorithm.act else None)
+
+
+def _cache_type(options: Options) -> DType | None:
+    """The type of caches, which newer versions describe by an object where they can, or else by the older name."""
+    scheme = options.values.get("kv_cache_scheme")
+    if isinstance(scheme, dict):
+        return cache_type(options.section("kv_cache_scheme")) if scheme else None
+    names = {"": None, "fp8": DType.f8e4m3, "int8": DType.i8}
+    return names[options.only("kv_cache_quant_algo" if scheme is None else "kv_cache_scheme", *names)]

@@ -81,19 +81,32 @@ class Options:
             raise ConfigError(f"{self.file} has no {names[0]!r}", hint="download or copy the file again")
         return default
 
-    def only(self, name: str, *supported: Any) -> Any:
-        """The value, lower-case if it is text; ConfigError if it is not supported. The first is the default."""
+    def section(self, name: str) -> Options:
+        """The options that are the value of a name; ConfigError if they are missing or no object."""
+        return Options(f"{self.file.removesuffix(',')}, {name},", self.get(name, kind=dict))
+
+    def without(self, name: str, *unsupported: str) -> None:
+        """ConfigError if the value is one of these."""
+        if str(self.values.get(name)).lower() in unsupported:
+            raise self._unsupported(name)
+
+    def only(self, name: str, *supported: Any, default: Any = None) -> Any:
+        """The value, lower-case if it is text; ConfigError if it is not supported. Without one, the first is meant."""
         value = self.values.get(name)
-        value = value.lower() if isinstance(value, str) else value
         if value is None:
-            return supported[0]
+            value = supported[0] if default is None else default
+        value = value.lower() if isinstance(value, str) else value
         if value not in supported:
-            raise ConfigError(
-                f"{self.file} sets {name!r} to {self.values[name]!r}, which is not supported; "
-                f"supported: {', '.join(map(repr, supported))}",
-                hint="compile the unquantized checkpoint, and let llmc quantize it",
-            )
+            raise self._unsupported(name, *supported, value=value)
         return value
+
+    def _unsupported(self, name: str, *supported: Any, value: Any = None) -> ConfigError:
+        named = ", ".join(repr(one) for one in supported if one not in ("", {}))
+        return ConfigError(
+            f"{self.file} sets {name!r} to {self.values.get(name, value)!r}, which is not supported"
+            + (f"; supported: {named}" if named else ""),
+            hint="compile the unquantized checkpoint, and let llmc quantize it",
+        )
 
 
 def has_any(weights: Weights, module: str, *tensors: str) -> bool:

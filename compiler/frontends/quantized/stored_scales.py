@@ -21,11 +21,21 @@ LARGEST = {DType.i8: 127, DType.f8e4m3: 448}
 _LEAST_SCALE = 2.0**-24
 
 
-def weight_scale(weights: Weights, tensor: str, out: int, width: int, name: str) -> Value:
+def weight_scale(
+    weights: Weights, tensor: str, out: int, width: int, name: str, block: Sequence[int] | None = None
+) -> Value:
     """Scales in float32, `[1, 1]`, `[N, 1]` or one for each block of a weight `[out, width]`.
 
+    Args:
+        weights: the checkpoint's.
+        tensor: the scales' name.
+        out: the outputs.
+        width: the inputs.
+        name: what to call the value.
+        block: the shape of the blocks; None for what the scales' shape says.
+
     Raises:
-        CheckpointError: if the blocks do not divide the weight.
+        CheckpointError: if the blocks do not divide the weight, or there are more or fewer scales than blocks.
     """
     b = weights.b
     shape = weights.shape(tensor)
@@ -37,6 +47,12 @@ def weight_scale(weights: Weights, tensor: str, out: int, width: int, name: str)
         raise CheckpointError(
             f"the tensor {tensor!r} is {shape_text(shape)}, which is no scale for blocks of [{out},{width}]",
             hint="config.json and the weights belong to different models, or the group size does not divide the inputs",
+        )
+    if block is not None and tuple(block) != (found := (out // full[0], width // full[1])):
+        raise CheckpointError(
+            f"the tensor {tensor!r} is {shape_text(shape)}, which is a scale for each {shape_text(found)} of "
+            f"[{out},{width}]; the config says {shape_text(tuple(block))}",
+            hint="config.json and the weights belong to different models, or the blocks do not divide the weight",
         )
     stored = weights.raw(tensor, *shape, dtypes=SCALES, name=f"{name}.stored")
     scale = wide(b, stored, f"{name}.f32")

@@ -124,11 +124,31 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "no symmetry": (gptq_config(sym=None), "config.json, quantization_config, has no 'sym'"),
     "format": (gptq_config(checkpoint_format="marlin"), "sets 'checkpoint_format' to 'marlin'"),
     "by module": (gptq_config(dynamic={"x": {}}), "sets 'dynamic' to"),
+    "words of 16 bits": (gptq_config(pack_dtype="int16"), "sets 'pack_dtype' to 'int16'"),
+    "rotated weights": (gptq_config(rotation="hadamard"), "sets 'rotation' to 'hadamard', which is not supported"),
+    "llm-awq": ({"quantization_config": {**AWQ, "backend": "llm-awq"}}, "sets 'backend' to 'llm-awq'"),
+    "awq without zero points": ({"quantization_config": {**AWQ, "zero_point": False}}, "sets 'zero_point' to False"),
     "gemv": ({"quantization_config": {**AWQ, "version": "gemv"}}, "sets 'version' to 'gemv'"),
     "nvfp4": (compressed_config(PACKED, format="nvfp4-pack-quantized"), "sets 'format' to 'nvfp4-pack-quantized'"),
     "sparse": (
         compressed_config(PACKED, sparsity_config={"format": "sparse-24-bitmask"}),
         "sets 'format' to 'sparse-24-bitmask'",
+    ),
+    "rotations": (
+        compressed_config(PACKED, transform_config={"config_groups": {"u": {"type": "hadamard"}}}),
+        "config.json, quantization_config, sets 'transform_config' to",
+    ),
+    "a named scheme": (
+        compressed_config(PACKED, config_groups={"W4A16": ["Linear"]}),
+        "quantization_config, config_groups, sets 'W4A16' to ['Linear']; it must be of type dict",
+    ),
+    "a group without a size": (
+        compressed_config({"num_bits": 4, "strategy": "group"}),
+        "config_groups, group_0, weights, has no 'group_size'",
+    ),
+    "dynamic scales of whole tensors": (
+        compressed_config(PACKED, {"dynamic": True}),
+        "group_0, input_activations, sets 'strategy' to 'tensor', which is not supported; supported: 'token'",
     ),
     "groups of inputs": (
         compressed_config(PACKED, {"dynamic": True, "strategy": "group"}),
@@ -137,6 +157,14 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "algorithm": (
         {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}},
         "sets 'quant_algo' to 'NVFP4'",
+    ),
+    "caches of 4 bits": (
+        {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_scheme": "NVFP4"}},
+        "sets 'kv_cache_scheme' to 'NVFP4', which is not supported; supported: 'fp8', 'int8'",
+    ),
+    "mixed algorithms": (
+        {"quantization_config": {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}},
+        "sets 'quant_algo' to 'MIXED_PRECISION'",
     ),
     "no object": ({"quantization_config": "gptq"}, "the config key 'quantization_config' is 'gptq'"),
     "no groups": (
@@ -152,6 +180,44 @@ def test_what_is_not_supported_is_named(gptq: Path, case: str) -> None:
     edit_config(gptq, **config)
     (gptq / "model.safetensors").unlink()
     assert message in fails(gptq, ConfigError).message
+
+
+def test_blocks_that_are_not_those_of_the_config(tmp_path: Path) -> None:
+    scheme = compressed_config({**PACKED, "group_size": 24})  # 32 inputs have 2 groups of 24, the last one shorter
+    write(neox(), writers.pack_quantized(), tmp_path, **scheme)
+    message = fails(tmp_path).message
+    assert f"the tensor '{FIRST}.weight_scale' is [96,2], which is a scale for each [1,16] of [96,32]" in message
+    assert "the config says [1,24]" in message
+
+
+def test_groups_that_are_not_those_of_modelopts_config(tmp_path: Path) -> None:
+    write(neox(), writers.modelopt_int4(), tmp_path)
+    write_json(tmp_path / "hf_quant_config.json", modelopt_config("W4A16_AWQ", group_size=24))
+    assert "a scale for each [1,16] of [96,32]; the config says [1,24]" in fails(tmp_path).message
+
+
+def test_blocks_of_outputs_cannot_be_split(tmp_path: Path) -> None:
+    config = compressed_config({"type": "float", "strategy": "block", "block_structure": [8, 16]})
+    write(neox(), writers.float8(by="block"), tmp_path, **config)
+    assert fails(tmp_path).message == (
+        f"'{FIRST}.weight' has a scale for each 8 outputs, which cannot be split into its parts"
+    )
+
+
+def test_words_with_bits_left_over(tmp_path: Path) -> None:
+    config = compressed_config({"num_bits": 3, "strategy": "group", "group_size": 16})
+    write(neox(), writers.pack_quantized(bits=3), tmp_path, **config)
+    change(tmp_path, weight_packed=torch.zeros(96, 4, dtype=torch.int32))  # ten of the 32 inputs in each word
+    message = fails(tmp_path).message
+    assert f"the tensor '{FIRST}.weight_packed' has bits left over in each word" in message
+    assert "compressed-tensors before 0.18 packed 3 bits so" in message
+
+
+def test_zero_points_of_another_number(tmp_path: Path) -> None:
+    config = compressed_config({"num_bits": 8, "strategy": "channel", "symmetric": False})
+    write(neox(), writers.int8(symmetric=False), tmp_path, **config)
+    change(tmp_path, weight_zero_point=torch.zeros(95, 1, dtype=torch.int8))
+    assert f"the tensor '{FIRST}.weight_zero_point' is [95,1]; the scales are [96,1]" in fails(tmp_path).message
 
 
 def test_a_file_beside_the_config_that_is_no_json(tmp_path: Path) -> None:

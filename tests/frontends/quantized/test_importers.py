@@ -14,7 +14,7 @@ from compiler.ir.graph import Graph
 from tests.frontends.models import logits_of
 from tests.frontends.quantized import writers
 from tests.frontends.quantized.checkpoints import FAMILIES, change, linears, neox, write, write_json
-from tests.frontends.quantized.writers import Writer
+from tests.frontends.quantized.writers import Writer, Written
 from tests.frontends.steps import assert_same_logits, edit_config, lift_folder, run_rows
 
 
@@ -126,7 +126,26 @@ def test_zero_points_of_zero_were_borrowed_from_the_next(tmp_path: Path) -> None
     same(tmp_path, model)
 
 
-def test_three_bits_by_gptqmodel(tmp_path: Path) -> None:
+def test_three_bits_by_gptqmodel_since_version_7(tmp_path: Path) -> None:
+    model = neox()
+    meta = {"quantizer": ["optimum:2.0.0", "gptqmodel:7.0.0"]}
+
+    def write_with_zeros(weight: Tensor) -> Written:
+        found = writers.rounded(weight, 3, [0] * weight.shape[1], symmetric=False)
+        found.zero[5][0] = 0
+        stored = [(zero - 1) % 8 for (zero,) in found.zero]
+        tensors = {
+            "qweight": writers.packed_rows(found.q, 3).T,
+            "qzeros": writers.packed_rows([stored], 3),
+            "scales": found.scale.T,
+        }
+        return Written(tensors, found.weight)
+
+    write(model, write_with_zeros, tmp_path, **gptq_config(bits=3, group_size=-1, meta=meta))
+    same(tmp_path, model)
+
+
+def test_three_bits_by_older_gptqmodel(tmp_path: Path) -> None:
     model = neox()
     meta = {"quantizer": ["gptqmodel:4.0.0"]}
     write(model, writers.gptq(bits=3, less_one=False), tmp_path, **gptq_config(bits=3, meta=meta))
@@ -175,7 +194,8 @@ def test_awq_divides_after_some_activation_functions(tmp_path: Path, family: str
 @pytest.mark.parametrize("group", [0, 8])
 def test_packed_integers(tmp_path: Path, bits: int, symmetric: bool, group: int) -> None:
     model = neox()
-    scheme = {"num_bits": bits, "strategy": "group" if group else "channel", "symmetric": symmetric}
+    by = {"strategy": "group", "group_size": group} if group else {"strategy": "channel"}
+    scheme = {"num_bits": bits, "symmetric": symmetric, **by}
     write(
         model,
         writers.pack_quantized(bits=bits, group=group, symmetric=symmetric),
@@ -250,6 +270,7 @@ def test_quantized_inputs(tmp_path: Path, case: str, family: str) -> None:
 MODELOPT: dict[str, tuple[Writer, str, float | None]] = {
     "fp8": (writers.float8(input_scale=torch.tensor(0.01)), "FP8", 0.01),
     "fp8 by token": (writers.float8(by="channel"), "FP8_PER_CHANNEL_PER_TOKEN", None),
+    "int8": (writers.int8(), "W8A16", 0.0),
     "int4": (writers.modelopt_int4(), "W4A16_AWQ", 0.0),
     "int4 with factors": (writers.modelopt_int4(factors=True), "W4A16_AWQ", 0.0),
 }
@@ -267,6 +288,14 @@ def test_modelopt(tmp_path: Path, case: str, place: str) -> None:
         write_json(tmp_path / place, modelopt_config(algorithm, group_size=16, has_zero_point=False))
     if scale != 0.0:
         quantize_inputs(model, scale, torch.float8_e4m3fn)
+    same(tmp_path, model)
+
+
+def test_modelopt_with_inputs_of_int8(tmp_path: Path) -> None:
+    model = neox()
+    write(model, writers.int8(input_scale=torch.tensor(0.05)), tmp_path)
+    write_json(tmp_path / "hf_quant_config.json", modelopt_config("W8A8_SQ_PER_CHANNEL"))
+    quantize_inputs(model, 0.05, torch.int8)
     same(tmp_path, model)
 
 
@@ -299,6 +328,35 @@ def test_quantized_caches(tmp_path: Path, tool: str) -> None:
     for ids, found in zip(row, run_rows(graph, row, ((5, 5),)), strict=True):
         expected = logits_of(model)(ids)
         assert 1e-4 < (found - expected).norm() / expected.norm() < 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_linears_that_have_biases_only_because_they_are_quantized(tmp_path: Path, family: str) -> None:
+    model = FAMILIES[family]()
+    write(model, writers.gptq(), tmp_path, **gptq_config())
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    for name, module in linears(model).items():
+        if module.bias is None:
+            module.bias = torch.nn.Parameter(torch.linspace(-0.1, 0.1, module.out_features, dtype=torch.float64))
+            tensors[f"{name}.bias"] = module.bias.detach().half()
+            module.bias.data = tensors[f"{name}.bias"].double()
+    save_file(tensors, path)
+    same(tmp_path, model)
+
+
+def test_a_module_in_several_files(tmp_path: Path) -> None:
+    model = neox()
+    write(model, writers.gptq(order=True), tmp_path, **gptq_config(desc_act=True))
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    path.unlink()
+    files = {name: f"model-{1 + i % 2:05}-of-00002.safetensors" for i, name in enumerate(sorted(tensors))}
+    for file in set(files.values()):
+        save_file({name: tensors[name] for name in files if files[name] == file}, tmp_path / file)
+    write_json(tmp_path / "model.safetensors.index.json", {"metadata": {}, "weight_map": files})
+    assert len({files[name] for name in files if name.startswith("gpt_neox.layers.0.mlp.dense_h_to_4h.")}) == 2
+    same(tmp_path, model)
 
 
 def test_a_quantized_checkpoint_with_dummy_weights_is_not_quantized(tmp_path: Path) -> None:
