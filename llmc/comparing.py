@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compiler.ir.graph import Graph
 from compiler.ir.virtual_ranks import VirtualRanks
+from llmc.tolerance import unrounded
 from llmc.trials import Recorder, Trial
 from llmc.verification import Run, TokenDifference
 
@@ -34,6 +35,17 @@ class Reference:
     def __init__(self, *graphs: Graph) -> None:
         self._ranks = VirtualRanks.of(graphs)
         self._known: dict[tuple[int, ...], Tensor] = {}
+        plain = [graph for graph in map(unrounded, graphs) if graph is not None]
+        self._plain = Reference(*plain) if plain else None
+
+    def rounding(self, prompt: Sequence[int], tokens: Sequence[int]) -> float:
+        """What the logits may differ by because activations and caches are quantized; 0 if none are.
+
+        That is twice what quantizing them changes: see `llmc.tolerance`.
+        """
+        if self._plain is None:
+            return 0.0
+        return 2 * relative_error(self.logits(prompt, tokens), self._plain.logits(prompt, tokens))
 
     def logits(self, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """The logits from which each of `tokens` is to be chosen, `[tokens, vocabulary]`, computed in one step."""
@@ -53,27 +65,47 @@ class Reference:
         return self._known[key]
 
 
-def compare(trial: Trial, recorder: Recorder, reference: Reference, tolerance: float) -> list[Run]:
-    """The logits and tokens of each prompt of a trial against those of the reference: of several rows the worst."""
+# Two logits with errors of a normal distribution differ by more than this many of its deviations in 1 of 400 cases.
+_TWO_ERRORS = 3 * math.sqrt(2)
+
+
+def compare(
+    trial: Trial, recorder: Recorder, reference: Reference, tolerance: float, own: Reference | None = None
+) -> list[Run]:
+    """The logits and tokens of each prompt of a trial against those of the reference: of several rows the worst.
+
+    Args:
+        trial: the requests.
+        recorder: what an executor made of them.
+        reference: what is right.
+        tolerance: the largest relative error of logits.
+        own: the graph that was executed, if logits may also be off by what quantization while it runs explains.
+    """
     runs: dict[int, Run] = {}
     for index, (number, request) in enumerate(zip(trial.numbers, trial.requests, strict=True)):
         tokens, found = recorder.tokens[index], torch.stack(recorder.logits[index])
         expected = reference.logits(request.token_ids, tokens)
+        noise = own.rounding(request.token_ids, tokens) if own else 0.0
+        errors = tuple(map(relative_error, found, expected))
+        ties = [max(tolerance, _TWO_ERRORS * min(error, noise)) for error in errors]
         run = Run(
             prompt=number,
             mode=trial.mode,
             prompt_tokens=len(request.token_ids),
             token_ids=tuple(tokens),
-            step_errors=tuple(map(relative_error, found, expected)),
+            step_errors=errors,
             error=relative_error(found, expected),
-            differences=_differences(tokens, expected, tolerance),
+            differences=_differences(tokens, expected, ties),
+            tolerance=max(tolerance, noise),
         )
-        runs[number] = max(run, runs.get(number, run), key=lambda one: (len(one.failures), one.error))
+        runs[number] = max(
+            run, runs.get(number, run), key=lambda one: (len(one.failures), one.error / one.tolerance, one.error)
+        )
     return list(runs.values())
 
 
-def _differences(tokens: Sequence[int], expected: Tensor, tolerance: float) -> tuple[TokenDifference, ...]:
-    """Where `tokens` are not what the logits `[tokens, vocabulary]` rank first."""
+def _differences(tokens: Sequence[int], expected: Tensor, ties: Sequence[float]) -> tuple[TokenDifference, ...]:
+    """Where `tokens` are not what the logits `[tokens, vocabulary]` rank first; rounding explains gaps of `ties`."""
     best = expected.argmax(-1).tolist()
     differences = []
     for step, (token, wanted) in enumerate(zip(tokens, best, strict=True)):
@@ -81,5 +113,5 @@ def _differences(tokens: Sequence[int], expected: Tensor, tolerance: float) -> t
             logits = expected[step].double()
             rms = logits.square().mean().sqrt().item()
             gap = (logits[wanted] - logits[token]).item() / rms if rms else 0.0
-            differences.append(TokenDifference(step, token, wanted, gap, tie=gap <= tolerance))
+            differences.append(TokenDifference(step, token, wanted, gap, tie=gap <= ties[step]))
     return tuple(differences)

@@ -17,7 +17,7 @@ from llmc.plan_facts import plans_target
 from llmc.plan_trials import plan_trials
 from llmc.progress import Progress, counter
 from llmc.references import other_reference, own_reference
-from llmc.tolerance import logits_tolerance, quantization_step
+from llmc.tolerance import logits_tolerance
 from llmc.trials import Trial, as_requests, random_prompts, trials
 from llmc.verification import Run, Verification
 from runtime.engine import Engine, Prompt
@@ -120,8 +120,7 @@ def verify_loaded(
     own = own_reference(loaded)
     reference = own if against is None else other_reference(against, loaded)
     dtype = _worst_dtype(own.graph, reference.graph)
-    step = quantization_step(*own.graphs, *reference.graphs)
-    derived = logits_tolerance(dtype, int(own.graph.facts["layers"]), step)
+    derived = logits_tolerance(dtype, int(own.graph.facts["layers"]))
     limit = _checked(derived if tolerance is None else tolerance)
     limits = _common_limits(loaded.manifest.limits, reference.max_seq)
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
@@ -130,22 +129,24 @@ def verify_loaded(
     runner = loaded.executor
     if isinstance(runner, TensorRTExecutor) and plans == "all":
         planned += plan_trials(runner.plans, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
+    ours = Reference(*own.graphs)
+    right = ours if reference is own else Reference(*reference.graphs)
     result = Verification(
         engine=str(loaded.path),
         executor=loaded.executor.name,
         reference=reference.words,
         dtype=dtype,
         tolerance=limit,
-        runs=tuple(_runs(runner, planned, Reference(*reference.graphs), limit, report)),
+        runs=tuple(_runs(runner, planned, right, limit, ours if tolerance is None else None, report)),
         plans=tuple(trial.mode for trial in planned if trial.plans),
         notes=tuple(said),
     )
     if (failed := result.failed_run) is None or not whole:
         return result
     report("looking for the difference", 0, 0)
-    trial = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed, limit)
+    trial = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed)
     divergence, note = locate(
-        loaded, own.graph, None if reference is own else reference.graph, trial, max(limit, derived)
+        loaded, own.graph, None if reference is own else reference.graph, trial, max(failed.tolerance, derived)
     )
     return replace(result, divergence=divergence, notes=(*result.notes, *([note] if note else [])))
 
@@ -176,7 +177,12 @@ def _load(
 
 
 def _runs(
-    executor: Executor, planned: Sequence[Trial], reference: Reference, tolerance: float, report: Progress
+    executor: Executor,
+    planned: Sequence[Trial],
+    reference: Reference,
+    tolerance: float,
+    own: Reference | None,
+    report: Progress,
 ) -> list[Run]:
     runs: list[Run] = []
     for index, trial in enumerate(planned):
@@ -184,7 +190,7 @@ def _runs(
         runner = executor
         if trial.plans and isinstance(executor, TensorRTExecutor):
             runner = executor.limited_to(trial.plans)
-        runs += compare(trial, trial.run(runner), reference, tolerance)
+        runs += compare(trial, trial.run(runner), reference, tolerance, own)
     report("verify", len(planned), len(planned))
     return runs
 
@@ -207,9 +213,9 @@ def _common_limits(limits: EngineLimits, max_seq: int) -> EngineLimits:
     return EngineLimits(limits.max_batch, min(limits.max_input, longest), longest)
 
 
-def _shortened(trial: Trial, run: Run, tolerance: float) -> Trial:
+def _shortened(trial: Trial, run: Run) -> Trial:
     """The trial up to the step at which the run fails; of requests that run one after the other only the failed one."""
-    step = run.first_bad_step(tolerance)
+    step = run.first_bad_step
     assert step is not None
     pairs = zip(trial.numbers, trial.requests, strict=True)
     kept = [pair for pair in pairs if trial.batch > 1 or pair[0] == run.prompt]

@@ -122,7 +122,7 @@ def _text(result: Verification) -> str:
         [
             ("engine", f"{result.engine}, run by {result.executor}"),
             ("reference", result.reference),
-            ("tolerance", f"{result.tolerance:.1e} of the logits' RMS ({result.dtype})"),
+            ("tolerance", _tolerance(result)),
             *([("plans", f"all {len(result.plans)}, one by one")] if result.plans else []),
         ]
     )
@@ -131,6 +131,12 @@ def _text(result: Verification) -> str:
     if result.divergence:
         parts.append(_divergence(result.divergence))
     return "\n\n".join(part for part in parts if part)
+
+
+def _tolerance(result: Verification) -> str:
+    largest = max(run.tolerance for run in result.runs)
+    more = f"; up to {largest:.1e} for activations or caches in 8 bits" if largest > result.tolerance else ""
+    return f"{result.tolerance:.1e} of the logits' RMS ({result.dtype}){more}"
 
 
 def _runs(result: Verification) -> str:

@@ -38,19 +38,23 @@ def test_integers_and_bools_compare_too():
 class Fixed(Reference):
     """A reference whose logits are given."""
 
-    def __init__(self, logits):
-        self.given = tensor(logits)
+    def __init__(self, logits, noise=0.0):
+        self.given, self.noise = tensor(logits), noise
+
+    def rounding(self, prompt, tokens):
+        return self.noise
 
     def logits(self, prompt, tokens):
         return self.given[: len(tokens)]
 
 
-def run_of(engine, reference, tolerance):
+def run_of(engine, reference, tolerance, noise=None):
     recorder = Recorder()
     for logits in engine:
         recorder.choose(tensor([logits]), [0])
     trial = Trial("alone", (7,), (Request((1, 2), len(engine)),), 1)
-    [run] = compare(trial, recorder, Fixed(reference), tolerance)
+    own = None if noise is None else Fixed(reference, noise)
+    [run] = compare(trial, recorder, Fixed(reference), tolerance, own)
     return run
 
 
@@ -60,7 +64,7 @@ def test_a_token_that_the_reference_likes_as_well_is_a_tie():
     assert (difference.step, difference.token, difference.reference, difference.tie) == (0, 2, 1, True)
     assert difference.gap == pytest.approx(0.001 / math.sqrt(2 / 3), rel=0.01)
     assert (run.prompt, run.prompt_tokens, run.equal, run.failures) == (7, 2, 0, ())
-    assert run.first_bad_step(0.01) is None
+    assert run.first_bad_step is None
 
 
 def test_the_gap_is_to_the_token_chosen_not_to_the_second_best():
@@ -70,14 +74,32 @@ def test_the_gap_is_to_the_token_chosen_not_to_the_second_best():
 
 def test_the_first_bad_step_is_where_tokens_or_logits_are_off():
     right, wrong = [0.0, 1.0], [0.0, 1.5]
-    assert run_of([right, wrong, right], [right] * 3, 0.1).first_bad_step(0.1) == 1
-    assert run_of([right, right, [1.0, 0.0]], [right] * 3, 0.9).first_bad_step(9.0) == 2
+    assert run_of([right, wrong, right], [right] * 3, 0.1).first_bad_step == 1
+    assert run_of([right, right, [1.0, 0.9]], [right] * 3, 0.9).first_bad_step == 2
 
 
 def test_logits_that_are_no_numbers_are_recorded_and_fail():
     run = run_of([[NAN, 1.0]], [[0.0, 1.0]], tolerance=0.1)
     assert run.error == INF
-    assert run.first_bad_step(0.1) == 0
+    assert run.first_bad_step == 0
+
+
+def test_quantized_activations_allow_for_their_rounding():
+    right, other = [4.0, 4.1, 0.0, 0.0], [4.1, 4.0, 0.0, 0.0]
+    assert run_of([other], [right], tolerance=0.01).is_off
+    run = run_of([other], [right], tolerance=0.01, noise=0.05)
+    assert (run.tolerance, run.is_off, run.failures) == (0.05, False, ())
+    [difference] = run.differences
+    assert run.error < difference.gap < 3 * math.sqrt(2) * run.error  # the error of both logits
+
+
+def test_a_difference_that_the_errors_of_a_step_do_not_make_is_no_tie():
+    """A sampler that takes another token than its logits say: those are right and explain nothing."""
+    right = [4.0, 4.1, 0.0, 0.0]
+    recorder = Recorder({0: [tensor(right)]}, {0: [0]})
+    trial = Trial("alone", (1,), (Request((1, 2), 1),), 1)
+    [run] = compare(trial, recorder, Fixed([right]), 0.01, Fixed([right], 0.5))
+    assert [difference.tie for difference in run.differences] == [False]
 
 
 @pytest.mark.parametrize(("dtype", "low", "high"), [("float32", 5e-5, 5e-4), ("float16", 8e-3, 4e-2)])

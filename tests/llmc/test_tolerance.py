@@ -2,45 +2,86 @@
 
 from __future__ import annotations
 
-import math
+from pathlib import Path
 
 import pytest
 import torch
 
 import llmc
-from compiler.ir.builder import Builder
-from compiler.ir.dtypes import DType
-from llmc.tolerance import logits_tolerance, quantization_step
+from compiler.ir.graph import Graph
+from compiler.ir.interpreter import Interpreter
+from compiler.ir.rewrite import sweep
+from compiler.ir.virtual_ranks import VirtualRanks
+from compiler.passes import run_pipeline
+from compiler.passes.quant.calibration import CalibrationSource
+from compiler.passes.quant.walk import step_inputs
+from llmc.comparing import Reference, relative_error
+from llmc.tolerance import logits_tolerance, unrounded
+
+MODEL = Path(__file__).parents[2] / "examples" / "models" / "opt-tiny"
+PROMPT, TOKENS = [3, 100, 200], [(37 * i) % 1000 for i in range(20)]
 
 
-@pytest.mark.parametrize(("dtype", "steps"), [(DType.i8, 127), (DType.f8e4m3, None)])
-def test_values_that_differ_by_rounding_get_codes_that_differ_as_is_said(dtype, steps):
-    """The claim behind the tolerance: an RMS of sqrt(eps * step), within a factor of two."""
-    torch.manual_seed(0)
-    x = torch.randn(200_000, dtype=torch.float64)
-    eps = torch.finfo(torch.float16).eps
-    other = x * (1 + eps * torch.randn_like(x))
-    if steps:
-        scale = x.abs().max() / steps
-        a, b = ((value / scale).round() * scale for value in (x, other))
-    else:
-        a, b = ((value * 100).to(torch.float8_e4m3fn).double() / 100 for value in (x, other))
-    found = ((a - b).norm() / x.norm()).item()
-    said = math.sqrt(eps * {DType.i8: 1 / 32, DType.f8e4m3: 1 / 8}[dtype])
-    assert said / 2.5 < found < said * 2.5
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def test_the_step_is_that_of_what_a_run_quantizes():
-    b = Builder("g")
-    x = b.input("x", DType.f32, 2, 8)
-    scale = b.literal(dtype=DType.f32, shape=(1, 1), values=(0.5,))
-    weight = b.literal(dtype=DType.f32, shape=(4, 8), values=(0.25,))
-    stored = b.dequantize(b.quantize(weight, scale, dtype=DType.f8e4m3), scale, dtype=DType.f32)
-    b.output("y", b.linear(b.dequantize(b.quantize(x, scale, dtype=DType.i8), scale, dtype=DType.f32), stored))
-    assert quantization_step(b.build()) == 1 / 32
-    assert quantization_step(llmc.lift("examples/models/opt-tiny")) == 0.0
+def quantized(passes: str) -> Graph:
+    ids = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    with CalibrationSource(documents=[tuple(ids)], samples=2, length=32, device="cpu").active():
+        return run_pipeline(llmc.lift(MODEL), f"dtype=float32,{passes}").graph
+
+
+def logits(graph: Graph) -> torch.Tensor:
+    return Interpreter(graph)(step_inputs(graph, torch.tensor([PROMPT], dtype=torch.int32)))["logits"]
+
+
+@pytest.mark.parametrize(
+    ("passes", "rest"),
+    [
+        ("quant=int8:act=token", "quant=int8"),
+        ("quant=fp8:weights=channel,kv=fp8", "quant=fp8:weights=channel:act=off"),
+        ("kv=int8", "cleanup"),
+    ],
+)
+def test_what_is_quantized_at_run_time_is_left_out_and_weights_stay(passes, rest):
+    plain = unrounded(quantized(passes))
+    assert plain is not None
+    assert unrounded(plain) is None
+    expected = quantized(rest)
+    assert {value.name: value.type for value in plain.inputs} == {value.name: value.type for value in expected.inputs}
+    assert torch.equal(logits(plain), logits(expected))
+
+
+def test_weights_alone_are_not_rounded_at_run_time():
+    assert unrounded(quantized("quant=int4:group=32")) is None
+    assert Reference(quantized("quant=int8")).rounding(PROMPT, TOKENS) == 0.0
+
+
+@pytest.mark.parametrize("passes", ["quant=int8:act=token", "quant=fp8", "quant=smoothquant,kv=int8"])
+def test_sums_in_another_order_change_no_more_than_is_said(passes):
+    """The claim behind it: of two right computations, here with sums in float32 and in float64."""
+    graph = quantized(passes)
+    ours, other = Reference(graph), Reference(graph)
+    other._ranks = VirtualRanks.of([graph], accumulate=torch.float64)
+    found = relative_error(other.logits(PROMPT, TOKENS), ours.logits(PROMPT, TOKENS))
+    assert found < ours.rounding(PROMPT, TOKENS)
+    assert found > 10 * logits_tolerance("float32", 4)  # and far more than it would without quantization
+
+
+def test_a_wrong_scale_is_more_than_that():
+    """Scales of half the size cut off what is large."""
+    graph = quantized("quant=int8:act=static")
+
+    def visit(op, b):
+        if op.kind.name != "literal" or not op.name.endswith("x.scale"):
+            return None
+        return b.literal(**{**op.attrs, "values": (op.attrs["values"][0] / 2,)})
+
+    right, wrong = Reference(graph), Reference(sweep(graph, visit))
+    assert relative_error(wrong.logits(PROMPT, TOKENS), right.logits(PROMPT, TOKENS)) > right.rounding(PROMPT, TOKENS)
 
 
 def test_coarser_types_and_more_layers_allow_more():
-    fine, coarse = logits_tolerance("float16", 4), logits_tolerance("float16", 4, 1 / 32)
-    assert logits_tolerance("float32", 4) < fine < coarse < logits_tolerance("float16", 16, 1 / 8)
+    assert logits_tolerance("float32", 4) < logits_tolerance("float16", 4) < logits_tolerance("float16", 16)
