@@ -119,6 +119,6 @@ def over(group: Communicator) -> Communicate:
     def communicate(op: Op, operand: Tensor) -> Tensor:
         if op.kind.name == "all_gather":
             return group.all_gather(operand, op.attrs["axis"])
-        return group.all_reduce(operand.clone())
+        return group.all_max(operand.clone()) if op.kind.name == "all_max" else group.all_reduce(operand.clone())
 
     return communicate

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.engine_folder import EngineFolder, open_engine
-from runtime.executor_choice import choose, load_executor
+from runtime.executor_choice import Choice, choose, load_executor
 from runtime.loading import prepare_torch
 from runtime.parallel.environment import share_cores
 from runtime.tokenizer import Tokenizer
@@ -16,6 +17,7 @@ from runtime.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from runtime.engine import Engine
     from runtime.executor import Executor
+    from runtime.parallel.groups import Upgrade
     from runtime.parallel.world import World
 
 _ON_CPU = ("emulator", "interpreter")
@@ -58,36 +60,56 @@ def run_on_ranks(
         if world.rank == 0:
             check_world_size(world.size, mesh, folder.path)
         prepare_torch(threads)
-        load = partial(_load, folder, world, device, executor, batch, note)
-        local = world.together("loading", load, limit=LOADING_SECONDS)
+        plans: list[_Plan] = []
+
+        def plan() -> dict[str, str]:
+            plans.append(_plan(folder, world, device, executor))
+            return {"executor": plans[0].choice.executor, "kind of device": plans[0].device.partition(":")[0]}
+
+        check_agreement(world, plan, hint="say what all ranks are to use: --device, --executor")
+        if plans[0].choice.note and world.rank == 0:
+            note(plans[0].choice.note)
+        local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
         drive(world, local, lambda everyone: main(_engine(folder, everyone)))
 
 
-def _load(
-    folder: EngineFolder, world: World, device: str, name: str, batch: int | None, note: Callable[[str], None]
-) -> Executor:
-    """This rank's executor; of a stage, its part of the pipeline."""
+@dataclass(frozen=True)
+class _Plan:
+    """What a rank runs, on which device, and how the ranks of its groups exchange tensors."""
+
+    choice: Choice
+    device: str
+    upgrade: Upgrade
+
+
+def _plan(folder: EngineFolder, world: World, device: str, name: str) -> _Plan:
+    """This rank's plan. It waits for no other rank, so that an error of one stops all."""
     import torch
 
     from runtime.parallel.agreement import device_of_rank
-    from runtime.parallel.groups import form_groups
     from runtime.parallel.nccl_communicator import NcclCommunicator
+
+    own = "cpu" if name in _ON_CPU else device_of_rank(world, device, gpus=torch.cuda.device_count())
+    choice = choose(folder, name, own)
+    if own == "cpu":
+        return _Plan(choice, own, lambda group: group)
+    torch.cuda.set_device(own)
+    return _Plan(choice, own, NcclCommunicator.over(torch.device(own)))
+
+
+def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None) -> Executor:
+    """This rank's executor; of a stage, its part of the pipeline."""
+    import torch
+
+    from runtime.parallel.groups import form_groups
     from runtime.parallel.pipeline import LogitsType, PipelineExecutor
 
     mesh = folder.manifest.mesh
-    own = "cpu" if name in _ON_CPU else device_of_rank(world, device, gpus=torch.cuda.device_count())
-    if own == "cpu":
-        groups = form_groups(world.comm, tp=mesh.tp)
-    else:
-        torch.cuda.set_device(own)
-        groups = form_groups(world.comm, tp=mesh.tp, upgrade=NcclCommunicator.over(torch.device(own)))
-    choice = choose(folder, name, own)
-    if choice.note and world.rank == 0:
-        note(choice.note)
-    executor = load_executor(folder, choice, own, batch, rank=world.rank, group=groups.tp)
+    groups = form_groups(world.comm, tp=mesh.tp, upgrade=plan.upgrade)
+    executor = load_executor(folder, plan.choice, plan.device, batch, rank=world.rank, group=groups.tp)
     if mesh.pp == 1:
         return executor
-    return PipelineExecutor(executor, groups.pp, LogitsType(folder.manifest.vocab_size, torch.float32, own))
+    return PipelineExecutor(executor, groups.pp, LogitsType(folder.manifest.vocab_size, torch.float32, plan.device))
 
 
 def _engine(folder: EngineFolder, executor: Executor) -> Engine:

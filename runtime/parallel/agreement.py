@@ -13,6 +13,8 @@ from runtime.parallel.world import LOADING_SECONDS, World
 Facts = Mapping[str, str]
 """What must be the same on all ranks, by the name that messages give it, such as `engine`."""
 
+_SAME = "give all hosts the same llmc and the same engine: copy both again, or share their folders"
+
 
 def check_world_size(size: int, mesh: Mesh, path: Path | str) -> None:
     """See that there are as many ranks as the engine is for.
@@ -27,12 +29,13 @@ def check_world_size(size: int, mesh: Mesh, path: Path | str) -> None:
         )
 
 
-def check_agreement(world: World, facts: Callable[[], Facts]) -> None:
+def check_agreement(world: World, facts: Callable[[], Facts], *, hint: str = _SAME) -> None:
     """See that all ranks have the same facts. Every rank calls it.
 
     Args:
         world: the ranks.
         facts: what gives this rank's facts; the errors that it raises are raised as `World.together` does.
+        hint: the mend.
 
     Raises:
         EngineError: on rank 0, naming the first rank that has others than rank 0.
@@ -48,7 +51,7 @@ def check_agreement(world: World, facts: Callable[[], Facts]) -> None:
                 raise EngineError(
                     f"rank {rank} on {world.hosts[rank]} has another {name} than rank 0 on {world.hosts[0]}: "
                     f"{_short(others.get(name))}, not {_short(value)}",
-                    hint="give all hosts the same llmc and the same engine: copy both again, or share their folders",
+                    hint=hint,
                 )
 
 

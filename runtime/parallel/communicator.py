@@ -24,6 +24,10 @@ class Communicator(Protocol):
         """The sum over the ranks, in place, the same bits on every rank; returns the tensor."""
         ...
 
+    def all_max(self, tensor: Tensor) -> Tensor:
+        """The largest over the ranks, element by element, in place; returns the tensor."""
+        ...
+
     def all_gather(self, tensor: Tensor, axis: int) -> Tensor:
         """The tensors of the ranks one after the other along `axis`."""
         ...
@@ -58,6 +62,10 @@ class Alone:
     size = 1
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def all_max(self, tensor: Tensor) -> Tensor:
         """The tensor itself."""
         return tensor
 

@@ -43,6 +43,10 @@ class MpiCommunicator:
             total = total + part
         return tensor.copy_(total)
 
+    def all_max(self, tensor: Tensor) -> Tensor:
+        """See `Communicator.all_max`."""
+        return tensor.copy_(self._gather(tensor, "all_max").amax(0))
+
     def all_gather(self, tensor: Tensor, axis: int) -> Tensor:
         """See `Communicator.all_gather`."""
         from runtime.parallel.communicator import joined

@@ -12,7 +12,7 @@ from torch import Tensor
 from compiler.errors import TargetError
 from runtime.parallel.communicator import joined
 from runtime.parallel.mpi_communicator import MpiCommunicator
-from runtime.parallel.nccl_library import DTYPES, SUM, Nccl, load_nccl
+from runtime.parallel.nccl_library import DTYPES, MAX, SUM, Nccl, load_nccl
 
 
 class NcclCommunicator:
@@ -47,9 +47,11 @@ class NcclCommunicator:
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """See `Communicator.all_reduce`."""
-        data = tensor.contiguous()
-        self._call("ncclAllReduce", data.data_ptr(), data.data_ptr(), data.numel(), _dtype(data), SUM)
-        return tensor if data is tensor else tensor.copy_(data)
+        return self._reduced(tensor, SUM)
+
+    def all_max(self, tensor: Tensor) -> Tensor:
+        """See `Communicator.all_max`."""
+        return self._reduced(tensor, MAX)
 
     def all_gather(self, tensor: Tensor, axis: int) -> Tensor:
         """See `Communicator.all_gather`."""
@@ -82,6 +84,11 @@ class NcclCommunicator:
     def close(self) -> None:
         """Give NCCL's memory back. Nothing may be under way."""
         self._nccl.call("ncclCommDestroy", self._comm)
+
+    def _reduced(self, tensor: Tensor, operation: int) -> Tensor:
+        data = tensor.contiguous()
+        self._call("ncclAllReduce", data.data_ptr(), data.data_ptr(), data.numel(), _dtype(data), operation)
+        return tensor if data is tensor else tensor.copy_(data)
 
     def _call(self, name: str, *arguments: int) -> None:
         self._nccl.call(name, *arguments, self._comm, torch.cuda.current_stream(self.device).cuda_stream)

@@ -12,7 +12,8 @@ import torch
 from compiler.errors import TargetError
 
 ID_BYTES = 128
-SUM = 0
+# ncclRedOp_t
+SUM, MAX = 0, 2
 # ncclDataType_t
 DTYPES = {
     torch.int8: 0,

@@ -50,6 +50,10 @@ class EmulatedRanks:
         """The sum over the ranks; the tensor stays as it is."""
         return self._group.all_reduce(tensor.clone())
 
+    def all_max(self, tensor: Tensor) -> Tensor:
+        """The largest over the ranks; the tensor stays as it is."""
+        return self._group.all_max(tensor.clone())
+
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensors of the ranks along dimension 0."""
         return self._group.all_gather(tensor, 0)

@@ -205,6 +205,11 @@ def _all_reduce(state: Lowering, op: Op) -> str:
     return f"kernels.all_reduce({state.ref(op.operands[0])}, group)"
 
 
+@lowers("all_max")
+def _all_max(state: Lowering, op: Op) -> str:
+    return f"group.all_max({state.ref(op.operands[0])}.clone())"
+
+
 @lowers("all_gather")
 def _all_gather(state: Lowering, op: Op) -> str:
     return f"group.all_gather({state.ref(op.operands[0])}, {op.attrs['axis']})"

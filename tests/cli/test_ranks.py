@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,26 @@ def expected(tmp_path_factory) -> dict[str, list[list[int]]]:
         engine = llmc.load(compiled(model, "", tmp_path_factory.mktemp("one") / "engine"))
         found[model] = [c.token_ids for c in engine.generate(PROMPTS, max_new_tokens=12, ignore_eos=True)]
     return found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--device", "cuda:1"), "rank 1 on {host}: cuda:1 is one device for 2 ranks"),
+        (
+            ("--device", "cpu", "--executor", "interpreter"),
+            "rank 1 on {host} has another executor than rank 0 on {host}: interpreter, not torch",
+        ),
+    ],
+    ids=["device", "executor"],
+)
+def test_ranks_that_cannot_run_alike_end_at_once(options, message, tmp_path) -> None:
+    engine = compiled("gptneox", "tp=2", tmp_path / "engine")
+    mpirun = (str(mpirun_path()), *(("--allow-run-as-root",) if os.geteuid() == 0 else ()), "--oversubscribe")
+    one = (sys.executable, "-m", "llmc", "run", str(engine), *RUN)
+    result = run("-n", "1", *one, "--device", "cpu", ":", "-n", "1", *one, *options, program=mpirun)
+    assert result.returncode == 2
+    assert f"error: {message.format(host=socket.gethostname())}" in result.stderr
 
 
 @pytest.mark.parametrize(
