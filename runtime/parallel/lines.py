@@ -45,7 +45,14 @@ class Lines:
             data = b""
         self.ended = not data or len(self._rest) > _MOST
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        try:
+            messages = [json.loads(line) for line in lines]
+        except ValueError:
+            messages = [None]
+        if not all(isinstance(message, dict) for message in messages):
+            self.ended = True  # something else speaks there
+            return []
+        return messages
 
     def wait(self, seconds: float) -> dict[str, Any] | None:
         """The next object; None if none comes."""

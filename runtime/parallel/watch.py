@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
+from compiler.errors import TargetError
+from runtime.parallel.addresses import connected, own_addresses
 from runtime.parallel.failure import STATUS_ERROR, Failure
 from runtime.parallel.lines import Lines
 from runtime.parallel.progress import Progress, Status, late, silent
@@ -48,27 +50,36 @@ class Watch:
         one_host = len(set(self.hosts.values())) == 1
         self._server = socket.create_server(("127.0.0.1" if one_host else "", 0), backlog=len(self.hosts))
         return {
-            "addresses": ["127.0.0.1"] if one_host else _addresses(),
+            "addresses": ["127.0.0.1"] if one_host else own_addresses(),
             "port": self._server.getsockname()[1],
             "token": self._token,
         }
 
     def accept(self) -> None:
-        """Rank 0: take the connections of all others, and start watching. TimeoutError if one does not come."""
+        """Rank 0: take the connections of all others, and start watching. TargetError if one does not come."""
         assert self._server is not None
         with self._server as server:
             server.settimeout(_CONNECT)
             while len(self._peers) < len(self.hosts) - 1:
-                lines = Lines(server.accept()[0])
+                try:
+                    lines = Lines(server.accept()[0])
+                except OSError:
+                    missing = min(self.hosts.keys() - self._peers.keys() - {0})
+                    raise self._unreached(f"rank {missing} on {self.hosts[missing]} did not connect to it") from None
                 hello = lines.wait(_CONNECT) or {}
                 if hmac.compare_digest(str(hello.get("token")), self._token):
                     self._peers[int(hello["rank"])] = lines
         self._start()
 
     def connect(self, address: dict[str, Any]) -> None:
-        """Other ranks: connect to rank 0, and start watching. OSError if no address of it can be reached."""
+        """Other ranks: connect to rank 0, and start watching. TargetError if no address of it can be reached."""
         local = self.hosts[self.rank] == self.hosts[0]
-        lines = Lines(_connect(["127.0.0.1"] if local else address["addresses"], address["port"]))
+        addresses = ["127.0.0.1"] if local else address["addresses"]
+        try:
+            lines = Lines(connected(addresses, address["port"], _CONNECT / 4))
+        except OSError as error:
+            places = ", ".join(addresses)
+            raise self._unreached(f"it cannot reach rank 0 at {places}: {error.strerror or error}") from None
         lines.send({"token": address["token"], "rank": self.rank})
         self._peers[0] = lines
         self._start()
@@ -97,6 +108,12 @@ class Watch:
         for lines in self._peers.values():
             lines.send({"bye": True})
 
+    def _unreached(self, message: str) -> TargetError:
+        return TargetError(
+            f"rank {self.rank} on {self.hosts[self.rank]}: {message}",
+            hint="let the hosts of the ranks connect to each other by TCP, on any port",
+        )
+
     def _start(self) -> None:
         self._seen = {rank: Status("idle", "", 0.0, self._progress.status().limit) for rank in self._peers}
         threading.Thread(target=self._run, name="llmc-watch", daemon=True).start()
@@ -108,8 +125,6 @@ class Watch:
             if not self._peers:
                 time.sleep(pause)
             for rank, lines in list(self._peers.items()):
-                if lines.ended:
-                    time.sleep(pause)  # nothing will come, at once
                 for message in lines.receive(pause):
                     self._take(rank, message)
                 if lines.ended:
@@ -168,26 +183,3 @@ class Watch:
         sys.stderr.write(failure.text() + "\n")
         sys.stderr.flush()
         os._exit(failure.status)
-
-
-def _connect(addresses: Sequence[str], port: int) -> socket.socket:
-    problem = OSError("rank 0 gave no address")
-    for address in addresses:
-        try:
-            return socket.create_connection((address, port), timeout=_CONNECT / 4)
-        except OSError as error:
-            problem = error
-    raise problem
-
-
-def _addresses() -> list[str]:
-    """The addresses of this host that others may reach, best first."""
-    name = socket.gethostname()
-    found = {str(entry[4][0]) for entry in socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing; picks the interface of the default route
-            found.add(probe.getsockname()[0])
-        except OSError:
-            pass
-    return [*sorted(found, key=lambda address: address.startswith("127.")), name]
