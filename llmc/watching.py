@@ -16,7 +16,8 @@ from compiler.trt.emulator.engine import EmulatedEngine
 from compiler.trt.emulator.memory import tensor_at
 from compiler.trt.plans import PlanFiles
 from compiler.trt.record import LayerRecord, NetworkRecord
-from runtime.interpreter_executor import InterpreterSession
+from runtime.interpreter_executor import InterpreterStageSession
+from runtime.stage import WholeSession
 from runtime.tensorrt_executor.emulated import EmulatedBackend
 
 
@@ -29,9 +30,9 @@ class WatchedInterpreter:
         self._interpreter = Interpreter(graph, observers=[self._observe])
         self._values: dict[str, Tensor] = {}
 
-    def open(self, batch: int, capacity: int) -> InterpreterSession:
+    def open(self, batch: int, capacity: int) -> WholeSession[InterpreterStageSession]:
         """See `runtime.executor.Executor.open`."""
-        return InterpreterSession(self._interpreter, batch, capacity)
+        return WholeSession(InterpreterStageSession(self._interpreter, batch, capacity), batch, capacity)
 
     def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Run the graph once; returns every value by its name."""

@@ -12,7 +12,7 @@ from runtime.engine_folder import EngineFolder
 
 if TYPE_CHECKING:
     from runtime.parallel.communicator import Communicator
-    from runtime.parallel.pipeline import RankExecutor
+    from runtime.stage import RankExecutor
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compiler.errors import RequestError
 from compiler.ir.collectives import Communicate
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
@@ -16,11 +15,13 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op
 from compiler.ir.torch_types import to_torch
 from runtime.parallel.communicator import Alone, Communicator
-from runtime.rank_interface import STEP_INPUTS, RankInterface, check_group
+from runtime.rank_interface import RankInterface, check_group, check_size
+from runtime.stage import WholeSession
+from runtime.step import Step
 
 
 class InterpreterStageSession:
-    """A batch in one stage, whose caches are made anew by each step. See `runtime.parallel.pipeline.StageSession`."""
+    """A batch in one stage, whose caches are made anew by each step. See `runtime.stage.StageSession`."""
 
     def __init__(self, interpreter: Interpreter, batch: int, capacity: int) -> None:
         self._interpreter = interpreter
@@ -39,17 +40,9 @@ class InterpreterStageSession:
             for value in self._interface.received
         }
 
-    def step(
-        self,
-        rows: slice,
-        token_ids: Tensor,
-        past_len: Tensor,
-        new_len: Tensor,
-        logit_pos: Tensor,
-        received: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
+    def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `StageSession.step`."""
-        given = dict(zip(STEP_INPUTS, (token_ids, past_len, new_len, logit_pos), strict=True))
+        given = step._asdict()
         inputs = {value.name: given[value.name] for value in self._interface.inputs}
         state = {name: cache[rows] for name, cache in self._state.items()}
         outputs = self._interpreter({**inputs, **state, **received})
@@ -59,20 +52,8 @@ class InterpreterStageSession:
         return {role: outputs[role] for role in self._interface.results}
 
 
-class InterpreterSession:
-    """A batch of a whole model. See `runtime.executor.Session`."""
-
-    def __init__(self, interpreter: Interpreter, batch: int, capacity: int) -> None:
-        self.batch, self.capacity = batch, capacity
-        self._stage = InterpreterStageSession(interpreter, batch, capacity)
-
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
-        """See `runtime.executor.Session.step`."""
-        return self._stage.step(slice(0, self.batch), token_ids, past_len, new_len, logit_pos, {})["logits"]
-
-
 class InterpreterExecutor:
-    """A rank's graph, interpreted. See `runtime.executor.Executor` and `runtime.parallel.pipeline.StageExecutor`."""
+    """A rank's graph, interpreted. See `runtime.executor.Executor` and `runtime.stage.StageExecutor`."""
 
     name = "interpreter"
 
@@ -95,22 +76,15 @@ class InterpreterExecutor:
         """The executor of one rank of an engine's torch target. Raises as the constructor does."""
         return cls(read_graph(folder / rank_files["graph"]), group=group)
 
-    def open(self, batch: int, capacity: int) -> InterpreterSession:
+    def open(self, batch: int, capacity: int) -> WholeSession[InterpreterStageSession]:
         """See `runtime.executor.Executor.open`; EngineError if the graph is one of several stages."""
         self._interface.check_whole(self._interpreter.graph)
-        self._check(batch, capacity)
-        return InterpreterSession(self._interpreter, batch, capacity)
+        return WholeSession(self.open_stage(batch, capacity), batch, capacity)
 
     def open_stage(self, batch: int, capacity: int) -> InterpreterStageSession:
-        """See `runtime.parallel.pipeline.StageExecutor.open_stage`."""
-        self._check(batch, capacity)
+        """See `runtime.stage.StageExecutor.open_stage`."""
+        check_size(self._interpreter.graph, batch, capacity)
         return InterpreterStageSession(self._interpreter, batch, capacity)
-
-    def _check(self, batch: int, capacity: int) -> None:
-        dims = self._interpreter.graph.dims
-        for what, size, limit in (("sequences", batch, dims["B"].max), ("tokens a sequence", capacity, dims["C"].max)):
-            if size > limit:
-                raise RequestError(f"{size} {what} were asked for; the engine was built for {limit}")
 
 
 def over(group: Communicator) -> Communicate:

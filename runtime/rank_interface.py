@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from compiler.errors import EngineError, TargetError
+from compiler.errors import EngineError, RequestError, TargetError
 from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import received
 from compiler.ir.op import Value
+from runtime.step import Step
 
 if TYPE_CHECKING:
     from runtime.parallel.communicator import Communicator
 
-STEP_INPUTS = ("token_ids", "past_len", "new_len", "logit_pos")
-"""The arguments of `runtime.executor.Session.step`, in order."""
+STEP_INPUTS = Step._fields
+"""The names of the arguments of `runtime.executor.Session.step`, in order."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,14 @@ class RankInterface:
                 f"the graph of rank {graph.facts.get('rank', 0)} is one stage of a model, which gives no logits alone",
                 hint="open_stage, or runtime.parallel.pipeline.PipelineExecutor over all stages",
             )
+
+
+def check_size(graph: Graph, batch: int, capacity: int) -> None:
+    """RequestError if the engine was not built for so many sequences, or so many tokens of each."""
+    for what, symbol, size in (("sequences", "B", batch), ("tokens a sequence", "C", capacity)):
+        limit = graph.dims[symbol].max
+        if not 1 <= size <= limit:
+            raise RequestError(f"{size} {what} were asked for; the engine is built for 1 to {limit}")
 
 
 def check_group(graph: Graph, group: Communicator) -> None:

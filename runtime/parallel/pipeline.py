@@ -5,74 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from compiler.ir.mesh_stages import SEND, peer_stage
-from runtime.executor import Executor
 from runtime.parallel.communicator import Communicator
+from runtime.stage import StageExecutor, StageSession
+from runtime.step import Step
 
 # With so many parts for each stage after the first, a stage waits for others a fifth of the time.
 _BUSY = 4
-
-
-class StageSession(Protocol):
-    """One stage's part of a batch of sequences in progress."""
-
-    def buffers(self, rows: int, length: int, positions: int = 1) -> Mapping[str, Tensor]:
-        """Where to put what the stage receives: contiguous, on its device.
-
-        Args:
-            rows: how many rows.
-            length: how many tokens a row has.
-            positions: how many logits a row wants.
-
-        Returns:
-            The tensors as `recv.S.NAME`, S the stage that sends; in the order in which that stage sends them.
-        """
-        ...
-
-    def step(
-        self,
-        rows: slice,
-        token_ids: Tensor,
-        past_len: Tensor,
-        new_len: Tensor,
-        logit_pos: Tensor,
-        received: Mapping[str, Tensor],
-    ) -> Mapping[str, Tensor]:
-        """Run the stage over the next tokens of some rows, and update their caches.
-
-        Args:
-            rows: which rows of the batch; the tensors hold these only.
-            token_ids: as in `runtime.executor.Session.step`.
-            past_len: likewise.
-            new_len: likewise.
-            logit_pos: likewise.
-            received: what `buffers` gave, filled.
-
-        Returns:
-            What goes to other stages, as `send.S.NAME` in the order of sending; and of the last stage `logits`, as
-            `[rows, R, vocabulary]`. The memory may be used again by the next step.
-        """
-        ...
-
-
-class StageExecutor(Protocol):
-    """A loaded stage."""
-
-    name: str
-    """How messages call the executor: `torch`."""
-
-    def open_stage(self, batch: int, capacity: int) -> StageSession:
-        """See `runtime.executor.Executor.open`."""
-        ...
-
-
-class RankExecutor(Executor, StageExecutor, Protocol):
-    """A loaded rank: a whole model, or a stage."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +73,7 @@ class PipelineSession:
 
     def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
         """See `runtime.executor.Session.step`."""
+        step = Step(token_ids, past_len, new_len, logit_pos)
         size = (*logit_pos.shape, self._logits.vocabulary)
         logits = torch.zeros(size, dtype=self._logits.dtype, device=self._logits.device)
         first, last = self._stages.rank == 0, self._stages.rank == self._stages.size - 1
@@ -137,7 +81,7 @@ class PipelineSession:
             if not new_len[rows].any():
                 continue
             received = self._receive(rows.stop - rows.start, token_ids.shape[1], logit_pos.shape[1])
-            results = self._stage.step(rows, token_ids[rows], past_len[rows], new_len[rows], logit_pos[rows], received)
+            results = self._stage.step(rows, step.of(rows), received)
             self._send(results)
             if last:
                 logits[rows] = results["logits"].to(logits.dtype)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.parallel.mpi_communicator import MpiCommunicator
+from runtime.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
 Ints = npt.NDArray[np.int32]
 
@@ -33,15 +32,6 @@ class Kind(IntEnum):
     """Forget a session. [number]"""
     STEP = 3
     """Run a step. [number, B, S, R, token_ids, past_len, new_len, logit_pos]"""
-
-
-class Step(NamedTuple):
-    """The arguments of `runtime.executor.Session.step`."""
-
-    token_ids: Tensor
-    past_len: Tensor
-    new_len: Tensor
-    logit_pos: Tensor
 
 
 class Channel:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from runtime.executor import Executor, Session
 from runtime.parallel.failure import SharedFailure
-from runtime.parallel.steps import Channel, Kind, Step, pack_step, unpack_step
+from runtime.parallel.steps import Channel, Kind, pack_step, unpack_step
 from runtime.parallel.world import World
+from runtime.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable

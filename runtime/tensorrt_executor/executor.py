@@ -12,13 +12,13 @@ from compiler.trt.library import Library, load_library
 from compiler.trt.plans import Plans, read_plans
 from compiler.trt.record import NetworkRecord, read_record
 from runtime.parallel.communicator import Alone, Communicator
+from runtime.stage import WholeSession
 from runtime.tensorrt_executor.caches import cache_bytes
 from runtime.tensorrt_executor.frame import StepInputs
 from runtime.tensorrt_executor.interface import Backend
 from runtime.tensorrt_executor.offers import Offers
 from runtime.tensorrt_executor.plan import Plan
 from runtime.tensorrt_executor.ranks import check_group
-from runtime.tensorrt_executor.session import TensorRTSession
 from runtime.tensorrt_executor.stage import TensorRTStage
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class TensorRTExecutor:
         plans = [plan for plan in self.plans if plan.name in names]
         return TensorRTExecutor(self._backend, plans, name=self.name, cuda_graphs=self._record)
 
-    def open(self, batch: int, capacity: int) -> TensorRTSession:
+    def open(self, batch: int, capacity: int) -> WholeSession[TensorRTStage]:
         """Start sequences, at most `batch` of at most `capacity` tokens each. Caches grow as the sequences do.
 
         Raises:
@@ -134,7 +134,7 @@ class TensorRTExecutor:
             raise EngineError(
                 "the plans are those of one stage of several", hint="run it on all ranks: llmc run ENGINE"
             )
-        return TensorRTSession(self.open_stage(batch, capacity))
+        return WholeSession(self.open_stage(batch, capacity), batch, capacity)
 
     def open_stage(self, batch: int, capacity: int) -> TensorRTStage:
         """Start a stage's part of sequences; see `open`, also for the errors."""

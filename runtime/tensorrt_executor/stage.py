@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
+from runtime.step import Step
 from runtime.tensorrt_executor.caches import Caches
 from runtime.tensorrt_executor.frame import Frame, StepInputs
 from runtime.tensorrt_executor.interface import Stream
@@ -16,7 +17,7 @@ from runtime.tensorrt_executor.step import Chosen, Part, Results
 
 
 class TensorRTStage:
-    """Sequences in progress; see `runtime.parallel.pipeline.StageSession`. A whole model receives and sends nothing.
+    """Sequences in progress; see `runtime.stage.StageSession`. A whole model receives and sends nothing.
 
     Rows that get one token run together, those that get more one after the other, in pieces of which the last may be
     padded. A run over all rows writes a token into the caches of each, at the place after its past, and a padded one
@@ -34,7 +35,7 @@ class TensorRTStage:
         Raises:
             LlmcError: if there is no memory, or TensorRT fails.
         """
-        self.batch, self.capacity = batch, capacity
+        self._batch, self._capacity = batch, capacity
         self._stream, self._offers, self._inputs, self._record = stream, offers, inputs, record
         with stream.active():
             size = offers.size(batch, 1)
@@ -49,32 +50,24 @@ class TensorRTStage:
         return {item.name: item.empty(rows, length, positions, self._stream.device) for item in received}
 
     @torch.inference_mode()
-    def step(
-        self,
-        rows: slice,
-        token_ids: Tensor,
-        past_len: Tensor,
-        new_len: Tensor,
-        logit_pos: Tensor,
-        received: Mapping[str, Tensor],
-    ) -> Mapping[str, Tensor]:
+    def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """See `StageSession.step`. A wanted position beyond a row's tokens gives its last token's logits.
 
         Raises:
             RequestError: if a sequence outgrows the capacity, or no plan takes the step.
             EngineError: if TensorRT fails.
         """
-        part = Part(rows, token_ids, past_len, new_len, logit_pos, received)
-        longest = int((past_len + new_len).max())
-        if longest > self.capacity:
-            raise RequestError(f"a sequence grew to {longest} tokens; the caches hold {self.capacity}")
+        part = Part(rows, step, received)
+        longest = int((step.past_len + step.new_len).max())
+        if longest > self._capacity:
+            raise RequestError(f"a sequence grew to {longest} tokens; the caches hold {self._capacity}")
         with self._stream.active():
             if longest > self.caches.size.capacity:
-                size = self._offers.size(self.batch, longest)
+                size = self._offers.size(self._batch, longest)
                 self.caches.grow(size)
                 self._prepare(size)
-            if part.longest <= 1 and token_ids.shape[1] == 1:
-                return self._run_together(part).shown(logit_pos.shape[1])
+            if part.longest <= 1 and step.token_ids.shape[1] == 1:
+                return self._run_together(part).shown(step.logit_pos.shape[1])
             results = self._first_results(part)
             for row, count in enumerate(part.counts):
                 if count > 1:
@@ -83,7 +76,7 @@ class TensorRTStage:
 
     def _first_results(self, part: Part) -> Results:
         """Results that are right for rows of one token. They run first: see the class."""
-        sizes, device = (part.size, part.token_ids.shape[1], part.logit_pos.shape[1]), self._stream.device
+        sizes, device = (part.size, part.step.token_ids.shape[1], part.step.logit_pos.shape[1]), self._stream.device
         outputs = self._offers.signature.outputs
         results = Results(outputs, {item.name: item.zeros(*sizes, device) for item in outputs})
         if 1 in part.counts:
@@ -95,13 +88,13 @@ class TensorRTStage:
         frame = self._decode_frame
         for name, tensor in frame.received.items():
             tensor[part.rows] = part.received[name][:, :1]
-        self._run(self._decoder, frame, part.ones(self.batch, self.caches.full), record=self._record)
+        self._run(self._decoder, frame, part.ones(self._batch, self.caches.full), record=self._record)
         made = {name: tensor[part.rows] for name, tensor in frame.outputs.items()}
         return Results(self._offers.signature.outputs, made)
 
     def _run_alone(self, part: Part, row: int, count: int, results: Results) -> None:
         """Run the tokens of a row, in the pieces that the plans take best, and put into `results` what they give."""
-        positions = part.logit_pos[row].clamp(max=count - 1)
+        positions = part.step.logit_pos[row].clamp(max=count - 1)
         for piece in self._offers.pieces(self.caches.size, count, sorted(set(positions.tolist()))):
             chosen = Chosen.of(positions, piece.start, piece.end)
             caches = self.caches.row(part.rows.start + row)

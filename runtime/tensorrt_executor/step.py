@@ -9,29 +9,27 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from runtime.step import Step
 from runtime.tensorrt_executor.signature import Activation
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of a step; see `runtime.parallel.pipeline.StageSession.step`."""
+    """The arguments of `runtime.stage.StageSession.step`."""
 
     rows: slice
-    token_ids: Tensor
-    past_len: Tensor
-    new_len: Tensor
-    logit_pos: Tensor
+    step: Step
     received: Mapping[str, Tensor]
 
     @property
     def size(self) -> int:
         """How many rows there are."""
-        return len(self.past_len)
+        return len(self.step.past_len)
 
     @cached_property
     def counts(self) -> list[int]:
         """How many tokens each row gets."""
-        return self.new_len.tolist()
+        return self.step.new_len.tolist()
 
     @property
     def longest(self) -> int:
@@ -43,12 +41,12 @@ class Part:
 
         Rows that are not of this part are given the past `full`, with which what they write is dropped.
         """
-        one = (self.new_len == 1).to(torch.int32)
+        one = (self.step.new_len == 1).to(torch.int32)
         step = {
-            "token_ids": self.token_ids[:, :1] * one[:, None],
-            "past_len": self.past_len,
+            "token_ids": self.step.token_ids[:, :1] * one[:, None],
+            "past_len": self.step.past_len,
             "new_len": one,
-            "logit_pos": torch.zeros_like(self.token_ids[:, :1]),
+            "logit_pos": torch.zeros_like(self.step.token_ids[:, :1]),
         }
         if self.size == batch:
             return step
@@ -62,8 +60,8 @@ class Part:
         """The inputs of a run over some tokens of a row, for some logits."""
         start, end = chosen.start, chosen.end
         return {
-            "token_ids": self.token_ids[row : row + 1, start:end],
-            "past_len": self.past_len[row : row + 1] + start,
+            "token_ids": self.step.token_ids[row : row + 1, start:end],
+            "past_len": self.step.past_len[row : row + 1] + start,
             "new_len": torch.tensor([end - start], dtype=torch.int32),
             "logit_pos": chosen.wanted[None],
         }

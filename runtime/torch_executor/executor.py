@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 import runtime.torch_executor.rules  # noqa: F401 - registers the rules
-from compiler.errors import EngineError, RequestError, TargetError
+from compiler.errors import EngineError, TargetError
 from compiler.ir.evaluators import evaluator
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.tensor_data import view_bytes
 from runtime.parallel.communicator import Alone, Communicator
-from runtime.rank_interface import RankInterface, check_group
+from runtime.rank_interface import RankInterface, check_group, check_size
+from runtime.stage import WholeSession
 from runtime.torch_executor.linear import Linear, pack_linear
 from runtime.torch_executor.lowering import Program, held_dtype, lower
-from runtime.torch_executor.session import TorchSession, TorchStageSession
+from runtime.torch_executor.session import TorchStageSession
 
 
 class TorchExecutor:
@@ -79,7 +80,7 @@ class TorchExecutor:
         """Load the graph file of a rank; its weights lie beside it. Raises as the constructor does."""
         return cls(read_graph(path), device=device, rows=rows, group=group)
 
-    def open(self, batch: int, capacity: int) -> TorchSession:
+    def open(self, batch: int, capacity: int) -> WholeSession[TorchStageSession]:
         """Allocate caches for `batch` sequences of at most `capacity` tokens each.
 
         Raises:
@@ -87,18 +88,15 @@ class TorchExecutor:
             EngineError: if the graph is one of several stages.
         """
         self.interface.check_whole(self.graph)
-        return TorchSession(self.open_stage(batch, capacity))
+        return WholeSession(self.open_stage(batch, capacity), batch, capacity)
 
     def open_stage(self, batch: int, capacity: int) -> TorchStageSession:
-        """Likewise, for a graph that may be one of several stages; see `runtime.parallel.pipeline.StageExecutor`.
+        """Likewise, for a graph that may be one of several stages; see `runtime.stage.StageExecutor`.
 
         Raises:
             RequestError: if the engine was not built for so many, or the memory does not suffice.
         """
-        for what, symbol, size in (("sequences", "B", batch), ("tokens a sequence", "C", capacity)):
-            limit = self.graph.dims[symbol].max
-            if not 1 <= size <= limit:
-                raise RequestError(f"{size} {what} were asked for; the engine is built for 1 to {limit}")
+        check_size(self.graph, batch, capacity)
         return TorchStageSession(self, batch, capacity)
 
     def held(self, value: Value) -> torch.dtype:

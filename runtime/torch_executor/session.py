@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compiler.errors import RequestError
 from runtime.rank_interface import STEP_INPUTS
+from runtime.step import Step
 from runtime.torch_executor.kernels import plan_writes
 
 if TYPE_CHECKING:
@@ -20,10 +21,14 @@ _CAPACITY_STEP = 64
 
 
 class TorchStageSession:
-    """One stage's part of a batch on a `TorchExecutor`; see `runtime.parallel.pipeline.StageSession`."""
+    """One stage's part of a batch on a `TorchExecutor`; see `runtime.stage.StageSession`.
+
+    Attributes:
+        caches: the caches, `[batch, heads, capacity, head_dim]`, in the order of the interface.
+    """
 
     def __init__(self, executor: TorchExecutor, batch: int, capacity: int) -> None:
-        self.batch, self.capacity = batch, capacity
+        self._capacity = capacity
         self._executor, self._run, self._device = executor, executor.program.run, executor.device
         interface = executor.interface
         used = {value.name for value in interface.inputs}
@@ -32,7 +37,7 @@ class TorchStageSession:
         self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
         sizes = {"B": batch, "C": capacity}
         try:
-            self._caches = [
+            self.caches = [
                 torch.zeros(value.type.sizes(sizes), dtype=executor.held(value), device=executor.device)
                 for value in interface.caches
             ]
@@ -53,44 +58,22 @@ class TorchStageSession:
         }
 
     @torch.inference_mode()
-    def step(
-        self,
-        rows: slice,
-        token_ids: Tensor,
-        past_len: Tensor,
-        new_len: Tensor,
-        logit_pos: Tensor,
-        received: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
+    def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `StageSession.step`."""
         device = self._device
-        past, new = past_len.tolist(), new_len.tolist()
+        past, new = step.past_len.tolist(), step.new_len.tolist()
         self._show(rows, max(start + count for start, count in zip(past, new, strict=True)))
-        writes = plan_writes(past, new, token_ids.shape[1], device)
-        given = (token_ids, past_len, new_len, logit_pos)
-        inputs = [given[at].to(device) for at in self._used]
+        writes = plan_writes(past, new, step.token_ids.shape[1], device)
+        inputs = [step[at].to(device) for at in self._used]
         arrived = [received[name] for name in self._received]
         outputs = self._run(*inputs, *self._views, *arrived, writes)
         return {role: outputs[at] for role, at in self._results}
 
     def _show(self, rows: slice, length: int) -> None:
         """Show the graph so much of the rows' caches as sequences of `length` tokens need."""
-        if length > self.capacity:
-            raise RequestError(f"a sequence grew to {length} tokens; the caches hold {self.capacity}")
-        shown = (rows.start, rows.stop, min(-(-length // _CAPACITY_STEP) * _CAPACITY_STEP, self.capacity))
+        if length > self._capacity:
+            raise RequestError(f"a sequence grew to {length} tokens; the caches hold {self._capacity}")
+        shown = (rows.start, rows.stop, min(-(-length // _CAPACITY_STEP) * _CAPACITY_STEP, self._capacity))
         if shown != self._shown:
-            self._views = [cache[rows].narrow(2, 0, shown[2]) for cache in self._caches]
+            self._views = [cache[rows].narrow(2, 0, shown[2]) for cache in self.caches]
             self._shown = shown
-
-
-class TorchSession:
-    """Sequences in progress on a `TorchExecutor` that has the whole model; see `runtime.executor.Session`."""
-
-    def __init__(self, stage: TorchStageSession) -> None:
-        self.batch, self.capacity = stage.batch, stage.capacity
-        self._stage = stage
-        self._rows = slice(0, stage.batch)
-
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
-        """See `runtime.executor.Session.step`."""
-        return self._stage.step(self._rows, token_ids, past_len, new_len, logit_pos, {})["logits"]

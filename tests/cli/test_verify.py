@@ -82,11 +82,20 @@ def test_a_changed_weight_is_found_and_named(engine: Path, tmp_path: Path) -> No
     assert llmc("verify", bad, *QUICK, "--no-verify").status == 0
 
 
-def test_an_executor_that_computes_wrong_is_found(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.torch_executor.session import TorchSession
+def scale_logits(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Have the torch executor compute wrong."""
+    from runtime.torch_executor.session import TorchStageSession
 
-    step = TorchSession.step
-    monkeypatch.setattr(TorchSession, "step", lambda *arguments: step(*arguments) * 1.01)
+    step = TorchStageSession.step
+
+    def scaled(*arguments):
+        return {role: tensor * factor for role, tensor in step(*arguments).items()}
+
+    monkeypatch.setattr(TorchStageSession, "step", scaled)
+
+
+def test_an_executor_that_computes_wrong_is_found(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scale_logits(monkeypatch, 1.01)
     result = llmc("verify", engine, *QUICK)
     assert result.status == 1
     assert "24 of 24 tokens equal" in result.out
@@ -97,10 +106,7 @@ def test_an_executor_that_computes_wrong_is_found(engine: Path, monkeypatch: pyt
 
 
 def test_logits_that_are_no_numbers_fail(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.torch_executor.session import TorchSession
-
-    step = TorchSession.step
-    monkeypatch.setattr(TorchSession, "step", lambda *arguments: step(*arguments) * float("nan"))
+    scale_logits(monkeypatch, float("nan"))
     result = llmc("verify", engine, *QUICK, "--json")
     assert result.status == 1
     assert json.loads(result.out)["error"] is None

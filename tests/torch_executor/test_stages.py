@@ -12,6 +12,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.mesh import rank_graph
 from compiler.ir.torch_types import to_torch
 from runtime.interpreter_executor import InterpreterExecutor
+from runtime.step import Step
 from runtime.torch_executor import TorchExecutor
 from tests.torch_executor.thread_ranks import run_ranks
 
@@ -45,7 +46,7 @@ def run_stages(stages, rows, step):
             sent = arrived[f"{source}>{number} {value}"]
             assert (sent.shape, sent.dtype) == (buffer.shape, buffer.dtype)
             buffer.copy_(sent)
-        results = stage.step(rows, *step, buffers)
+        results = stage.step(rows, Step(*step), buffers)
         for role, tensor in results.items():
             if role.startswith("send."):
                 _, to, value = role.split(".", 2)

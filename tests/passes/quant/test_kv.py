@@ -77,7 +77,7 @@ def test_the_torch_executor_keeps_caches_quantized(options: str, tmp_path: Path)
     emit_torch(quantized("opt-tiny", options), tmp_path)
     graph = read_graph(tmp_path / "rank0.ir")
     session, other = TorchExecutor(graph, device="cpu").open(2, 16), InterpreterExecutor(graph).open(2, 16)
-    assert {cache.element_size() for cache in session._stage._caches} == {1}
+    assert {cache.element_size() for cache in session.stage.caches} == {1}
     past = torch.zeros(2, dtype=torch.int32)
     generator = torch.Generator().manual_seed(0)
     for counts in ((5, 3), (1, 1), (2, 1)):

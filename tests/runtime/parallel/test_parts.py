@@ -9,7 +9,8 @@ import torch
 from compiler.errors import TargetError
 from runtime.parallel.agreement import device_of_rank
 from runtime.parallel.pipeline import parts
-from runtime.parallel.steps import Channel, Kind, Step, pack_step, unpack_step
+from runtime.parallel.steps import Channel, Kind, pack_step, unpack_step
+from runtime.step import Step
 
 
 class Wire:

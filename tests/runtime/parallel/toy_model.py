@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from runtime.generate import generate
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.parallel.pipeline import LogitsType, PipelineExecutor
 from runtime.requests import Request
+from runtime.step import Step
 
 VOCAB = 97
 LOGITS = LogitsType(VOCAB, torch.float32)
@@ -50,7 +53,8 @@ class ToySession:
         names += ["recv.0.skip"] if stage == last > 0 else []
         return {name: torch.empty(rows, length) for name in names}
 
-    def step(self, rows, token_ids, past_len, new_len, logit_pos, received) -> dict[str, Tensor]:
+    def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        token_ids, past_len, new_len, logit_pos = step
         self.toy.rows.append(rows)
         stage, last = self.toy.stage, self.toy.stages - 1
         hidden = received[f"recv.{stage - 1}.hidden"] if stage else token_ids.float()

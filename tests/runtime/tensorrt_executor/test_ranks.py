@@ -17,6 +17,7 @@ from runtime.generate import generate
 from runtime.parallel.communicator import Alone
 from runtime.parallel.pipeline import LogitsType, PipelineExecutor
 from runtime.requests import Request
+from runtime.step import Step
 from runtime.tensorrt_executor import TensorRTExecutor
 from runtime.tensorrt_executor.ranks import nccl_capsule
 from runtime.torch_executor.executor import TorchExecutor, constant_loader
@@ -122,13 +123,13 @@ def test_a_stage_gives_what_it_sends_for_all_rows_and_tokens(pipeline) -> None:
     assert buffer.is_contiguous()
     ids = torch.arange(10, dtype=torch.int32).view(2, 5)
     past, new, at = (torch.tensor(values, dtype=torch.int32) for values in ([0, 0], [5, 1], [[4], [0]]))
-    ((sent, made),) = first.step(slice(1, 3), ids, past, new, at, {}).items()
+    ((sent, made),) = first.step(slice(1, 3), Step(ids, past, new, at), {}).items()
     assert sent == name.replace("recv.0", "send.1")
     assert made.shape == (2, 5, 128)
     assert made[0].abs().amin(1).gt(0).all()
     assert made[1, 0].abs().sum() > 0
     assert not made[1, 1:].any()
-    logits = last.step(slice(1, 3), ids, past, new, at, {name: made})
+    logits = last.step(slice(1, 3), Step(ids, past, new, at), {name: made})
     assert set(logits) == {"logits"}
     assert logits["logits"].shape == (2, 1, VOCAB)
     assert not any(cache[0].any() for cache in (*first.caches.tensors.values(), *last.caches.tensors.values()))
