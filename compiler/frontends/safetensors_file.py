@@ -1,15 +1,14 @@
-"""Reading the header of a safetensors file: 8 bytes of length, JSON, then the tensors' bytes."""
+"""The tensors of a checkpoint's safetensors file."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 from compiler.errors import CheckpointError
 from compiler.frontends.stored import StoredTensor
 from compiler.ir.dtypes import DType
+from compiler.ir.safetensors_header import Entry, read_header
 
 # Spelling → bits an element, and the IR's element type if there is one.
 _DTYPES: dict[str, tuple[int, DType | None]] = {
@@ -29,7 +28,6 @@ _DTYPES: dict[str, tuple[int, DType | None]] = {
     "U8": (8, DType.u8),
     "BOOL": (8, DType.bool),
 }
-_LARGEST_HEADER = 100_000_000  # the format's own limit
 _AGAIN = "download or copy the file again"
 
 
@@ -39,32 +37,14 @@ def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: if the file is truncated or breaks the format.
     """
-    size = path.stat().st_size
     with path.open("rb") as stream:
-        first = stream.read(8)
-        length = int.from_bytes(first, "little")
-        if first.startswith(b"version "):
-            raise lfs_pointer(file, size)
-        if size < 8 or length > size - 8:
-            raise CheckpointError(
-                f"{file} is truncated: its header needs {8 + length:,} bytes, the file has {size:,}", hint=_AGAIN
-            )
-        if length > _LARGEST_HEADER:
-            raise CheckpointError(f"{file} is no safetensors file: it claims a header of {length:,} bytes")
-        text = stream.read(length)
+        if stream.read(8) == b"version ":
+            raise lfs_pointer(file, path.stat().st_size)
     try:
-        header = json.loads(text)
-        entries = {
-            name: _entry(name, file, 8 + length, entry) for name, entry in header.items() if name != "__metadata__"
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{file} is no safetensors file: its header cannot be read ({error})", hint=_AGAIN
-        ) from None
-    end = max((end for _, end in entries.values()), default=8 + length)
-    if end > size:
-        raise CheckpointError(f"{file} is truncated: it should have {end:,} bytes but has {size:,}", hint=_AGAIN)
-    return {name: tensor for name, (tensor, _) in sorted(entries.items(), key=lambda item: item[1][0].offset)}
+        entries = read_header(path)
+    except ValueError as error:
+        raise CheckpointError(f"{file} {error}", hint=_AGAIN) from None
+    return {name: _tensor(name, file, entry) for name, entry in sorted(entries.items(), key=lambda e: e[1].start)}
 
 
 def lfs_pointer(file: str, size: int) -> CheckpointError:
@@ -74,14 +54,12 @@ def lfs_pointer(file: str, size: int) -> CheckpointError:
     )
 
 
-def _entry(name: str, file: str, start: int, entry: dict[str, Any]) -> tuple[StoredTensor, int]:
-    """The tensor and the end of its bytes in the file."""
-    begin, end = map(int, entry["data_offsets"])
-    shape = tuple(map(int, entry["shape"]))
-    spelling = str(entry["dtype"])
-    bits, dtype = _DTYPES.get(spelling, (None, None))
-    if begin < 0 or min(shape, default=0) < 0:
-        raise ValueError(f"tensor {name!r} has a negative size or offset")
-    if bits is not None and (end - begin) * 8 != math.prod(shape) * bits:
-        raise ValueError(f"tensor {name!r} of {spelling} and shape {list(shape)} cannot take {end - begin} bytes")
-    return StoredTensor(name, file, start + begin, spelling, dtype, shape), start + end
+def _tensor(name: str, file: str, entry: Entry) -> StoredTensor:
+    bits, dtype = _DTYPES.get(entry.dtype, (None, None))
+    if bits is not None and entry.nbytes * 8 != math.prod(entry.shape) * bits:
+        raise CheckpointError(
+            f"{file} is no safetensors file: its header cannot be read "
+            f"(tensor {name!r} of {entry.dtype} and shape {list(entry.shape)} cannot take {entry.nbytes} bytes)",
+            hint=_AGAIN,
+        )
+    return StoredTensor(name, file, entry.start, entry.dtype, dtype, entry.shape)

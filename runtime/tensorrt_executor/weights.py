@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from compiler.errors import EngineError
+from compiler.ir.safetensors_header import Entry
 from compiler.trt.record import Weight
-from compiler.trt.weight_file import Span, read_spans
+from compiler.trt.weight_file import read_spans
 
 # TensorRT wants addresses that are multiples of this.
 _ALIGNED = 256
@@ -89,7 +90,7 @@ def _map(file: Path) -> Tensor:
         raise EngineError(f"cannot read {file}: {error}", hint="compile the engine again") from None
 
 
-def _aligned_view(data: Tensor, span: Span) -> Tensor:
+def _aligned_view(data: Tensor, span: Entry) -> Tensor:
     view = data[span.start : span.start + span.nbytes]
     return view.clone() if span.start % max(span.itemsize, 1) else view
 

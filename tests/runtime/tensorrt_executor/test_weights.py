@@ -99,7 +99,7 @@ def test_files_of_the_safetensors_package_are_read(tmp_path) -> None:
 def test_other_files_are_refused(tmp_path, content) -> None:
     path = tmp_path / "rank0.safetensors"
     path.write_bytes(content)
-    with pytest.raises(EngineError, match=r"rank0.safetensors is no safetensors file, or its header is damaged"):
+    with pytest.raises(EngineError, match=r"rank0.safetensors is (no safetensors file: its header cannot be read|truncated)"):
         read_spans(path)
 
 
