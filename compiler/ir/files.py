@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 from compiler.errors import GraphError, ParseError
 from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
+from compiler.ir.replacing import replacing
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:
@@ -42,12 +42,8 @@ def write_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     text = print_graph(graph)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")  # beside it: renaming is atomic within one file system
     try:
-        try:
+        with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise GraphError(f"cannot write {path}: {error.strerror}") from None

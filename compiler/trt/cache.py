@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from uuid import uuid4
+
+from compiler.ir.replacing import replacing
 
 
 def cache_folder() -> Path:
@@ -38,16 +39,12 @@ class FileCache:
 
     def put(self, key: str, file: Path) -> None:
         """Keep a copy of a file, and drop those that were not used for the longest time if there is no room."""
-        temporary = self.folder / f".{uuid4().hex}"
         try:
             if file.stat().st_size > self.limit:
                 return
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
+            with replacing(self.folder / key) as temporary:
                 shutil.copyfile(file, temporary)
-                temporary.replace(self.folder / key)
-            finally:
-                temporary.unlink(missing_ok=True)
             self._make_room()
         except OSError:
             return

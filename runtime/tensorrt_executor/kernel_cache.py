@@ -6,8 +6,8 @@ import hashlib
 import weakref
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from compiler.ir.replacing import replacing
 from compiler.trt.cache import cache_folder
 
 
@@ -48,16 +48,12 @@ def _read(cache: Any, path: Path) -> bytes:
 
 def write_cache(cache: Any, path: Path, known: bytes) -> None:
     """Write the cache, whole or not at all, unless it holds what is `known`. Failing is no error: only time is lost."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         content = bytes(cache.serialize() or b"")
         if content in (known, b""):
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(path) as temporary:
             temporary.write_bytes(content)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError):
         return
