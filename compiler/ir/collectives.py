@@ -11,7 +11,7 @@ from compiler.ir.op import Op
 if TYPE_CHECKING:
     from torch import Tensor
 
-COLLECTIVES = frozenset({"all_reduce", "all_gather"})
+COLLECTIVES = frozenset({"all_reduce", "all_max", "all_gather"})
 
 Communicate = Callable[[Op, "Tensor"], "Tensor"]
 """Called as `communicate(op, operand)` on every rank of a stage, in the same order; returns the op's result."""
@@ -31,6 +31,8 @@ def combine(op: Op, operands: Sequence[Tensor]) -> Tensor:
         )
     if op.kind.name == "all_gather":
         return torch.cat(tuple(operands), op.attrs["axis"])
+    if op.kind.name == "all_max":
+        return torch.stack(tuple(operands)).amax(0)
     total = operands[0]
     for other in operands[1:]:
         total = total + other

@@ -36,6 +36,10 @@ class Ranks:
         self.dtypes.append(x.dtype)
         return sum(self.every(x))
 
+    def all_max(self, x):
+        self.dtypes.append(x.dtype)
+        return torch.stack(self.every(x)).amax(0)
+
     def all_gather(self, x):
         self.dtypes.append(x.dtype)
         return torch.cat(self.every(x))
@@ -87,6 +91,17 @@ def test_sums_are_rounded_once(parts, dtype, tmp_path):
     sent, _ = check(graph, tmp_path, x, parts)
     # Of two numbers of 16 bits the sum is rounded once, whatever type it is taken in.
     assert sent == [torch.float32 if parts > 2 else to_torch(dtype)]
+
+
+@pytest.mark.parametrize("dtype", [DType.f32, DType.f16, DType.bf16])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_largest_is_taken_as_it_is(parts, dtype, tmp_path):
+    graph = graph_of((4, 6, 1), dtype, lambda b, x: b.all_max(x, parts=parts))
+    x = torch.randn(4, 6, 1, generator=torch.Generator().manual_seed(0)).to(to_torch(dtype))
+    sent, record = check(graph, tmp_path, x, parts)
+    assert sent == [to_torch(dtype)]
+    (layer,) = (layer for layer in record.layers if layer.kind == "DIST_COLLECTIVE")
+    assert json.loads(layer.metadata)["collective"] == "all_reduce_max"
 
 
 def test_the_record_says_which_collective_a_layer_is_and_over_how_many_ranks(tmp_path):

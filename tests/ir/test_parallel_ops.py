@@ -30,6 +30,7 @@ def built(kind, x="f32[B,6]", **attrs):
         ("shard", {"axis": -1, "parts": 3}, "f32[B,2]"),
         ("shard", {"axis": 1, "parts": 2, "each": 4}, "f32[B,3]"),
         ("all_reduce", {"parts": 2}, "f32[B,6]"),
+        ("all_max", {"parts": 2}, "f32[B,6]"),
         ("all_gather", {"axis": -1, "parts": 4}, "f32[B,24]"),
         ("all_gather", {"axis": 0, "parts": 2}, "f32[2*B,6]"),
         ("transfer", {"stage": 1}, "f32[B,6]"),
@@ -49,6 +50,7 @@ def test_types_and_text(kind, attrs, result):
         ("shard", "f32[B,6]", {"axis": 2, "parts": 2}, "axis 2 is outside a tensor of 2 dimensions"),
         ("shard", "f32[B,6]", {"axis": 1, "parts": 2, "each": 0}, "each is 0; it must be at least 1"),
         ("all_reduce", "bool[B,6]", {"parts": 2}, "a sum of bools; cast first"),
+        ("all_max", "bool[B,6]", {"parts": 2}, "the largest of bools; cast first"),
         ("all_gather", "f32[B,6]", {"axis": 0, "parts": 0}, "parts is 0; it must be at least 1"),
         ("transfer", "f32[B,6]", {"stage": 0}, "stage 0 is no later stage than the first"),
     ],
@@ -74,7 +76,12 @@ def test_a_collective_needs_the_others():
 
 def test_collectives_of_one_rank_change_nothing():
     x = torch.randn(2, 6)
-    for graph in (built("all_reduce", parts=1), built("all_gather", axis=1, parts=1), built("transfer", stage=1)):
+    for graph in (
+        built("all_reduce", parts=1),
+        built("all_max", parts=1),
+        built("all_gather", axis=1, parts=1),
+        built("transfer", stage=1),
+    ):
         assert torch.equal(Interpreter(graph)({"x": x})["y"], x)
 
 

@@ -26,6 +26,7 @@ def collective_graph(dtype, parts):
     turned = b.transpose(x, perm=(1, 0))
     b.output("sum", b.all_reduce(x, parts=parts))
     b.output("turned", b.all_reduce(turned, parts=parts))
+    b.output("largest", b.all_max(turned, parts=parts))
     b.output("all", b.all_gather(x, axis=1, parts=parts))
     b.output("twice", b.add(x, x))
     return b.build()
@@ -64,6 +65,7 @@ def test_sums_are_rounded_once_and_leave_the_operand(run, dtype):
         assert torch.equal(given[rank], every[rank])
         assert torch.equal(outputs["sum"], total)
         assert torch.equal(outputs["turned"], total.T)
+        assert torch.equal(outputs["largest"], torch.stack(every).amax(0).T)
         assert torch.equal(outputs["all"], torch.cat(every, 1))
         assert torch.equal(outputs["twice"], every[rank] + every[rank])
         assert {each.dtype for each in outputs.values()} == {to_torch(dtype)}

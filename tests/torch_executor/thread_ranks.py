@@ -37,6 +37,9 @@ class ThreadCommunicator:
         every = self._exchange(tensor)
         return tensor.copy_(sum(every[1:], every[0]))
 
+    def all_max(self, tensor: Tensor) -> Tensor:
+        return tensor.copy_(torch.stack(self._exchange(tensor)).amax(0))
+
     def all_gather(self, tensor: Tensor, axis: int) -> Tensor:
         return torch.cat(self._exchange(tensor), axis)
 

@@ -16,6 +16,7 @@ from compiler.ir.op import Op
 
 _COLLECTIVES: Mapping[str, tuple[str, str, str]] = {
     "all_reduce": ("all_reduce_sum", "ALL_REDUCE", "SUM"),
+    "all_max": ("all_reduce_max", "ALL_REDUCE", "MAX"),
     "all_gather": ("all_gather", "ALL_GATHER", "NONE"),
 }
 """For each kind of op the name in the metadata, and the names of TensorRT's operation and reduction."""
@@ -28,6 +29,11 @@ def _all_reduce(e: Emission, op: Op) -> TrtTensor:
     # NCCL rounds at each addition. Of two ranks there is one, which is right in 16 bits; more are added in float32.
     exact = DType.f32 if dtype.is_float and dtype.bits < 32 and parts > 2 else dtype
     return e.cast(_collective(e, op, e.cast(e[x], exact, "f32"), "" if exact is dtype else "sum"), dtype)
+
+
+@emits("all_max")
+def _all_max(e: Emission, op: Op) -> TrtTensor:
+    return _collective(e, op, e[op.operands[0]])
 
 
 @emits("all_gather")

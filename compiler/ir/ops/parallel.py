@@ -36,6 +36,14 @@ def all_reduce(x: TensorType, *, parts: int) -> TensorType:
 
 
 @op
+def all_max(x: TensorType, *, parts: int) -> TensorType:
+    """The largest `x` over the `parts` ranks of a stage, element by element, on each of them."""
+    require(x.dtype is not DType.bool, "the largest of bools; cast first")
+    _positive(parts, "parts")
+    return x
+
+
+@op
 def all_gather(x: TensorType, *, axis: int, parts: int) -> TensorType:
     """The `x` of the `parts` ranks of a stage one after the other along `axis`, on each of them."""
     axis = axis_of(axis, x.rank)

@@ -66,6 +66,8 @@ class _Emission:
             results = op.results
         elif op.name in self.sums:
             results = self._summed(op, operands)
+        elif op.name in self.layout.maxima:
+            results = self._largest(op, operands)
         else:
             results = self._on_pieces(op, operands)
         for old, new in zip(op.results, results, strict=True):
@@ -87,6 +89,15 @@ class _Emission:
         total = self.b.all_reduce(partial, parts=self.ranks, name="reduced")
         if bias:
             self.b.add(total, bias[0], name="biased")
+        return self.b.rename_last(op.results)
+
+    def _largest(self, op: Op, operands: list[Value]) -> tuple[Value, ...]:
+        """The largest of what all ranks have, where each has a part of what it is taken of."""
+        axis = self.layout.operand(op, 0)[op.attrs["axis"]]
+        if not any(leaf in self.splits for leaf in leaves((axis,))):
+            return self._on_pieces(op, operands)
+        own = self.b.emit(op.kind, *operands, name="own", **op.attrs)
+        self.b.all_max(own, parts=self.ranks, name="largest")
         return self.b.rename_last(op.results)
 
     def _operand(self, op: Op, i: int) -> Value:

@@ -49,6 +49,10 @@ class Site:
         """The op sums over the last axis of its first operand and of its second, and can do so in parts."""
         self._layout.contractions.append(self.op)
 
+    def takes_largest(self) -> None:
+        """The result is the largest of something, and can be computed as the largest of what pieces give."""
+        self._layout.maxima.add(self.op.name)
+
 
 Placement = Callable[[Site], None]
 _RULES: dict[str, Placement] = {}
@@ -82,6 +86,7 @@ class Layout:
         values: the axes of each value that is no constant.
         uses: the axes of each constant operand, by the op's name and the operand's place.
         contractions: the linears whose input is no constant.
+        maxima: the names of the ops whose results are the largest of what they give on pieces.
         whole: the leaves that some op needs all of, with that op; None for an output of the graph.
         outputs: the leaves of the outputs that are no caches.
     """
@@ -92,6 +97,7 @@ class Layout:
         self.values: dict[str, Axes] = {value.name: _fresh(value.type) for value in graph.inputs}
         self.uses: dict[Use, Axes] = {}
         self.contractions: list[Op] = []
+        self.maxima: set[str] = set()
         self.needed_whole: list[tuple[Atom, Op | None]] = []
         for op in graph.ops:
             if op.name not in self.constants:

@@ -141,10 +141,11 @@ def _quantized(site: Site) -> None:
 
 @placement("amax")
 def _amax(site: Site) -> None:
+    """The largest of each piece along its axis, and then of these."""
     x, y = site.operands[0], site.results[0]
     axis = site.op.attrs["axis"] % len(x)
     site.aligned(_without(x, axis), _without(y, axis))
-    site.whole((x[axis],))
+    site.takes_largest()
 
 
 @placement("iota")

@@ -9,7 +9,7 @@ from torch import Tensor
 from compiler.trt.emulator.table import Call, Communicator, emulates
 from compiler.trt.record import LayerRecord, NetworkRecord
 
-_COLLECTIVES = ("all_reduce_sum", "all_gather")
+_COLLECTIVES = ("all_reduce_sum", "all_reduce_max", "all_gather")
 
 
 def _collective(layer: LayerRecord) -> str | None:
@@ -41,10 +41,10 @@ def _communicator(call: Call) -> Communicator:
 
 @emulates("DIST_COLLECTIVE", "num_ranks", inputs=1, check=_is_known)
 def dist_collective(call: Call) -> Tensor:
-    """The sum over the ranks, or their tensors put together along dimension 0."""
-    x = call.tensor(0)
-    if _collective(call.layer) == "all_reduce_sum":
-        return x if x.is_meta else _communicator(call).all_reduce(x)
+    """The sum or the largest over the ranks, or their tensors put together along dimension 0."""
+    x, collective = call.tensor(0), _collective(call.layer)
     if x.is_meta:
-        return x.new_empty(x.shape[0] * call.param("num_ranks"), *x.shape[1:])
-    return _communicator(call).all_gather(x)
+        return x if collective != "all_gather" else x.new_empty(x.shape[0] * call.param("num_ranks"), *x.shape[1:])
+    if collective == "all_gather":
+        return _communicator(call).all_gather(x)
+    return _communicator(call).all_reduce(x) if collective == "all_reduce_sum" else _communicator(call).all_max(x)

@@ -22,6 +22,9 @@ class Communicator(Protocol):
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over the ranks, of the same shape and type."""
 
+    def all_max(self, tensor: Tensor) -> Tensor:
+        """The largest over the ranks, of the same shape and type."""
+
     def all_gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all ranks in order, put together along dimension 0."""
 

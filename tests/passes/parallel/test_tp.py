@@ -20,7 +20,7 @@ from compiler.passes.parallel import placement
 from compiler.passes.parallel.layout import Layout
 from tests.passes.checks import assert_golden, graph_of
 from tests.passes.parallel.configs import noise_model
-from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, lifted, logits, rewritten
+from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, greedy, lifted, logits, rewritten
 
 MLP = """
     input x: f32[B,4]
@@ -65,6 +65,60 @@ def test_columns_then_rows():
         output y = %mlp.norm
         """,
     )
+
+
+def test_the_scale_of_a_token_is_over_all_ranks():
+    """The input of the second linear is quantized by the largest value of each row, of which each rank has a part."""
+    assert_golden(
+        TensorParallel(2),
+        """
+        input x: f32[B,4]
+        mlp from h.0.mlp:
+          %.up.weight: f32[6,4] = random(key="up", dtype=f32, shape=[6,4])
+          %.up: f32[B,6] = linear(%x, %.up.weight)
+          %.amax: f32[B,1] = amax(%.up, axis=-1)
+          %.scale: f32[B,1] = scale(%.amax, factor=0.0078125)
+          %.packed: i8[B,6] = quantize(%.up, %.scale, dtype=i8)
+          %.rounded: f32[B,6] = dequantize(%.packed, %.scale, dtype=f32)
+          %.down.weight: f32[4,6] = random(key="down", dtype=f32, shape=[4,6])
+          %.down: f32[B,4] = linear(%.rounded, %.down.weight)
+          %.norm: f32[B,4] = layer_norm(%.down)
+        output y = %mlp.norm
+        """,
+        """
+        fact tp = 2
+        input x: f32[B,4]
+
+        mlp from h.0.mlp:
+          %.up.weight: f32[6,4] = random(key="up", dtype=f32, shape=[6,4])
+          %.up.weight.shard: f32[3,4] = shard(%.up.weight, axis=0, parts=2)  !tp
+          %.up: f32[B,3] = linear(%x, %.up.weight.shard)  !tp
+          %.amax.own: f32[B,1] = amax(%.up, axis=-1)  !tp
+          %.amax: f32[B,1] = all_max(%.amax.own, parts=2)  !tp
+          %.scale: f32[B,1] = scale(%.amax, factor=0.0078125)
+          %.packed: i8[B,3] = quantize(%.up, %.scale, dtype=i8)  !tp
+          %.rounded: f32[B,3] = dequantize(%.packed, %.scale, dtype=f32)  !tp
+          %.down.weight: f32[4,6] = random(key="down", dtype=f32, shape=[4,6])
+          %.down.weight.shard: f32[4,3] = shard(%.down.weight, axis=1, parts=2)  !tp
+          %.down.partial: f32[B,4] = linear(%.rounded, %.down.weight.shard)  !tp
+          %.down: f32[B,4] = all_reduce(%.down.partial, parts=2)  !tp
+          %.norm: f32[B,4] = layer_norm(%.down)
+
+        output y = %mlp.norm
+        """,
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("mesh", ["tp=2", "tp=4"])
+def test_activations_quantized_by_token_are_split_as_others_are(family, mesh):
+    """As many linears as without quantization, and the same scales as on one rank."""
+    graph = rewritten(lifted(family), "quant=int8:act=token")
+    split, plain = rewritten(graph, mesh), collectives(rewritten(lifted(family), mesh))
+    counts = collectives(split)
+    assert counts["all_max"] == 8  # two linears in each of four layers are split by their inputs
+    assert counts["all_reduce"] == plain["all_reduce"]
+    assert greedy(split) == greedy(graph)
 
 
 REDUCTIONS = {"gptneox": 1, "gptj": 1, "opt": 2, "mpt": 2}
@@ -317,7 +371,7 @@ def test_every_op_has_a_placement():
     from compiler.passes.parallel.layout import _RULES
 
     own = [kind for kind in op_kinds() if kind.rule.__module__.startswith("compiler.")]
-    collective = {"shard", "all_reduce", "all_gather"}
+    collective = {"shard", "all_reduce", "all_max", "all_gather"}
     of_weights = {"unpack", "group_order"}  # they read the stored tensors of quantized checkpoints
     assert {kind.name for kind in own if kind.required} - set(_RULES) == collective | of_weights
     assert Layout(lifted("opt")).contractions

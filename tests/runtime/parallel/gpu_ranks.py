@@ -22,6 +22,8 @@ def main(world: World) -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.int32, torch.int64):
         every = [torch.arange(LAYERS, device=device).view(3, 4).mul(r + 1).to(dtype) for r in range(n)]
         assert torch.equal(comm.all_reduce(every[rank].clone()), sum(every[1:], every[0]))
+        signed = [x * (-1) ** r for r, x in enumerate(every)]
+        assert torch.equal(comm.all_max(signed[rank].clone()), torch.stack(signed).amax(0))
         for axis in (0, 1):
             assert torch.equal(comm.all_gather(every[rank], axis), torch.cat(every, axis))
         assert torch.equal(comm.broadcast(every[rank].clone(), n - 1), every[n - 1])

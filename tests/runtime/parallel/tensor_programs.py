@@ -31,6 +31,9 @@ def collectives(world: World, *meshes: str) -> None:
         assert torch.equal(own, sum(every[1:], every[0]))
         across = every[rank].t().clone().t()  # not contiguous
         assert torch.equal(comm.all_reduce(across), own)
+        largest = (every[rank] * (-1) ** rank).t().clone().t()
+        assert comm.all_max(largest) is largest
+        assert torch.equal(largest, torch.stack([x * (-1) ** r for r, x in enumerate(every)]).amax(0))
         for axis in (0, 1, -1):
             assert torch.equal(comm.all_gather(every[rank], axis), torch.cat(every, axis))
         assert torch.equal(comm.broadcast(every[rank].clone(), n - 1), every[n - 1])

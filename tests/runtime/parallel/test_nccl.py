@@ -72,12 +72,14 @@ def test_operations_are_put_on_the_current_stream(library: Library, comm: NcclCo
     x = torch.ones(3, 4, dtype=torch.bfloat16)
     library.calls.clear()
     assert comm.all_reduce(x) is x
+    assert comm.all_max(x) is x
     comm.send(x, 1)
     comm.recv(x, 1)
     comm.broadcast(x, 1)
     at = x.data_ptr()
     assert library.calls == [
         ("ncclAllReduce", at, at, 12, 9, 0, COMM, STREAM),
+        ("ncclAllReduce", at, at, 12, 9, 2, COMM, STREAM),
         ("ncclSend", at, 12, 9, 1, COMM, STREAM),
         ("ncclRecv", at, 12, 9, 1, COMM, STREAM),
         ("ncclBroadcast", at, at, 12, 9, 1, COMM, STREAM),

@@ -41,6 +41,9 @@ class ThreadCommunicator:
         self.sums += 1
         return tensor.copy_(torch.stack([part.float() for part in self._gather(tensor)]).sum(0))
 
+    def all_max(self, tensor: Tensor) -> Tensor:
+        return tensor.copy_(torch.stack(self._gather(tensor)).amax(0))
+
     def all_gather(self, tensor: Tensor, axis: int) -> Tensor:
         return joined(torch.stack(self._gather(tensor)), axis)
 

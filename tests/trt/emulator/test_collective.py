@@ -31,6 +31,9 @@ class Rank:
         first, second = self._exchange(tensor)
         return first + second
 
+    def all_max(self, tensor):
+        return torch.maximum(*self._exchange(tensor))
+
     def all_gather(self, tensor):
         return torch.cat(self._exchange(tensor))
 
@@ -48,7 +51,10 @@ def named(collective):
 
 
 @pytest.mark.parametrize("dtype", ["FLOAT", "HALF", "BF16"])
-@pytest.mark.parametrize(("collective", "wanted"), [("all_reduce_sum", [[11, 22]]), ("all_gather", [[1, 2], [10, 20]])])
+@pytest.mark.parametrize(
+    ("collective", "wanted"),
+    [("all_reduce_sum", [[11, 22]]), ("all_reduce_max", [[10, 20]]), ("all_gather", [[1, 2], [10, 20]])],
+)
 def test_collectives(collective, wanted, dtype):
     def work(rank):
         x = torch.tensor([[1.0, 2.0]]).to(TORCH_TYPES[dtype]) * 10**rank.index
