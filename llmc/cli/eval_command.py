@@ -44,13 +44,9 @@ def ppl_command(
     executor: Annotated[
         str, typer.Option(metavar="NAME", help="auto, torch, tensorrt, emulator or interpreter, as for llmc run.")
     ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
-    ] = None,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not compare an engine's files with their digests.")
-    ] = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    no_verify: options.NoVerify = False,
     json_output: options.Json = False,
     plugin: options.Plugins = None,
     quiet: options.Quiet = False,

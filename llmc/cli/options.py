@@ -55,6 +55,18 @@ DumpIr = Annotated[
 DummyWeights = Annotated[
     bool, typer.Option("--dummy-weights", help="Make weights up, to test size and speed: config.json suffices.")
 ]
+Prompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt. May be repeated.")]
+PromptIds = Annotated[
+    list[str] | None, typer.Option(metavar="IDS", help="A prompt as token ids, such as 1,2,3. May be repeated.")
+]
+MaxNewTokens = Annotated[int, typer.Option(metavar="N", help="How many tokens to add to each prompt.")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
+]
+NoVerify = Annotated[
+    bool, typer.Option("--no-verify", help="Do not compare an engine's files with their digests: starts sooner.")
+]
 
 
 def sizes(option: str, text: str | None) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def run_command(
     engine: Annotated[Path, typer.Argument(help="An engine directory, as llmc compile writes it.")],
-    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt. May be repeated.")] = None,
+    prompt: options.Prompts = None,
     prompt_file: Annotated[
         list[str] | None,
         typer.Option(
@@ -31,17 +31,13 @@ def run_command(
             help='Prompts, one a line; .json: a list; .jsonl: strings or objects with "prompt"; -: standard input.',
         ),
     ] = None,
-    prompt_ids: Annotated[
-        list[str] | None, typer.Option(metavar="IDS", help="A prompt as token ids, such as 1,2,3. May be repeated.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="How many tokens to add to each prompt.")] = 64,
+    prompt_ids: options.PromptIds = None,
+    max_new_tokens: options.MaxNewTokens = 64,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end token.")] = False,
     json_output: options.Json = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print timings on standard error.")] = False,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
-    ] = None,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
     executor: Annotated[
         str,
         typer.Option(
@@ -52,9 +48,7 @@ def run_command(
         Path | None,
         typer.Option(metavar="FILE", help="Hosts for an engine of several ranks, a line each: HOST slots=N."),
     ] = None,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not compare the engine's files with their digests: starts sooner.")
-    ] = False,
+    no_verify: options.NoVerify = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

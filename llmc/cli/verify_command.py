@@ -26,13 +26,11 @@ def verify_command(
         str | None,
         typer.Option(metavar="MODEL", help="A checkpoint or an engine to compare with; the engine's own graph if not."),
     ] = None,
-    prompt: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="A prompt. May be repeated.")] = None,
-    prompt_ids: Annotated[
-        list[str] | None, typer.Option(metavar="IDS", help="A prompt as token ids, such as 1,2,3. May be repeated.")
-    ] = None,
+    prompt: options.Prompts = None,
+    prompt_ids: options.PromptIds = None,
     prompts: Annotated[int, typer.Option(metavar="N", help="How many random prompts, if none is given.")] = 4,
     seed: Annotated[int, typer.Option(metavar="N", help="What random prompts are drawn from.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="How many tokens to add to each prompt.")] = 16,
+    max_new_tokens: options.MaxNewTokens = 16,
     tolerance: Annotated[
         float | None,
         typer.Option(metavar="X", help="The relative error of logits that passes; derived from the type if not given."),
@@ -50,13 +48,9 @@ def verify_command(
             metavar="NAME", help="What runs the engine, as for llmc run; auto emulates TensorRT plans where none run."
         ),
     ] = "auto",
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
-    ] = None,
-    no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not compare the engine's files with their digests.")
-    ] = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    no_verify: options.NoVerify = False,
     json_output: options.Json = False,
     plugin: options.Plugins = None,
     quiet: options.Quiet = False,
