@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from compiler.backend_trt import BuildOptions
 from compiler.backend_trt.plans import plan_specs
+from compiler.backend_trt.weights import holds_weights, weight_form
 from compiler.ir.analysis import packed_weights
 from compiler.ir.constants import needed_constants
 from compiler.ir.graph import Graph
@@ -27,7 +28,7 @@ def plan_count(graph: Graph, targets: Sequence[str], build: BuildOptions) -> int
         batches=build.batch_sizes,
         widths=build.prompt_sizes,
         capacities=build.capacities,
-        few=bool(packed_weights(graph)),
+        few=holds_weights(graph),
     )
     return count * len(specs)
 
@@ -36,6 +37,6 @@ def needed_bytes(graph: Graph, plans: int) -> int:
     """About how many bytes the engine takes while it is written."""
     graph = sink_pieces(graph)
     weights = sum(value.type.nbytes for value in needed_constants(graph))
-    packed = packed_weights(graph).values()
-    in_a_plan = sum(value.type.nbytes for value in {value for op in packed for value in op.operands})
+    held = [op for op in packed_weights(graph).values() if weight_form(op) == "blocks"]
+    in_a_plan = sum(value.type.nbytes for value in {value for op in held for value in op.operands})
     return weights + (_BYTES_A_PLAN + in_a_plan) * plans + _BYTES_AN_OP * len(graph.ops) + _BYTES_OF_THE_REST

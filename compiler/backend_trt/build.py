@@ -21,8 +21,8 @@ from compiler.backend_trt.progress import Progress, progress_monitor
 from compiler.backend_trt.readback import read_back
 from compiler.backend_trt.reuse import plan_cache, plan_key
 from compiler.backend_trt.support import require_support
+from compiler.backend_trt.weights import holds_weights
 from compiler.errors import TargetError
-from compiler.ir.analysis import packed_weights
 from compiler.ir.graph import Graph
 from compiler.trt.library import Library
 from compiler.trt.plans import PlanFiles, Plans
@@ -61,7 +61,7 @@ def build_plans(
         batches=options.batch_sizes,
         widths=options.prompt_sizes,
         capacities=options.capacities,
-        few=bool(packed_weights(graph)),  # they lie in each plan
+        few=holds_weights(graph),
     )
     for spec in specs:
         require_support(spec.specialize(graph))

@@ -8,10 +8,24 @@ from math import prod
 
 from torch import Tensor
 
+from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
-from compiler.ir.op import Value
-from compiler.trt.record import Weight
+from compiler.ir.op import Op, Value
+from compiler.trt.record import Part, Quantized, Weight
+
+DATA_TYPES = {
+    DType.f32: "FLOAT",
+    DType.f16: "HALF",
+    DType.bf16: "BF16",
+    DType.i64: "INT64",
+    DType.i32: "INT32",
+    DType.i8: "INT8",
+    DType.i4: "INT4",
+    DType.f8e4m3: "FP8",
+    DType.bool: "BOOL",
+}
+"""TensorRT's names of element types."""
 
 Load = Callable[[Value], Tensor]
 """Gives the tensor of a stored constant; mapped files keep memory small."""
@@ -40,7 +54,19 @@ class Constants:
         if op.kind.name == "slice" and op.attrs["axis"] == 0 and (whole := self.weight(op.operands[0])) is not None:
             row = prod(value.type.sizes({})[1:]) * value.type.dtype.bits // 8
             return Weight(whole.tensor, whole.offset + op.attrs["start"] * row)
-        return None
+        return self._quantized(op) if op.kind.name == "dequantize" else None
+
+    def _quantized(self, op: Op) -> Weight | None:
+        """A weight to dequantize when it is loaded; None unless its parts are stored."""
+        producers = [self.graph.producers[value.name] for value in op.operands]
+        if any(producer.kind.name != "const" for producer in producers):
+            return None
+        codes, scale, *zero = (
+            Part(producer.attrs["data"].name, DATA_TYPES[value.type.dtype], value.type.sizes({}))
+            for producer, value in zip(producers, op.operands, strict=True)
+        )
+        quantized = Quantized(codes, scale, zero[0] if zero else None, DATA_TYPES[op.result.type.dtype])
+        return Weight(codes.tensor, quantized=quantized)
 
     def tensor(self, value: Value) -> Tensor:
         """The values of a constant, contiguous."""

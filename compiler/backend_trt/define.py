@@ -7,6 +7,7 @@ from typing import Any
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants, Load
 from compiler.backend_trt.emission import Emission, rule_of
+from compiler.backend_trt.rounded import rounded_inputs
 from compiler.errors import TargetError
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
@@ -35,13 +36,15 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission
     """
     network.name = graph.name
     constant, packed = stored_values(graph), packed_weights(graph)
-    emission = Emission(trt, network, graph, Constants(graph, load), packed=packed, stored=constant)
+    rounded = rounded_inputs(graph, packed, constant)
+    emission = Emission(trt, network, graph, Constants(graph, load), packed=packed, rounded=rounded, stored=constant)
+    elsewhere = constant | packed.keys() | rounded.keys() | {op.name for op in rounded.values()}
     live = _live_inputs(graph)
     for value in graph.inputs:
         if value.name in live:
             emission[value] = _input(emission, value)
     for op in graph.ops:
-        if op.name not in constant and op.name not in packed:
+        if op.name not in elsewhere:
             _emit(emission, op)
     emission.op = None
     for role, value in graph.outputs.items():

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compiler.backend_trt.constants import Constants
-from compiler.backend_trt.packed import packed_weight
+from compiler.backend_trt.constants import DATA_TYPES, Constants
 from compiler.errors import TargetError
 from compiler.ir.dims import Dim, Shape
 from compiler.ir.dtypes import DType
@@ -24,19 +23,9 @@ from compiler.trt.record import Constant, Weight
 TrtTensor = Any
 """A `tensorrt.ITensor`; the package has no types."""
 
-_DATA_TYPES = {
-    DType.f32: "FLOAT",
-    DType.f16: "HALF",
-    DType.bf16: "BF16",
-    DType.i64: "INT64",
-    DType.i32: "INT32",
-    DType.i8: "INT8",
-    DType.f8e4m3: "FP8",
-    DType.bool: "BOOL",
-}
 # A constant vector is named after its numbers, if they are few.
 _NAMED = 6
-COMPUTABLE = frozenset(_DATA_TYPES)
+COMPUTABLE = frozenset(DATA_TYPES) - {DType.i4}
 """The element types that an activation may have."""
 SHARED = frozenset({DType.f32, DType.f16, DType.bf16})
 """The element types whose matrices are inputs of plans, which share them; others are constants of each plan."""
@@ -57,6 +46,7 @@ class Emission:
         updates: for each output that holds what is new in a cache, the cache's input.
         held: the values themselves, which must live until the network is built.
         packed: the ops that dequantize constants, by the name of the result.
+        rounded: the `quantize` behind each input that linears multiply in 8 bits, by the input's name.
         stored: the names of all constants but dequantized ones.
     """
 
@@ -70,6 +60,7 @@ class Emission:
     updates: dict[str, str] = field(default_factory=dict)
     held: dict[str, Tensor] = field(default_factory=dict)
     packed: Mapping[str, Op] = field(default_factory=dict)
+    rounded: Mapping[str, Op] = field(default_factory=dict)
     stored: Set[str] = frozenset()
     _tensors: dict[str, TrtTensor] = field(default_factory=dict)
     _shared: dict[tuple[Any, ...], TrtTensor] = field(default_factory=dict)
@@ -81,11 +72,7 @@ class Emission:
     def __getitem__(self, value: Value) -> TrtTensor:
         """The tensor of a value; a constant is added when it is first asked for."""
         if value.name not in self._tensors:
-            weight = self.packed.get(value.name)
-            made = (
-                self.dequantized(weight, value.type.dtype) if weight else self._constant_value(value, value.type.rank)
-            )
-            self._tensors[value.name] = made
+            self._tensors[value.name] = self._constant_value(value, value.type.rank)
         return self._tensors[value.name]
 
     def __setitem__(self, value: Value, tensor: TrtTensor) -> None:
@@ -95,11 +82,6 @@ class Emission:
             self._values.add(value.name)
         self._tensors[value.name] = tensor
 
-    def nameless(self, tensor: TrtTensor) -> TrtTensor:
-        """A tensor that will not get the name of the value it stands for, because that is still to be scaled."""
-        self._values.add(tensor.name)
-        return tensor
-
     def ranked(self, value: Value, rank: int) -> TrtTensor:
         """The tensor of a value with dims of 1 put in front until it has `rank` dims, as broadcasting wants it."""
         missing = rank - value.type.rank
@@ -107,7 +89,7 @@ class Emission:
             return self[value]
         key = ("ranked", value.name, rank)
         if key not in self._shared:
-            if value.name in self.graph.producers and value.name not in (self._tensors.keys() | self.packed.keys()):
+            if value.name in self.graph.producers and value.name not in self._tensors:
                 self._shared[key] = self._constant_value(value, rank)
             else:
                 axes = self.integers(range(missing))
@@ -118,19 +100,17 @@ class Emission:
         """A constant: a matrix of weights as an input, which all plans share; anything else as a layer of this plan."""
         missing = rank - value.type.rank
         name = f"{value.name}/{rank}d" if missing else value.name
-        weight = self.source.weight(value)
-        if weight is not None and value.type.rank > 1 and value.type.dtype in SHARED:
-            self.weights[name] = weight
-            shape = (1,) * missing + value.type.sizes({})
-            return self.network.add_input(name, self.data_type(value.type.dtype), shape)
-        return self.constant(name, self.source.tensor(value)[(None,) * missing], weight)
+        if value.type.rank > 1 and value.type.dtype in SHARED:
+            return self.shared(name, value, (1,) * missing + value.type.sizes({}))
+        return self.constant(name, self.source.tensor(value)[(None,) * missing], self.source.weight(value))
 
-    def dequantized(self, op: Op, dtype: DType) -> TrtTensor:
-        """The weight that an op of `packed` dequantizes, in an element type."""
-        key = ("dequantized", op.name, dtype)
-        if key not in self._shared:
-            self._shared[key] = packed_weight(self, op, dtype)
-        return self._shared[key]
+    def shared(self, name: str, value: Value, shape: tuple[int, ...]) -> TrtTensor:
+        """A constant as an input of that shape, which all plans share; one that is not stored as a layer."""
+        weight = self.source.weight(value)
+        if weight is None:
+            return self.constant(name, self.source.tensor(value).reshape(shape))
+        self.weights[name] = weight
+        return self.network.add_input(name, self.data_type(value.type.dtype), shape)
 
     def constant(
         self, name: str, data: Tensor, weight: Weight | None = None, *, dtype: DType | None = None
@@ -160,6 +140,10 @@ class Emission:
             data = torch.full((1,) * rank, value, dtype=to_torch(dtype))
             self._shared[key] = self.constant(f"numbers/{value:g}.{dtype}.{rank}d", data)
         return self._shared[key]
+
+    def one(self) -> TrtTensor:
+        """The scale of what is quantized as it is."""
+        return self.number(1.0, DType.f32, 0)
 
     def vector(self, values: Sequence[float], dtype: DType, rank: int = 1) -> TrtTensor:
         """A constant of `rank` dims, all but the last of them 1, one layer for all its uses."""
@@ -274,10 +258,9 @@ class Emission:
 
     def data_type(self, dtype: DType) -> Any:
         """TensorRT's name of an element type; TargetError for one that it does not compute in."""
-        try:
-            return getattr(self.trt.DataType, _DATA_TYPES[dtype])
-        except KeyError:
-            raise TargetError(f"TensorRT has no tensors of {dtype}") from None
+        if dtype not in COMPUTABLE:
+            raise TargetError(f"TensorRT has no tensors of {dtype}")
+        return getattr(self.trt.DataType, DATA_TYPES[dtype])
 
     def _named(self, layer: Any, name: str) -> TrtTensor:
         if layer is None:

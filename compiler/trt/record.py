@@ -36,16 +36,49 @@ class TensorRecord:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A tensor of the weights file: its name, the member of `tensorrt.DataType`, its dims; INT4 lies two to a byte."""
+
+    tensor: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A weight that is dequantized when it is loaded: `(codes - zero) * scale`, in float32, rounded once.
+
+    Attributes:
+        codes: integers or FP8, `[N, K]`.
+        scale: the scales of blocks; as many dims as the codes, each of which divides theirs.
+        zero: the zero points, of the scale's shape; None if they are 0.
+        dtype: the element type of the result.
+    """
+
+    codes: Part
+    scale: Part
+    zero: Part | None
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Weight:
     """Values that lie in the rank's weights file: dense, row-major, little-endian, as many as the tensor's shape says.
 
     Attributes:
         tensor: the name of a tensor of the file.
         offset: bytes from the start of that tensor; more than 0 for some of its rows.
+        quantized: how to make the values from others of the file; None if they lie there as they are.
     """
 
     tensor: str
     offset: int = 0
+    quantized: Quantized | None = None
+
+    @property
+    def source(self) -> str:
+        """What tells apart the memory that weights lie in."""
+        return f"{self.tensor} as {self.quantized.dtype}" if self.quantized else self.tensor
 
 
 Constant = Weight | bytes
@@ -182,7 +215,7 @@ def _record(content: Mapping[str, Any]) -> NetworkRecord:
             )
             for item in content["profiles"]
         ),
-        weights={name: Weight(**weight) for name, weight in content["weights"].items()},
+        weights={name: _weight_from_json(weight) for name, weight in content["weights"].items()},
         constants={name: _constant_from_json(constant) for name, constant in content["constants"].items()},
         positions=tuple(content["positions"]),
         updates=dict(content.get("updates", {})),
@@ -194,4 +227,19 @@ def _constant_to_json(constant: Constant) -> Any:
 
 
 def _constant_from_json(content: Any) -> Constant:
-    return base64.b64decode(content, validate=True) if isinstance(content, str) else Weight(**content)
+    return base64.b64decode(content, validate=True) if isinstance(content, str) else _weight_from_json(content)
+
+
+def _weight_from_json(content: Mapping[str, Any]) -> Weight:
+    quantized = content.get("quantized")
+    return Weight(content["tensor"], content["offset"], _quantized_from_json(quantized) if quantized else None)
+
+
+def _quantized_from_json(content: Mapping[str, Any]) -> Quantized:
+    codes, scale, zero = (
+        Part(part["tensor"], part["dtype"], tuple(part["shape"])) if part else None
+        for part in (content[name] for name in ("codes", "scale", "zero"))
+    )
+    if codes is None or scale is None:
+        raise ValueError("a quantized weight without codes or scales")
+    return Quantized(codes, scale, zero, content["dtype"])

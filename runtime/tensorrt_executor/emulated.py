@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from compiler.trt.emulator.constants import map_constants
 from compiler.trt.emulator.context import EmulatedContext
 from compiler.trt.emulator.engine import EmulatedEngine
 from compiler.trt.plans import PlanFiles
-from compiler.trt.record import LayerRecord, NetworkRecord
+from compiler.trt.record import LayerRecord, NetworkRecord, Weight
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.tensorrt_executor.ranks import EmulatedRanks
 from runtime.tensorrt_executor.streams import HostStream
@@ -30,6 +30,7 @@ class EmulatedBackend:
         self,
         folder: Path,
         weights: str,
+        wanted: Iterable[Weight],
         device: str,
         observe: Observe | None = None,
         group: Communicator | None = None,
@@ -39,6 +40,7 @@ class EmulatedBackend:
         Args:
             folder: the engine directory.
             weights: the weights' file.
+            wanted: the weights that the plans read.
             device: `auto` or `cpu`.
             observe: sees what every layer makes.
             group: the ranks that compute together with this one; None if there are no others.
@@ -53,7 +55,7 @@ class EmulatedBackend:
         self._observe = observe
         self._ranks = EmulatedRanks(group or Alone())
         self._weights_file = folder / weights
-        self.weights = map_weights(self._weights_file)
+        self.weights = map_weights(self._weights_file, wanted)
         self.stream = HostStream()
 
     def load(self, files: PlanFiles, record: NetworkRecord) -> EmulatedEngine:

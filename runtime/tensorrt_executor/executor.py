@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt.library import Library, load_library
 from compiler.trt.plans import Plans, read_plans
-from compiler.trt.record import NetworkRecord, read_record
+from compiler.trt.record import read_record
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.stage import WholeSession
 from runtime.tensorrt_executor.caches import cache_bytes
@@ -89,13 +89,14 @@ class TensorRTExecutor:
         """
         listed = read_plans(folder / files["plans"])
         records = [read_record(folder / plan.network) for plan in listed.plans]
+        wanted = {weight for record in records for weight in record.weights.values()}
         group = group or Alone()
         for record in records:
             check_group(record, group.size)
         if emulate:
             from runtime.tensorrt_executor.emulated import EmulatedBackend
 
-            backend: Backend = EmulatedBackend(folder, listed.weights, device, observe, group)
+            backend: Backend = EmulatedBackend(folder, listed.weights, wanted, device, observe, group)
         else:
             from runtime.tensorrt_executor.gpu import GpuBackend
             from runtime.tensorrt_executor.gpu_checks import cuda_device
@@ -107,7 +108,7 @@ class TensorRTExecutor:
                 library,
                 folder,
                 listed.weights,
-                _weight_names(records),
+                wanted,
                 cuda_device(device),
                 digest=_digest(listed, digests) if digests else None,
                 capabilities=capabilities,
@@ -158,11 +159,6 @@ def check_version(library: Library, built_with: str) -> None:
             f"the engine was built with {built_with}, but {library.name} is installed",
             hint=f"pip install {_DISTRIBUTIONS[library.target]}=={version}, or compile the engine again",
         )
-
-
-def _weight_names(records: Sequence[NetworkRecord]) -> set[str]:
-    """The tensors of the weights file that are inputs of a plan."""
-    return {weight.tensor for record in records for weight in record.weights.values()}
 
 
 def _digest(plans: Plans, digests: Mapping[str, str]) -> str:

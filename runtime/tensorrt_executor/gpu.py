@@ -14,7 +14,7 @@ from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt.capabilities import CAPABILITIES
 from compiler.trt.library import Library
 from compiler.trt.plans import PlanFiles
-from compiler.trt.record import NetworkRecord
+from compiler.trt.record import NetworkRecord, Weight
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.sizes import bytes_text
 from runtime.tensorrt_executor.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
@@ -33,7 +33,7 @@ class GpuBackend:
         library: Library,
         folder: Path,
         weights: str,
-        names: Iterable[str],
+        wanted: Iterable[Weight],
         device: torch.device,
         *,
         digest: str | None = None,
@@ -46,7 +46,7 @@ class GpuBackend:
             library: the package that built the plans.
             folder: the engine directory.
             weights: the weights' file.
-            names: the tensors that the plans read.
+            wanted: the weights that the plans read.
             device: the GPU.
             digest: a digest of the plans, to keep compiled kernels for the next time; None keeps none.
             capabilities: compute capabilities that the plans were built for, such as `8.9`, if known.
@@ -67,7 +67,7 @@ class GpuBackend:
         with torch.cuda.device(device):
             self._runtime: Any = self._trt.Runtime(self._log)
             self.stream = CudaStream(device)
-            self.weights = load_weights(path, names, device, partial(check_memory, path, device=device))
+            self.weights = load_weights(path, wanted, device, partial(check_memory, path, device=device))
 
     def load(self, files: PlanFiles, record: NetworkRecord) -> Any:
         """See `Backend.load`."""

@@ -9,19 +9,22 @@ import torch
 from torch import Tensor
 
 from compiler.errors import EngineError
+from compiler.ir.quant_evaluators import dequantize
 from compiler.ir.safetensors_header import Entry
-from compiler.trt.record import Weight
+from compiler.trt.emulator.memory import byte_count, convert, from_bytes
+from compiler.trt.record import Part, Weight
 from compiler.trt.weight_file import read_spans
 
 # TensorRT wants addresses that are multiples of this.
 _ALIGNED = 256
+_CPU = torch.device("cpu")
 
 
 class Weights:
     """The bytes of the tensors of a weights file. They stay where they are as long as this object lives."""
 
     def __init__(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Hold `tensors`, each flat bytes, under the names that they have in `file`."""
+        """Hold `tensors`, each flat bytes, by the weights' `source`."""
         self._file, self._tensors = file, tensors
 
     def address(self, weight: Weight, nbytes: int) -> int:
@@ -34,7 +37,7 @@ class Weights:
 
     def view(self, weight: Weight, nbytes: int) -> Tensor:
         """The bytes of a weight, not copied; raises as `address` does."""
-        tensor = self._tensors.get(weight.tensor)
+        tensor = self._tensors.get(weight.source)
         if tensor is None:
             raise EngineError(f"{self._file} has no tensor {weight.tensor!r}", hint="compile the engine again")
         if not 0 <= weight.offset <= len(tensor) - nbytes:
@@ -45,42 +48,83 @@ class Weights:
             )
         return tensor[weight.offset : weight.offset + nbytes]
 
+    def __contains__(self, source: str) -> bool:
+        """Whether there is memory for a weight's `source`."""
+        return source in self._tensors
 
-def map_weights(file: Path) -> Weights:
-    """The weights of `file`, mapped into memory; a tensor that is not aligned to its elements is copied.
-
-    Raises:
-        EngineError: naming the file, if it cannot be read.
-    """
-    data, spans = _map(file), read_spans(file)
-    return Weights(file, {name: _aligned_view(data, span) for name, span in spans.items()})
+    def whole(self, source: str) -> Tensor:
+        """All bytes of a weight's `source`."""
+        return self._tensors[source]
 
 
-def load_weights(file: Path, names: Iterable[str], device: torch.device, check_room: Callable[[int], None]) -> Weights:
-    """The tensors of `file` with those names, in one piece of a device's memory, each at a multiple of 256 bytes.
+def map_weights(file: Path, wanted: Iterable[Weight] = ()) -> Weights:
+    """The weights of `file`, mapped into memory; those that are not aligned to their elements are copied.
 
     Args:
         file: the weights file.
-        names: what is needed of it; what it lacks is reported when its address is asked for.
+        wanted: what is needed of it besides its tensors as they are: weights that must be dequantized.
+
+    Raises:
+        EngineError: naming the file, if it cannot be read, or lacks a part of a quantized weight.
+    """
+    data, spans = _map(file), read_spans(file)
+    tensors = {name: _aligned_view(data, span) for name, span in spans.items()}
+    plain = Weights(file, tensors)
+    made = {source: _dequantized(plain, weight, _CPU) for source, weight in _by_source(wanted) if weight.quantized}
+    return Weights(file, tensors | made)
+
+
+def load_weights(
+    file: Path, wanted: Iterable[Weight], device: torch.device, check_room: Callable[[int], None]
+) -> Weights:
+    """Some weights of `file`, in one piece of a device's memory, each at a multiple of 256 bytes.
+
+    Args:
+        file: the weights file.
+        wanted: what is needed of it; a tensor that it lacks is reported when its address is asked for.
         device: where to put them.
         check_room: called with the bytes that will be taken; raises if the device has less.
 
     Raises:
-        EngineError: naming the file, if it cannot be read.
+        EngineError: naming the file, if it cannot be read, or lacks a part of a quantized weight.
     """
-    data, spans = _map(file), read_spans(file)
-    wanted = set(names)
-    spans = {name: span for name, span in spans.items() if name in wanted}
-    total = sum(_padded(span.nbytes) for span in spans.values())
+    mapped = map_weights(file)
+    needed = [(source, weight) for source, weight in _by_source(wanted) if weight.quantized or source in mapped]
+    sizes = [_size(mapped, weight) for _, weight in needed]
+    total = sum(map(_padded, sizes))
     check_room(total)
     buffer = torch.empty(total, dtype=torch.uint8, device=device)
     tensors: dict[str, Tensor] = {}
     at = 0
-    for name, span in spans.items():
-        tensors[name] = buffer[at : at + span.nbytes]
-        tensors[name].copy_(data[span.start : span.start + span.nbytes])
-        at += _padded(span.nbytes)
+    for (source, weight), size in zip(needed, sizes, strict=True):
+        tensors[source] = buffer[at : at + size]
+        tensors[source].copy_(_dequantized(mapped, weight, device) if weight.quantized else mapped.whole(source))
+        at += _padded(size)
     return Weights(file, tensors)
+
+
+def _by_source(weights: Iterable[Weight]) -> Iterable[tuple[str, Weight]]:
+    return {weight.source: weight for weight in weights}.items()
+
+
+def _size(mapped: Weights, weight: Weight) -> int:
+    if weight.quantized is None:
+        return len(mapped.whole(weight.source))
+    return byte_count(weight.quantized.dtype, weight.quantized.codes.shape)
+
+
+def _dequantized(mapped: Weights, weight: Weight, device: torch.device) -> Tensor:
+    """The bytes of a weight that is dequantized."""
+    quantized = weight.quantized
+    assert quantized is not None
+
+    def part(given: Part) -> Tensor:
+        data = mapped.view(Weight(given.tensor), byte_count(given.dtype, given.shape))
+        return from_bytes(data.to(device), given.dtype, given.shape)
+
+    zero = part(quantized.zero) if quantized.zero else None
+    wide = dequantize(part(quantized.codes), part(quantized.scale).float(), zero)
+    return convert(wide, quantized.dtype).contiguous().view(-1).view(torch.uint8)
 
 
 def _map(file: Path) -> Tensor:

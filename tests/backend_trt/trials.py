@@ -108,7 +108,7 @@ def _builder() -> tuple[Messages, Any]:
 @contextmanager
 def _every_type() -> Iterator[None]:
     """Let the emitter name every element type that TensorRT has, also those that it computes nothing in."""
-    with patch.dict(emission._DATA_TYPES, _UNNAMED), patch.object(emission, "COMPUTABLE", TYPES):
+    with patch.dict(emission.DATA_TYPES, _UNNAMED), patch.object(emission, "COMPUTABLE", TYPES):
         yield
 
 

@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
 
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
-from compiler.backend_trt.rules.quant import feeds_linears, token_scale
-from compiler.backend_trt.rules.shape import reshaped
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
-
-
-@emits("linear")
-def _linear(e: Emission, op: Op) -> TrtTensor:
-    x, weight, *bias = op.operands
-    shape, rank = x.type.shape, x.type.rank
-    source = e.graph.producers.get(x.name)
-    factor, given = token_scale(e, source), e[x]
-    # Products of matrices have better kernels than products of batches, where their size is known.
-    flat = rank > 2 and all(isinstance(dim, int) for dim in shape)
-    if flat:
-        given, rank = reshaped(e, given, shape, (prod(x.type.sizes({})[:-1]), shape[-1]), "rows"), 2
-    integers = source is not None and source.kind.name == "dequantize" and feeds_linears(e, source)
-    matrix = _wide_weight(e, weight, rank) if integers else e.ranked(weight, rank)
-    # TensorRT sums products of 16-bit matrices in 16 bits; of matrices that were cast to float32 it sums in float32,
-    # and reads them as they lie in memory all the same. A bias before the rounding makes it copy them.
-    wide = [e.cast(tensor, DType.f32, f"{name}.f32") for name, tensor in (("x", given), ("w", matrix))]
-    kinds = e.trt.MatrixOperation
-    result = e.layer(e.network.add_matrix_multiply(wide[0], kinds.NONE, wide[1], kinds.TRANSPOSE), "product")
-    if factor is not None:
-        scales = e[factor]
-        if flat:
-            scales = reshaped(e, scales, factor.type.shape, (prod(factor.type.sizes({})), 1), "scales")
-        result = e.elementwise(result, scales, "PROD", "scaled")
-    result = e.cast(result, x.type.dtype, "rounded")
-    if bias:
-        result = e.elementwise(result, e.ranked(bias[0], rank), "SUM", "biased")
-    return reshaped(e, result, (), op.result.type.shape) if flat else result
-
-
-def _wide_weight(e: Emission, weight: Value, rank: int) -> TrtTensor:
-    """A quantized weight in float32, with dims of 1 in front."""
-    matrix = e.dequantized(e.packed[weight.name], DType.f32)
-    return matrix if rank == 2 else reshaped(e, matrix, (), (1,) * (rank - 2) + weight.type.shape, "wide")
 
 
 @emits("matmul")

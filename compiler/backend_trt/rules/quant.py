@@ -1,7 +1,7 @@
-"""Quantized activations and caches.
+"""Quantized activations and caches, but for what linears multiply in 8 bits (`compiler.backend_trt.rounded`).
 
 TensorRT's own layers take scales that are constants. By a scale that a run computes, such as one a token, the values
-are divided in float32 before they are rounded by a scale of 1; linears multiply by it after their product.
+are divided in float32 before they are rounded by a scale of 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _quantize(e: Emission, op: Op) -> TrtTensor:
     wide = e.cast(e[x], DType.f32, "f32")
     inverse = e.elementwise(e.number(1.0, DType.f32, x.type.rank), e[scale], "DIV", "inverse")
     ratio = e.elementwise(wide, inverse, "PROD", "ratio")
-    return e.layer(e.network.add_quantize(ratio, e.number(1.0, DType.f32, 0), given))
+    return e.layer(e.network.add_quantize(ratio, e.one(), given))
 
 
 @emits("dequantize")
@@ -43,13 +43,8 @@ def _dequantize(e: Emission, op: Op) -> TrtTensor:
         return _cache_after(e, op, update)
     if scale.name in e.stored:
         scales, axis = _constant_scale(e, scale)
-        # float16 products of integers overflow.
-        given = DType.f32 if feeds_linears(e, op) else op.attrs["dtype"]
-        return _with_axis(e, e.network.add_dequantize(e[q], scales, e.data_type(given)), axis)
-    one = e.number(1.0, DType.f32, 0)
-    if token_scale(e, op) is not None:
-        return e.nameless(e.layer(e.network.add_dequantize(e[q], one, e.data_type(DType.f32)), "unscaled"))
-    codes = e.layer(e.network.add_dequantize(e[q], one, e.data_type(DType.f32)), "codes")
+        return _with_axis(e, e.network.add_dequantize(e[q], scales, e.data_type(op.attrs["dtype"])), axis)
+    codes = e.layer(e.network.add_dequantize(e[q], e.one(), e.data_type(DType.f32)), "codes")
     return e.cast(e.elementwise(codes, e[scale], "PROD", "scaled"), op.attrs["dtype"], "rounded")
 
 
@@ -108,23 +103,6 @@ def _places(e: Emission, cache: Value, at: Value, length: int) -> TrtTensor:
     """Which of a run's tokens each place of a cache is for, `i32[B, C]`."""
     least = e.elementwise(_distances(e, cache, at), e.number(0, DType.i32, 2), "MAX", "least")
     return e.elementwise(least, e.number(length - 1, DType.i32, 2), "MIN", "places")
-
-
-def feeds_linears(e: Emission, op: Op) -> bool:
-    """Whether nothing but linears over quantized weights reads what an op dequantizes, as their input."""
-    users = e.graph.users.get(op.name, ())
-    return op.result not in e.graph.outputs.values() and all(
-        user.kind.name == "linear" and user.operands[0] == op.result and user.operands[1].name in e.packed
-        for user in users
-    )
-
-
-def token_scale(e: Emission, op: Op | None) -> Value | None:
-    """The scale of a token that linears multiply by after their product, if `op` dequantizes an input by one."""
-    if op is None or op.kind.name != "dequantize" or op.name in e.packed or op.operands[1].name in e.stored:
-        return None
-    scale = op.operands[1]
-    return scale if scale.type.shape[-1] == 1 and feeds_linears(e, op) else None
 
 
 def _constant_scale(e: Emission, scale: Value) -> tuple[TrtTensor, int | None]:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt.library import Library, load_library
 from compiler.trt.plans import PlanFiles, Plans
+from compiler.trt.record import Weight
 from runtime.parallel.communicator import Alone
 from runtime.tensorrt_executor import TensorRTExecutor, executor, gpu
 from runtime.tensorrt_executor.executor import check_version
@@ -109,7 +110,7 @@ def backend(tmp_path, monkeypatch):
     """Makes a backend whose only plan is a file of certain content."""
 
     def make(content=b"plan", **options):
-        monkeypatch.setattr(gpu, "load_weights", lambda file, names, device, check_room: WEIGHTS)
+        monkeypatch.setattr(gpu, "load_weights", lambda file, wanted, device, check_room: WEIGHTS)
         (tmp_path / PLAN.engine).write_bytes(content)
         return GpuBackend(LIBRARY, tmp_path, "rank0.safetensors", (), DEVICE, **options)
 
@@ -159,7 +160,7 @@ def test_weights_that_are_too_large_are_refused_before_they_are_loaded(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 24 * GB))
         patch.setattr(torch.cuda, "memory_reserved", lambda device: 2 * GB + 3)
-        arguments = LIBRARY, tmp_path, "rank0.safetensors", ["matrix"], DEVICE
+        arguments = LIBRARY, tmp_path, "rank0.safetensors", [Weight("matrix")], DEVICE
         message = refusal(TargetError, GpuBackend, *arguments).message
     assert "rank0.safetensors takes 256 bytes, but the NVIDIA L4 (compute capability 8.9) has 3 bytes free" in message
 
@@ -313,8 +314,8 @@ def test_kernels_are_kept_under_the_digests_of_all_plans_and_only_needed_weights
 ) -> None:
     made: list[tuple[set[str], str | None]] = []
 
-    def backend(library, folder, weights, names, device, *, digest, capabilities, group):
-        made.append((set(names), digest))
+    def backend(library, folder, weights, wanted, device, *, digest, capabilities, group):
+        made.append(({weight.source for weight in wanted}, digest))
         return FakeBackend()
 
     monkeypatch.setattr(executor, "load_library", lambda target: Library("tensorrt-rtx", TRT, "1"))  # type: ignore[arg-type]
@@ -326,6 +327,6 @@ def test_kernels_are_kept_under_the_digests_of_all_plans_and_only_needed_weights
         loaded = TensorRTExecutor.load(tmp_path, stored, digests=digests)
     TensorRTExecutor.load(tmp_path, stored)
     assert (loaded.name, [plan.name for plan in loaded.plans]) == ("tensorrt-rtx", [name for name, _ in SPLIT])
-    assert all(names == {"unit"} for names, _ in made)
+    assert all(sources == {"unit"} for sources, _ in made)
     assert len({digest for _, digest in made}) == len(engines) + 2
     assert made[-1][1] is None

@@ -1,13 +1,15 @@
 """The weights of a rank in memory."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from compiler.errors import EngineError, TargetError
-from compiler.trt.record import Weight
+from compiler.ir.tensor_data import pack_int4
+from compiler.trt.record import Part, Quantized, Weight
 from compiler.trt.weight_file import read_spans
 from runtime.tensorrt_executor.weights import load_weights, map_weights
 
@@ -37,7 +39,7 @@ def file(tmp_path):
 
 
 def loaded(path, names=("matrix", "odd", "after"), room=None):
-    return load_weights(path, names, CPU, (room if room is not None else []).append)
+    return load_weights(path, map(Weight, names), CPU, (room if room is not None else []).append)
 
 
 @pytest.mark.parametrize("read", [map_weights, loaded])
@@ -70,7 +72,7 @@ def test_nothing_is_allocated_if_there_is_no_room(file, monkeypatch) -> None:
 
     monkeypatch.setattr(torch, "empty", None)
     with pytest.raises(TargetError, match="768 bytes are too many"):
-        load_weights(file[0], ("matrix", "odd", "after"), CPU, refuse)
+        load_weights(file[0], map(Weight, ("matrix", "odd", "after")), CPU, refuse)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,9 @@ def test_files_of_the_safetensors_package_are_read(tmp_path) -> None:
 def test_other_files_are_refused(tmp_path, content) -> None:
     path = tmp_path / "rank0.safetensors"
     path.write_bytes(content)
-    with pytest.raises(EngineError, match=r"rank0.safetensors is (no safetensors file: its header cannot be read|truncated)"):
+    with pytest.raises(
+        EngineError, match=r"rank0.safetensors is (no safetensors file: its header cannot be read|truncated)"
+    ):
         read_spans(path)
 
 
@@ -113,3 +117,44 @@ def test_a_truncated_file_is_refused(file) -> None:
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(EngineError, match=r"cannot read .*rank0.safetensors"):
         map_weights(tmp_path / "rank0.safetensors")
+
+
+@pytest.fixture
+def quantized(tmp_path):
+    """A file with the parts of a weight in 4 bits, the weight, and its values."""
+    codes = torch.randint(-8, 8, (6, 8), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+    scale, zero = torch.rand(6, 2).half(), torch.tensor([[1, -2]] * 6, dtype=torch.int8)
+    path = tmp_path / "rank0.safetensors"
+    save_file({"codes": pack_int4(codes), "scale": scale, "zero": pack_int4(zero)}, path)
+    parts = Part("codes", "INT4", (6, 8)), Part("scale", "HALF", (6, 2)), Part("zero", "INT4", (6, 2))
+    wide = (codes.float().view(6, 2, 4) - zero[:, :, None]) * scale.float()[:, :, None]
+    return path, Weight("codes", quantized=Quantized(*parts, dtype="HALF")), wide.view(6, 8).half()
+
+
+def read_by_mapping(path, weight):
+    return map_weights(path, [weight])
+
+
+def read_by_loading(path, weight):
+    return load_weights(path, [weight], CPU, lambda _: None)
+
+
+@pytest.mark.parametrize("read", [read_by_mapping, read_by_loading])
+def test_a_quantized_weight_is_dequantized(quantized, read) -> None:
+    path, weight, wide = quantized
+    assert torch.equal(read(path, weight).view(weight, 96).view(torch.float16).view(6, 8), wide)
+
+
+def test_the_room_for_a_quantized_weight_is_that_of_its_floats(quantized) -> None:
+    path, weight, _ = quantized
+    room: list[int] = []
+    load_weights(path, [weight, weight], CPU, room.append)
+    assert room == [256]
+
+
+@pytest.mark.parametrize("read", [read_by_mapping, read_by_loading])
+def test_a_missing_part_is_named(quantized, read) -> None:
+    path, weight, _ = quantized
+    lost = replace(weight, quantized=replace(weight.quantized, scale=Part("lost", "HALF", (6, 2))))
+    with pytest.raises(EngineError, match=r"rank0.safetensors has no tensor 'lost'"):
+        read(path, lost)
