@@ -125,7 +125,10 @@ class Job:
         dense = self.folder / "dense"
         dense.mkdir()
         save_file(
-            {name: state[name].detach().float().reshape(old.shape).clone() for name, old in stored.items()},
+            {
+                name: state[name].detach().float().reshape(old.shape).clone(memory_format=torch.contiguous_format)
+                for name, old in stored.items()
+            },
             dense / "model.safetensors",
             metadata={"format": "pt"},
         )

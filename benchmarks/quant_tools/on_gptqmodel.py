@@ -10,6 +10,7 @@ from job import Job
 os.environ["GPTQMODEL_CPU_WORKERS"] = "2"  # the fewest that it takes; read when it is imported
 
 import gptqmodel
+import torch
 from gptqmodel import BACKEND, GPTQModel
 from gptqmodel.quantization.config import AWQConfig, GPTQConfig
 
@@ -37,7 +38,7 @@ def main() -> None:
     with job.stage("save"):
         model.save(str(job.checkpoint))
     job.measured(gptqmodel.__version__)
-    loaded = GPTQModel.load(str(job.checkpoint), device="cpu", backend=BACKEND.TORCH).model
+    loaded = GPTQModel.load(str(job.checkpoint), device="cpu", backend=BACKEND.TORCH, dtype=torch.float16).model
     dense = {
         f"{name}.weight": part.dequantize_weight().T
         for name, part in loaded.named_modules()

@@ -69,7 +69,7 @@ def start(
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [python, str(HERE / f"on_{run.tool}.py"), str(path)],
-            env=_environment(job["threads"]),
+            env=_environment(job["threads"], run.tool),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -89,9 +89,11 @@ def start(
     return outcome
 
 
-def _environment(threads: int) -> dict[str, str]:
+def _environment(threads: int, tool: str) -> dict[str, str]:
     count = str(threads)
     own = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    if tool == "llmc":
+        own["PYTHONPATH"] = str(HERE.parents[1])
     return {**os.environ, **own, "CUDA_VISIBLE_DEVICES": ""}
 
 
