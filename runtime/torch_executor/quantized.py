@@ -8,73 +8,24 @@ tile by tile, each tile small enough for a cache, and multiplied in float32; on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op
-from compiler.ir.quant_evaluators import dequantize
-from compiler.ir.tensor_data import pack_int4, unpack_int4
+from compiler.ir.tensor_data import pack_int4
 from runtime.torch_executor.lowering import Lowering
+from runtime.torch_executor.packed import Packed
 
 Product = Callable[[Tensor], Tensor]
 
-# Elements of a tile: float32, they fit into a second-level cache.
-_TILE = 1 << 18
 _INT4_GROUPS = (256, 128, 64, 32)
+# torch's int8 kernel reads whole vectors: of other rows it reads beyond the end, and computes wrong or crashes.
+_INT8_COLUMNS = 32
 _HALVES = (DType.f16, DType.bf16)
-
-
-class Packed(NamedTuple):
-    """A quantized weight `[N, K]`.
-
-    Attributes:
-        q: int8, float8, or int4 two to a byte (uint8 `[N, K / 2]`, or flat).
-        scale: float32 `[N or fewer, K or fewer]`.
-        zero: int8 of the scale's shape, or None.
-        shape: `(N, K)`.
-        dtype: what `q` holds.
-    """
-
-    q: Tensor
-    scale: Tensor
-    zero: Tensor | None
-    shape: tuple[int, int]
-    dtype: DType
-
-    def tiles(self) -> Iterator[tuple[int, Tensor]]:
-        """The weight in float32, some rows at a time, each with the number of its first row."""
-        rows, columns = self.shape
-        step = max(_TILE // columns, 1)
-        block = rows // self.scale.shape[0]
-        step = -(-step // block) * block if block < rows else step
-        for start in range(0, rows, step):
-            size = min(step, rows - start)
-            parameters = [None if p is None else _rows(p, start, size, rows) for p in (self.scale, self.zero)]
-            assert parameters[0] is not None
-            yield start, dequantize(self.rows(start, size), parameters[0], parameters[1])
-
-    def rows(self, start: int, size: int) -> Tensor:
-        """Some rows, unpacked."""
-        if self.dtype is not DType.i4:
-            return self.q[start : start + size]
-        columns = self.shape[1]
-        first = start * columns // 2
-        odd = start * columns % 2
-        data = self.q[first : (start * columns + size * columns + 1) // 2]
-        return unpack_int4(data, size * columns + odd)[odd:].view(size, columns)
-
-
-def _rows(parameter: Tensor, start: int, size: int, rows: int) -> Tensor:
-    count = parameter.shape[0]
-    if count == 1:
-        return parameter
-    block = rows // count
-    return parameter[start // block : -(-(start + size) // block)]
 
 
 def packed_linear(state: Lowering, op: Op) -> Callable[..., Tensor]:
@@ -161,7 +112,7 @@ def _kernel(weight: Packed) -> Product | None:
     if weight.zero is not None or weight.scale.shape[0] != weight.shape[0]:
         return None
     groups = weight.scale.shape[1]
-    if weight.dtype is DType.i8 and groups == 1 and _works(DType.i8):
+    if weight.dtype is DType.i8 and groups == 1 and columns % _INT8_COLUMNS == 0 and _works(DType.i8):
         return _int8_product(weight)
     if weight.dtype is DType.i4 and weight.shape[0] % 16 == 0 and _works(DType.i4):
         size = next((size for size in _INT4_GROUPS if columns // groups % size == 0), None)
@@ -182,7 +133,7 @@ def _int8_product(weight: Packed) -> Product:
 
 def _int4_product(weight: Packed, group: int) -> Product:
     rows, columns = weight.shape
-    values = torch.cat([weight.rows(start, 1) for start in range(rows)]).int() + 8
+    values = weight.rows(0, rows).int() + 8
     packed = torch._convert_weight_to_int4pack_for_cpu(values, 1)
     scales = weight.scale.repeat_interleave(columns // group // weight.scale.shape[1], 1)
     # Relative to the largest of a row, which is multiplied in float32, so that a scale a row is not rounded.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from compiler.errors import TargetError
-from compiler.ir.dims import Shape
 from compiler.ir.op import Op
 from compiler.ir.torch_types import to_torch
 from runtime.torch_executor.lowering import Lowering, lowers
 from runtime.torch_executor.quantized import feeds_integers, packed_linear
 
+# Operands stand in their order, attributes by their names.
 _CALLS = {
     "add": "{} + {}",
     "sub": "{} - {}",
@@ -26,37 +26,38 @@ _CALLS = {
     "tanh": "torch.tanh({})",
     "cos": "torch.cos({})",
     "sin": "torch.sin({})",
+    "scale": "{} * {factor}",
+    "clamp": "{}.clamp({min}, {max})",
+    "reshape": "{}.reshape({shape})",
+    "broadcast": "{}.expand({shape})",
+    "transpose": "{}.permute({perm})",
+    "slice": "{}.narrow({axis}, {start}, {size})",
+    "softmax": "torch.softmax({}, {axis})",
+    "amax": "{}.abs().amax({axis}, True)",
     "gather_rows": "kernels.gather_rows({}, {})",
+    "all_reduce": "kernels.all_reduce({}, group)",
+    "all_max": "group.all_max({}.clone())",
+    "all_gather": "group.all_gather({}, {axis})",
 }
 
 
 @lowers(*_CALLS)
 def _call(state: Lowering, op: Op) -> str:
-    return _CALLS[op.kind.name].format(*map(state.ref, op.operands))
+    attrs = {name: _text(value) for name, value in op.attrs.items()}
+    return _CALLS[op.kind.name].format(*map(state.ref, op.operands), **attrs)
 
 
-def _shape(shape: Shape) -> str:
-    return "(" + "".join(f"{dim}, " for dim in shape) + ")"
-
-
-def _number(value: float) -> str:
-    return repr(value) if math.isfinite(value) else f"float('{value}')"
+def _text(value: object) -> str:
+    """An attribute in Python; symbolic dims are variables."""
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{item}, " for item in value) + ")"
+    return str(value) if not isinstance(value, float) or math.isfinite(value) else f"float('{value}')"
 
 
 @lowers("iota")
 def _iota(state: Lowering, op: Op) -> str:
     dtype = to_torch(op.attrs["dtype"])
     return f"torch.arange({op.attrs['size']}, dtype={dtype}, device=device)"
-
-
-@lowers("scale")
-def _scale(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])} * {_number(op.attrs['factor'])}"
-
-
-@lowers("clamp")
-def _clamp(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])}.clamp({_number(op.attrs['min'])}, {_number(op.attrs['max'])})"
 
 
 @lowers("cast")
@@ -69,26 +70,6 @@ def _cast(state: Lowering, op: Op) -> str:
 @lowers("gelu")
 def _gelu(state: Lowering, op: Op) -> str:
     return f"F.gelu({state.ref(op.operands[0])}, approximate={'tanh' if op.attrs['tanh'] else 'none'!r})"
-
-
-@lowers("reshape")
-def _reshape(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])}.reshape({_shape(op.attrs['shape'])})"
-
-
-@lowers("broadcast")
-def _broadcast(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])}.expand({_shape(op.attrs['shape'])})"
-
-
-@lowers("transpose")
-def _transpose(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])}.permute({op.attrs['perm']})"
-
-
-@lowers("slice")
-def _slice(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])}.narrow({op.attrs['axis']}, {op.attrs['start']}, {op.attrs['size']})"
 
 
 @lowers("split")
@@ -125,11 +106,6 @@ def _linear(state: Lowering, op: Op) -> str:
     return f"{state.hold(f'{op.name}.linear', packed)}({state.ref(x)})"
 
 
-@lowers("amax")
-def _amax(state: Lowering, op: Op) -> str:
-    return f"{state.ref(op.operands[0])}.abs().amax({op.attrs['axis']}, True)"
-
-
 @lowers("quantize")
 def _quantize(state: Lowering, op: Op) -> str:
     x, scale, *zero = map(state.ref, op.operands)
@@ -149,11 +125,6 @@ def _dequantize(state: Lowering, op: Op) -> str:
 def _matmul(state: Lowering, op: Op) -> str:
     a, b = map(state.ref, op.operands)
     return f"torch.matmul({a}, {b}{'.transpose(-1, -2)' if op.attrs['transpose_b'] else ''})"
-
-
-@lowers("softmax")
-def _softmax(state: Lowering, op: Op) -> str:
-    return f"torch.softmax({state.ref(op.operands[0])}, {op.attrs['axis']})"
 
 
 @lowers("layer_norm", "rms_norm")
@@ -198,18 +169,3 @@ def _attention(state: Lowering, op: Op) -> str:
     dtype = state.dtype(op.result)
     additive = state.once(("additive", mask, extra), f"kernels.additive_mask({mask}, {extra}, {dtype})")
     return f"kernels.attention({q}, {k}, {v}, {additive}, {op.attrs['scale']!r})"
-
-
-@lowers("all_reduce")
-def _all_reduce(state: Lowering, op: Op) -> str:
-    return f"kernels.all_reduce({state.ref(op.operands[0])}, group)"
-
-
-@lowers("all_max")
-def _all_max(state: Lowering, op: Op) -> str:
-    return f"group.all_max({state.ref(op.operands[0])}.clone())"
-
-
-@lowers("all_gather")
-def _all_gather(state: Lowering, op: Op) -> str:
-    return f"group.all_gather({state.ref(op.operands[0])}, {op.attrs['axis']})"
