@@ -42,9 +42,11 @@ def first_plan_divergence(
     """
     listed = read_plans(folder / plans_file)
     watch = _Watch(graph, Differences(graph, what, tolerance))
-    backend = WatchedBackend(folder, listed.weights, watch.compare)
     files = [plan for plan in listed.plans if not trial.plans or plan.name in trial.plans]
-    plans = [Plan(backend, plan, read_record(folder / plan.network)) for plan in files]
+    records = [read_record(folder / plan.network) for plan in files]
+    wanted = {weight for record in records for weight in record.weights.values()}
+    backend = WatchedBackend(folder, listed.weights, wanted, watch.compare)
+    plans = [Plan(backend, *pair) for pair in zip(files, records, strict=True)]
     watch.executor = TensorRTExecutor(backend, plans, name=watch.name)
     trial.run(watch)
     return watch.divergence

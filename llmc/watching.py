@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from compiler.trt.emulator.context import EmulatedContext
 from compiler.trt.emulator.engine import EmulatedEngine
 from compiler.trt.emulator.memory import tensor_at
 from compiler.trt.plans import PlanFiles
-from compiler.trt.record import LayerRecord, NetworkRecord
+from compiler.trt.record import LayerRecord, NetworkRecord, Weight
 from runtime.interpreter_executor import InterpreterStageSession
 from runtime.stage import WholeSession
 from runtime.tensorrt_executor.emulated import EmulatedBackend
@@ -66,9 +66,9 @@ class PlanRun:
 class WatchedBackend(EmulatedBackend):
     """The emulator, which shows every run."""
 
-    def __init__(self, folder: Path, weights: str, seen: Callable[[PlanRun], None]) -> None:
+    def __init__(self, folder: Path, weights: str, wanted: Iterable[Weight], seen: Callable[[PlanRun], None]) -> None:
         """Map the weights; the arguments and errors are those of `EmulatedBackend`, with `seen` called after a run."""
-        super().__init__(folder, weights, "cpu")
+        super().__init__(folder, weights, wanted, "cpu")
         self._seen = seen
         self._names: dict[EmulatedEngine, str] = {}
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import compiler.backend_trt.emission as emission
+from compiler.backend_trt.constants import DATA_TYPES
 from compiler.backend_trt.define import define_network
 from compiler.backend_trt.messages import Messages
 from compiler.backend_trt.options import BuildOptions, configure
@@ -108,7 +109,7 @@ def _builder() -> tuple[Messages, Any]:
 @contextmanager
 def _every_type() -> Iterator[None]:
     """Let the emitter name every element type that TensorRT has, also those that it computes nothing in."""
-    with patch.dict(emission.DATA_TYPES, _UNNAMED), patch.object(emission, "COMPUTABLE", TYPES):
+    with patch.dict(DATA_TYPES, _UNNAMED), patch.object(emission, "COMPUTABLE", TYPES):
         yield
 
 
