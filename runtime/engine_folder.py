@@ -7,7 +7,8 @@ from pathlib import Path
 
 from compiler.errors import EngineError
 from runtime.hashing import Advance, sha256_file
-from runtime.manifest import Manifest, RankFiles, read_manifest
+from runtime.manifest import Manifest, RankFiles
+from runtime.manifest_reading import read_manifest
 
 _AGAIN = "copy the engine again from where it came, or compile it again"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from compiler.errors import EngineError, LlmcError
 from runtime.hashing import Advance, sha256_file
-from runtime.manifest import MANIFEST, FileEntry, Manifest, is_engine, read_manifest
+from runtime.manifest import MANIFEST, FileEntry, Manifest
+from runtime.manifest_reading import is_engine, read_manifest
 from runtime.partial import PartialFolder, remove_abandoned
 from runtime.sizes import bytes_text
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from llmc.cli.options import settings
-from runtime.manifest import read_manifest
+from runtime.manifest_reading import read_manifest
 from runtime.parallel.environment import world_size_from_environment
 from runtime.parallel.launch import launch
 from runtime.ranks import run_on_ranks

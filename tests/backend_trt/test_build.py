@@ -21,7 +21,7 @@ from compiler.ir.types import TensorType
 from compiler.trt.library import load_library
 from compiler.trt.plans import read_plans
 from compiler.trt.record import read_record
-from runtime.manifest import read_manifest
+from runtime.manifest_reading import read_manifest
 from tests.backend_trt.networks import build
 
 MODEL = "examples/models/opt-tiny"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from compiler.errors import EngineError
-from runtime.manifest import SCHEMA, checksum, is_engine, read_manifest
+from runtime.manifest import SCHEMA, checksum
+from runtime.manifest_reading import is_engine, read_manifest
 from tests.runtime.engines import MANIFEST, write_engine
 
 
