@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from compiler.backend_trt.options import DEFAULT_CAPABILITIES
 from compiler.errors import PassError
 from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_model
 from compiler.frontends import lift as lift_checkpoint
@@ -21,16 +20,17 @@ from compiler.trt.library import load_library
 from llmc.calibrating import calibration_settings
 from llmc.checkpoint_digest import source_digest
 from llmc.dtypes import dtype_name
-from llmc.emitting import emit
+from llmc.emitting import capabilities, check_targets, emit
 from llmc.engine_facts import describe_engine
 from llmc.pipeline import compose, load_plugins, rewrite
 from llmc.plan_facts import plan_names
 from llmc.progress import Progress, Report, counter
+from llmc.rehearsing import calibrates, rehearse
 from llmc.room import needed_bytes, plan_count
 from llmc.special_tokens import generation_notes, special_tokens
 from llmc.targets import resolve_targets
 from llmc.tokenizer import write_tokenizer
-from runtime.engine_writer import EngineWriter, check_place, engine_writer
+from runtime.engine_writer import EngineWriter, check_place, check_room, engine_writer
 from runtime.manifest import Manifest, Source
 
 if TYPE_CHECKING:
@@ -145,20 +145,22 @@ def compile(
     with job.stage("lift"):
         checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
         lifted = lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
-        plans = plan_count(lifted, targets, build)
         tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
     job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
     vocabulary = int(str(lifted.facts["vocab_size"])) if checkpoint.dummy_weights else None
     calibration = settings.source(checkpoint.folder, job.progress, made_up=vocabulary)
     calibration.check(lifted)
     with job.stage("rewrite"), calibration.active():
+        if calibrates(stages) and (rehearsed := rehearse(lifted, stages)) is not None:
+            _check(rehearsed, targets, build, place)
         rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
+    needed = _check(rewritten.graph, targets, build, place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__),
         tokens=tokens,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
     )
-    with engine_writer(place, needed_bytes(rewritten.graph, plans)) as writer:
+    with engine_writer(place, needed) as writer:
         manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets, build)
     return Compiled(
         place,
@@ -175,6 +177,14 @@ def compile(
 def default_output(model: str | Path) -> Path:
     """Where the engine of a model goes if nothing is said: `NAME.engine` in the current folder."""
     return Path(f"{Path(model).expanduser().resolve().name or 'model'}.engine")
+
+
+def _check(graph: Graph, targets: Sequence[str], build: BuildOptions, place: Path) -> int:
+    """How many bytes the engine of a graph will take, about; TargetError or EngineError if it cannot be built there."""
+    check_targets(graph, targets, build)
+    needed = needed_bytes(graph, plan_count(graph, targets, build))
+    check_room(place.parent, needed)
+    return needed
 
 
 def _dump_folder(dump_ir: str | Path | None, place: Path) -> Path | None:
@@ -209,7 +219,7 @@ def _write(
         manifest,
         source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
         targets=files,
-        capabilities=(build.compute_capabilities or DEFAULT_CAPABILITIES) if len(files) > 1 else (),
+        capabilities=capabilities(graph, build) if len(files) > 1 else (),
         tokenizer=tokenizer,
     )
     with job.stage("engine digest") as report:

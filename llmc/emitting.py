@@ -6,14 +6,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from compiler.backend_torch import emit_torch
+from compiler.backend_torch import emit_torch, stored_ranks
 from compiler.backend_torch.emit import EmittedRank
-from compiler.backend_trt import BuildOptions, build_plans
+from compiler.backend_trt import BuildOptions, able, build_plans, check_plans
+from compiler.backend_trt.options import DEFAULT_CAPABILITIES
 from compiler.ir.graph import Graph
 from compiler.trt.library import load_library
 from llmc.progress import Report, Stage
 from runtime.manifest import RankFiles
 from runtime.torch_executor.executor import constant_loader
+
+
+def check_targets(graph: Graph, targets: Sequence[str], options: BuildOptions) -> None:
+    """Refuse a graph that a target cannot run, from its ops and types; nothing is read or written.
+
+    Raises:
+        TargetError: naming the ops, or the GPU, and the mend.
+    """
+    if set(targets) - {"torch"}:
+        for rank in stored_ranks(graph):
+            check_plans(rank, options)
+
+
+def capabilities(graph: Graph, options: BuildOptions) -> tuple[str, ...]:
+    """The compute capabilities that TensorRT engines of a graph are for."""
+    usual = (one for one in able(stored_ranks(graph)[0]) if one in DEFAULT_CAPABILITIES)
+    return options.compute_capabilities or tuple(usual)
 
 
 def emit(

@@ -105,7 +105,7 @@ def engine_writer(place: Path, needed: int) -> Iterator[EngineWriter]:
         EngineError: if there is no room for it, or it cannot be written.
     """
     remove_abandoned(place)
-    _check_room(place.parent, needed)
+    check_room(place.parent, needed)
     try:
         partial = PartialFolder(place)
         try:
@@ -119,7 +119,8 @@ def engine_writer(place: Path, needed: int) -> Iterator[EngineWriter]:
         raise explained from error
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def check_room(folder: Path, needed: int) -> None:
+    """EngineError if a folder has no room for so many bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise EngineError(

@@ -69,6 +69,16 @@ def emit_torch(
     return tuple(emitted)
 
 
+def stored_ranks(graph: Graph) -> tuple[Graph, ...]:
+    """The graphs that `emit_torch` would write, over weights that are not there: nothing is read or written."""
+    graphs = []
+    for rank in range(mesh_of(graph).size):
+        own = sink_pieces(rank_graph(graph, rank))
+        values = needed_constants(own)
+        graphs.append(_with_stored(own, values, _weights(rank), {value.name: 0 for value in values}))
+    return tuple(graphs)
+
+
 def _weights(rank: int) -> str:
     return f"rank{rank}.safetensors"
 

@@ -10,18 +10,17 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from compiler.backend_trt.checks import check_plans
 from compiler.backend_trt.constants import Load
 from compiler.backend_trt.define import define_network, position_ends
 from compiler.backend_trt.forms import apart
 from compiler.backend_trt.messages import Messages, ops_named
 from compiler.backend_trt.options import BuildOptions, configure
-from compiler.backend_trt.plans import PlanSpec, plan_specs
+from compiler.backend_trt.plans import PlanSpec
 from compiler.backend_trt.profile import add_profile
 from compiler.backend_trt.progress import Progress, progress_monitor
 from compiler.backend_trt.readback import read_back
 from compiler.backend_trt.reuse import plan_cache, plan_key
-from compiler.backend_trt.support import require_support
-from compiler.backend_trt.weights import holds_weights
 from compiler.errors import TargetError
 from compiler.ir.graph import Graph
 from compiler.trt.library import Library
@@ -56,15 +55,7 @@ def build_plans(
         OSError: if the folder cannot be written.
     """
     options = options or BuildOptions()
-    specs = plan_specs(
-        graph.dims,
-        batches=options.batch_sizes,
-        widths=options.prompt_sizes,
-        capacities=options.capacities,
-        few=holds_weights(graph),
-    )
-    for spec in specs:
-        require_support(spec.specialize(graph))
+    specs = check_plans(graph, options)
     reports = _shared_progress(progress, len(specs)) if progress else [None] * len(specs)
 
     def build(spec: PlanSpec, report: Progress | None) -> PlanFiles:

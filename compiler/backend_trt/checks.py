@@ -1,0 +1,29 @@
+"""What plans a graph gets, and whether they can be built, before anything is."""
+
+from __future__ import annotations
+
+from compiler.backend_trt.capability import require_able
+from compiler.backend_trt.options import BuildOptions
+from compiler.backend_trt.plans import PlanSpec, plan_specs
+from compiler.backend_trt.support import require_support
+from compiler.backend_trt.weights import holds_weights
+from compiler.ir.graph import Graph
+
+
+def check_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
+    """The plans to build for a rank's graph, whose weights need not be there yet.
+
+    Raises:
+        TargetError: listing everything in it that TensorRT does not take, or naming a GPU that lacks one of its types.
+    """
+    require_able(graph, options.compute_capabilities)
+    specs = plan_specs(
+        graph.dims,
+        batches=options.batch_sizes,
+        widths=options.prompt_sizes,
+        capacities=options.capacities,
+        few=holds_weights(graph),
+    )
+    for spec in specs:
+        require_support(spec.specialize(graph))
+    return specs

@@ -1,0 +1,94 @@
+"""Trying a pipeline before it calibrates: what cannot work is said at once, not after minutes of calibration.
+
+For the rehearsal each pass that calibrates is replaced by one that makes a graph of the same types from no data:
+weights are rounded to the nearest value, and scales are placeholders. Nothing is computed, since weights are lazy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from compiler.errors import PassError
+from compiler.ir.dtypes import DType
+from compiler.ir.graph import Graph
+from compiler.ir.trace import Trace
+from compiler.passes import Pass, run_pipeline
+from compiler.passes.quant import Quantize, QuantizeCaches
+from compiler.passes.quant.calibration import CalibrationSource
+from compiler.passes.quant.kv import quantize_caches
+from compiler.passes.quant.recipe import require_one_rank
+
+# What rounds to the same types as an algorithm that calibrates.
+_NEAREST = {"awq": "int4", "gptq": "int4", "auto": "int4", "int8": "int8", "smoothquant": "int8", "fp8": "fp8"}
+_CACHES = {"int8": DType.i8, "fp8": DType.f8e4m3}
+
+
+class _NeedsDataError(PassError):
+    """A pass of somebody else calibrates."""
+
+
+class _NoData(CalibrationSource):
+    """A calibration that has nothing to give."""
+
+    @property
+    def is_readable(self) -> bool:
+        """No: what a pass would only like to measure, it leaves out."""
+        return False
+
+    def windows(self, graph: Graph) -> Tensor:
+        """Raises."""
+        raise _NeedsDataError("there is no data yet")
+
+
+def calibrates(stages: Sequence[Pass]) -> bool:
+    """Whether a pipeline has passes that may calibrate."""
+    return any(isinstance(stage, (Quantize, QuantizeCaches)) for stage in stages)
+
+
+def rehearse(graph: Graph, stages: Sequence[Pass]) -> Graph | None:
+    """What a pipeline will make of a graph, in ops and types; None if that cannot be told without data.
+
+    Raises:
+        PassError: if a pass cannot be applied, as the pipeline itself would.
+    """
+    try:
+        with _NoData().active():
+            return run_pipeline(graph, [_stand_in(stage) for stage in stages], trace=Trace()).graph
+    except _NeedsDataError:
+        return None
+
+
+def _stand_in(stage: Pass) -> Pass:
+    if isinstance(stage, Quantize):
+        return _nearest(stage)
+    return _placeholders(stage) if isinstance(stage, QuantizeCaches) and stage.to != "off" else stage
+
+
+def _nearest(stage: Any) -> Pass:
+    """`stage`, a `quant`, without what it needs data for; the pass itself if it is of an algorithm of somebody else."""
+    recipe = stage.recipe
+    algorithm = "int8" if stage.algorithm == "gptq" and recipe.bits > 4 else _NEAREST.get(stage.algorithm)
+    if algorithm is None:
+        return cast("Pass", stage)
+    options: dict[str, Any] = {"group": recipe.group} if getattr(recipe, "group", 0) else {}
+    if getattr(recipe, "act", "off") != "off":
+        options["act"] = "token"
+    elif algorithm == "fp8":
+        options["act"] = "off"
+    if algorithm == "fp8":
+        options["weights"] = recipe.weights
+    return cast("Pass", Quantize(algorithm=algorithm, skip=recipe.skip, only=recipe.only, **options))
+
+
+def _placeholders(stage: QuantizeCaches) -> Callable[[Graph], Graph]:
+    """The pass `kv` with scales of 1."""
+
+    def kv(graph: Graph) -> Graph:
+        require_one_rank(graph, "kv")
+        return quantize_caches(graph, _CACHES[stage.to], {name: torch.ones(1) for name in graph.states()})
+
+    return kv
