@@ -13,114 +13,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import compiler.ir.ops  # noqa: F401 - registers the ops
 from compiler.errors import GraphError
-from compiler.ir.graph import Graph
+from compiler.ir.matching import Match, Miss, Search, Source, State
 from compiler.ir.op import Op, OpKind, Value, op_kind
-from compiler.ir.rewrite import RewriteBuilder
-from compiler.ir.suggest import did_you_mean
 
 COMMUTATIVE = frozenset({"add", "mul", "logical_and"})
-
-
-class Source(Protocol):
-    """What patterns ask about values; a `RewriteBuilder` answers."""
-
-    def producer(self, value: Value, /) -> Op | None:
-        """The op behind a value; None for an input."""
-
-    def is_constant(self, value: Value, /) -> bool:
-        """Whether a value depends on no input."""
-
-
-@dataclass(frozen=True)
-class Match:
-    """What a pattern has matched. `match["v"]` is the value bound to `v`.
-
-    Attributes:
-        root: the op at the root.
-        values: the bound values; for `.bind` on an op, the result by which the pattern reached it.
-        ops: the ops bound by `.bind`.
-        rests: the operands bound by `P.rest`.
-        matched: every op that took part, root first.
-    """
-
-    root: Op
-    values: Mapping[str, Value] = field(default_factory=dict)
-    ops: Mapping[str, Op] = field(default_factory=dict)
-    rests: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
-    matched: tuple[Op, ...] = ()
-
-    def __getitem__(self, name: str) -> Value:
-        """The value bound to `name`; GraphError if there is none."""
-        return _bound(self.values, name)  # type: ignore[no-any-return]
-
-    def get(self, name: str) -> Value | None:
-        """The value bound to `name`, or None if an optional part that binds it was absent."""
-        return self.values.get(name)
-
-    def op(self, name: str) -> Op:
-        """The op that `.bind(name)` captured; GraphError if there is none."""
-        return _bound(self.ops, name)  # type: ignore[no-any-return]
-
-    def attr(self, name: str, of: str | None = None) -> Any:
-        """An attribute of the root, or of the op that `.bind(of)` captured."""
-        return (self.root if of is None else self.op(of)).attrs[name]
-
-    def rest(self, name: str) -> tuple[Value, ...]:
-        """The operands that `P.rest(name)` took; GraphError if there are none of that name."""
-        return _bound(self.rests, name)  # type: ignore[no-any-return]
-
-
-def _bound(names: Mapping[str, Any], name: str) -> Any:
-    try:
-        return names[name]
-    except KeyError:
-        raise GraphError(f"the match binds no {name!r}{did_you_mean(name, names)}") from None
-
-
-class Miss(NamedTuple):
-    """Why a pattern did not match.
-
-    Attributes:
-        depth: how many ops fitted at most, the root included.
-        reason: what the next one should have been, and what it is.
-    """
-
-    depth: int
-    reason: str
-
-
-class _State(NamedTuple):
-    """The bindings on one way through a pattern; never changed, because another way may start from it."""
-
-    values: dict[str, Value]
-    ops: dict[str, Op]
-    rests: dict[str, tuple[Value, ...]]
-    matched: tuple[Op, ...]
-
-
-class _Search:
-    """One attempt at a match. It remembers the deepest point at which it failed."""
-
-    def __init__(self, root: Op, source: Source) -> None:
-        self.root = root
-        self.is_constant = source.is_constant
-        self._producer = source.producer
-        self.deepest = Miss(-1, "")
-
-    def producer(self, value: Value) -> Op | None:
-        """The op behind a value. The root itself is being visited, and may not be in the graph yet."""
-        return self.root if value is self.root.results[0] else self._producer(value)
-
-    def miss(self, state: _State, reason: str) -> None:
-        """Record a failure."""
-        if len(state.matched) > self.deepest.depth:
-            self.deepest = Miss(len(state.matched), reason)
 
 
 class Pattern(ABC):
@@ -137,7 +39,7 @@ class Pattern(ABC):
         """How many ops a whole match has at most."""
 
     @abstractmethod
-    def walk(self, value: Value, state: _State, search: _Search) -> Iterator[_State]:
+    def walk(self, value: Value, state: State, search: Search) -> Iterator[State]:
         """The ways in which `value` matches, given what is bound already."""
 
     def bind(self, name: str) -> Pattern:
@@ -146,8 +48,8 @@ class Pattern(ABC):
 
     def match(self, op: Op, source: Source) -> Match | Miss:
         """Match the pattern with `op` as its root."""
-        search = _Search(op, source)
-        for state in self.walk(op.results[0], _State({}, {}, {}, ()), search):
+        search = Search(op, source)
+        for state in self.walk(op.results[0], State({}, {}, {}, ()), search):
             return Match(op, *state)
         return search.deepest
 
@@ -159,7 +61,7 @@ class _Any(Pattern):
     kinds = frozenset()
     size = 0
 
-    def walk(self, value: Value, state: _State, search: _Search) -> Iterator[_State]:
+    def walk(self, value: Value, state: State, search: Search) -> Iterator[State]:
         if self.constant and not search.is_constant(value):
             search.miss(state, f"%{value.name} is not constant")
         elif self.name is None:
@@ -184,7 +86,7 @@ class _Bind(Pattern):
     def size(self) -> int:
         return self.inner.size
 
-    def walk(self, value: Value, state: _State, search: _Search) -> Iterator[_State]:
+    def walk(self, value: Value, state: State, search: Search) -> Iterator[State]:
         producer = search.producer(value)
         for found in self.inner.walk(value, state, search):
             for bound in _bind_value(self.name, value, found, search):
@@ -194,7 +96,7 @@ class _Bind(Pattern):
         return str(self.inner)
 
 
-def _bind_value(name: str, value: Value, state: _State, search: _Search) -> Iterator[_State]:
+def _bind_value(name: str, value: Value, state: State, search: Search) -> Iterator[State]:
     known = state.values.get(name)
     if known is None:
         yield state._replace(values={**state.values, name: value})
@@ -217,7 +119,7 @@ class _OneOf(Pattern):
     def size(self) -> int:
         return max(choice.size for choice in self.choices)
 
-    def walk(self, value: Value, state: _State, search: _Search) -> Iterator[_State]:
+    def walk(self, value: Value, state: State, search: Search) -> Iterator[State]:
         for choice in self.choices:
             yield from choice.walk(value, state, search)
 
@@ -257,7 +159,7 @@ class _OpPattern(Pattern):
     def size(self) -> int:
         return 1 + sum(operand.size for operand in self.operands)
 
-    def walk(self, value: Value, state: _State, search: _Search) -> Iterator[_State]:
+    def walk(self, value: Value, state: State, search: Search) -> Iterator[State]:
         op = search.producer(value)
         if op is None or op.kind is not self.kind:
             found = f"{op.kind.name} %{value.name}" if op else f"the input %{value.name}"
@@ -281,7 +183,7 @@ class _OpPattern(Pattern):
             return f"has {count} operands, not {len(self.operands)}"
         return ""
 
-    def _operands(self, operands: tuple[Value, ...], state: _State, search: _Search, at: int = 0) -> Iterator[_State]:
+    def _operands(self, operands: tuple[Value, ...], state: State, search: Search, at: int = 0) -> Iterator[State]:
         if at < min(len(operands), len(self.operands)):
             for found in self.operands[at].walk(operands[at], state, search):
                 yield from self._operands(operands, found, search, at + 1)
@@ -368,12 +270,3 @@ def _operands(kind: OpKind, given: tuple[Any, ...]) -> tuple[tuple[Pattern, ...]
     if len(listed) < kind.required and rest is None:
         raise GraphError(f"a pattern of {kind.name} lists {len(listed)} operands; it has {', '.join(kind.operands)}")
     return patterns, required, rest
-
-
-def find_matches(graph: Graph, pattern: Pattern) -> Iterator[Match]:
-    """Every match of the pattern in a graph, in the order of the roots."""
-    source = RewriteBuilder(graph, "")
-    source.ops.extend(graph.ops)
-    for op in graph.ops:
-        if op.kind.name in pattern.kinds and isinstance(match := pattern.match(op, source), Match):
-            yield match

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from compiler.errors import LlmcError, PassError
 from compiler.ir.graph import Graph
+from compiler.ir.matching import Match, Miss
 from compiler.ir.op import Op, Value
-from compiler.ir.patterns import Match, Miss, Pattern
+from compiler.ir.patterns import Pattern
 from compiler.ir.rewrite import Replacement, RewriteBuilder, Visitor, sweep
 from compiler.ir.trace import RuleTrace, Trace, current_trace
 

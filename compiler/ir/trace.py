@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from compiler.ir.matching import Miss
 from compiler.ir.op import Op
-from compiler.ir.patterns import Miss
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, get_args
 
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
+from compiler.ir.matching import Match, Miss
 from compiler.ir.op import Value
-from compiler.ir.patterns import Match, Miss, P, Pattern
+from compiler.ir.patterns import P, Pattern
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.rules import Decline, Outcome, Rule, apply_rules
 from compiler.passes.registry import register

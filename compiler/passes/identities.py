@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+from compiler.ir.matching import Match
 from compiler.ir.op import Value
-from compiler.ir.patterns import Match, P
+from compiler.ir.patterns import P
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.rules import Decline, Outcome, rule
 from compiler.passes.lossless import holds

@@ -8,7 +8,8 @@ from compiler.errors import GraphError
 from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
-from compiler.ir.patterns import Match, Miss, P, Pattern, find_matches
+from compiler.ir.matching import Match, Miss
+from compiler.ir.patterns import P, Pattern
 from compiler.ir.rewrite import RewriteBuilder
 
 
@@ -33,15 +34,26 @@ def attention() -> Graph:
 GRAPH = attention()
 
 
+def source_of(graph: Graph) -> RewriteBuilder:
+    source = RewriteBuilder(graph, "")
+    source.ops.extend(graph.ops)
+    return source
+
+
+def matches(graph: Graph, pattern: Pattern) -> list[Match]:
+    """Every match, in the order of the roots."""
+    source = source_of(graph)
+    found = (pattern.match(op, source) for op in graph.ops if op.kind.name in pattern.kinds)
+    return [match for match in found if isinstance(match, Match)]
+
+
 def one(pattern: Pattern) -> Match:
-    (match,) = find_matches(GRAPH, pattern)
+    (match,) = matches(GRAPH, pattern)
     return match
 
 
 def miss(pattern: Pattern, root: str) -> Miss:
-    source = RewriteBuilder(GRAPH, "")
-    source.ops.extend(GRAPH.ops)
-    found = pattern.match(GRAPH.producers[root], source)
+    found = pattern.match(GRAPH.producers[root], source_of(GRAPH))
     assert isinstance(found, Miss)
     return found
 
@@ -80,7 +92,7 @@ def test_commutative_ops_match_in_either_order() -> None:
     for pattern in (P.add(P.scale("s"), "bias"), P.add("bias", P.scale("s"))):
         match = one(pattern)
         assert (match["s"].name, match["bias"].name) == ("scores", "turned")
-    assert not list(find_matches(GRAPH, P.matmul("v", P.softmax("p"))))
+    assert not matches(GRAPH, P.matmul("v", P.softmax("p")))
 
 
 def test_a_wrong_first_order_is_taken_back() -> None:
@@ -89,7 +101,7 @@ def test_a_wrong_first_order_is_taken_back() -> None:
     product = b.mul(x, y)
     b.output("z", b.add(product, b.tanh(x)))
     # The first order binds a to x, and only then tanh asks for y.
-    (match,) = find_matches(b.build(), P.add(P.mul("b", "a"), P.tanh("a")))
+    (match,) = matches(b.build(), P.add(P.mul("b", "a"), P.tanh("a")))
     assert (match["a"].name, match["b"].name) == ("x", "y")
 
 

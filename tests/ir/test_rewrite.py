@@ -12,9 +12,10 @@ from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange, Graph
+from compiler.ir.matching import Match
 from compiler.ir.op import Op, Value
 from compiler.ir.parser import parse_graph
-from compiler.ir.patterns import Match, P
+from compiler.ir.patterns import P
 from compiler.ir.printer import print_graph
 from compiler.ir.rewrite import Replacement, RewriteBuilder, eliminate_dead, sweep
 from compiler.ir.rules import Decline, Outcome, Rule, apply_rules, rule
