@@ -63,7 +63,7 @@ class Checkpoint:
     def generation_config(self) -> dict[str, Any]:
         """The content of `generation_config.json`; empty if there is none."""
         path = self.folder / "generation_config.json"
-        return _read_json(path) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
 
 def open_checkpoint(folder: str | Path, *, dummy_weights: bool = False) -> Checkpoint:
@@ -81,10 +81,11 @@ def open_checkpoint(folder: str | Path, *, dummy_weights: bool = False) -> Check
         raise CheckpointError(
             f"{folder} has no config.json", hint="give the folder of a checkpoint in the Hugging Face layout"
         )
-    return Checkpoint(folder, _read_json(path), dummy_weights=dummy_weights)
+    return Checkpoint(folder, read_object(path), dummy_weights=dummy_weights)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ConfigError if it is none."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError as error:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from compiler.errors import ConfigError
-from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.checkpoint import Checkpoint, read_object
 from compiler.frontends.quantized.awq import Awq
 from compiler.frontends.quantized.compressed_tensors import CompressedTensors
 from compiler.frontends.quantized.gptq import Gptq
@@ -59,16 +57,6 @@ def _options(checkpoint: Checkpoint) -> tuple[str, Options] | None:
     for file, method in _FILES.items():
         path = checkpoint.folder / file
         if path.is_file():
-            content = _read(path)
+            content = read_object(path)
             return str(content.get("quant_method", method)), Options(file, content)
     return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}", hint="download or copy the file again") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds {type(content).__name__}, not an object with keys")
-    return content
