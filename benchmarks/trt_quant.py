@@ -1,41 +1,54 @@
-"""Quantized TensorRT engines on a CUDA GPU, beside their emulation: `python benchmarks/trt_quant.py [MODEL ...]`.
+"""Quantized TensorRT engines on a CUDA GPU: `python benchmarks/trt_quant.py [MODEL ...] [--speed]`.
 
-For each checkpoint folder and recipe a float16 engine is built here, by the CPU. Its greedy tokens and its logits on
-the GPU are compared with the emulator's. `--cpu` compares the emulator with the interpreter instead.
+For each checkpoint folder and recipe a float16 engine is built here, by the CPU. Its greedy tokens, its logits and its
+perplexity on the text that comes with the compiler are compared with the emulator's; `--cpu` compares the emulator with
+the interpreter instead. `--speed` measures decode steps and prompts of a GPT-J-6B shape with made-up weights, quantized
+and not, in one run.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
+import torch
 from prompts import prompts
+from torch_gpu import EXAMPLES, GPTJ_6B
+from trt_gpu import BATCHES, CAPACITY, decode_step, prefill
 
 import llmc
+from compiler.backend_trt import BuildOptions
+from compiler.passes.quant.text import default_texts
+from llmc.perplexity import measure_perplexity
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
 RECIPES = (
     "quant=int8",
+    "quant=int8:group=128",
     "quant=int4:group=128",
-    "quant=awq:group=128",
-    "quant=gptq:group=128",
+    "quant=awq",
+    "quant=gptq",
     "quant=int8:act=token",
     "quant=smoothquant",
     "quant=smoothquant:act=static",
     "quant=fp8",
+    "quant=fp8:act=token",
     "kv=int8",
     "kv=fp8",
     "quant=int4:group=64,kv=int8",
 )
-PROMPTS, NEW_TOKENS = 8, 24
+SPEED_RECIPES = ("", "quant=int8", "quant=awq", "quant=fp8", "quant=smoothquant")
+PROMPTS, NEW_TOKENS, WINDOW = 8, 24, 128
+SIZES = {"max_batch": 4, "max_input": 256, "max_seq": 512}
 
 
-def compare(model: Path, recipe: str, folder: Path, executors: tuple[str, str]) -> str:
+def compare(model: Path, recipe: str, folder: Path, executors: tuple[str, str], characters: int) -> str:
     """A line about one engine."""
-    sizes = {"max_batch": 4, "max_input": 256, "max_seq": 512}
-    place = folder / "engine"
-    engine = llmc.compile(model, place, passes=recipe, dtype="float16", target="tensorrt-rtx", **sizes).path
+    engine = llmc.compile(model, folder / "engine", passes=recipe, dtype="float16", target="tensorrt-rtx", **SIZES).path
     texts, ids = prompts()[:PROMPTS], list(range(3, 60))
     loaded = [llmc.load(engine, executor=name) for name in executors]
     found, meant = (
@@ -43,24 +56,64 @@ def compare(model: Path, recipe: str, folder: Path, executors: tuple[str, str]) 
     )
     a, b = (e.logits(ids).double().cpu() for e in loaded)
     equal = sum(x == y for x, y in zip(found, meant, strict=True))
-    return f"{equal} of {PROMPTS} prompts equal, logits {((a - b).norm() / b.norm()).item():.1e}"
+    text = str(default_texts()[0])[:characters]
+    ppl = [measure_perplexity(engine, text, window=WINDOW, executor=name).ppl for name in executors]
+    return (
+        f"{equal} of {PROMPTS} prompts equal, logits {((a - b).norm() / b.norm()).item():.1e}, "
+        f"perplexity {ppl[0]:.4f} and {ppl[1]:.4f} ({ppl[0] / ppl[1] - 1:+.3%})"
+    )
+
+
+def speed(recipe: str, layers: int, folder: Path) -> str:
+    """A line about the decode steps and the prompts of one engine."""
+    (folder / "config.json").write_text(json.dumps(GPTJ_6B | {"n_layer": layers}))
+    sizes = BuildOptions(batch_sizes=BATCHES, prompt_sizes=(256,), capacities=(CAPACITY,), reuse=False)
+    start = time.perf_counter()
+    engine = llmc.compile(
+        folder, folder / "engine", passes=recipe, dummy_weights=True, target="tensorrt-rtx", build=sizes,
+        max_batch=max(BATCHES), max_input=CAPACITY, max_seq=CAPACITY, calib_samples=8, calib_length=128,
+    ).path  # fmt: skip
+    built = time.perf_counter() - start
+    free = torch.cuda.mem_get_info()[0]
+    start = time.perf_counter()
+    executor = llmc.load(engine, executor="tensorrt", verify=False).executor
+    loaded = time.perf_counter() - start
+    steps = " / ".join(f"{decode_step(executor, rows):.2f}" for rows in BATCHES)
+    prompt = prefill(executor, CAPACITY)
+    taken = free - torch.cuda.mem_get_info()[0]
+    disk = sum(path.stat().st_size for path in engine.iterdir())
+    shutil.rmtree(engine)
+    return (
+        f"{steps} ms a step at batch {' / '.join(map(str, BATCHES))}, {CAPACITY} tokens of prompt in {prompt:.1f} ms, "
+        f"{taken / 1e9:.1f} GB on the GPU, {disk / 1e9:.1f} GB on disk, "
+        f"compiled in {built:.0f} s, loaded in {loaded:.1f} s"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
-    parser.add_argument("--recipes", default=" ".join(RECIPES))
+    parser.add_argument("--recipes", help="pipelines, separated by spaces")
+    parser.add_argument("--characters", type=int, default=4000, help="how much text the perplexity is of")
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--layers", type=int, default=GPTJ_6B["n_layer"], help="with --speed: of the model")
     given = parser.parse_args()
+    recipes = given.recipes.split(" ") if given.recipes is not None else SPEED_RECIPES if given.speed else RECIPES
     executors = ("emulator", "interpreter") if given.cpu else ("tensorrt", "emulator")
-    for model in given.models:
-        for recipe in given.recipes.split():
+    for model in [Path("GPT-J-6B shape")] if given.speed else given.models:
+        for recipe in recipes:
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    line = compare(model, recipe, Path(folder), executors)
+                    if given.speed:
+                        line = speed(recipe, given.layers, Path(folder))
+                    else:
+                        line = compare(model, recipe, Path(folder), executors, given.characters)
                 except llmc.LlmcError as error:
                     line = f"error: {error.message}"
-            print(f"{model.name} {recipe}: {line}", flush=True)
+            print(f"{model.name} {recipe or 'float16'}: {line}", flush=True)
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How plans hold quantized weights: as TensorRT-RTX 1.6.1 has fast kernels for them, measured on an H100.
 
 - `codes`: 8 bits whose scales belong to rows. The integers are an input, which all plans share; so are the scales,
-  which the product is multiplied by.
+  which the product is multiplied by. A single scale is a constant of the kernel.
 - `blocks`: 4 bits. Their kernels want constants, in blocks of 16 to 128, so that each plan holds the weight itself.
 - `wide`: everything else. No kernel reads it, so it is an input of 16 bits, or 32, dequantized when it is loaded.
 """
@@ -52,25 +52,29 @@ def _block(op: Op) -> int | None:
 
 
 def codes_matrix(e: Emission, op: Op) -> TrtTensor:
-    """The integers, or floats of 8 bits, of a weight in the form `codes`, as float32 `[N, K]`."""
+    """A weight in the form `codes`, float32 `[N, K]`: its integers or FP8, times its scale if that is only one."""
 
     def make() -> TrtTensor:
-        q = op.operands[0]
+        q, scale = op.operands[:2]
         codes = e.shared(q.name, q, q.type.sizes({}))
-        return e.layer(e.network.add_dequantize(codes, e.one(), e.data_type(DType.f32)), "codes", owner=op.result)
+        unit = e.constant(scale.name, e.source.tensor(scale).float().reshape(())) if _has_one_scale(op) else e.one()
+        return e.layer(e.network.add_dequantize(codes, unit, e.data_type(DType.f32)), "codes", owner=op.result)
 
     return e.once(("codes", op.name), make)
 
 
-def row_scales(e: Emission, op: Op) -> TrtTensor:
-    """What the columns of a product with `codes_matrix` are multiplied by, float32 `[1, N]` or `[1, 1]`."""
+def row_scales(e: Emission, op: Op) -> TrtTensor | None:
+    """What the columns of a product with `codes_matrix` are multiplied by, float32 `[1, N]`; None by nothing."""
     scale = op.operands[1]
-    count = scale.type.sizes({})[0]
 
     def make() -> TrtTensor:
-        return e.cast(e.shared(f"{scale.name}/row", scale, (1, count)), DType.f32, "scales")
+        return e.cast(e.shared(f"{scale.name}/row", scale, scale.type.sizes({})[::-1]), DType.f32, "scales")
 
-    return e.once(("scales", scale.name), make)
+    return None if _has_one_scale(op) else e.once(("scales", scale.name), make)
+
+
+def _has_one_scale(op: Op) -> bool:
+    return op.operands[1].type.shape == (1, 1)
 
 
 def block_matrix(e: Emission, op: Op) -> TrtTensor:

@@ -95,8 +95,13 @@ def _integer_product(e: Emission, op: Op, packed: Op) -> TrtTensor:
     scale = quantize.operands[1]
     if scale.name not in e.stored:
         result = e.elementwise(result, _rows(e, scale), "PROD", "by token")
-    result = e.elementwise(result, row_scales(e, packed), "PROD", "by row")
-    return e.cast(result, op.result.type.dtype, "rounded")
+    return e.cast(_by_row(e, result, packed), op.result.type.dtype, "rounded")
+
+
+def _by_row(e: Emission, product: TrtTensor, packed: Op) -> TrtTensor:
+    """A product times the scales of the weight's rows."""
+    scales = row_scales(e, packed)
+    return product if scales is None else e.elementwise(product, scales, "PROD", "by row")
 
 
 def _integer_rows(e: Emission, op: Op) -> TrtTensor:
@@ -140,7 +145,7 @@ def _digit_product(e: Emission, op: Op, packed: Op) -> TrtTensor:
         worth = e.number(_BASE**-place, DType.f32, 2)
         total = e.elementwise(total, e.elementwise(part, worth, "PROD", f"digit {place}"), "SUM", f"to digit {place}")
     total = e.elementwise(total, unit, "PROD", "by token")
-    total = e.elementwise(total, row_scales(e, packed), "PROD", "by row")
+    total = _by_row(e, total, packed)
     if (shift := _shifted_by(e, x, packed)) is not None:
         total = e.elementwise(total, shift, "SUB", "shifted")
     return e.cast(total, dtype, "rounded")
