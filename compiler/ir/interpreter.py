@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import compiler.ir.nn_evaluators
 import compiler.ir.quant_evaluators
 import compiler.ir.unpack_evaluators  # noqa: F401 - registers the evaluators
 from compiler.errors import GraphError, LlmcError

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import compiler.ir.nn_evaluators  # noqa: F401 - registers them
 from compiler.ir.evaluators import evaluator
 from runtime.torch_executor import kernels
 
