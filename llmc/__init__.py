@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from compiler.errors import LlmcError
 
 if TYPE_CHECKING:
-    from compiler.ir.diff import GraphDiff, format_diff
+    from compiler.ir.diff import GraphDiff
     from compiler.ir.diff import diff_graphs as diff
+    from compiler.ir.diff_text import format_diff
     from compiler.ir.files import read_graph, write_graph
     from compiler.ir.graph import Graph
     from compiler.ir.parser import parse_graph as parse
@@ -44,7 +45,7 @@ _HOMES = {
     "Verification": "llmc.verification",
     "compile": "llmc.compiling",
     "diff": "compiler.ir.diff:diff_graphs",
-    "format_diff": "compiler.ir.diff",
+    "format_diff": "compiler.ir.diff_text",
     "lift": "llmc.models",
     "load": "runtime.loading:load_engine",
     "measure_perplexity": "llmc.perplexity",

@@ -33,7 +33,8 @@ def diff_command(
     llmc diff dumps/00-lifted.ir dumps/01-cleanup.ir
     llmc diff my-checkpoint my.engine
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
-    from compiler.ir.diff import diff_graphs, format_diff
+    from compiler.ir.diff import diff_graphs
+    from compiler.ir.diff_text import format_diff
     from llmc.inspecting import open_subject
     from llmc.pipeline import load_plugins
 
