@@ -18,6 +18,7 @@ from compiler.passes.parallel.explain import note_collectives
 from compiler.passes.parallel.layout import Layout
 from compiler.passes.parallel.reductions import merge_reductions
 from compiler.passes.parallel.unmerge import unmerge_linears
+from compiler.passes.parallel.unsort import sorted_linears, unsort
 from compiler.passes.registry import register
 
 
@@ -46,7 +47,7 @@ class TensorParallel:
         """The graph that every rank of a stage runs, on its own pieces."""
         if self.ranks == 1:
             return with_facts(graph, tp=1)
-        apart = unmerge_linears(graph, "tp")
+        apart = self._unsorted(unmerge_linears(graph, "tp"))
         layout = Layout(apart)
         choice = choose(layout, self.ranks)
         split = merge_reductions(emit(layout, choice, self.ranks, "tp"), "tp")
@@ -54,6 +55,14 @@ class TensorParallel:
             split = merge_linears(split)
         _explain(layout, choice, split)
         return with_facts(split, tp=self.ranks)
+
+    def _unsorted(self, graph: Graph) -> Graph:
+        """The graph in which linears that can be split by their inputs get them as they are, not sorted."""
+        known = sorted_linears(graph)
+        if not known:
+            return graph
+        choice = choose(Layout(unsort(graph, known, "tp")), self.ranks)
+        return unsort(graph, {op.name for pair in choice.pairs for op in pair.rows}, "tp")
 
 
 def _explain(layout: Layout, choice: Choice, split: Graph) -> None:
