@@ -27,18 +27,19 @@ if TYPE_CHECKING:
 
 
 class _Algorithm(NamedTuple):
-    """The type of weights, and whether inputs have scales by calibration (`static`), by token, or none."""
+    """The type of weights, what of them has a scale of its own, and what of inputs: all (`static`), `token`, or none."""
 
     dtype: DType
+    by: str
     act: str = ""
 
 
 _ALGORITHMS = {
-    "fp8": _Algorithm(DType.f8e4m3, "static"),
-    "fp8_per_channel_per_token": _Algorithm(DType.f8e4m3, "token"),
-    "w4a16_awq": _Algorithm(DType.i4),
-    "w8a16": _Algorithm(DType.i8),
-    "w8a8_sq_per_channel": _Algorithm(DType.i8, "static"),
+    "fp8": _Algorithm(DType.f8e4m3, "tensor", "static"),
+    "fp8_per_channel_per_token": _Algorithm(DType.f8e4m3, "channel", "token"),
+    "w4a16_awq": _Algorithm(DType.i4, "group"),
+    "w8a16": _Algorithm(DType.i8, "channel"),
+    "w8a8_sq_per_channel": _Algorithm(DType.i8, "channel", "static"),
 }
 
 
@@ -47,14 +48,11 @@ class ModelOpt:
 
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
-        inner = Options(options.file, options.values.get("quantization", options.values))
+        inner = options.section("quantization") if "quantization" in options.values else options
         name = inner.only("quant_algo", "", *_ALGORITHMS)
         self._algorithm = _ALGORITHMS.get(name)
         inner.only("has_zero_point", False)
-        group = inner.get("group_size", kind=int, default=0)
-        self._block = (
-            (1, group) if group > 0 and self._algorithm is not None and self._algorithm.dtype is DType.i4 else None
-        )
+        self._group = inner.get("group_size", kind=int, default=0)
         self._cache = _cache_type(inner)
 
     @property
@@ -67,7 +65,10 @@ class ModelOpt:
         if self._algorithm is None or not self._quantized(weights, module):
             return None
         b, dtype, tensor = weights.b, self._algorithm.dtype, f"{module}.weight"
-        scale = weight_scale(weights, f"{module}.weight_scale", out, width, f"{name}.scale", self._block)
+        # Some configs do not say how large the groups are.
+        group = (1, self._group) if self._group > 0 else None
+        block = {"tensor": (out, width), "channel": (1, width), "group": group}[self._algorithm.by]
+        scale = weight_scale(weights, f"{module}.weight_scale", out, width, f"{name}.scale", block)
         if dtype is DType.i4:
             if out % 2:
                 raise CheckpointError(f"{module} has {out} outputs, an odd number, of which bytes hold two each")

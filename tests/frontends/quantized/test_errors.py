@@ -196,6 +196,13 @@ def test_groups_that_are_not_those_of_modelopts_config(tmp_path: Path) -> None:
     assert "a scale for each [1,16] of [96,32]; the config says [1,24]" in fails(tmp_path).message
 
 
+def test_more_scales_than_modelopts_algorithm_has(tmp_path: Path) -> None:
+    write(neox(), writers.float8(by="channel", input_scale=torch.tensor(0.1)), tmp_path)
+    write_json(tmp_path / "hf_quant_config.json", modelopt_config("FP8"))
+    message = fails(tmp_path).message
+    assert f"the tensor '{FIRST}.weight_scale' is [96,1], which is a scale for each [1,32]" in message
+
+
 def test_blocks_of_outputs_cannot_be_split(tmp_path: Path) -> None:
     config = compressed_config({"type": "float", "strategy": "block", "block_structure": [8, 16]})
     write(neox(), writers.float8(by="block"), tmp_path, **config)
