@@ -40,6 +40,7 @@ class Console:
         self.lines = not quiet and not bars_only
         self.bars: Bars | None = None
         self.tasks: dict[str, TaskID] = {}
+        self.done: dict[str, int] = {}
         self.seen: set[str] = set()
         if not quiet and sys.stderr.isatty():
             self.bars, self.lines = _bars(), False
@@ -58,6 +59,9 @@ class Console:
         if self.bars:
             if stage not in self.tasks:
                 self.tasks[stage] = self.bars.add_task(_STAGES.get(stage, stage), total=None)
+            if done < self.done.get(stage, 0):  # the same work once more, such as another pass that calibrates
+                self.bars.reset(self.tasks[stage])
+            self.done[stage] = done
             self.bars.update(self.tasks[stage], completed=done, total=total or None)
         elif self.lines and stage not in self.seen:
             self.seen.add(stage)
@@ -65,11 +69,36 @@ class Console:
 
 
 def _bars() -> Bars:
+    """A bar a stage, with the time that it has taken and that it will take, once that can be told."""
     from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.text import Text
 
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    class Left(ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: Task) -> Text:
+            return Text(time_left(None if task.finished else task.time_remaining), style="progress.remaining")
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), Left()
     return Progress(*columns, console=RichConsole(stderr=True), transient=True)
+
+
+def time_left(seconds: float | None) -> str:
+    """`1:02:03 left`, or nothing if it is not known."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left"
 
 
 def table(rows: Sequence[tuple[str, str]], *, wrap: bool = True) -> str:

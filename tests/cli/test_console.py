@@ -1,0 +1,61 @@
+"""Progress on standard error."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from llmc.cli.console import Console, time_left
+from tests.cli.llmc_command import EXAMPLES
+
+
+@pytest.fixture
+def console(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Console(quiet=False) as shown:
+        yield shown
+
+
+def test_work_that_begins_again_is_not_finished(console):
+    """Each pass that calibrates counts from 0; the time left is that of the last one."""
+    for done in range(4):
+        console("calibrate", done, 3)
+    [task] = console.bars.tasks
+    assert task.finished
+    console("calibrate", 0, 5)
+    assert (task.completed, task.total, task.finished, task.time_remaining) == (0, 5, False, None)
+    console("calibrate", 1, 5)
+    console("calibrate", 2, 5)
+    assert not task.finished
+    assert task.time_remaining is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, ""), (0.4, "0:00:00 left"), (65.2, "0:01:05 left"), (36000, "10:00:00 left")]
+)
+def test_the_time_left_is_said_once_it_is_known(seconds, text):
+    assert time_left(seconds) == text
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), True), (("--json",), False), (("--quiet",), False)])
+def test_calibration_shows_how_far_it_is_on_a_terminal(tmp_path, options, shown):
+    ours, theirs = pty.openpty()
+    given = ("compile", EXAMPLES / "opt-tiny", "-o", tmp_path / "e", "--passes", "quant=fp8", "--calib-samples", 2)
+    command = [sys.executable, "-m", "llmc", *map(str, given), "--calib-length", "32", *options]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    )
+    os.close(theirs)
+    found = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        found += piece
+    os.close(ours)
+    assert process.wait() == 0, found
+    assert bool(re.search(rb"calibrating.*100%", found)) is (b"calibrating" in found) is shown
