@@ -2,6 +2,7 @@
 
 from compiler.passes.quant.kv import QuantizeCaches
 from compiler.passes.quant.quantize import Quantize
-from compiler.passes.quant.recipe import Recipe, Target, targets
+from compiler.passes.quant.recipe import Recipe, algorithm
+from compiler.passes.quant.targets import Target, targets
 
-__all__ = ["Quantize", "QuantizeCaches", "Recipe", "Target", "targets"]
+__all__ = ["Quantize", "QuantizeCaches", "Recipe", "Target", "algorithm", "targets"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -96,6 +96,10 @@ class CalibrationSource:
             )
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))[:wanted]
         return torch.tensor(ids[: count * length], dtype=torch.int32).view(count, length)[order.sort().values]
+
+    def at_most(self, samples: int, graph: Graph) -> CalibrationSource:
+        """The same with no more windows of a graph than that; see `windows` for errors."""
+        return replace(self, samples=min(samples, len(self.windows(graph))))
 
     def _ids(self, document: Document) -> Sequence[int]:
         if not isinstance(document, str):

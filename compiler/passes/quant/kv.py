@@ -13,12 +13,13 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
+from compiler.passes.quant.algorithms.activations import LARGEST
+from compiler.passes.quant.algorithms.grid import LEAST_SCALE
 from compiler.passes.quant.cache_errors import cache_errors
 from compiler.passes.quant.cache_scales import cache_scales
 from compiler.passes.quant.calibration import current_calibration
 from compiler.passes.quant.recipe import require_one_rank
 from compiler.passes.quant.report import OpError
-from compiler.passes.quant.rtn import LARGEST, LEAST_SCALE
 from compiler.passes.registry import register
 
 PASS_NAME = "kv"

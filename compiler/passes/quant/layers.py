@@ -14,11 +14,13 @@ from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.tensor_ref import TensorRef
 from compiler.passes.quant.algorithms.grid import Rounded
 from compiler.passes.quant.calibration import CalibrationSource
-from compiler.passes.quant.recipe import Recipe, Target, dequantized_linear
+from compiler.passes.quant.replace import dequantized_linear
 from compiler.passes.quant.report import OpError
 from compiler.passes.quant.statistics import require_finite
+from compiler.passes.quant.stops import stops_of
 from compiler.passes.quant.store import ResultStore, Stored
-from compiler.passes.quant.walk import View, Walk, stops_of
+from compiler.passes.quant.targets import Target
+from compiler.passes.quant.walk import View, Walk
 
 
 @dataclass(frozen=True)
@@ -111,16 +113,13 @@ def report(
     ]
 
 
-def describe(recipe: Recipe, bits: int | None = None, group: int | None = None) -> str:
+def describe(algorithm: str, bits: float, group: int = 0) -> str:
     """A recipe for a reader: `gptq, 4 bits, group 128`."""
-    group = recipe.group if group is None else group
-    width = f"{bits or recipe.bits:g} bits"
-    return ", ".join([recipe.algorithm, width, *([f"group {group}"] if group else [])])
+    return ", ".join([algorithm, f"{bits:g} bits", *([f"group {group}"] if group else [])])
 
 
-def stored_weight(target: Target, rounded: Rounded, bits: int) -> dict[str, Stored]:
+def stored_weight(target: Target, rounded: Rounded, dtype: DType) -> dict[str, Stored]:
     """What to store of a rounded weight, by the keys that `stored_linear` reads."""
-    dtype = DType.i4 if bits <= 4 else DType.i8
     name, module = target.op.name, target.module
     tensors = {
         f"{name}.qweight": Stored(rounded.codes, f"{module}.qweight", dtype),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -41,6 +42,10 @@ class FidelityReport:
     def worst(self, count: int = 5) -> list[OpError]:
         """The ops with the largest errors, the largest first."""
         return sorted(self.entries, key=lambda entry: -entry.error)[:count]
+
+    def leave(self, ops: Collection[str]) -> None:
+        """Note of some ops, by name, that they are not quantized after all; what it would have cost them stays."""
+        self.entries = [replace(entry, recipe="left as it is") if entry.op in ops else entry for entry in self.entries]
 
     @property
     def mean(self) -> float:

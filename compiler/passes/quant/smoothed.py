@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -13,13 +13,12 @@ from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
 from compiler.passes.quant.layers import Results, stored_linear
-from compiler.passes.quant.recipe import Target, rewrite_linears
+from compiler.passes.quant.limit import quantize_linears
+from compiler.passes.quant.rounding import RoundInput
 from compiler.passes.quant.smoothing import Make, find_places, smooth
+from compiler.passes.quant.stops import Stop, stops_of
 from compiler.passes.quant.store import Stored
-from compiler.passes.quant.walk import Stop, stops_of
-
-Round = Callable[[Value, str, RewriteBuilder], Value]
-"""Appends what rounds the input of a linear, named as it was before smoothing, and returns it."""
+from compiler.passes.quant.targets import Target
 
 
 def pre_scale(stop: Stop, scales: Tensor) -> Tensor:
@@ -35,23 +34,23 @@ def stored_scale(stop: Stop, factor: Tensor, module: str) -> dict[str, Stored]:
 
 
 def rewrite_smoothed(
-    graph: Graph, chosen: Sequence[Target], results: Results, round_input: Round | None = None
+    graph: Graph, chosen: Sequence[Target], results: Results, limit: float | None, round_input: RoundInput | None = None
 ) -> Graph:
-    """The graph with smoothed inputs and stored weights."""
+    """The graph with smoothed inputs and stored weights; `limit` as for `quantize_linears`."""
     stops = stops_of(target.op for target in chosen)
     scales: dict[str, Make] = {
         stop.x.name: partial(_const, results.refs[_key(stop.x.name)])
         for stop in stops
         if _key(stop.x.name) in results.refs
     }
-    inputs = {op.name: stop.x.name for stop in stops for op in stop.ops}
     rows = _rows(graph, stops, scales)
 
     def emit(op: Op, b: RewriteBuilder) -> Value:
-        x = round_input(op.operands[0], inputs[op.name], b) if round_input else None
+        x = round_input(op, b) if round_input else None
         return stored_linear(op, b, results.refs, x=x, rows=rows.get(op.name))
 
-    return rewrite_linears(smooth(graph, stops, scales), dict.fromkeys(inputs, emit))
+    emits = {target.op.name: emit for target in chosen}
+    return quantize_linears(smooth(graph, stops, scales), emits, limit)
 
 
 def _rows(graph: Graph, stops: Sequence[Stop], scales: Mapping[str, Make]) -> dict[str, Make]:

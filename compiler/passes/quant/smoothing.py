@@ -15,8 +15,8 @@ from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder, sweep
-from compiler.passes.quant.recipe import PASS_NAME
-from compiler.passes.quant.walk import Stop
+from compiler.passes.quant.replace import PASS_NAME
+from compiler.passes.quant.stops import Stop
 
 Make = Callable[[RewriteBuilder], Value]
 """Appends the reciprocal of the scales, a constant `[K]` of the input's type, and returns it."""

@@ -25,7 +25,7 @@ from compiler.ir.types import TensorType, parse_type
 from compiler.trt.cache import cache_folder
 
 # Part of every key: results of an older way of computing them are not found again.
-_VERSION = "1"
+_VERSION = "2"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.rewrite import sweep
 from compiler.passes import run_pipeline
 from compiler.passes.quant.cache_scales import cache_scales
-from compiler.passes.quant.walk import step_inputs
+from compiler.passes.quant.steps import step_inputs
 from tests.passes.quant.models import FAMILIES, calibration, model
 
 PIPELINES = (
@@ -22,7 +22,10 @@ PIPELINES = (
     "quant=smoothquant",
     "quant=smoothquant:act=static:search=true",
     "quant=int8:act=static",
+    "quant=awq:bits=3:group=32",
     "quant=fp8",
+    "quant=fp8:round=gptq",
+    "quant=fp8:round=gptq:act=token:weights=channel",
     "quant=auto:bits=6",
 )
 
@@ -53,11 +56,25 @@ def test_logits_stay_near(family, pipeline):
     assert all(0 < entry.error < limit for entry in source.report.entries)
 
 
-@pytest.mark.parametrize("pipeline", ["quant=awq:group=32", "quant=gptq:group=32"])
-def test_calibrated_weights_lose_less_than_the_nearest(pipeline):
+@pytest.mark.parametrize(
+    ("pipeline", "nearest"),
+    [
+        ("quant=awq:group=32", "quant=int4:group=32"),
+        ("quant=gptq:group=32", "quant=int4:group=32"),
+        ("quant=awq:bits=3:group=32", "quant=int3:group=32"),
+        ("quant=gptq:bits=3:group=32", "quant=int3:group=32"),
+        ("quant=fp8:act=off:round=gptq", "quant=fp8:act=off"),
+    ],
+)
+def test_calibrated_weights_lose_less_than_the_nearest(pipeline, nearest):
     graph = model("gptneox")
-    nearest = _run(graph, "quant=gptq:group=32:damping=1e9")[1]  # so much damping leaves nothing but rounding
-    assert _run(graph, pipeline)[1].report.mean < 0.9 * nearest.report.mean
+    assert _run(graph, pipeline)[1].report.mean < 0.9 * _run(graph, nearest)[1].report.mean
+
+
+def test_inputs_are_reported_as_they_are_rounded():
+    """A float keeps three bits of mantissa, an integer of a token's scale seven for the largest."""
+    errors = {name: _run(model("mpt"), f"quant={name}:act=token")[1].report.mean for name in ("int8", "fp8")}
+    assert errors["fp8"] > 1.5 * errors["int8"]
 
 
 def test_report_has_the_error_of_each_op():
@@ -73,6 +90,8 @@ def test_rounding_is_reported_where_there_is_data_to_measure_it():
     _, source = _run(model("opt"), "quant=int4:group=32")
     assert len(source.report.entries) == 24 and 0.01 < source.report.mean < 0.3
     run_pipeline(model("opt"), "quant=int4:group=32")  # and needs none
+    _, source = _run(model("opt"), "quant=int4:group=32", samples=1)
+    assert len(source.report.entries) == 24
 
 
 def test_two_recipes_share_a_model():

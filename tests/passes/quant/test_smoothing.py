@@ -8,7 +8,8 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.verifier import verify
 from compiler.passes import run_pipeline
 from compiler.passes.quant.smoothing import Place, find_places, smooth
-from compiler.passes.quant.walk import step_inputs, stops_of
+from compiler.passes.quant.steps import step_inputs
+from compiler.passes.quant.stops import stops_of
 from tests.passes.quant.models import FAMILIES, calibration, model
 
 

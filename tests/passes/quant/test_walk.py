@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from compiler.ir.interpreter import Interpreter
-from compiler.passes.quant.walk import Walk, step_inputs, stops_of
+from compiler.passes.quant.steps import step_inputs
+from compiler.passes.quant.stops import stops_of
+from compiler.passes.quant.walk import Walk
 from tests.passes.quant.models import FAMILIES, calibration, model
 
 

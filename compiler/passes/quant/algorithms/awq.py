@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compiler.passes.quant.algorithms.grid import Grid, Scales
+from compiler.passes.quant.algorithms.grid import IntegerGrid, Scales
 
 STEPS = 20
 
@@ -22,7 +22,7 @@ def squared_error(change: Tensor, moment: Tensor) -> Tensor:
     return ((change @ moment) * change).sum()
 
 
-def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, moment: Tensor, grid: Grid) -> Tensor:
+def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, moment: Tensor, grid: IntegerGrid) -> Tensor:
     """The scales `s`, float32 `[K]`, with the least error of outputs among `mean_abs ** alpha` for 20 alphas in [0, 1).
 
     Args:
@@ -50,7 +50,7 @@ def candidate(mean_abs: Tensor, alpha: float) -> Tensor:
 
 
 def search_clipping(
-    weight: Tensor, moment: Tensor, grid: Grid, *, shrink: float = 0.5, steps: int = STEPS, rows: int = 512
+    weight: Tensor, moment: Tensor, grid: IntegerGrid, *, shrink: float = 0.5, steps: int = STEPS, rows: int = 512
 ) -> Scales:
     """The scales with the least error of outputs among those of grids made narrower, block by block.
 
@@ -73,7 +73,7 @@ def search_clipping(
     return Scales(torch.cat([part.scale for part in parts]), torch.cat(zeros) if zeros else None)
 
 
-def _clipped(weight: Tensor, moments: Tensor, grid: Grid, shrink: float, steps: int) -> Scales:
+def _clipped(weight: Tensor, moments: Tensor, grid: IntegerGrid, shrink: float, steps: int) -> Scales:
     width = moments.shape[1]
     blocks = weight.unflatten(1, (-1, width))
     least, most = blocks.amin(2, keepdim=True), blocks.amax(2, keepdim=True)

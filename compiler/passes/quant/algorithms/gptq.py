@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import PassError
+from compiler.ir.torch_types import to_torch
 from compiler.passes.quant.algorithms.grid import Grid, Rounded, Scales
 
 BLOCK = 128
@@ -84,13 +85,13 @@ def gptq(weight: Tensor, factor: Factor, grid: Grid) -> Rounded:
             group = scales.at(places[column], work, errors, factor.upper, start, column)
             current = work[:, column : column + 1]
             code = grid.codes(current, group)
-            codes[:, column : column + 1] = code
+            codes[:, column : column + 1] = code.view(torch.int8)
             rounded = Rounded(code, group).dense().double()
             error = (current - rounded) / factor.upper[column, column]
             errors[:, column - start] = error[:, 0]
             work[:, column + 1 : stop] -= error * factor.upper[column, column + 1 : stop]
         work[:, stop:] -= errors @ factor.upper[start:stop, stop:]
-    return Rounded(codes[:, factor.order.argsort()], scales.all())
+    return Rounded(codes[:, factor.order.argsort()].view(to_torch(grid.dtype)), scales.all())
 
 
 class _Scales:

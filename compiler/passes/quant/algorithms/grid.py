@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from compiler.ir.dtypes import DType
+from compiler.ir.torch_types import to_torch
+
+LEAST_SCALE = 2.0**-24
+"""The smallest scale: rows of zeros need one as well, and any that float16 can hold will do."""
+
 
 class Scales(NamedTuple):
     """The scales of a weight.
 
     Attributes:
-        scale: float32 `[N, blocks]`: each serves `K / blocks` weights of a row; all are positive.
+        scale: float32 `[N, blocks]`: each serves `K / blocks` weights of a row; or `[1, 1]`, for all. All are positive.
         zero: int8 of the same shape, what the weight 0 is stored as; None where that is 0.
     """
 
@@ -25,7 +32,7 @@ class Rounded(NamedTuple):
     """A quantized weight.
 
     Attributes:
-        codes: int8 `[N, K]`, in the range of the grid's bits.
+        codes: `[N, K]`, int8 in the range of the grid's bits, or float8.
         scales: their scales.
     """
 
@@ -37,12 +44,53 @@ class Rounded(NamedTuple):
         return dequantized(self.codes, self.scales)
 
 
+class Grid(ABC):
+    """The values that a weight can take, and which weights share a scale."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> DType:
+        """The element type that codes are stored in."""
+
+    @property
+    @abstractmethod
+    def top(self) -> float:
+        """The absolute value, in units of the scale, that stands for the largest weight of a block."""
+
+    @property
+    def group(self) -> int:
+        """How many weights of a row share a scale; 0 for one scale a row."""
+        return 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of a weight shares one scale."""
+        return False
+
+    @abstractmethod
+    def scales(self, weight: Tensor) -> Scales:
+        """The scales of a weight `[N, K]`, from the extremes of each block."""
+
+    @abstractmethod
+    def codes(self, weight: Tensor, scales: Scales) -> Tensor:
+        """The nearest codes of a weight `[N, K]`, in the type that they are stored in; i4 as int8."""
+
+    def width(self, columns: int) -> int:
+        """How many weights of a row of `columns` share a scale."""
+        return self.group or columns
+
+    def nearest(self, weight: Tensor, scales: Scales | None = None) -> Rounded:
+        """The weight rounded to the nearest codes, by its own scales if none are given."""
+        scales = scales or self.scales(weight)
+        return Rounded(self.codes(weight, scales), scales)
+
+
 @dataclass(frozen=True)
-class Grid:
-    """How a weight is rounded.
+class IntegerGrid(Grid):
+    """Equal steps.
 
     Attributes:
-        bits: bits of a weight.
+        bits: bits of a weight; fewer than 4 are stored in 4.
         group: how many weights of a row share a scale; 0 for one scale a row.
         asymmetric: whether there are zero points, so that a grid reaches from the smallest weight to the largest.
     """
@@ -50,6 +98,11 @@ class Grid:
     bits: int = 4
     group: int = 0
     asymmetric: bool = False
+
+    @property
+    def dtype(self) -> DType:
+        """Integers of 4 or 8 bits."""
+        return DType.i4 if self.bits <= 4 else DType.i8
 
     @property
     def low(self) -> int:
@@ -61,21 +114,21 @@ class Grid:
         """The largest code."""
         return (1 << (self.bits - 1)) - 1
 
-    def width(self, columns: int) -> int:
-        """How many weights of a row of `columns` share a scale."""
-        return self.group or columns
+    @property
+    def top(self) -> float:
+        """Half a step beyond the largest code, so that no weight is further than that from its code.
+
+        Less a hair: exactly there, a weight would be rounded to a code that is none.
+        """
+        return (self.high + 0.5) * (1 - 2**-20)
 
     def scales(self, weight: Tensor) -> Scales:
-        """The scales of a weight `[N, K]`, from the extremes of each block.
-
-        A symmetric grid has one code more below zero than above: its largest weight lies half a step beyond the
-        largest code, so that no weight is further than half a step from its code.
-        """
+        """The scales of a weight `[N, K]`, from the extremes of each block."""
         blocks = weight.float().unflatten(1, (-1, self.width(weight.shape[1])))
         if not self.asymmetric:
-            return Scales(_positive(blocks.abs().amax(2) / (self.high + 0.5)))
+            return Scales((blocks.abs().amax(2) / self.top).clamp(min=LEAST_SCALE))
         least, most = blocks.amin(2).clamp(max=0), blocks.amax(2).clamp(min=0)
-        scale = _positive((most - least) / (self.high - self.low))
+        scale = ((most - least) / (self.high - self.low)).clamp(min=LEAST_SCALE)
         return Scales(scale, (self.low - torch.round(least / scale)).to(torch.int8))
 
     def codes(self, weight: Tensor, scales: Scales) -> Tensor:
@@ -87,10 +140,38 @@ class Grid:
         codes: Tensor = steps.clamp(self.low, self.high).to(torch.int8).reshape(weight.shape)
         return codes
 
-    def nearest(self, weight: Tensor, scales: Scales | None = None) -> Rounded:
-        """The weight rounded to the nearest codes, by its own scales if none are given."""
-        scales = scales or self.scales(weight)
-        return Rounded(self.codes(weight, scales), scales)
+
+@dataclass(frozen=True)
+class FloatGrid(Grid):
+    """The values of e4m3: steps grow with the weight.
+
+    Attributes:
+        whole: whether all of a weight shares one scale; else each row has its own.
+    """
+
+    whole: bool = True
+
+    @property
+    def dtype(self) -> DType:
+        """Floats of 4 bits of exponent and 3 of mantissa."""
+        return DType.f8e4m3
+
+    @property
+    def top(self) -> float:
+        """The largest value."""
+        return 448.0
+
+    def scales(self, weight: Tensor) -> Scales:
+        """The scales of a weight `[N, K]`, from its largest values: `[1, 1]` or `[N, 1]`."""
+        largest = weight.float().abs().amax(1, keepdim=True)
+        if self.whole:
+            largest = largest.amax(0, keepdim=True)
+        return Scales((largest / self.top).clamp(min=LEAST_SCALE))
+
+    def codes(self, weight: Tensor, scales: Scales) -> Tensor:
+        """The nearest codes of a weight `[N, K]`, float8."""
+        steps = weight.float() * (1 / scales.scale)
+        return steps.clamp(-self.top, self.top).to(to_torch(self.dtype))
 
 
 def dequantized(codes: Tensor, scales: Scales) -> Tensor:
@@ -100,8 +181,3 @@ def dequantized(codes: Tensor, scales: Scales) -> Tensor:
         blocks = blocks - scales.zero[:, :, None]
     dense: Tensor = blocks * scales.scale[:, :, None]
     return dense.reshape(codes.shape)
-
-
-def _positive(scale: Tensor) -> Tensor:
-    """The scales, or 1 for blocks of zeros."""
-    return torch.where(scale > 0, scale, 1.0)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compiler.passes.quant.algorithms.grid import Grid
-
-CODES = 127  # of an int8 activation, on either side of zero
+from compiler.passes.quant.algorithms.activations import round_activations
+from compiler.passes.quant.algorithms.grid import IntegerGrid
 
 
 def smoothing(inputs: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor:
@@ -23,12 +22,6 @@ def smoothing(inputs: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor
     columns = torch.stack([weight.float().abs().amax(0) for weight in weights]).amax(0)
     scales = inputs.float().clamp(min=1e-5).pow(alpha) / columns.clamp(min=1e-5).pow(1 - alpha)
     return scales.clamp(1e-4, 1e4)
-
-
-def round_activations(x: Tensor, amax: Tensor | None) -> Tensor:
-    """`x` `[T, K]` rounded to int8 and back: by one scale from `amax`, or by one a token if there is none."""
-    scale = ((x.abs().amax(-1, keepdim=True) if amax is None else amax) / CODES).clamp(min=1e-12)
-    return torch.round(x / scale).clamp(-CODES - 1, CODES) * scale
 
 
 def search_alpha(
@@ -50,7 +43,7 @@ def search_alpha(
         rounded = round_activations(rows / scales, (inputs / scales).amax() if static else None)
         error = 0.0
         for weight in weights:
-            smoothed = Grid(8).nearest(weight.float() * scales).dense()
+            smoothed = IntegerGrid(8).nearest(weight.float() * scales).dense()
             error += float((rounded @ smoothed.T - rows @ weight.float().T).square().sum())
         if error < least:
             best, chosen, least = step / steps, scales, error

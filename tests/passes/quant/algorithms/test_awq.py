@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compiler.passes.quant.algorithms.awq import candidate, search_clipping, search_scales, squared_error
-from compiler.passes.quant.algorithms.grid import Grid, Scales
+from compiler.passes.quant.algorithms.grid import IntegerGrid, Scales
 
 
 def _case(seed=0, width=16):
@@ -23,7 +23,7 @@ def test_error_is_that_of_outputs():
 
 def test_scales_are_the_best_of_the_twenty():
     x, weight = _case()
-    grid, mean = Grid(3, 8), x.abs().mean(0)
+    grid, mean = IntegerGrid(3, 8), x.abs().mean(0)
     scales = search_scales([weight], mean, x.T @ x, grid)
 
     def output_error(s):
@@ -36,14 +36,14 @@ def test_scales_are_the_best_of_the_twenty():
 
 def test_scales_serve_all_linears_of_an_input():
     x, weight = _case()
-    both = search_scales([weight, weight], x.abs().mean(0), x.T @ x, Grid(4))
-    assert torch.equal(both, search_scales([weight], x.abs().mean(0), x.T @ x, Grid(4)))
+    both = search_scales([weight, weight], x.abs().mean(0), x.T @ x, IntegerGrid(4))
+    assert torch.equal(both, search_scales([weight], x.abs().mean(0), x.T @ x, IntegerGrid(4)))
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_clipping_is_the_best_of_each_block(asymmetric):
     x, weight = _case(seed=1)
-    grid = Grid(3, 8, asymmetric)
+    grid = IntegerGrid(3, 8, asymmetric)
     found = search_clipping(weight, x.T @ x, grid, rows=3)
     for row in range(8):
         for block in range(2):
@@ -66,5 +66,5 @@ def test_clipping_is_the_best_of_each_block(asymmetric):
 def test_channels_without_inputs_are_no_obstacle():
     x, weight = _case()
     x[:, 2] = 0
-    scales = search_scales([weight], x.abs().mean(0), x.T @ x, Grid(4))
+    scales = search_scales([weight], x.abs().mean(0), x.T @ x, IntegerGrid(4))
     assert bool(torch.isfinite(scales).all()) and bool((scales > 0).all())

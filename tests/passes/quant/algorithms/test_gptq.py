@@ -8,7 +8,7 @@ import torch
 from compiler.errors import PassError
 from compiler.passes.quant.algorithms.awq import squared_error
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
-from compiler.passes.quant.algorithms.grid import Grid, Scales
+from compiler.passes.quant.algorithms.grid import FloatGrid, IntegerGrid, Scales
 
 
 def _inputs(width, count=200, seed=0):
@@ -43,7 +43,7 @@ def _by_least_squares(weight, x, grid, order, damping):
 @pytest.mark.parametrize("group", [0, 4])
 def test_equals_least_squares_column_by_column(bits, group):
     x, weight = _inputs(12), torch.randn(6, 12, generator=torch.Generator().manual_seed(3))
-    grid = Grid(bits, group)
+    grid = IntegerGrid(bits, group)
     moment = x.T @ x
     factor = factorize(moment, damping=0.01, order=True)
     assert factor.order.tolist() == moment.diagonal().argsort(descending=True).tolist() != list(range(12))
@@ -53,7 +53,7 @@ def test_equals_least_squares_column_by_column(bits, group):
 
 def test_blocks_change_nothing(monkeypatch):
     x, weight = _inputs(48, seed=4), torch.randn(8, 48, generator=torch.Generator().manual_seed(4))
-    for order, grid in itertools.product([False, True], [Grid(4, 16), Grid(3), Grid(4, 16, True)]):
+    for order, grid in itertools.product([False, True], [IntegerGrid(4, 16), IntegerGrid(3), IntegerGrid(4, 16, True)]):
         factor = factorize(x.T @ x, order=order)
         whole = gptq(weight, factor, grid)
         monkeypatch.setattr("compiler.passes.quant.algorithms.gptq.BLOCK", 7)
@@ -64,7 +64,7 @@ def test_blocks_change_nothing(monkeypatch):
 
 
 def test_first_column_of_two_is_rounded_and_the_second_is_the_best_there_is():
-    x, grid = _inputs(2, seed=5), Grid(3)
+    x, grid = _inputs(2, seed=5), IntegerGrid(3)
     weight = torch.randn(20, 2, generator=torch.Generator().manual_seed(5))
     moment = x.T @ x
     rounded = gptq(weight, factorize(moment, damping=0.0, order=False), grid)
@@ -84,16 +84,26 @@ def test_loses_less_than_rounding_to_nearest(order):
     x, weight = _inputs(64, 500, seed=6), torch.randn(32, 64, generator=torch.Generator().manual_seed(6))
     moment = x.T @ x
     for bits in (3, 4):
-        grid = Grid(bits, 32)
+        grid = IntegerGrid(bits, 32)
         ours = squared_error((gptq(weight, factorize(moment, order=order), grid).dense() - weight).double(), moment)
         nearest = squared_error((grid.nearest(weight).dense() - weight).double(), moment)
         assert ours < 0.7 * nearest
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_floats_lose_less_too(whole):
+    x, weight = _inputs(64, 500, seed=7), torch.randn(32, 64, generator=torch.Generator().manual_seed(7))
+    grid, moment = FloatGrid(whole), x.T @ x
+    rounded = gptq(weight, factorize(moment), grid)
+    assert rounded.codes.dtype is torch.float8_e4m3fn
+    ours = squared_error((rounded.dense() - weight).double(), moment)
+    assert ours < 0.7 * squared_error((grid.nearest(weight).dense() - weight).double(), moment)
+
+
 def test_inputs_that_are_always_zero_have_weights_of_zero():
     x = _inputs(8)
     x[:, 3] = 0
-    rounded = gptq(torch.ones(2, 8), factorize(x.T @ x), Grid(4))
+    rounded = gptq(torch.ones(2, 8), factorize(x.T @ x), IntegerGrid(4))
     assert not rounded.codes[:, 3].any() and rounded.codes[:, 2].any()
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Annotated
 
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
-from compiler.passes.quant.algorithms.grid import Grid
-from compiler.passes.quant.calibration import CalibrationSource
-from compiler.passes.quant.gptq import round_all
+from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.calibration import current_calibration
 from compiler.passes.quant.layers import LayerResult, calibrate
-from compiler.passes.quant.recipe import Recipe, Target, require_group, targets
+from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
+from compiler.passes.quant.recipes.gptq import Gptq, round_all
 from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.statistics import gather
+from compiler.passes.quant.targets import Target, targets
 from compiler.passes.quant.walk import View
 
 _SCALE_BITS = 32
@@ -30,36 +32,42 @@ class Choice:
         error: the square of the relative error of outputs.
     """
 
-    grid: Grid | None
+    grid: IntegerGrid | None
     bits: float
     error: float
 
 
-def quantize_auto(graph: Graph, recipe: Recipe, calibration: CalibrationSource) -> Graph:
-    """The graph with the weights of its targets in as many bits on average as the recipe says, scales included.
+@algorithm("auto")
+@dataclass(frozen=True)
+class Auto(Recipe):
+    """Weights in 4, 8 or 16 bits by GPTQ, in as many on average as `bits` says, scales included.
 
-    Bits go where they take away most of the squared relative errors of outputs. What is quantized is quantized by GPTQ.
-
-    Raises:
-        PassError: as `targets` and `calibrate`, or if the budget is below the cheapest choice.
+    Bits go where they take away most of the squared relative errors of outputs.
     """
-    chosen = targets(graph, replace(recipe, group=0))
-    if recipe.group:
-        for target in chosen:
-            require_group(target, recipe.group)
-    grids = {target.op.name: (Grid(4, _group(target, recipe)), Grid(8)) for target in chosen}
-    errors = _sensitivity(graph, chosen, grids, calibration)
-    choices = {
-        name: [
-            *(Choice(grid, _bits(target, grid), errors[f"{name} {grid.bits}"] ** 2) for grid in grids[name]),
-            Choice(None, _bits(target, None), 0.0),
-        ]
-        for name, target in ((target.op.name, target) for target in chosen)
-    }
-    elements = sum(target.weight.type.elements for target in chosen)
-    picked = allocate(choices, recipe.bits * elements, elements)
-    rounded = {name: choice.grid for name, choice in picked.items() if choice.grid is not None}
-    return round_all(graph, [t for t in chosen if t.op.name in rounded], rounded, recipe, calibration)
+
+    bits: Annotated[float, "bits a weight on average"] = 4.5
+    group: Annotated[int, GROUP] = 0
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph with the weights of its targets quantized.
+
+        Raises:
+            PassError: as `targets` and `calibrate`, or if the budget is below the cheapest choice.
+        """
+        chosen = targets(graph, self, self.group)
+        grids = {target.op.name: (IntegerGrid(4, _group(target, self.group)), IntegerGrid(8)) for target in chosen}
+        errors = _sensitivity(graph, chosen, grids)
+        choices = {
+            name: [
+                *(Choice(grid, _bits(target, grid), errors[f"{name} {grid.bits}"] ** 2) for grid in grids[name]),
+                Choice(None, _bits(target, None), 0.0),
+            ]
+            for name, target in ((target.op.name, target) for target in chosen)
+        }
+        elements = sum(target.weight.type.elements for target in chosen)
+        picked = allocate(choices, self.bits * elements, elements)
+        rounded = {name: choice.grid for name, choice in picked.items() if choice.grid is not None}
+        return round_all(graph, [t for t in chosen if t.op.name in rounded], rounded, Gptq(limit=self.limit))
 
 
 def allocate(choices: Mapping[str, Sequence[Choice]], budget: float, elements: int) -> dict[str, Choice]:
@@ -102,8 +110,7 @@ def _gain(before: Choice, after: Choice) -> float:
 def _sensitivity(
     graph: Graph,
     chosen: Sequence[Target],
-    grids: Mapping[str, Sequence[Grid]],
-    calibration: CalibrationSource,
+    grids: Mapping[str, Sequence[IntegerGrid]],
 ) -> Mapping[str, float]:
     """The relative error of each linear's outputs for each grid, by `name bits`."""
 
@@ -117,16 +124,16 @@ def _sensitivity(
                 errors[f"{name} {grid.bits}"] = relative_error(outputs, rounded)
         return LayerResult(errors=errors)
 
-    return calibrate(graph, chosen, calibration, f"sensitivity {grids}", solve).errors
+    return calibrate(graph, chosen, current_calibration(), f"sensitivity {grids}", solve).errors
 
 
-def _group(target: Target, recipe: Recipe) -> int:
-    """The group of 4-bit weights: the recipe's, or the largest power of two up to 128 that divides a row."""
+def _group(target: Target, group: int) -> int:
+    """The group of 4-bit weights: the given one, or the largest power of two up to 128 that divides a row."""
     columns = target.weight.type.sizes({})[1]
-    return recipe.group or next((size for size in (128, 64, 32, 16) if columns % size == 0), 0)
+    return group or next((size for size in (128, 64, 32, 16) if columns % size == 0), 0)
 
 
-def _bits(target: Target, grid: Grid | None) -> float:
+def _bits(target: Target, grid: IntegerGrid | None) -> float:
     rows, columns = target.weight.type.sizes({})
     if grid is None:
         return float(_UNQUANTIZED_BITS * rows * columns)

@@ -1,0 +1,67 @@
+"""`quant=awq`: weights rounded after scaling up the channels that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from compiler.ir.graph import Graph
+from compiler.passes.quant.algorithms.awq import search_clipping, search_scales
+from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.calibration import current_calibration
+from compiler.passes.quant.layers import LayerResult, calibrate, describe, report, stored_weight
+from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
+from compiler.passes.quant.report import relative_error
+from compiler.passes.quant.smoothed import pre_scale, rewrite_smoothed, stored_scale
+from compiler.passes.quant.statistics import gather
+from compiler.passes.quant.targets import Target, targets
+from compiler.passes.quant.walk import View
+
+
+@algorithm("awq")
+@dataclass(frozen=True)
+class Awq(Recipe):
+    """Weights by AWQ: channels are scaled, and ranges clipped, by what that does to outputs on calibration data."""
+
+    bits: Annotated[float, "3 or 4 bits a weight"] = 4
+    group: Annotated[int, GROUP] = 128
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        self.require_bits(self.bits, 3, 4)
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph with the weights of its targets quantized by AWQ.
+
+        Raises:
+            PassError: as `targets` and `calibrate`.
+        """
+        grid, calibration = IntegerGrid(int(self.bits), self.group), current_calibration()
+        chosen = targets(graph, self, self.group)
+
+        def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
+            return _solve(view, by_name, grid)
+
+        names = [target.op.name for target in chosen]
+        results = calibrate(graph, chosen, calibration, f"awq {grid} {names}", solve)
+        report(calibration, chosen, results.errors, dict.fromkeys(names, describe("awq", self.bits, self.group)))
+        return rewrite_smoothed(graph, chosen, results, self.limit)
+
+
+def _solve(view: View, by_name: Mapping[str, Target], grid: IntegerGrid) -> LayerResult:
+    module = by_name[view.stop.ops[0].name].module
+    known = gather(view.inputs, view.device, module)
+    weights = {name: weight.float() for name, weight in view.weights.items()}
+    scales = search_scales(list(weights.values()), known.mean_abs, known.moment, grid)
+    factor = pre_scale(view.stop, scales)
+    tensors, errors = stored_scale(view.stop, factor, module), {}
+    wide = factor.float()
+    moment, rows = known.moment * wide * wide[:, None], known.rows * wide
+    for name, weight in weights.items():
+        smoothed = weight / wide
+        rounded = grid.nearest(smoothed, search_clipping(smoothed, moment, grid))
+        tensors.update(stored_weight(by_name[name], rounded, grid.dtype))
+        errors[name] = relative_error(known.rows @ weight.T, rows @ rounded.dense().T)
+    return LayerResult(tensors, errors)

@@ -1,0 +1,30 @@
+"""`quant=fp8`: weights and activations in e4m3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from compiler.ir.graph import Graph
+from compiler.passes.quant.algorithms.grid import FloatGrid
+from compiler.passes.quant.recipe import ACT, Activations, Recipe, algorithm
+from compiler.passes.quant.rounded import Rounding, quantize_rounded
+
+
+@algorithm("fp8")
+@dataclass(frozen=True)
+class Fp8(Recipe):
+    """Weights and inputs in e4m3, by scales from the largest values."""
+
+    weights: Annotated[Literal["tensor", "channel"], "a scale for each weight, or for each of its output channels"] = (
+        "tensor"
+    )
+    act: Annotated[Activations, ACT] = "static"
+    round: Annotated[
+        Literal["nearest", "gptq"], "each weight to the nearest value, or such that others make good its error"
+    ] = "nearest"
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph with rounded weights and inputs. Raises as `quantize_rounded`."""
+        grid = FloatGrid(whole=self.weights == "tensor")
+        return quantize_rounded(graph, self, Rounding(grid, self.act, self.round == "gptq"))

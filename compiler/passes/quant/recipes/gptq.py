@@ -1,0 +1,73 @@
+"""`quant=gptq`: weights by GPTQ, each layer calibrated on the outputs of the quantized ones before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+from compiler.ir.graph import Graph
+from compiler.passes.quant.algorithms.gptq import factorize, gptq
+from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.calibration import current_calibration
+from compiler.passes.quant.layers import LayerResult, calibrate, describe, report, stored_linear, stored_weight
+from compiler.passes.quant.limit import quantize_linears
+from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
+from compiler.passes.quant.report import relative_error
+from compiler.passes.quant.statistics import gather
+from compiler.passes.quant.targets import Target, targets
+from compiler.passes.quant.walk import View
+
+
+@algorithm("gptq")
+@dataclass(frozen=True)
+class Gptq(Recipe):
+    """Weights by GPTQ: column after column, each error made good by the columns that follow."""
+
+    bits: Annotated[float, "3, 4 or 8 bits a weight"] = 4
+    group: Annotated[int, GROUP] = 128
+    damping: Annotated[float, "added to the Hessian, as a part of its mean"] = 0.01
+    order: Annotated[bool, "the columns with the largest activations first"] = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        self.require_bits(self.bits, 3, 4, 8)
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph with the weights of its targets quantized by GPTQ.
+
+        Raises:
+            PassError: as `targets` and `calibrate`, or if the inputs of a linear depend on one another too much.
+        """
+        chosen = targets(graph, self, self.group)
+        grid = IntegerGrid(int(self.bits), self.group)
+        return round_all(graph, chosen, {target.op.name: grid for target in chosen}, self)
+
+
+def round_all(graph: Graph, chosen: Sequence[Target], grids: Mapping[str, IntegerGrid], recipe: Gptq) -> Graph:
+    """The graph with some linears quantized by GPTQ, each on a grid of its own, by the linear's name.
+
+    Of the recipe, `damping`, `order` and `limit` count.
+    """
+
+    def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
+        module = by_name[view.stop.ops[0].name].module
+        known = gather(view.inputs, view.device, module)
+        factor = factorize(known.moment, damping=recipe.damping, order=recipe.order, name=module)
+        tensors, errors, weights = {}, {}, {}
+        for name, weight in view.weights.items():
+            rounded = gptq(weight, factor, grids[name])
+            weights[name] = rounded.dense()
+            tensors.update(stored_weight(by_name[name], rounded, grids[name].dtype))
+            errors[name] = relative_error(known.rows @ weight.float().T, known.rows @ weights[name].T)
+        return LayerResult(tensors, errors, weights=weights)
+
+    calibration = current_calibration()
+    settings = f"gptq {recipe.damping} {recipe.order} {grids}"
+    results = calibrate(graph, chosen, calibration, settings, solve)
+    named = {name: describe("gptq", grid.bits, grid.group) for name, grid in grids.items()}
+    report(calibration, chosen, results.errors, named)
+    emit = partial(stored_linear, refs=results.refs)
+    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.limit)

@@ -1,0 +1,48 @@
+"""`quant=int8`, `int4` and `int3`: weights rounded to the nearest integer, and activations with int8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from compiler.ir.graph import Graph
+from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.recipe import ACT, GROUP, Activations, Recipe, algorithm
+from compiler.passes.quant.rounded import Rounding, quantize_rounded
+
+
+@algorithm("int8")
+@dataclass(frozen=True)
+class Int8(Recipe):
+    """Weights rounded to the nearest of 8 bits; with `act`, their inputs, too."""
+
+    group: Annotated[int, GROUP] = 0
+    act: Annotated[Activations, ACT] = "off"
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph with rounded weights. Raises as `quantize_rounded`."""
+        return quantize_rounded(graph, self, Rounding(IntegerGrid(8, self.group), self.act))
+
+
+@algorithm("int4")
+@dataclass(frozen=True)
+class Int4(Recipe):
+    """Weights rounded to the nearest of 4 bits."""
+
+    group: Annotated[int, GROUP] = 0
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph with rounded weights. Raises as `quantize_rounded`."""
+        return quantize_rounded(graph, self, Rounding(IntegerGrid(4, self.group)))
+
+
+@algorithm("int3")
+@dataclass(frozen=True)
+class Int3(Recipe):
+    """Weights rounded to the nearest of 3 bits, which are stored in 4."""
+
+    group: Annotated[int, GROUP] = 0
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph with rounded weights. Raises as `quantize_rounded`."""
+        return quantize_rounded(graph, self, Rounding(IntegerGrid(3, self.group)))

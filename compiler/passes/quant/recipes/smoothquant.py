@@ -1,0 +1,72 @@
+"""`quant=smoothquant`: 8-bit weights and activations, with outliers moved from activations into weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from compiler.errors import PassError
+from compiler.ir.dtypes import DType
+from compiler.ir.graph import Graph
+from compiler.passes.quant.algorithms.activations import round_activations
+from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.smoothquant import search_alpha, smoothing
+from compiler.passes.quant.calibration import current_calibration
+from compiler.passes.quant.layers import LayerResult, calibrate, report, stored_weight
+from compiler.passes.quant.recipe import ACT, Recipe, algorithm
+from compiler.passes.quant.report import relative_error
+from compiler.passes.quant.rounding import input_rounding
+from compiler.passes.quant.smoothed import pre_scale, rewrite_smoothed, stored_scale
+from compiler.passes.quant.statistics import gather
+from compiler.passes.quant.targets import Target, targets
+from compiler.passes.quant.walk import View
+
+
+@algorithm("smoothquant")
+@dataclass(frozen=True)
+class SmoothQuant(Recipe):
+    """Weights and inputs in int8 by SmoothQuant."""
+
+    act: Annotated[Literal["token", "static"], ACT] = "token"
+    alpha: Annotated[float, "the part of outliers that weights take over"] = 0.5
+    search: Annotated[bool, "search alpha for each layer"] = False
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1:
+            raise PassError(f"alpha={self.alpha:g} is no part of a whole", hint="give one from 0 to 1")
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph with weights and inputs of its targets in int8.
+
+        Raises:
+            PassError: as `targets` and `calibrate`.
+        """
+        chosen, calibration = targets(graph, self), current_calibration()
+        names = [target.op.name for target in chosen]
+        alpha = "searched" if self.search else self.alpha
+        results = calibrate(graph, chosen, calibration, f"smoothquant {alpha} {self.act} {names}", self._solve)
+        report(calibration, chosen, results.errors, dict.fromkeys(names, f"smoothquant, int8, {self.act} activations"))
+        round_input = input_rounding(self.act, DType.i8, results.numbers)
+        return rewrite_smoothed(graph, chosen, results, self.limit, round_input)
+
+    def _solve(self, view: View, by_name: Mapping[str, Target]) -> LayerResult:
+        module, static, grid = by_name[view.stop.ops[0].name].module, self.act == "static", IntegerGrid(8)
+        known = gather(view.inputs, view.device, module, moment=False)
+        weights = {name: weight.float() for name, weight in view.weights.items()}
+        if self.search:
+            _, scales = search_alpha(known.amax, known.rows, list(weights.values()), static=static)
+        else:
+            scales = smoothing(known.amax, list(weights.values()), self.alpha)
+        factor = pre_scale(view.stop, scales)
+        tensors, errors = stored_scale(view.stop, factor, module), {}
+        wide = factor.float()
+        largest = float((known.amax * wide).amax())
+        rows = round_activations(known.rows * wide, largest if static else None)
+        for name, weight in weights.items():
+            rounded = grid.nearest(weight / wide)
+            tensors.update(stored_weight(by_name[name], rounded, grid.dtype))
+            errors[name] = relative_error(known.rows @ weight.T, rows @ rounded.dense().T)
+        return LayerResult(tensors, errors, dict.fromkeys(weights, largest))
