@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class _Algorithm(NamedTuple):
-    """The type of weights, what of them has a scale of its own, and what of inputs: all (`static`), `token`, or none."""
+    """The type of weights, what of them shares a scale, and the scales of inputs: `static`, `token` or none."""
 
     dtype: DType
     by: str
