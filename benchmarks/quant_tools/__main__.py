@@ -14,13 +14,14 @@ Each tool needs a virtual environment of its own. For llmcompressor, gptqmodel, 
     hqq            hqq==0.2.8.post1 transformers accelerate
     gptqmodel      its requirements but torch, which it wants newer than there is a CPU build; then
                    --no-build-isolation --no-deps gptqmodel==7.7.0
-    autoawq        --no-build-isolation autoawq==0.2.9 transformers==4.47.1
+    autoawq        --no-build-isolation autoawq==0.2.8 transformers==4.47.1, as 0.2.9 needs a transformers that it
+                   cannot run OPT and others with
 
 A tool without an environment is left out; llmc runs in this one. All tools get the same windows of token ids, and as
 many threads. Time and memory are those of a tool's whole process up to the saved result; "work" leaves out imports. A
 tool's result is read by llmc's importers where they know its format, otherwise as the weights that it stands for, and
-scored by llmc's interpreter in float32. "import" is the relative difference of logits between llmc's reading of a
-tool's checkpoint and the tool's own.
+scored by llmc's interpreter in float32. "import" is how far the weights that llmc reads from a tool's checkpoint are
+from those that the tool itself makes of it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,6 @@ def measure(model: Path, options: argparse.Namespace, folder: Path) -> Iterator[
     job = {
         "model": str(model.resolve()),
         "windows": str(calibration),
-        "scored": scored[:2].tolist(),
         "threads": options.threads,
         "dtype": options.dtype,
     }
@@ -82,7 +82,7 @@ def measure(model: Path, options: argparse.Namespace, folder: Path) -> Iterator[
 def _score(outcome: Outcome, windows: Tensor) -> None:
     try:
         outcome.perplexity = score(result(outcome.folder), windows)
-        outcome.import_error = import_error(outcome.folder, windows[:2])
+        outcome.import_error = import_error(outcome.folder)
     except LlmcError as error:
         outcome.error = f"llmc cannot read the result: {error}"
 

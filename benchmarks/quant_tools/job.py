@@ -30,7 +30,6 @@ class Job:
         folder: where results go: the tool's own checkpoint into `checkpoint`, plain weights into `dense`.
         recipe: `algorithm`, `bits`, `group` and what else the recipe sets.
         windows: the token ids to calibrate with, all windows of one length.
-        scored: some windows to compare logits on.
         windows_file: the same as lines of JSON.
         threads: how many threads to compute with.
         dtype: the type to load the checkpoint in; `auto` for its own.
@@ -43,7 +42,6 @@ class Job:
     folder: Path
     recipe: Mapping[str, Any]
     windows: list[list[int]]
-    scored: list[list[int]]
     windows_file: Path
     threads: int
     dtype: str
@@ -62,7 +60,6 @@ class Job:
             Path(given["folder"]),
             given["recipe"],
             [json.loads(line)["token_ids"] for line in windows.read_text().splitlines()],
-            given["scored"],
             windows,
             given["threads"],
             given["dtype"],
@@ -106,12 +103,6 @@ class Job:
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype).eval()
-
-    @torch.no_grad()
-    def save_logits(self, model: Any) -> None:
-        """Write the logits of a tool's own model, for the windows to compare on."""
-        logits = model(torch.tensor(self.scored), use_cache=False).logits
-        save_file({"logits": logits.float().contiguous()}, self.folder / "logits.safetensors")
 
     def save_dense(self, state: Mapping[str, Tensor]) -> None:
         """Write the checkpoint again in float32, with the values of a state dict.

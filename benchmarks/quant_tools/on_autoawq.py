@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from awq import AutoAWQForCausalLM
@@ -15,6 +17,13 @@ from transformers import AutoTokenizer
 def weight(part: WQLinear_GEMM) -> torch.Tensor:
     """A weight `[N, K]` as AutoAWQ expands it."""
     return dequantize_gemm(part.qweight, part.qzeros, part.scales, part.w_bit, part.group_size).T
+
+
+def forget_new_key(path: Path) -> None:
+    """Drop the key `dtype`, which this transformers copies unread beside its own `torch_dtype`."""
+    config = json.loads(path.read_text())
+    config.pop("dtype", None)
+    path.write_text(json.dumps(config))
 
 
 def main() -> None:
@@ -33,6 +42,7 @@ def main() -> None:
     with job.stage("save"):
         model.save_quantized(str(job.checkpoint))
     job.measured(version("autoawq"))
+    forget_new_key(job.checkpoint / "config.json")
     parts = {name: part for name, part in model.model.named_modules() if isinstance(part, WQLinear_GEMM)}
     job.save_dense(model.model.state_dict() | {f"{name}.weight": weight(part) for name, part in parts.items()})
 

@@ -12,6 +12,7 @@ os.environ["GPTQMODEL_CPU_WORKERS"] = "2"  # the fewest that it takes; read when
 import gptqmodel
 import torch
 from gptqmodel import BACKEND, GPTQModel
+from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
 from gptqmodel.quantization.config import AWQConfig, GPTQConfig
 
 
@@ -29,6 +30,13 @@ def config(recipe: dict[str, Any]) -> Any:
     )
 
 
+def weight(part: Any) -> torch.Tensor:
+    """A weight `[N, K]` as GPTQModel expands it."""
+    if hasattr(part, "dequantize_weight"):
+        return part.dequantize_weight().T
+    return dequantize_gemm(part.qweight, part.qzeros, part.scales, part.bits, part.group_size).T
+
+
 def main() -> None:
     job = Job.read()
     with job.stage("load"):
@@ -39,12 +47,8 @@ def main() -> None:
         model.save(str(job.checkpoint))
     job.measured(gptqmodel.__version__)
     loaded = GPTQModel.load(str(job.checkpoint), device="cpu", backend=BACKEND.TORCH, dtype=torch.float16).model
-    dense = {
-        f"{name}.weight": part.dequantize_weight().T
-        for name, part in loaded.named_modules()
-        if hasattr(part, "dequantize_weight")
-    }
-    job.save_dense(loaded.state_dict() | dense)
+    parts = {name: part for name, part in loaded.named_modules() if hasattr(part, "qweight")}
+    job.save_dense(loaded.state_dict() | {f"{name}.weight": weight(part) for name, part in parts.items()})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from compressed_tensors.compressors import decompress_module
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from datasets import Dataset
@@ -12,13 +13,31 @@ from job import Job, linears
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
-from llmcompressor.modifiers.transform.awq import AWQModifier
+from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
 IGNORED = ["lm_head", "embed_out"]
+# By family: what is scaled down, and the linears over it that are scaled up; llm-compressor knows other families.
+SMOOTHED = {
+    "opt": {
+        "re:.*self_attn_layer_norm$": ["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$"],
+        "re:.*v_proj$": ["re:.*out_proj$"],
+        "re:.*layers.*final_layer_norm$": ["re:.*fc1$"],
+        "re:.*fc1$": ["re:.*fc2$"],  # over a ReLU, through which a factor passes
+    },
+    "gpt_neox": {
+        "re:.*input_layernorm$": ["re:.*query_key_value$"],
+        "re:.*post_attention_layernorm$": ["re:.*dense_h_to_4h$"],
+    },
+    "gptj": {
+        "re:.*ln_1$": ["re:.*q_proj$", "re:.*k_proj$", "re:.*v_proj$", "re:.*fc_in$"],
+        "re:.*v_proj$": ["re:.*out_proj$"],
+    },
+    "mpt": {"re:.*norm_1$": ["re:.*Wqkv$"], "re:.*norm_2$": ["re:.*up_proj$"]},
+}
 
 
-def modifiers(recipe: dict[str, Any]) -> list[Any]:
+def modifiers(recipe: dict[str, Any], family: str) -> list[Any]:
     """What llm-compressor is to do."""
     algorithm = recipe["algorithm"]
     settings = {"config_groups": {"group_0": scheme(recipe)}, "ignore": IGNORED}
@@ -26,9 +45,13 @@ def modifiers(recipe: dict[str, Any]) -> list[Any]:
         order = "static" if recipe["order"] else None
         return [GPTQModifier(**settings, actorder=order, dampening_frac=recipe["damping"])]
     if algorithm == "awq":
-        return [AWQModifier(), QuantizationModifier(**settings)]
+        pairs = [AWQMapping(smooth, balanced) for smooth, balanced in SMOOTHED[family].items()]
+        return [AWQModifier(mappings=pairs), QuantizationModifier(**settings)]
     if algorithm == "smoothquant":
-        return [SmoothQuantModifier(smoothing_strength=recipe["alpha"]), QuantizationModifier(**settings)]
+        found = SMOOTHED[family].items()
+        norms = [[linears, norm] for norm, linears in found if "proj" not in norm and "fc" not in norm]
+        smooth = SmoothQuantModifier(smoothing_strength=recipe["alpha"], mappings=norms)
+        return [smooth, QuantizationModifier(**settings)]
     return [QuantizationModifier(**settings)]
 
 
@@ -49,6 +72,7 @@ def scheme(recipe: dict[str, Any]) -> QuantizationScheme:
 
 def main() -> None:
     job = Job.read()
+    torch.Tensor.pin_memory = lambda tensor: tensor  # AWQModifier pins memory, which fails without a GPU
     with job.stage("load"):
         model = job.load()
         data = Dataset.from_dict({"input_ids": job.windows, "attention_mask": [[1] * len(w) for w in job.windows]})
@@ -56,7 +80,7 @@ def main() -> None:
         oneshot(
             model=model,
             dataset=data,
-            recipe=modifiers(dict(job.recipe)),
+            recipe=modifiers(dict(job.recipe), model.config.model_type),
             max_seq_length=len(job.windows[0]),
             num_calibration_samples=len(job.windows),
             shuffle_calibration_samples=False,

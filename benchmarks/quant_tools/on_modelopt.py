@@ -8,8 +8,9 @@ from typing import Any
 
 import modelopt.torch.quantization as mtq
 import torch
-from job import Job
+from job import Job, linears
 from modelopt.torch.export import export_hf_checkpoint
+from modelopt.torch.export.unified_export_hf import requantize_resmooth_fused_llm_layers
 
 CONFIGS = {
     "gptq": "INT4_BLOCKWISE_WEIGHT_ONLY_CFG",
@@ -48,8 +49,10 @@ def main() -> None:
 
     with job.stage("quantize"), torch.no_grad():
         mtq.quantize(model, config(dict(job.recipe)), forward_loop=run_all)
-    with job.unmeasured():
-        job.save_logits(model)  # here, as the export changes the model
+    with job.unmeasured():  # the export begins with this, which changes weights, and ends with no model to run
+        requantize_resmooth_fused_llm_layers(model)
+        weights = {f"{name}.weight": part.weight_quantizer(part.weight) for name, part in linears(model).items()}
+        job.save_dense(model.state_dict() | weights)
     with job.stage("save"):
         export_hf_checkpoint(model, export_dir=job.checkpoint)
     job.measured(version("nvidia-modelopt"))

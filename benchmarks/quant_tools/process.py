@@ -30,8 +30,8 @@ class Outcome:
         stages: seconds by stage: `load`, `quantize` and `save`; llmc does all three in one.
         peak_bytes: the most memory in use (resident).
         perplexity: of the result, scored by llmc.
-        import_error: how far the logits of llmc's reading of the tool's checkpoint are from those of the tool's own,
-            relative, in the Euclidean norm; None where there is nothing to compare.
+        import_error: how far the weights that llmc reads from the tool's checkpoint are from the tool's own, relative;
+            None where there is nothing to compare.
     """
 
     run: Run

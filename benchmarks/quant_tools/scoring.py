@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.quality import perplexity
-from compiler.errors import LlmcError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
+from compiler.ir.rewrite import eliminate_dead
 from compiler.passes import run_pipeline
-from compiler.passes.quant.walk import step_inputs
 from llmc.models import lift
 from runtime.manifest import MANIFEST
 
@@ -32,39 +30,34 @@ def score(folder: Path, windows: Tensor) -> float:
     return perplexity(opened(folder), windows, CPU)
 
 
-def logits(graph: Graph, windows: Tensor) -> Tensor:
-    """Logits `[samples, length, vocabulary]` of some windows."""
-    everywhere = torch.arange(windows.shape[1], dtype=torch.int32).expand(windows.shape)
-    run = Interpreter(graph.with_ops(graph.ops, {"logits": graph.outputs["logits"]}))
-    return run({**step_inputs(graph, windows), "logit_pos": everywhere})["logits"].float()
+def import_error(folder: Path) -> float | None:
+    """How far weights of a tool's checkpoint, as llmc reads them, are from the tool's own, relative: the worst linear.
 
-
-def import_error(folder: Path, windows: Tensor) -> float | None:
-    """How far llmc's reading of a tool's checkpoint is from the tool's own; None if the tool left nothing to compare.
+    Rows are sorted first, since GPTQ checkpoints in the order of activations are read with their columns reordered.
 
     Args:
-        folder: where the tool's runner left `checkpoint`, and its own weights (`dense`) or logits.
-        windows: what the logits are of.
+        folder: where the tool's runner left `checkpoint` and its own weights, `dense`; None if it did not leave both.
     """
-    if not (folder / "checkpoint" / "config.json").is_file():
+    if not (folder / "checkpoint" / "config.json").is_file() or not (folder / "dense").is_dir():
         return None
-    if (folder / "logits.safetensors").is_file():
-        expected = load_file(folder / "logits.safetensors")["logits"]
-    elif (folder / "dense").is_dir():
-        expected = logits(opened(folder / "dense"), windows)
-    else:
-        return None
-    found = logits(opened(folder / "checkpoint"), windows)
-    return float((found - expected).norm() / expected.norm())
+    found, expected = _weights(opened(folder / "checkpoint")), _weights(opened(folder / "dense"))
+    return max(_distance(found[name], weight) for name, weight in expected.items())
 
 
 def result(folder: Path) -> Path:
-    """What to score of a runner's results: the tool's checkpoint if llmc reads it, else its plain weights."""
+    """What to score of a runner's results: an engine or checkpoint that llmc reads, else the tool's plain weights."""
     checkpoint = folder / "checkpoint"
-    if not (folder / "dense").is_dir():
-        return checkpoint
-    try:
-        lift(checkpoint)
-    except LlmcError:
-        return folder / "dense"
-    return checkpoint
+    return checkpoint if checkpoint.is_dir() else folder / "dense"
+
+
+def _weights(graph: Graph) -> dict[str, Tensor]:
+    """The weights of linears by the linear's name, `[N, K]` in float32."""
+    names = {op.name: op.operands[1].name for op in graph.find("linear")}
+    wanted = {value.name: value for op in graph.find("linear") for value in op.operands[1:2]}
+    found = Interpreter(eliminate_dead(graph.with_ops(graph.ops, wanted)))({})
+    return {name: found[weight].float() for name, weight in names.items()}
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.sort(1).values, expected.sort(1).values
+    return float((found - expected).norm() / expected.norm())
