@@ -7,7 +7,7 @@ weights are rounded to the nearest value, and scales are placeholders. Nothing i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +22,6 @@ from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.kv import quantize_caches
 from compiler.passes.quant.recipe import require_one_rank
 
-# What rounds to the same types as an algorithm that calibrates.
-_NEAREST = {"awq": "int4", "gptq": "int4", "auto": "int4", "int8": "int8", "smoothquant": "int8", "fp8": "fp8"}
 _CACHES = {"int8": DType.i8, "fp8": DType.f8e4m3}
 
 
@@ -68,20 +66,15 @@ def _stand_in(stage: Pass) -> Pass:
     return _placeholders(stage) if isinstance(stage, QuantizeCaches) and stage.to != "off" else stage
 
 
-def _nearest(stage: Any) -> Pass:
-    """`stage`, a `quant`, without what it needs data for; the pass itself if it is of an algorithm of somebody else."""
-    recipe = stage.recipe
-    algorithm = "int8" if stage.algorithm == "gptq" and recipe.bits > 4 else _NEAREST.get(stage.algorithm)
-    if algorithm is None:
-        return cast("Pass", stage)
-    options: dict[str, Any] = {"group": recipe.group} if getattr(recipe, "group", 0) else {}
-    if getattr(recipe, "act", "off") != "off":
-        options["act"] = "token"
-    elif algorithm == "fp8":
-        options["act"] = "off"
-    if algorithm == "fp8":
-        options["weights"] = recipe.weights
-    return cast("Pass", Quantize(algorithm=algorithm, skip=recipe.skip, only=recipe.only, **options))
+def _nearest(stage: Any) -> Callable[[Graph], Graph]:
+    """`stage`, a `quant`, without what it needs data for."""
+
+    def quant(graph: Graph) -> Graph:
+        require_one_rank(graph, "quant")
+        quantized: Graph = stage.recipe.without_data().quantize(graph)
+        return quantized
+
+    return quant
 
 
 def _placeholders(stage: QuantizeCaches) -> Callable[[Graph], Graph]:

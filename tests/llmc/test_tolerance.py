@@ -14,7 +14,7 @@ from compiler.ir.rewrite import sweep
 from compiler.ir.virtual_ranks import VirtualRanks
 from compiler.passes import run_pipeline
 from compiler.passes.quant.calibration import CalibrationSource
-from compiler.passes.quant.walk import step_inputs
+from compiler.passes.quant.steps import step_inputs
 from llmc.comparing import Reference, relative_error
 from llmc.tolerance import logits_tolerance, unrounded
 
@@ -59,7 +59,7 @@ def test_weights_alone_are_not_rounded_at_run_time():
     assert Reference(quantized("quant=int8")).rounding(PROMPT, TOKENS) == 0.0
 
 
-@pytest.mark.parametrize("passes", ["quant=int8:act=token", "quant=fp8", "quant=smoothquant,kv=int8"])
+@pytest.mark.parametrize("passes", ["quant=int8:act=token:group=32", "quant=fp8", "quant=smoothquant,kv=int8"])
 def test_sums_in_another_order_change_no_more_than_is_said(passes):
     """The claim behind it: of two right computations, here with sums in float32 and in float64."""
     graph = quantized(passes)

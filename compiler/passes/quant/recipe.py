@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from compiler.errors import PassError
@@ -50,6 +50,10 @@ class Recipe(ABC):
     @abstractmethod
     def quantize(self, graph: Graph) -> Graph:
         """The graph with quantized linears."""
+
+    def without_data(self) -> Recipe:
+        """A recipe that makes about the same ops, of the same types, and needs no data: a rehearsal of this one."""
+        return replace(self, limit=None)
 
     def require_bits(self, bits: float, *choices: int) -> None:
         """PassError unless `bits` is one of the choices."""

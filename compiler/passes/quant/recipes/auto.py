@@ -13,6 +13,7 @@ from compiler.passes.quant.calibration import current_calibration
 from compiler.passes.quant.layers import LayerResult, calibrate
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.gptq import Gptq, round_all
+from compiler.passes.quant.recipes.nearest import Int4
 from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.statistics import gather
 from compiler.passes.quant.targets import Target, targets
@@ -47,6 +48,10 @@ class Auto(Recipe):
 
     bits: Annotated[float, "bits a weight on average"] = 4.5
     group: Annotated[int, GROUP] = 0
+
+    def without_data(self) -> Recipe:
+        """Rounding to the nearest value."""
+        return Int4(self.skip, self.only, group=self.group)
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with the weights of its targets quantized.

@@ -12,6 +12,7 @@ from compiler.passes.quant.algorithms.grid import IntegerGrid
 from compiler.passes.quant.calibration import current_calibration
 from compiler.passes.quant.layers import LayerResult, calibrate, describe, report, stored_weight
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
+from compiler.passes.quant.recipes.nearest import Int4
 from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.smoothed import pre_scale, rewrite_smoothed, stored_scale
 from compiler.passes.quant.statistics import gather
@@ -31,6 +32,10 @@ class Awq(Recipe):
         """Check the options."""
         super().__post_init__()
         self.require_bits(self.bits, 3, 4)
+
+    def without_data(self) -> Recipe:
+        """Rounding to the nearest value."""
+        return Int4(self.skip, self.only, group=self.group)
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with the weights of its targets quantized by AWQ.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from compiler.ir.graph import Graph
@@ -23,6 +23,10 @@ class Fp8(Recipe):
     round: Annotated[
         Literal["nearest", "gptq"], "each weight to the nearest value, or such that others make good its error"
     ] = "nearest"
+
+    def without_data(self) -> Recipe:
+        """To the nearest value, with scales for each token, if there are any for activations."""
+        return replace(self, limit=None, round="nearest", act="off" if self.act == "off" else "token")
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with rounded weights and inputs. Raises as `quantize_rounded`."""

@@ -14,6 +14,7 @@ from compiler.passes.quant.calibration import current_calibration
 from compiler.passes.quant.layers import LayerResult, calibrate, describe, report, stored_linear, stored_weight
 from compiler.passes.quant.limit import quantize_linears
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
+from compiler.passes.quant.recipes.nearest import Int4, Int8
 from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.statistics import gather
 from compiler.passes.quant.targets import Target, targets
@@ -34,6 +35,11 @@ class Gptq(Recipe):
         """Check the options."""
         super().__post_init__()
         self.require_bits(self.bits, 3, 4, 8)
+
+    def without_data(self) -> Recipe:
+        """Rounding to the nearest value."""
+        nearest = Int4 if self.bits <= 4 else Int8
+        return nearest(self.skip, self.only, group=self.group)
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with the weights of its targets quantized by GPTQ.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from compiler.ir.graph import Graph
@@ -18,6 +18,10 @@ class Int8(Recipe):
 
     group: Annotated[int, GROUP] = 0
     act: Annotated[Activations, ACT] = "off"
+
+    def without_data(self) -> Recipe:
+        """With scales for each token, if there are any for activations."""
+        return replace(self, limit=None, act="off" if self.act == "off" else "token")
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with rounded weights. Raises as `quantize_rounded`."""

@@ -15,6 +15,7 @@ from compiler.passes.quant.algorithms.smoothquant import search_alpha, smoothing
 from compiler.passes.quant.calibration import current_calibration
 from compiler.passes.quant.layers import LayerResult, calibrate, report, stored_weight
 from compiler.passes.quant.recipe import ACT, Recipe, algorithm
+from compiler.passes.quant.recipes.nearest import Int8
 from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.rounding import input_rounding
 from compiler.passes.quant.smoothed import pre_scale, rewrite_smoothed, stored_scale
@@ -37,6 +38,10 @@ class SmoothQuant(Recipe):
         super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise PassError(f"alpha={self.alpha:g} is no part of a whole", hint="give one from 0 to 1")
+
+    def without_data(self) -> Recipe:
+        """Rounding to the nearest value."""
+        return Int8(self.skip, self.only, act="token")
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with weights and inputs of its targets in int8.
