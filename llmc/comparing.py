@@ -8,25 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.ir.virtual_ranks import VirtualRanks
 from llmc.tolerance import unrounded
 from llmc.trials import Recorder, Trial
 from llmc.verification import Run, TokenDifference
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """RMS of the difference over RMS of what was expected; infinite if either is not finite where the two differ.
-
-    Equal elements differ by nothing, infinities and NaNs among them.
-    """
-    a, b = found.double(), expected.double()
-    same = (a == b) | (a.isnan() & b.isnan())
-    difference = torch.where(same, 0.0, a - b).norm().item()
-    if difference == 0.0:
-        return 0.0
-    size = torch.where(b.isfinite(), b, 0.0).norm().item()
-    return difference / size if size and math.isfinite(difference) else math.inf
 
 
 class Reference:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compiler.ir.comparison import relative_error
 from compiler.ir.dims import Dim, symbol
 from compiler.ir.graph import Graph
 from compiler.ir.types import TensorType
-from llmc.comparing import relative_error
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import llmc
+from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.rewrite import sweep
@@ -15,7 +16,7 @@ from compiler.ir.virtual_ranks import VirtualRanks
 from compiler.passes import run_pipeline
 from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.steps import step_inputs
-from llmc.comparing import Reference, relative_error
+from llmc.comparing import Reference
 from llmc.tolerance import logits_tolerance, unrounded
 
 MODEL = Path(__file__).parents[2] / "examples" / "models" / "opt-tiny"

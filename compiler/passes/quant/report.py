@@ -6,8 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import Tensor
-
 
 @dataclass(frozen=True)
 class OpError:
@@ -63,10 +61,3 @@ class FidelityReport:
         first = f"{len(self.entries)} quantized ops, relative error of outputs {self.mean:.2%} on average; the worst:"
         rows = [f"  {entry.error:7.2%}  {entry.op} from {entry.module} ({entry.recipe})" for entry in self.worst(count)]
         return "\n".join([first, *rows])
-
-
-def relative_error(reference: Tensor, measured: Tensor) -> float:
-    """`|measured - reference| / |reference|`; 0 where both are zero."""
-    norm = float(reference.double().norm())
-    difference = float((measured.double() - reference.double()).norm())
-    return difference / norm if norm else difference

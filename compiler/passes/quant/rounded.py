@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder
@@ -27,7 +28,6 @@ from compiler.passes.quant.layers import (
 from compiler.passes.quant.limit import quantize_linears
 from compiler.passes.quant.recipe import Activations, Recipe
 from compiler.passes.quant.replace import dequantized_linear
-from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.rounding import input_rounding, round_weight
 from compiler.passes.quant.statistics import gather
 from compiler.passes.quant.targets import Target, targets
@@ -138,7 +138,7 @@ def _errors(
 ) -> dict[str, float]:
     """The relative errors of the outputs of linears for some inputs `[T, K]`, by the linears' names."""
     inputs = rows if rounding.act == "off" else round_activations(rows, amax, rounding.grid.dtype)
-    return {name: relative_error(rows @ before[name].float().T, inputs @ after[name].T) for name in after}
+    return {name: relative_error(inputs @ after[name].T, rows @ before[name].float().T) for name in after}
 
 
 def _names(chosen: list[Target]) -> list[str]:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors.torch import save_file
@@ -18,6 +17,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
+from compiler.ir.replacing import replacing
 from compiler.ir.tensor_data import pack_int4, read_tensor
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import from_torch
@@ -92,14 +92,10 @@ class ResultStore:
         return dict(entry for path in sorted(self.folder.glob("*.safetensors")) for entry in _entries(path))
 
     def _place(self, name: str, write: Callable[[Path], object]) -> None:
-        temporary = self.folder / f".{uuid4().hex}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
+            with replacing(self.folder / name) as temporary:
                 write(temporary)
-                temporary.replace(self.folder / name)
-            finally:
-                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise PassError(
                 f"cannot write the results of calibration to {self.folder}: {error.strerror or error}",

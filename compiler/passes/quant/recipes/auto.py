@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from compiler.errors import PassError
+from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.grid import IntegerGrid
 from compiler.passes.quant.calibration import current_calibration
@@ -14,7 +15,6 @@ from compiler.passes.quant.layers import LayerResult, calibrate
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.gptq import Gptq, round_all
 from compiler.passes.quant.recipes.nearest import Int4
-from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.statistics import gather
 from compiler.passes.quant.targets import Target, targets
 from compiler.passes.quant.walk import View
@@ -126,7 +126,7 @@ def _sensitivity(
             outputs = known.rows @ weight.float().T
             for grid in grids[name]:
                 rounded = known.rows @ grid.nearest(weight).dense().T
-                errors[f"{name} {grid.bits}"] = relative_error(outputs, rounded)
+                errors[f"{name} {grid.bits}"] = relative_error(rounded, outputs)
         return LayerResult(errors=errors)
 
     return calibrate(graph, chosen, current_calibration(), f"sensitivity {grids}", solve).errors

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.awq import search_clipping, search_scales
 from compiler.passes.quant.algorithms.grid import IntegerGrid
@@ -13,7 +14,6 @@ from compiler.passes.quant.calibration import current_calibration
 from compiler.passes.quant.layers import LayerResult, calibrate, describe, report, stored_weight
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int4
-from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.smoothed import pre_scale, rewrite_smoothed, stored_scale
 from compiler.passes.quant.statistics import gather
 from compiler.passes.quant.targets import Target, targets
@@ -68,5 +68,5 @@ def _solve(view: View, by_name: Mapping[str, Target], grid: IntegerGrid) -> Laye
         smoothed = weight / wide
         rounded = grid.nearest(smoothed, search_clipping(smoothed, moment, grid))
         tensors.update(stored_weight(by_name[name], rounded, grid.dtype))
-        errors[name] = relative_error(known.rows @ weight.T, rows @ rounded.dense().T)
+        errors[name] = relative_error(rows @ rounded.dense().T, known.rows @ weight.T)
     return LayerResult(tensors, errors)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
+from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
 from compiler.passes.quant.algorithms.grid import IntegerGrid
@@ -15,7 +16,6 @@ from compiler.passes.quant.layers import LayerResult, calibrate, describe, repor
 from compiler.passes.quant.limit import quantize_linears
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int4, Int8
-from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.statistics import gather
 from compiler.passes.quant.targets import Target, targets
 from compiler.passes.quant.walk import View
@@ -67,7 +67,7 @@ def round_all(graph: Graph, chosen: Sequence[Target], grids: Mapping[str, Intege
             rounded = gptq(weight, factor, grids[name])
             weights[name] = rounded.dense()
             tensors.update(stored_weight(by_name[name], rounded, grids[name].dtype))
-            errors[name] = relative_error(known.rows @ weight.float().T, known.rows @ weights[name].T)
+            errors[name] = relative_error(known.rows @ weights[name].T, known.rows @ weight.float().T)
         return LayerResult(tensors, errors, weights=weights)
 
     calibration = current_calibration()

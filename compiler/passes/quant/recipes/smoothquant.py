@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from compiler.errors import PassError
+from compiler.ir.comparison import relative_error
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.activations import round_activations
@@ -16,7 +17,6 @@ from compiler.passes.quant.calibration import current_calibration
 from compiler.passes.quant.layers import LayerResult, calibrate, report, stored_weight
 from compiler.passes.quant.recipe import ACT, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int8
-from compiler.passes.quant.report import relative_error
 from compiler.passes.quant.rounding import input_rounding
 from compiler.passes.quant.smoothed import pre_scale, rewrite_smoothed, stored_scale
 from compiler.passes.quant.statistics import gather
@@ -73,5 +73,5 @@ class SmoothQuant(Recipe):
         for name, weight in weights.items():
             rounded = grid.nearest(weight / wide)
             tensors.update(stored_weight(by_name[name], rounded, grid.dtype))
-            errors[name] = relative_error(known.rows @ weight.T, rows @ rounded.dense().T)
+            errors[name] = relative_error(rows @ rounded.dense().T, known.rows @ weight.T)
         return LayerResult(tensors, errors, dict.fromkeys(weights, largest))
