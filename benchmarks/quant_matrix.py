@@ -106,7 +106,9 @@ class Cell:
         return counted if self.good else f"**{counted}, error {found.error:.1e}**"
 
 
-def cells(model: Path, dtype: str, recipe: str, executors: Sequence[str], ranks: Sequence[int]) -> Iterator[Cell]:
+def cells(
+    model: Path, dtype: str, recipe: str, executors: Sequence[str], ranks: Sequence[int], *, built: bool
+) -> Iterator[Cell]:
     """All engines of one recipe."""
     encode = Tokenizer(model / "tokenizer.json").encode
     ids = [encode(text)[:length] for text, length in zip(_LONG, LENGTHS, strict=False)]
@@ -124,7 +126,8 @@ def cells(model: Path, dtype: str, recipe: str, executors: Sequence[str], ranks:
             named = [(model.name, dtype, recipe, count, name) for name in executors]
             mesh = f"tp={count}" if count > 1 else ""
             try:
-                engine = compiled(source, ",".join(filter(None, (passes, mesh))), dtype, folder / f"ranks{count}")
+                whole = ",".join(filter(None, (passes, mesh)))
+                engine = compiled(source, whole, dtype, folder / f"ranks{count}", built=built)
                 yield from [Cell(*each, oracle.compare(loaded(engine, each[-1]))) for each in named]
             except llmc.LlmcError as error:
                 yield from [Cell(*each, error=error.message) for each in named]
@@ -138,6 +141,7 @@ def main() -> None:
     parser.add_argument("--recipes", default=" ".join(RECIPES), help="pipelines with spaces between them")
     parser.add_argument("--ranks", default=",".join(map(str, RANKS)))
     parser.add_argument("--executors", default=",".join(EXECUTORS))
+    parser.add_argument("--networks", action="store_true", help="emulate TensorRT's networks without building them")
     parser.add_argument("--json", action="store_true", help="print every cell as JSON instead of the table")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -148,7 +152,7 @@ def main() -> None:
     if not given.json:
         print(f"| model | type | recipe | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 3)}", flush=True)
     for number, (model, dtype, recipe) in enumerate(todo, 1):
-        row = list(cells(model, dtype, recipe, executors, ranks))
+        row = list(cells(model, dtype, recipe, executors, ranks, built=not given.networks))
         found += row
         if not given.json:
             print(f"| {model.name} | {dtype} | `{recipe}` | {' | '.join(cell.text for cell in row)} |", flush=True)
