@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
+from runtime.engine_folder import EngineFolder
 from runtime.executor import Executor
 from runtime.generate import FinishReason, OnToken, Timings, generate
 from runtime.manifest import Manifest
@@ -60,6 +61,12 @@ class Engine:
         self.path, self.manifest = path, manifest
         self.executor, self.tokenizer = executor, tokenizer
         self.timings = Timings()
+
+    @classmethod
+    def over(cls, folder: EngineFolder, executor: Executor) -> Engine:
+        """The engine in a folder, and what runs its files; EngineError if its tokenizer cannot be read."""
+        name = folder.manifest.tokenizer
+        return cls(folder.path, folder.manifest, executor, Tokenizer(folder.path / name) if name else None)
 
     def generate(
         self,

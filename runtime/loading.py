@@ -12,7 +12,6 @@ from compiler.errors import EngineError, TargetError
 from runtime.engine_folder import open_engine
 from runtime.executor_choice import choose, load_executor
 from runtime.hashing import Advance
-from runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -48,10 +47,7 @@ def load_engine(
         EngineError: if the engine is damaged, foreign, or of another version, naming the file or key.
         TargetError: if this machine has no such device, or cannot run the engine.
     """
-    if executor not in EXECUTORS:
-        raise TargetError(f"there is no executor {executor!r}; there are: {', '.join(EXECUTORS)}")
-    if threads is not None and threads < 1:
-        raise TargetError(f"the number of threads is {threads}; it must be at least 1")
+    check_request(executor, threads)
     folder = open_engine(path, verify=verify, advance=advance)
     mesh = folder.manifest.mesh
     if mesh.size != 1:
@@ -59,19 +55,21 @@ def load_engine(
             f"{folder.path} is an engine of {mesh.size} ranks ({mesh}), not of one process",
             hint=f"llmc run {folder.path} starts the ranks; from Python, see runtime.ranks.run_on_ranks",
         )
-    tokenizer = folder.manifest.tokenizer
     prepare_torch(threads)
     from runtime.engine import Engine
 
     choice = choose(folder, executor, device)
     if choice.note:
         (note or warnings.warn)(choice.note)
-    return Engine(
-        folder.path,
-        folder.manifest,
-        load_executor(folder, choice, device, batch),
-        Tokenizer(folder.path / tokenizer) if tokenizer else None,
-    )
+    return Engine.over(folder, load_executor(folder, choice, device, batch))
+
+
+def check_request(executor: str, threads: int | None) -> None:
+    """TargetError if there is no executor of that name, or no such number of threads."""
+    if executor not in EXECUTORS:
+        raise TargetError(f"there is no executor {executor!r}; there are: {', '.join(EXECUTORS)}")
+    if threads is not None and threads < 1:
+        raise TargetError(f"the number of threads is {threads}; it must be at least 1")
 
 
 def prepare_torch(threads: int | None) -> None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from runtime.engine_folder import EngineFolder, open_engine
 from runtime.executor_choice import Choice, choose, load_executor
-from runtime.loading import prepare_torch
+from runtime.loading import check_request, prepare_torch
 from runtime.parallel.environment import share_cores
-from runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -50,6 +49,7 @@ def run_on_ranks(
         opened: list[EngineFolder] = []
 
         def facts() -> dict[str, str]:
+            check_request(executor, threads)
             opened.append(open_engine(path, verify=verify))
             manifest = opened[0].manifest
             return {"engine": manifest.digest, "llmc": manifest.llmc}
@@ -60,6 +60,8 @@ def run_on_ranks(
         if world.rank == 0:
             check_world_size(world.size, mesh, folder.path)
         prepare_torch(threads)
+        from runtime.engine import Engine
+
         plans: list[_Plan] = []
 
         def plan() -> dict[str, str]:
@@ -70,7 +72,7 @@ def run_on_ranks(
         if plans[0].choice.note and world.rank == 0:
             note(plans[0].choice.note)
         local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
-        drive(world, local, lambda everyone: main(_engine(folder, everyone)))
+        drive(world, local, lambda everyone: main(Engine.over(folder, everyone)))
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,3 @@ def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None) ->
     if mesh.pp == 1:
         return executor
     return PipelineExecutor(executor, groups.pp, LogitsType(folder.manifest.vocab_size, torch.float32, plan.device))
-
-
-def _engine(folder: EngineFolder, executor: Executor) -> Engine:
-    from runtime.engine import Engine
-
-    tokenizer = folder.manifest.tokenizer
-    return Engine(folder.path, folder.manifest, executor, Tokenizer(folder.path / tokenizer) if tokenizer else None)

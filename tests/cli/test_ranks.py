@@ -54,13 +54,15 @@ def expected(tmp_path_factory) -> dict[str, list[list[int]]]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--executor", "jax"), "rank 1 on {host}: there is no executor 'jax'"),
+        (("--device", "cpu", "--threads", "0"), "rank 1 on {host}: the number of threads is 0"),
         (("--device", "cuda:1"), "rank 1 on {host}: cuda:1 is one device for 2 ranks"),
         (
             ("--device", "cpu", "--executor", "interpreter"),
             "rank 1 on {host} has another executor than rank 0 on {host}: interpreter, not torch",
         ),
     ],
-    ids=["device", "executor"],
+    ids=["unknown", "threads", "device", "executor"],
 )
 def test_ranks_that_cannot_run_alike_end_at_once(options, message, tmp_path) -> None:
     engine = compiled("gptneox", "tp=2", tmp_path / "engine")
