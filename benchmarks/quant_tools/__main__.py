@@ -20,8 +20,8 @@ Each tool needs a virtual environment of its own. For llmcompressor, gptqmodel, 
 A tool without an environment is left out; llmc runs in this one. All tools get the same windows of token ids, and as
 many threads. Time and memory are those of a tool's whole process up to the saved result; "work" leaves out imports. A
 tool's result is read by llmc's importers where they know its format, otherwise as the weights that it stands for, and
-scored by llmc's interpreter in float32. "import" is how far the weights that llmc reads from a tool's checkpoint are
-from those that the tool itself makes of it.
+scored by llmc's interpreter in float32. "import" is the share of weights that llmc reads from a tool's checkpoint
+otherwise than the tool itself does.
 """
 
 from __future__ import annotations

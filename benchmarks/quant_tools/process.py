@@ -30,8 +30,8 @@ class Outcome:
         stages: seconds by stage: `load`, `quantize` and `save`; llmc does all three in one.
         peak_bytes: the most memory in use (resident).
         perplexity: of the result, scored by llmc.
-        import_error: how far the weights that llmc reads from the tool's checkpoint are from the tool's own, relative;
-            None where there is nothing to compare.
+        import_error: the share of weights that llmc reads from the tool's checkpoint otherwise than the tool does; None
+            where there is nothing to compare.
     """
 
     run: Run
