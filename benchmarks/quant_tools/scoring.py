@@ -34,7 +34,8 @@ def score(folder: Path, windows: Tensor) -> float:
 def import_error(folder: Path) -> float | None:
     """The share of weights that llmc reads from a tool's checkpoint otherwise than the tool does, of the worst linear.
 
-    What counts is more than rounding to float16, in which some tools expand weights. Rows are sorted first, since GPTQ checkpoints in the order of activations are read with their columns reordered.
+    What counts is more than rounding to float16, in which some tools expand weights. Rows are sorted first, since GPTQ
+    checkpoints in the order of activations are read with their columns reordered.
 
     Args:
         folder: where the tool's runner left `checkpoint` and its own weights, `dense`; None if it did not leave both.
