@@ -13,9 +13,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.torch_types import to_torch
-from runtime.torch_executor.executor import constant_loader
-from runtime.torch_executor.linear import pack_linear
-from runtime.torch_executor.lowering import lower
+from tests.torch_executor.lowered import lowered
 
 B, S, C = symbol("B"), symbol("S"), symbol("C")
 WIDTH, SCALE = 16, 0.3
@@ -41,15 +39,8 @@ def inputs_of(graph, sizes):
 
 def run(graph, inputs):
     """What the executor computes on a CPU, where it holds 16-bit values as float32."""
-    program = lower(
-        graph,
-        torch.device("cpu"),
-        constant_loader(graph),
-        lambda weight, bias: pack_linear(weight, bias, 2),
-        widened=True,
-    )
     wide = [x.float() if x.is_floating_point() else x for x in inputs.values()]
-    return program.run(*wide, writes=None)[0].double()
+    return lowered(graph).run(*wide, writes=None)[0].double()
 
 
 def bound(inputs, step, sums):

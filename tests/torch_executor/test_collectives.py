@@ -12,9 +12,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.torch_types import to_torch
 from runtime.interpreter_executor import InterpreterExecutor, over
 from runtime.torch_executor import TorchExecutor, kernels
-from runtime.torch_executor.executor import constant_loader
-from runtime.torch_executor.linear import pack_linear
-from runtime.torch_executor.lowering import lower
+from tests.torch_executor.lowered import lowered
 from tests.torch_executor.thread_ranks import run_ranks
 
 
@@ -32,19 +30,8 @@ def collective_graph(dtype, parts):
     return b.build()
 
 
-def lowered(graph, group, widened=True):
-    return lower(
-        graph,
-        torch.device("cpu"),
-        constant_loader(graph),
-        lambda weight, bias: pack_linear(weight, bias, 2),
-        widened=widened,
-        group=group,
-    )
-
-
 def by_torch(graph, group, x):
-    return dict(zip(graph.outputs, lowered(graph, group, widened=False).run(x, None), strict=True))
+    return dict(zip(graph.outputs, lowered(graph, widened=False, group=group).run(x, None), strict=True))
 
 
 def by_interpreter(graph, group, x):
@@ -81,7 +68,7 @@ def test_rounding_more_often_would_be_noticed():
 def test_values_held_as_float32_are_not_rounded():
     graph = collective_graph(DType.f16, 2)
     every = [torch.randn(2, 6), torch.randn(2, 6)]
-    found = run_ranks(2, 1, lambda world, tp, pp: lowered(graph, tp).run(every[world.rank], None)[0])
+    found = run_ranks(2, 1, lambda world, tp, pp: lowered(graph, group=tp).run(every[world.rank], None)[0])
     assert torch.equal(found[1], every[0] + every[1])
     assert torch.equal(found[0], found[1])
 

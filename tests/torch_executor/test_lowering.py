@@ -15,20 +15,8 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import op
 from compiler.ir.torch_types import to_torch
 from compiler.ir.types import TensorType
-from runtime.torch_executor.executor import constant_loader
-from runtime.torch_executor.linear import pack_linear
-from runtime.torch_executor.lowering import lower
 from tests.strategies import graphs
-
-
-def lowered(graph, widened=True):
-    return lower(
-        graph,
-        torch.device("cpu"),
-        constant_loader(graph),
-        lambda weight, bias: pack_linear(weight, bias, 2),
-        widened=widened,
-    )
+from tests.torch_executor.lowered import lowered
 
 
 @given(graphs())

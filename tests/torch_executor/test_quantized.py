@@ -19,12 +19,12 @@ from compiler.ir.tensor_data import pack_int4
 from compiler.ir.torch_types import to_torch
 from compiler.passes import run_pipeline
 from runtime.interpreter_executor import InterpreterExecutor
-from runtime.torch_executor.executor import TorchExecutor, constant_loader
-from runtime.torch_executor.linear import pack_linear
-from runtime.torch_executor.lowering import Program, lower
+from runtime.torch_executor.executor import TorchExecutor
+from runtime.torch_executor.lowering import Program
 from runtime.torch_executor.packed import Packed
 from runtime.torch_executor.quantized import tiled_product
 from tests.frontends.steps import lift_folder
+from tests.torch_executor.lowered import lowered
 
 MODELS = Path("examples/models")
 
@@ -62,9 +62,7 @@ def same(graph: Graph, options: str, folder: Path) -> Program:
     """The program of a graph of one linear, quantized, which computes what the interpreter does."""
     (emitted,) = emit_torch(run_pipeline(graph, f"quant={options}").graph, folder)
     rooted = replace(run_pipeline(emitted.graph, "cleanup").graph, root=str(folder))
-    program = lower(
-        rooted, torch.device("cpu"), constant_loader(rooted), lambda w, bias: pack_linear(w, bias, 1), widened=True
-    )
+    program = lowered(rooted)
     (given,) = graph.inputs
     x = torch.randn(given.type.sizes({"B": 2, "S": 3}), generator=torch.Generator().manual_seed(0))
     x = x.to(to_torch(given.type.dtype))
