@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -36,16 +37,17 @@ from pathlib import Path
 
 from torch import Tensor
 
+from benchmarks.quality import Reference
 from benchmarks.quant_tools.process import Outcome, start
 from benchmarks.quant_tools.recipes import RECIPES, TOOLS
-from benchmarks.quant_tools.scoring import import_error, result, score
+from benchmarks.quant_tools.scoring import import_error, reference, result, score
 from compiler.errors import LlmcError
 from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.text import read_texts
 from llmc.models import lift
 from runtime.tokenizer import Tokenizer
 
-HEADER = ("model", "recipe", "tool", "perplexity", "change", "process", "work", "memory", "import", "note")
+HEADER = ("model", "recipe", "tool", "perplexity", "change", "KL", "process", "work", "memory", "import", "note")
 
 
 def windows_of(model: Path, text: Path, samples: int, length: int) -> Tensor:
@@ -54,13 +56,14 @@ def windows_of(model: Path, text: Path, samples: int, length: int) -> Tensor:
     return CalibrationSource(encode, read_texts(text), samples=samples, length=length).windows(lift(model))
 
 
-def measure(model: Path, options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Outcome]]:
+def measure(
+    model: Path, expected: Reference, options: argparse.Namespace, folder: Path
+) -> Iterator[tuple[str, Outcome]]:
     """Run every tool on a checkpoint; yields the recipe and what became of it."""
     folder.mkdir(parents=True, exist_ok=True)
     calibration = folder / "windows.jsonl"
     rows = windows_of(model, options.calib, options.samples, options.length).tolist()
     calibration.write_text("".join(json.dumps({"token_ids": row}) + "\n" for row in rows))
-    scored = windows_of(model, options.text, options.windows, options.length)
     job = {
         "model": str(model.resolve()),
         "windows": str(calibration),
@@ -75,30 +78,29 @@ def measure(model: Path, options: argparse.Namespace, folder: Path) -> Iterator[
             place = folder / f"{recipe}-{number}-{run.tool}"
             outcome = start(run, pythons[run.tool], job, place, options.limit)
             if not outcome.error:
-                _score(outcome, scored)
+                _score(outcome, expected)
             yield recipe, outcome
 
 
-def _score(outcome: Outcome, windows: Tensor) -> None:
+def _score(outcome: Outcome, expected: Reference) -> None:
     try:
-        outcome.perplexity = score(result(outcome.folder), windows)
+        outcome.scores = score(result(outcome.folder), expected)
         outcome.import_error = import_error(outcome.folder)
     except LlmcError as error:
         outcome.error = f"llmc cannot read the result: {error}"
 
 
-def row(model: str, recipe: str, outcome: Outcome, baseline: float) -> str:
+def row(model: str, recipe: str, outcome: Outcome) -> str:
     """A row of the table."""
     name = f"{outcome.run.tool} {outcome.version}".strip()
     if outcome.error:
-        cells = [model, recipe, name, "–", "–", "–", "–", "–", "–", outcome.error]
+        cells = [model, recipe, name, *"–" * 7, outcome.error]
     else:
         cells = [
             model,
             recipe,
             name,
-            f"{outcome.perplexity:.3f}",
-            f"{outcome.perplexity / baseline - 1:+.2%}",
+            *outcome.scores,
             f"{outcome.seconds:.1f} s",
             f"{sum(outcome.stages.values()):.1f} s",
             f"{outcome.peak_bytes / 2**20:.0f} MiB",
@@ -144,11 +146,12 @@ def main() -> None:
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         for model in options.models:
-            baseline = score(model, windows_of(model, options.text, options.windows, options.length))
+            expected = reference(model, windows_of(model, options.text, options.windows, options.length))
+            baseline = math.exp(expected.nll.mean())
             print(f"| {model.name} | float16 | | {baseline:.3f} |" + " |" * (len(HEADER) - 4), flush=True)
             folder = (options.keep or Path(temporary)).resolve() / model.name
-            for recipe, outcome in measure(model, options, folder):
-                print(row(model.name, recipe, outcome, baseline), flush=True)
+            for recipe, outcome in measure(model, expected, options, folder):
+                print(row(model.name, recipe, outcome), flush=True)
                 found.append({"model": model.name, "recipe": recipe, "baseline": baseline, **asdict(outcome)})
                 if options.json:
                     options.json.write_text(json.dumps(found, default=str, indent=1))

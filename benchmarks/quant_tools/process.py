@@ -29,7 +29,7 @@ class Outcome:
         seconds: from the start of the process to the saved result.
         stages: seconds by stage: `load`, `quantize` and `save`; llmc does all three in one.
         peak_bytes: the most memory in use (resident).
-        perplexity: of the result, scored by llmc.
+        scores: of the result: perplexity, its change, and the KL divergence, as text.
         import_error: the share of weights that llmc reads from the tool's checkpoint otherwise than the tool does; None
             where there is nothing to compare.
     """
@@ -41,7 +41,7 @@ class Outcome:
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
-    perplexity: float = 0.0
+    scores: list[str] = field(default_factory=list)
     import_error: float | None = None
 
 

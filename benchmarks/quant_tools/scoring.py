@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.quality import perplexity
+from benchmarks.quality import Reference, compare, refer
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
@@ -26,9 +26,14 @@ def opened(folder: Path) -> Graph:
     return run_pipeline(graph, "dtype=float32").graph
 
 
-def score(folder: Path, windows: Tensor) -> float:
-    """The perplexity of the engine or checkpoint in a folder."""
-    return perplexity(opened(folder), windows, CPU)
+def reference(model: Path, windows: Tensor) -> Reference:
+    """What a checkpoint predicts of windows `[samples, length]`."""
+    return refer(opened(model), windows, CPU)
+
+
+def score(folder: Path, expected: Reference) -> list[str]:
+    """The perplexity of the engine or checkpoint in a folder, its change and the KL divergence, as text."""
+    return compare(opened(folder), expected, CPU)
 
 
 def import_error(folder: Path) -> float | None:
