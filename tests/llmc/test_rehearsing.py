@@ -49,6 +49,7 @@ def compile_opt(place, passes, **options):
         ("quant=gptq:only=layers.0,quant=int8:only=fc9", {}, PassError, "the pattern 'fc9' matches no linear"),
         ("quant=smoothquant,kv=int8,kv=fp8", {}, PassError, r"the cache %cache.0.k is i8\[.*\] already"),
         ("tp=2,kv=int8", {}, PassError, "kv comes before tp and pp"),
+        ("quant=auto:bits=4", {}, PassError, "cannot store these weights in 4 bits on average"),
         ("quant=fp8", {"gpus": ("8.6", "8.9")}, TargetError, "compute capability 8.6 has no f8e4m3"),
         ("quant=int8,kv=fp8", {"gpus": ("8.0",)}, TargetError, "compute capability 8.0 has no f8e4m3"),
         ("quant=gptq", {"gpus": ("7.5",)}, TargetError, "compute capability 7.5 has no i4"),

@@ -61,6 +61,9 @@ class Auto(Recipe):
         """
         chosen = targets(graph, self, self.group)
         grids = {target.op.name: (IntegerGrid(4, _group(target, self.group)), IntegerGrid(8)) for target in chosen}
+        elements = sum(target.weight.type.elements for target in chosen)
+        cheapest = {t.op.name: [Choice(None, _bits(t, grids[t.op.name][0]), 0.0)] for t in chosen}
+        allocate(cheapest, self.bits * elements, elements)  # refuses what nothing fits, before anything is measured
         errors = _sensitivity(graph, chosen, grids)
         choices = {
             name: [
@@ -69,7 +72,6 @@ class Auto(Recipe):
             ]
             for name, target in ((target.op.name, target) for target in chosen)
         }
-        elements = sum(target.weight.type.elements for target in chosen)
         picked = allocate(choices, self.bits * elements, elements)
         rounded = {name: choice.grid for name, choice in picked.items() if choice.grid is not None}
         return round_all(graph, [t for t in chosen if t.op.name in rounded], rounded, Gptq(limit=self.limit))
