@@ -12,9 +12,11 @@ from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import rank_graph
 from compiler.ir.verifier import verify
+from compiler.ir.virtual_ranks import VirtualRanks
 from compiler.passes import run_pipeline
 from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.kv import quantize_caches, scale_of
+from compiler.passes.quant.steps import window_logits
 from runtime.interpreter_executor import InterpreterExecutor
 from runtime.torch_executor.executor import TorchExecutor
 from tests.frontends.steps import lift_folder, random_rows, run_rows
@@ -109,3 +111,24 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(PassError, match=r"cache\.0\.k is i8.* already"):
         quantize_caches(once, DType.i8, {"cache.0.k": torch.ones(4)})
     assert quantize_caches(graph, DType.i8, {}) is graph
+
+
+@pytest.mark.parametrize("options", ["int8", "fp8"])
+def test_a_window_at_once_reads_what_steps_would(options: str) -> None:
+    """So perplexity of whole windows is that of generation: what is nearer to the steps than to 16 bits is rounded."""
+    graph, plain = quantized("opt-tiny", options), lift_folder(MODELS / "opt-tiny")
+    ids = torch.randint(256, (2, 16), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    device = torch.device("cpu")
+    whole, reference = (next(window_logits(g, ids, device)) for g in (graph, plain))
+    ranks = VirtualRanks.of([graph])
+    states, rows = ranks.empty_states(B=2, C=16), []
+    for i in range(16):
+        step = {
+            "token_ids": ids[:, i : i + 1],
+            "past_len": torch.full((2,), i, dtype=torch.int32),
+            "new_len": torch.ones(2, dtype=torch.int32),
+            "logit_pos": torch.zeros(2, 1, dtype=torch.int32),
+        }
+        outputs, states = ranks(step, states)
+        rows.append(outputs["logits"].float())
+    assert (whole - torch.cat(rows, 1)).norm() < 0.5 * (whole - reference).norm()
