@@ -11,13 +11,11 @@ class Package:
     """What a package can do.
 
     Attributes:
-        builds_without_gpu: whether engines can be built on a machine without a GPU.
         gpus: the compute capabilities that its maker lists, with the GPUs' names.
         measured: compute capabilities that are not listed, but on which engines of ours ran, with the versions.
         swept: the version that the table of supported ops was measured on; empty where it is taken to be the same.
     """
 
-    builds_without_gpu: bool
     gpus: Mapping[str, str]
     measured: Mapping[str, str]
     swept: str = ""
@@ -37,13 +35,11 @@ class Package:
 
 CAPABILITIES: Mapping[str, Package] = {
     "tensorrt-rtx": Package(
-        builds_without_gpu=True,
         gpus={"7.5": "Turing", "8.0": "A100", "8.6": "RTX 30", "8.9": "RTX 40, L4, L40", "12.0": "RTX 50"},
         measured={"9.0": "H100 and H200, with TensorRT-RTX 1.4.0 and 1.6.1; 1.7.1 refuses them"},
         swept="TensorRT-RTX 1.6.1",
     ),
     "tensorrt": Package(
-        builds_without_gpu=False,
         gpus={"7.5": "T4", "8.0": "A100", "8.6": "RTX 30, A10", "8.9": "RTX 40, L4", "9.0": "H100", "12.0": "RTX 50"},
         measured={},
     ),

@@ -40,7 +40,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ncclGetUniqueId": (ctypes.POINTER(UniqueId),),
     "ncclCommInitRank": (ctypes.POINTER(_Pointer), _Int, UniqueId, _Int),
     "ncclCommDestroy": (_Pointer,),
-    "ncclCommAbort": (_Pointer,),
     "ncclAllReduce": (_Pointer, _Pointer, _Size, _Int, _Int, _Pointer, _Pointer),
     "ncclAllGather": (_Pointer, _Pointer, _Size, _Int, _Pointer, _Pointer),
     "ncclBroadcast": (_Pointer, _Pointer, _Size, _Int, _Int, _Pointer, _Pointer),

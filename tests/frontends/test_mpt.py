@@ -16,9 +16,6 @@ from tests.frontends.models import check, random_model, randomize
 from tests.frontends.mpt_reference import mpt_logits, mpt_shapes
 from tests.frontends.steps import assert_same_logits, edit_config, lift_folder
 
-HF_ROPES = [{"type": "no_scaling", "factor": 1.0}, {"type": "linear", "factor": 3.0}]
-FUNCTIONS = [{"name": "silu"}, {"name": "gelu", "approximate": "tanh"}, {"name": "relu"}]
-NORMS = ["layernorm", "low_precision_layernorm", "rmsnorm", "low_precision_rmsnorm"]
 SIZES = {"vocab_size": 31, "d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 32, "model_type": "mpt"}
 
 
