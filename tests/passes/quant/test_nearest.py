@@ -91,10 +91,10 @@ def test_weights_are_the_nearest_of_their_grid(options: str) -> None:
     Interpreter(graph, observers=[lambda op, _, results: seen.update({op.name: results[0]})])({"x": torch.ones(1, 32)})
     linear = next(graph.find("linear"))
     weight = seen[next(op for op in graph.find("random")).name]
-    nearest = GRIDS[options].nearest(weight)
-    assert torch.equal(seen[graph.producers[linear.operands[1].name].operands[0].name], nearest.codes)
-    torch.testing.assert_close(seen[linear.operands[1].name], nearest.dense(), rtol=1e-6, atol=0)
-    assert not torch.equal(nearest.dense(), weight)
+    found, nearest = seen[linear.operands[1].name], GRIDS[options].nearest(weight).dense()
+    # The largest weight of a block may be as near to two values: what counts is how far.
+    torch.testing.assert_close((found - weight).abs(), (nearest - weight).abs(), rtol=1e-3, atol=1e-6)
+    assert not torch.equal(found, weight)
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,10 @@ class IntegerGrid(Grid):
     def top(self) -> float:
         """Half a step beyond the largest code, so that no weight is further than that from its code.
 
-        Less a hair: exactly there, a weight would be rounded to a code that is none.
+        Less a hair where the stored type goes on beyond the largest code, so that rounding ends there.
         """
-        return (self.high + 0.5) * (1 - 2**-20)
+        beyond = self.high + 0.5
+        return beyond if self.bits in (4, 8) else beyond * (1 - 2**-20)
 
     def scales(self, weight: Tensor) -> Scales:
         """The scales of a weight `[N, K]`, from the extremes of each block."""
