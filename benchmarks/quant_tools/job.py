@@ -90,11 +90,13 @@ class Job:
 
         What a runner does afterwards, such as expanding weights, counts no more.
         """
+        uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         found = {
             "version": version,
             "seconds": time.time() - self.started - self.excluded,
+            "cpu_seconds": sum(use.ru_utime + use.ru_stime for use in uses),
             "stages": self.stages,
-            "peak_bytes": max(_peak(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024),
+            "peak_bytes": max(_peak(), uses[1].ru_maxrss * 1024),
         }
         (self.folder / "measured.json").write_text(json.dumps(found))
 

@@ -27,6 +27,7 @@ class Outcome:
         error: why there are none.
         version: of the tool.
         seconds: from the start of the process to the saved result.
+        cpu_seconds: the time of all its threads.
         stages: seconds by stage: `load`, `quantize` and `save`; llmc does all three in one.
         peak_bytes: the most memory in use (resident).
         scores: of the result: perplexity, its change, and the KL divergence, as text.
@@ -39,6 +40,7 @@ class Outcome:
     error: str = ""
     version: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     scores: list[str] = field(default_factory=list)
