@@ -18,7 +18,8 @@ Each tool needs a virtual environment of its own. For llmcompressor, gptqmodel, 
                    cannot run OPT and others with
 
 A tool without an environment is left out; llmc runs in this one. All tools get the same windows of token ids, and as
-many threads. Time and memory are those of a tool's whole process up to the saved result; "work" leaves out imports. A
+many threads. Time and memory are those of a tool's whole process up to the saved result; "work" leaves out imports, "CPU" adds up what
+all threads computed, which says more than time does where other programs run. A
 tool's result is read by llmc's importers where they know its format, otherwise as the weights that it stands for, and
 scored by llmc's interpreter in float32. "import" is the share of weights that llmc reads from a tool's checkpoint
 otherwise than the tool itself does.
@@ -47,7 +48,7 @@ from compiler.passes.quant.text import read_texts
 from llmc.models import lift
 from runtime.tokenizer import Tokenizer
 
-HEADER = ("model", "recipe", "tool", "perplexity", "change", "KL", "process", "work", "memory", "import", "note")
+HEADER = ("model", "recipe", "tool", "perplexity", "change", "KL", "process", "work", "CPU", "memory", "import", "note")
 
 
 def windows_of(model: Path, text: Path, samples: int, length: int) -> Tensor:
@@ -94,7 +95,7 @@ def row(model: str, recipe: str, outcome: Outcome) -> str:
     """A row of the table."""
     name = f"{outcome.run.tool} {outcome.version}".strip()
     if outcome.error:
-        cells = [model, recipe, name, *"–" * 7, outcome.error]
+        cells = [model, recipe, name, *"–" * 8, outcome.error]
     else:
         cells = [
             model,
@@ -103,6 +104,7 @@ def row(model: str, recipe: str, outcome: Outcome) -> str:
             *outcome.scores,
             f"{outcome.seconds:.1f} s",
             f"{sum(outcome.stages.values()):.1f} s",
+            f"{outcome.cpu_seconds:.1f} s",
             f"{outcome.peak_bytes / 2**20:.0f} MiB",
             "" if outcome.import_error is None else f"{outcome.import_error:.0e}",
             outcome.run.note,

@@ -20,6 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+CONTIGUOUS = torch.contiguous_format
+
 
 @dataclass
 class Job:
@@ -107,7 +109,7 @@ class Job:
         return AutoModelForCausalLM.from_pretrained(self.model, dtype=self.dtype).eval()
 
     def save_dense(self, state: Mapping[str, Tensor]) -> None:
-        """Write the checkpoint again in float32, with the values of a state dict.
+        """Write the checkpoint again in float32, with the values of a state dict, where the head may be missing.
 
         Raises:
             KeyError: if the state dict lacks a tensor of the checkpoint.
@@ -117,14 +119,10 @@ class Job:
             stored.update(load_file(path))
         dense = self.folder / "dense"
         dense.mkdir()
-        save_file(
-            {
-                name: state[name].detach().float().reshape(old.shape).clone(memory_format=torch.contiguous_format)
-                for name, old in stored.items()
-            },
-            dense / "model.safetensors",
-            metadata={"format": "pt"},
-        )
+        heads = {name: stored[name] for name in ("lm_head.weight", "embed_out.weight") if name in stored}
+        found = {name: (heads | dict(state))[name].detach().float() for name in stored}
+        plain = {name: found[name].reshape(old.shape).clone(memory_format=CONTIGUOUS) for name, old in stored.items()}
+        save_file(plain, dense / "model.safetensors", metadata={"format": "pt"})
         config = json.loads((self.model / "config.json").read_text())
         config["dtype"] = config["torch_dtype"] = "float32"
         (dense / "config.json").write_text(json.dumps(config))
