@@ -18,11 +18,11 @@ Each tool needs a virtual environment of its own. For llmcompressor, gptqmodel, 
                    cannot run OPT and others with
 
 A tool without an environment is left out; llmc runs in this one. All tools get the same windows of token ids, and as
-many threads. Time and memory are those of a tool's whole process up to the saved result; "work" leaves out imports, "CPU" adds up what
-all threads computed, which says more than time does where other programs run. A
-tool's result is read by llmc's importers where they know its format, otherwise as the weights that it stands for, and
-scored by llmc's interpreter in float32. "import" is the share of weights that llmc reads from a tool's checkpoint
-otherwise than the tool itself does.
+many threads. Time and memory are those of a tool's whole process up to the saved result; "work" leaves out imports,
+"CPU" adds up what all threads computed, which says more than time does where other programs run. A tool's result is
+read by llmc's importers where they know its format, otherwise as the weights that it stands for, and scored by llmc's
+interpreter in float32. "import" is the share of weights that llmc reads from a tool's checkpoint otherwise than the
+tool itself does.
 """
 
 from __future__ import annotations
