@@ -76,7 +76,7 @@ def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
     results = Results({}, {}, {})
     if calibration := _calibration(graph, rounding):
         results = calibrate(graph, chosen, calibration, f"{rounding} {_names(chosen)}", _solver(rounding))
-        how = describe(recipe.algorithm, rounding.grid.dtype.bits, rounding.grid.group)
+        how = describe(recipe.algorithm, rounding.grid.bits, rounding.grid.group)
         named = how if rounding.act == "off" else f"{how}, {rounding.act} activations"
         report(calibration, chosen, results.errors, {target.op.name: named for target in chosen})
     round_input = input_rounding(rounding.act, rounding.grid.dtype, results.numbers)

@@ -11,6 +11,8 @@ from torch import Tensor
 from compiler.errors import PassError
 
 ROWS = 512
+# Columns of a moment that are computed at once: half of it follows from the other half.
+PANEL = 512
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, momen
     width = inputs[0].shape[-1]
     total = sum(batch.numel() // width for batch in inputs)
     sums, largest = torch.zeros(2, width, device=device)
-    square = torch.zeros((width, width) if moment else 0, device=device)
+    square = torch.zeros((width, width) if moment else (0, 0), device=device)
     kept = []
     for x in _flat(inputs, device):
         sums += x.abs().sum(0)
@@ -56,10 +58,17 @@ def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, momen
                 hint="its weights may be damaged, or float16 too narrow for the model: try --dtype bfloat16 or float32",
             )
         if moment:
-            square += x.T @ x
+            _add_square(square, x)
         share = max(1, ROWS * len(x) // total)
         kept.append(x[:: max(1, -(-len(x) // share))])
-    return InputStatistics(sums / total, largest, square, torch.cat(kept))
+    return InputStatistics(sums / total, largest, square.tril() + square.tril(-1).T, torch.cat(kept))
+
+
+def _add_square(square: Tensor, x: Tensor) -> None:
+    """Add `x^T x` to a square, on and below the diagonal; what is above is not finished."""
+    for start in range(0, len(square), PANEL):
+        stop = start + PANEL
+        square[start:stop, :stop].addmm_(x[:, start:stop].T, x[:, :stop])
 
 
 def require_finite(weight: Tensor, module: str) -> None:

@@ -86,6 +86,19 @@ def test_report_has_the_error_of_each_op():
     assert source.report.entries[0].recipe == "awq, 4 bits, group 128"
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "recipe"),
+    [
+        ("quant=int3:group=32", "int3, 3 bits, group 32"),
+        ("quant=int8:act=token", "int8, 8 bits, token activations"),
+        ("quant=fp8", "fp8, 8 bits, static activations"),
+    ],
+)
+def test_report_says_how_an_op_was_rounded(pipeline, recipe):
+    _, source = _run(model("opt"), pipeline)
+    assert {entry.recipe for entry in source.report.entries} == {recipe}
+
+
 def test_rounding_is_reported_where_there_is_data_to_measure_it():
     _, source = _run(model("opt"), "quant=int4:group=32")
     assert len(source.report.entries) == 24 and 0.01 < source.report.mean < 0.3

@@ -23,7 +23,7 @@ class Factor(NamedTuple):
     """What GPTQ needs to know of a linear's inputs.
 
     Attributes:
-        upper: the upper Cholesky factor of the inverse of the damped Hessian, float64 `[K, K]`, columns in `order`.
+        upper: the upper Cholesky factor of the inverse of the damped Hessian, `[K, K]`, columns in `order`.
         order: the columns in the order in which they are rounded, `[K]`.
         dead: which columns' inputs were zero throughout, bool `[K]`; their weights become 0.
         is_sorted: whether `order` may be another than 0, 1, ...; the scales of groups are then fixed beforehand.
@@ -39,7 +39,7 @@ def factorize(moment: Tensor, *, damping: float = 0.01, order: bool = True, name
     """Prepare GPTQ for the linears over one input.
 
     Args:
-        moment: `X X^T`, `[K, K]`.
+        moment: `X X^T`, `[K, K]`; its type is what is computed in, but for float64 where float32 does not do.
         damping: the part of the mean of the diagonal that is added to the diagonal.
         order: whether to round the columns with the largest inputs first.
         name: what errors call the linear.
@@ -47,22 +47,31 @@ def factorize(moment: Tensor, *, damping: float = 0.01, order: bool = True, name
     Raises:
         PassError: if the damped Hessian is not positive definite.
     """
-    hessian = 2 * moment.double()
+    hessian = 2 * moment
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     diagonal[dead] = 1
     diagonal += damping * diagonal.mean()
     columns = diagonal.argsort(descending=True, stable=True) if order else torch.arange(len(dead), device=dead.device)
-    lower, failed = torch.linalg.cholesky_ex(hessian[columns][:, columns])
-    if not failed:
-        inverse = torch.cholesky_inverse(lower)
-        upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-    if failed:
+    ordered = hessian[columns][:, columns]
+    upper = _inverse_factor(ordered)
+    if upper is None and ordered.dtype != torch.float64:
+        upper = _inverse_factor(ordered.double())
+    if upper is None:
         raise PassError(
             f"the inputs of {name} depend on one another too much for GPTQ",
             hint="give a larger damping, such as damping=0.1, or more text for calibration",
         )
     return Factor(upper, columns, dead, order)
+
+
+def _inverse_factor(matrix: Tensor) -> Tensor | None:
+    """The upper Cholesky factor of the inverse of a matrix; None if it cannot be computed."""
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
+        return None
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if failed or not bool(upper.isfinite().all()) else upper
 
 
 def gptq(weight: Tensor, factor: Factor, grid: Grid) -> Rounded:
@@ -71,27 +80,27 @@ def gptq(weight: Tensor, factor: Factor, grid: Grid) -> Rounded:
     Without an order of columns, the scales of a group are taken when it is reached, from weights that already make
     good the errors before them; with one, all are taken from the weight as it was.
     """
-    # Rows are independent of one another; scales in float32, as stored, and errors in float64.
-    work = weight.double().masked_fill(factor.dead, 0)
-    width = grid.width(work.shape[1])
-    scales = _Scales(grid, work, width, fixed=factor.is_sorted)
-    work = work[:, factor.order]
+    upper = factor.upper
+    plain = weight.to(upper.dtype).masked_fill(factor.dead, 0)
+    width = grid.width(plain.shape[1])
+    scales = _Scales(grid, plain, width, fixed=factor.is_sorted)
+    work = plain.T[factor.order].contiguous()  # a column of the weight is a row, which lies in one piece
     codes = torch.empty(work.shape, dtype=torch.int8, device=work.device)
     places = factor.order.tolist()
     for start in range(0, len(places), BLOCK):
         stop = min(start + BLOCK, len(places))
-        errors = work.new_zeros(len(work), stop - start)
+        errors = work.new_zeros(stop - start, work.shape[1])
         for column in range(start, stop):
-            group = scales.at(places[column], work, errors, factor.upper, start, column)
-            current = work[:, column : column + 1]
+            group = scales.at(places[column], work, errors, upper, start, column)
+            current = work[column, :, None]
             code = grid.codes(current, group)
-            codes[:, column : column + 1] = code.view(torch.int8)
-            rounded = Rounded(code, group).dense().double()
-            error = (current - rounded) / factor.upper[column, column]
-            errors[:, column - start] = error[:, 0]
-            work[:, column + 1 : stop] -= error * factor.upper[column, column + 1 : stop]
-        work[:, stop:] -= errors @ factor.upper[start:stop, stop:]
-    return Rounded(codes[:, factor.order.argsort()].view(to_torch(grid.dtype)), scales.all())
+            codes[column] = code.view(torch.int8)[:, 0]
+            error = (current - Rounded(code, group).dense())[:, 0] / upper[column, column]
+            errors[column - start] = error
+            work[column + 1 : stop].addr_(upper[column, column + 1 : stop], error, alpha=-1)
+        work[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    ordered = codes[factor.order.argsort()].T.contiguous()
+    return Rounded(ordered.view(to_torch(grid.dtype)), scales.all())
 
 
 class _Scales:
@@ -107,11 +116,11 @@ class _Scales:
         """The scales `[N, 1]` of the column at `place`."""
         group = place // self.width
         if not self.fixed and place % self.width == 0:
-            ahead = work[:, column : column + self.width].clone()
-            beyond = start + errors.shape[1] - column  # columns of the group that lag by this block's errors
+            ahead = work[column : column + self.width].T.clone()
+            beyond = start + len(errors) - column  # columns of the group that lag by this block's errors
             if beyond < self.width:
                 lagging = slice(column + beyond, column + self.width)
-                ahead[:, beyond:] -= errors @ upper[start : start + errors.shape[1], lagging]
+                ahead[:, beyond:] -= errors.T @ upper[start : start + len(errors), lagging]
             scale, zero = self.grid.scales(ahead)
             self.scale[:, group : group + 1] = scale
             if self.zero is not None and zero is not None:

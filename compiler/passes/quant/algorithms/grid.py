@@ -53,6 +53,11 @@ class Grid(ABC):
         """The element type that codes are stored in."""
 
     @property
+    def bits(self) -> int:
+        """Bits of a weight, of those that it is stored in."""
+        return self.dtype.bits
+
+    @property
     @abstractmethod
     def top(self) -> float:
         """The absolute value, in units of the scale, that stands for the largest weight of a block."""
