@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from compiler.backend_trt.builders import Builders
 from compiler.backend_trt.checks import check_plans
 from compiler.backend_trt.constants import Load
 from compiler.backend_trt.define import define_network, position_ends
@@ -80,6 +81,21 @@ def build_plan(
     progress: Progress | None = None,
 ) -> PlanFiles:
     """Build one plan; the arguments and errors are those of `build_plans`."""
+    with Builders() as builders:
+        return _build_plan(builders, library, graph, load, folder, spec, name, options, progress)
+
+
+def _build_plan(
+    builders: Builders,
+    library: Library,
+    graph: Graph,
+    load: Load,
+    folder: Path,
+    spec: PlanSpec,
+    name: str,
+    options: BuildOptions,
+    progress: Progress | None,
+) -> PlanFiles:
     trt = library.trt
     positions = position_ends(graph)
     graph = spec.specialize(graph)
@@ -88,7 +104,7 @@ def build_plan(
     one_row = spec.rows == 1
     graph = apart(graph) if one_row else graph
     messages = Messages(trt)
-    builder = trt.Builder(messages.logger)
+    builder = builders.make(trt, messages.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     try:
         emission = define_network(trt, network, graph, load)

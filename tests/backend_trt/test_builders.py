@@ -1,0 +1,31 @@
+"""Builders of several threads do not wait for one another forever."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("tensorrt_rtx")
+
+# Without the lock these threads stop within seconds. In a process of its own, for one of them holds Python's lock then.
+PROGRAM = """
+from concurrent.futures import ThreadPoolExecutor
+from compiler.backend_trt.builders import Builders
+from compiler.backend_trt.messages import Messages
+from compiler.trt.library import load_library
+
+trt = load_library("tensorrt-rtx").trt
+
+def work(number):
+    for _ in range(1500):
+        with Builders() as builders:
+            assert builders.make(trt, Messages(trt).logger).create_network(0) is not None
+
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(work, range(4)))
+"""
+
+
+def test_threads_make_and_drop_builders():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
