@@ -11,7 +11,7 @@ from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, Per
 
 
 def config(bits: int, group: int) -> Any:
-    """What torchao is to do; its Int4WeightOnlyConfig needs a GPU, the one for any width does not."""
+    """What torchao is to do; its Int4WeightOnlyConfig wants a library (mslk) that the one for any width does not."""
     if bits == 8 and not group:
         return Int8WeightOnlyConfig()
     return IntxWeightOnlyConfig(getattr(torch, f"int{bits}"), PerGroup(group) if group else PerAxis(0))
