@@ -32,7 +32,7 @@ class Awq(Uncached):
         for name in ("version", "format", "checkpoint_format"):
             options.only(name, "gemm")
         options.without("backend", "llm-awq")
-        options.only("zero_point", True)
+        options.only("zero_point", True, False)  # zero points are stored either way
         self.group = options.get("group_size", "q_group_size", kind=int, default=128)
 
     def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:

@@ -60,7 +60,7 @@ def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, momen
         if moment:
             _add_square(square, x)
         share = max(1, ROWS * len(x) // total)
-        kept.append(x[:: max(1, -(-len(x) // share))])
+        kept.append(x[:: max(1, -(-len(x) // share))].clone())  # a view would keep the whole batch
     return InputStatistics(sums / total, largest, square.tril() + square.tril(-1).T, torch.cat(kept))
 
 

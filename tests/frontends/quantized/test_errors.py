@@ -127,7 +127,6 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "words of 16 bits": (gptq_config(pack_dtype="int16"), "sets 'pack_dtype' to 'int16'"),
     "rotated weights": (gptq_config(rotation="hadamard"), "sets 'rotation' to 'hadamard', which is not supported"),
     "llm-awq": ({"quantization_config": {**AWQ, "backend": "llm-awq"}}, "sets 'backend' to 'llm-awq'"),
-    "awq without zero points": ({"quantization_config": {**AWQ, "zero_point": False}}, "sets 'zero_point' to False"),
     "gemv": ({"quantization_config": {**AWQ, "version": "gemv"}}, "sets 'version' to 'gemv'"),
     "nvfp4": (compressed_config(PACKED, format="nvfp4-pack-quantized"), "sets 'format' to 'nvfp4-pack-quantized'"),
     "sparse": (

@@ -85,6 +85,7 @@ def test_every_family(tmp_path: Path, family: str, case: str) -> None:
     [
         ("quantize_config.json", {"bits": 4, "group_size": 16, "desc_act": False, "sym": False}, writers.gptq()),
         ("quant_config.json", {"zero_point": True, "q_group_size": 16, "w_bit": 4, "version": "GEMM"}, writers.awq()),
+        ("quant_config.json", {"zero_point": False, "q_group_size": 16, "w_bit": 4, "version": "GEMM"}, writers.awq()),
     ],
 )
 def test_older_tools_have_files_of_their_own(tmp_path: Path, file: str, content: Any, writer: Writer) -> None:

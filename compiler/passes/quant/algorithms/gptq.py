@@ -54,6 +54,7 @@ def factorize(moment: Tensor, *, damping: float = 0.01, order: bool = True, name
     diagonal += damping * diagonal.mean()
     columns = diagonal.argsort(descending=True, stable=True) if order else torch.arange(len(dead), device=dead.device)
     ordered = hessian[columns][:, columns]
+    del hessian, diagonal  # they are as large as anything that a calibration holds
     upper = _inverse_factor(ordered)
     if upper is None and ordered.dtype != torch.float64:
         upper = _inverse_factor(ordered.double())
