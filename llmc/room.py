@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.backend_trt import BuildOptions
-from compiler.backend_trt.plans import plan_specs
-from compiler.backend_trt.weights import holds_weights, weight_form
+from compiler.backend_trt import BuildOptions, wanted_plans
+from compiler.backend_trt.weights import weight_form
 from compiler.ir.analysis import packed_weights
 from compiler.ir.constants import needed_constants
 from compiler.ir.graph import Graph
@@ -23,14 +22,7 @@ def plan_count(graph: Graph, targets: Sequence[str], build: BuildOptions) -> int
     count = sum(target != "torch" for target in targets)
     if not count:
         return 0
-    specs = plan_specs(
-        graph.dims,
-        batches=build.batch_sizes,
-        widths=build.prompt_sizes,
-        capacities=build.capacities,
-        few=holds_weights(graph),
-    )
-    return count * len(specs)
+    return count * len(wanted_plans(graph, build))
 
 
 def needed_bytes(graph: Graph, plans: int) -> int:

@@ -17,13 +17,18 @@ def check_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
         TargetError: listing everything in it that TensorRT does not take, or naming a GPU that lacks one of its types.
     """
     require_able(graph, options.compute_capabilities)
-    specs = plan_specs(
+    specs = wanted_plans(graph, options)
+    for spec in specs:
+        require_support(spec.specialize(graph))
+    return specs
+
+
+def wanted_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
+    """The plans that a graph gets; TargetError if the sizes asked for do not fit it."""
+    return plan_specs(
         graph.dims,
         batches=options.batch_sizes,
         widths=options.prompt_sizes,
         capacities=options.capacities,
         few=holds_weights(graph),
     )
-    for spec in specs:
-        require_support(spec.specialize(graph))
-    return specs
