@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from compiler.errors import PassError
-from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import Pass, run_pipeline
@@ -21,8 +20,6 @@ from compiler.passes.quant import Quantize, QuantizeCaches
 from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.kv import quantize_caches
 from compiler.passes.quant.recipe import require_one_rank
-
-_CACHES = {"int8": DType.i8, "fp8": DType.f8e4m3}
 
 
 class _NeedsDataError(PassError):
@@ -82,6 +79,6 @@ def _placeholders(stage: QuantizeCaches) -> Callable[[Graph], Graph]:
 
     def kv(graph: Graph) -> Graph:
         require_one_rank(graph, "kv")
-        return quantize_caches(graph, _CACHES[stage.to], {name: torch.ones(1) for name in graph.states()})
+        return quantize_caches(graph, stage.dtype, {name: torch.ones(1) for name in graph.states()})
 
     return kv

@@ -43,12 +43,17 @@ class QuantizeCaches:
         if self.fallback is not None and self.fallback <= 0:
             raise PassError(f"fallback={self.fallback:g} is no error of a cache", hint="give one such as fallback=0.05")
 
+    @property
+    def dtype(self) -> DType:
+        """The element type of the caches, if they are quantized."""
+        return _TYPES[self.to]
+
     def __call__(self, graph: Graph) -> Graph:
         """The graph with quantized caches; their errors are added to the calibration's report."""
         if self.to == "off":
             return graph
         require_one_rank(graph, "kv")
-        dtype, calibration = _TYPES[self.to], current_calibration()
+        dtype, calibration = self.dtype, current_calibration()
         _require_plain(graph)
         largest = cache_scales(graph, calibration)
         if self.scale == "tensor":
