@@ -16,11 +16,11 @@ import tempfile
 from math import prod
 from pathlib import Path
 
-from build import SHAPES, config, measure
 from rich.console import Console
 from rich.table import Table
 
 import llmc
+from build import SHAPES, config, measure
 from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.mesh import collectives, rank_graph, sent
 from compiler.ir.mesh_weights import weight_report

@@ -1,5 +1,10 @@
 """Settings for every test."""
 
+import os
+import shutil
+import tempfile
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 # The same examples in every run: a test that fails, fails for everyone. No deadline: machines differ.
@@ -11,3 +16,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what is cached for the time of the run: what an earlier one left must not change what this one says."""
+    if hasattr(config, "workerinput"):
+        return  # a parallel worker, which has the folder from its environment
+    folder = tempfile.mkdtemp(prefix="llmc-tests-")
+    os.environ["XDG_CACHE_HOME"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

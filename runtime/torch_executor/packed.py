@@ -11,8 +11,8 @@ from compiler.ir.dtypes import DType
 from compiler.ir.quant_evaluators import dequantize
 from compiler.ir.tensor_data import unpack_int4
 
-# Elements of a tile: float32, they fit into a second-level cache.
-_TILE = 1 << 18
+TILE = 1 << 18
+"""Elements of a tile: as float32, they fit into a second-level cache."""
 
 
 class Packed(NamedTuple):
@@ -35,7 +35,7 @@ class Packed(NamedTuple):
     def tiles(self) -> Iterator[tuple[int, Tensor]]:
         """The weight in float32, some rows at a time, each with the number of its first row."""
         rows, columns = self.shape
-        step = max(_TILE // columns, 1)
+        step = max(TILE // columns, 1)
         block = rows // self.scale.shape[0]
         step = -(-step // block) * block if block < rows else step
         for start in range(0, rows, step):

@@ -18,13 +18,15 @@ from compiler.ir.dtypes import DType
 from compiler.ir.op import Op
 from compiler.ir.tensor_data import pack_int4
 from runtime.torch_executor.lowering import Lowering
-from runtime.torch_executor.packed import Packed
+from runtime.torch_executor.packed import TILE, Packed
 
 Product = Callable[[Tensor], Tensor]
 
 _INT4_GROUPS = (256, 128, 64, 32)
 # torch's int8 kernel reads whole vectors: of other rows it reads beyond the end, and computes wrong or crashes.
 _INT8_COLUMNS = 32
+# A float32 holds every integer up to 2**24, which is as much as so many products of int8 can add up to.
+_EXACT_TERMS = 2**24 // (128 * 128)
 _HALVES = (DType.f16, DType.bf16)
 
 
@@ -96,14 +98,40 @@ def tiled_product(x: Tensor, weight: Packed) -> Tensor:
 
 def _integer_product(weight: Packed, bias: Tensor | None) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
     transposed, scale = weight.q.t(), weight.scale.reshape(-1)
+    multiply = torch._int_mm if _has_integer_product() else exact_integer_product
 
     def product(given: tuple[Tensor, Tensor]) -> Tensor:
         q, scales = given
-        sums = torch._int_mm(q.reshape(-1, q.shape[-1]), transposed).view(*q.shape[:-1], -1)
+        sums = multiply(q.reshape(-1, q.shape[-1]), transposed).view(*q.shape[:-1], -1)
         result = sums.float() * scale * scales.float()
         return result if bias is None else result + bias
 
     return product
+
+
+def exact_integer_product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` in int32, for int8 `a [M, K]` and `b [K, N]`, by products of floats that hold every sum exactly."""
+    sums = torch.zeros(len(a), b.shape[1], dtype=torch.int32)
+    step = max(TILE // _EXACT_TERMS, 1)
+    for k in range(0, len(b), _EXACT_TERMS):
+        left = a[:, k : k + _EXACT_TERMS].float()
+        for n in range(0, b.shape[1], step):
+            sums[:, n : n + step] += (left @ b[k : k + _EXACT_TERMS, n : n + step].float()).int()
+    return sums
+
+
+@cache
+def _has_integer_product() -> bool:
+    """Whether this CPU has instructions that multiply int8 matrices, and torch's product uses them right.
+
+    Without them it is a slow loop; and what oneDNN makes of them on older CPUs saturates pairs of products in 16 bits.
+    """
+    extremes = torch.tensor([127, -128], dtype=torch.int8)
+    a, b = extremes[:, None].expand(2, 64).contiguous(), extremes.repeat(8)[:, None].expand(16, 64).contiguous().t()
+    try:
+        return torch.cpu._is_vnni_supported() and torch.equal(torch._int_mm(a, b), exact_integer_product(a, b))
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
 
 
 def _kernel(weight: Packed) -> Product | None:

@@ -22,7 +22,7 @@ from runtime.interpreter_executor import InterpreterExecutor
 from runtime.torch_executor.executor import TorchExecutor
 from runtime.torch_executor.lowering import Program
 from runtime.torch_executor.packed import Packed
-from runtime.torch_executor.quantized import tiled_product
+from runtime.torch_executor.quantized import exact_integer_product, tiled_product
 from tests.frontends.steps import lift_folder
 from tests.torch_executor.lowered import lowered
 
@@ -80,6 +80,16 @@ def program_tensors(run: object) -> list[Tensor]:
         cells = [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
         found += [t for t in (thing, *cells) if isinstance(t, Tensor)]
     return found
+
+
+@pytest.mark.parametrize(("rows", "terms", "columns"), [(1, 1, 1), (3, 1024, 7), (2, 2500, 400)])
+def test_integer_products_are_exact(rows: int, terms: int, columns: int) -> None:
+    """Also where every product is as large as can be: then a sum of 1,024 is the last that a float holds exactly."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(-128, 128, size, generator=generator) for size in ((rows, terms), (terms, columns)))
+    a[0], b[:, 0] = -128, -128
+    expected = (a @ b).int()
+    assert torch.equal(exact_integer_product(a.to(torch.int8), b.to(torch.int8)), expected)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (300, 1000), (3, 2)])
