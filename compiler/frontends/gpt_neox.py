@@ -6,12 +6,16 @@ from compiler.errors import ConfigError
 from compiler.frontends.activations import ACTIVATIONS
 from compiler.frontends.attention import Attention
 from compiler.frontends.config import Config, Size
+from compiler.frontends.derived import is_causal, turns_by
 from compiler.frontends.lifting import Lifting, divide
-from compiler.frontends.modules import embed, layer_norm, linear, mlp
+from compiler.frontends.modules import embed, layer_norm, linear, mlp, output_head
 from compiler.frontends.registry import frontend
 from compiler.frontends.rope import Rope, scaled_rope
 from compiler.frontends.step import ModelShape, Step
 from compiler.ir.op import Value
+
+# What checkpoints call the head.
+_HEAD = ("embed_out", "lm_head")
 
 
 @frontend("gpt_neox", "GPTNeoXForCausalLM")
@@ -46,12 +50,12 @@ def lift_gpt_neox(lifting: Lifting) -> None:
 
     step = lifting.begin(shape)
     b, weights = step.b, step.weights
-    base = weights.base("gpt_neox.", "")
-    weights.ignore(r".*\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)", r".*rotary_emb\.inv_freq")
-    if tied:
-        weights.ignore(r"embed_out\.weight", r"lm_head\.weight")
+    base = weights.base("gpt_neox.", "", holding="layers.0.")
+    tied = weights.ties(tied, f"{base}embed_in", *_HEAD)
+    weights.derived(r".*\.attention\.(bias|masked_bias)", is_causal, "the causal mask of this family")
+    weights.derived(r".*\.inv_freq", turns_by(rope), "'rotary_emb_base' in config.json")
     attention = Attention(scale=head_dim**-0.5, mask=step.causal_mask(), angles=step.angles(rope) if rope else None)
-    x, table = embed(step, f"{base}embed_in", hidden)
+    x, table = embed(step, f"{base}embed_in", hidden, tied_to=_HEAD if tied else ())
     for i in range(shape.layers):
         module = f"{base}layers.{i}"
         with b.scope(f"layers.{i}", module):
@@ -64,10 +68,7 @@ def lift_gpt_neox(lifting: Lifting) -> None:
             x = b.add(after, y, name="after_mlp")
     x = layer_norm(step, step.logit_rows(x), f"{base}final_layer_norm", hidden, scope="final_norm", eps=eps)
     with b.scope("lm_head", f"{base}embed_in" if tied else "embed_out"):
-        if not tied:
-            table = weights.take("embed_out.weight", shape.vocab, hidden, name="weight", aliases=("lm_head.weight",))
-            x = weights.input("embed_out", x)
-        lifting.finish(step, b.linear(x, table, name="logits"))
+        lifting.finish(step, b.linear(*output_head(step, x, table, hidden, *_HEAD, tied=tied), name="logits"))
 
 
 def _attention(step: Step, x: Value, module: str, layer: int, attention: Attention, *, bias: bool) -> Value:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from compiler.frontends.activations import ACTIVATIONS
 from compiler.frontends.attention import Attention
 from compiler.frontends.config import Size
+from compiler.frontends.derived import is_causal, turns_by
 from compiler.frontends.lifting import Lifting, divide
-from compiler.frontends.modules import embed, layer_norm, mlp, projected_attention
+from compiler.frontends.modules import embed, layer_norm, mlp, output_head, projected_attention
 from compiler.frontends.registry import frontend
 from compiler.frontends.rope import plain_rope
 from compiler.frontends.step import ModelShape
@@ -47,17 +48,18 @@ def lift_gptj(lifting: Lifting) -> None:
 
     step = lifting.begin(shape)
     b, weights = step.b, step.weights
-    base = weights.base("transformer.", "")
-    weights.ignore(r".*\.attn\.(bias|masked_bias|embed_positions)")
-    if tied:
-        weights.ignore(r"lm_head\.weight")
+    base = weights.base("transformer.", "", holding="h.0.")
+    tied = weights.ties(tied, f"{base}wte", "lm_head")
+    rope = plain_rope(rotary_dim, 10000.0)
+    weights.derived(r".*\.attn\.(bias|masked_bias)", is_causal, "the causal mask of this family")
+    weights.derived(r".*\.attn\.embed_positions", turns_by(rope), "'rotary_dim' in config.json")
     attention = Attention(
         scale=head_dim**-0.5,
         mask=step.causal_mask(),
-        angles=step.angles(plain_rope(rotary_dim, 10000.0)),
+        angles=step.angles(rope),
         interleaved=True,
     )
-    x, table = embed(step, f"{base}wte", hidden)
+    x, table = embed(step, f"{base}wte", hidden, tied_to=("lm_head",) if tied else ())
     for i in range(shape.layers):
         module = f"{base}h.{i}"
         with b.scope(f"layers.{i}", module):
@@ -68,8 +70,6 @@ def lift_gptj(lifting: Lifting) -> None:
             x = b.add(after, y, name="after_mlp")
     x = layer_norm(step, step.logit_rows(x), f"{base}ln_f", hidden, scope="final_norm", eps=eps)
     with b.scope("lm_head", "lm_head"):
-        if not tied:
-            table = weights.take("lm_head.weight", shape.vocab, hidden, name="weight")
-            x = weights.input("lm_head", x)
+        x, weight = output_head(step, x, table, hidden, "lm_head", tied=tied)
         bias = weights.take("lm_head.bias", shape.vocab, name="bias")
-        lifting.finish(step, b.linear(x, table, bias, name="logits"))
+        lifting.finish(step, b.linear(x, weight, bias, name="logits"))

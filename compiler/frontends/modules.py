@@ -56,11 +56,33 @@ def projected_attention(step: Step, x: Value, module: str, layer: int, attention
         return linear(step, y, f"{module}.out_proj", hidden, hidden, name="out", bias=bias)
 
 
-def embed(step: Step, module: str, width: int, *, aliases: tuple[str, ...] = ()) -> tuple[Value, Value]:
-    """The rows of the token embedding `[B,S,width]`, and the table, for heads that are tied to it."""
+def embed(step: Step, module: str, width: int, *, tied_to: tuple[str, ...] = ()) -> tuple[Value, Value]:
+    """The rows of the token embedding `[B,S,width]`, and the table, for heads that are tied to it.
+
+    The table of a tied head may be stored as that of the head alone: `tied_to` is what checkpoints call its module.
+    """
     with step.b.scope("embed", module):
-        table = step.weights.take(f"{module}.weight", step.shape.vocab, width, name="weight", aliases=aliases)
+        others = tuple([f"{head}.weight" for head in tied_to])
+        table = step.weights.take(f"{module}.weight", step.shape.vocab, width, name="weight", aliases=others)
         return step.b.embedding(table, step.token_ids, name="tokens"), table
+
+
+def output_head(step: Step, x: Value, table: Value, width: int, *modules: str, tied: bool) -> tuple[Value, Value]:
+    """What the head multiplies: its input, and its weight `[vocabulary, width]`.
+
+    Args:
+        step: the step.
+        x: what the last layer gives.
+        table: the embedding's table, which is the weight of a head that is tied to it.
+        width: the size of the input.
+        modules: what checkpoints call the head's module.
+        tied: whether the head is tied to the embedding.
+    """
+    if tied:
+        return x, table
+    usual, *others = (f"{module}.weight" for module in modules)
+    weight = step.weights.take(usual, step.shape.vocab, width, name="weight", aliases=tuple(others))
+    return step.weights.input(modules[0], x), weight
 
 
 def learned_positions(step: Step, module: str, count: int, width: int, *, unused: int = 0) -> Value:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from compiler.frontends.alibi import alibi_slopes
 from compiler.frontends.attention import Attention
 from compiler.frontends.config import Size
+from compiler.frontends.derived import turns_by
 from compiler.frontends.lifting import Lifting
-from compiler.frontends.modules import embed, layer_norm, learned_positions, linear, mlp, rms_norm
+from compiler.frontends.modules import embed, layer_norm, learned_positions, linear, mlp, output_head, rms_norm
 from compiler.frontends.mpt_config import MptConfig, Norm, read_mpt_config
 from compiler.frontends.mpt_layers import LayerPlan
 from compiler.frontends.registry import frontend
@@ -33,14 +34,13 @@ def lift_mpt(lifting: Lifting) -> None:
 
     step = lifting.begin(shape)
     b, weights = step.b, step.weights
-    base = weights.base("transformer.", "model.transformer.", "")
+    base = weights.base("transformer.", "model.transformer.", "", holding="blocks.0.")
     head = base.removesuffix("transformer.") + "lm_head"
-    weights.ignore(r".*rotary_embedding\.inv_freq")
-    if m.tied:
-        weights.ignore(rf"{head}\.weight")
+    tied = weights.ties(m.tied, f"{base}wte", head)
+    weights.derived(r".*\.inv_freq", turns_by(m.rope), "'attn_config' in config.json")
     attentions = _attentions(step, m)
     states: list[tuple[Value, Value]] = []
-    x, table = embed(step, f"{base}wte", m.hidden)
+    x, table = embed(step, f"{base}wte", m.hidden, tied_to=(head,) if tied else ())
     if m.learned:
         positions = learned_positions(step, f"{base}wpe", m.context, m.hidden)
         with b.scope("embed", f"{base}wpe"):
@@ -66,11 +66,8 @@ def lift_mpt(lifting: Lifting) -> None:
             normed = _norm(step, x, f"{inner}.norm_2", m.hidden, m.norm, "ln2")
             x = b.add(x, _ffn(step, normed, f"{module}.ffn", m), name="after_mlp")
     x = _norm(step, step.logit_rows(x), f"{base}norm_f", m.hidden, m.norm, "final_norm")
-    with b.scope("lm_head", f"{base}wte" if m.tied else head):
-        if not m.tied:
-            table = weights.take(f"{head}.weight", m.vocab, m.hidden, name="weight")
-            x = weights.input(head, x)
-        lifting.finish(step, _logits(step, x, table, m))
+    with b.scope("lm_head", f"{base}wte" if tied else head):
+        lifting.finish(step, _logits(step, *output_head(step, x, table, m.hidden, head, tied=tied), m))
 
 
 def _attentions(step: Step, m: MptConfig) -> dict[tuple[int | None, bool], Attention]:

@@ -6,7 +6,15 @@ from compiler.frontends.activations import ACTIVATIONS
 from compiler.frontends.attention import Attention
 from compiler.frontends.config import Size
 from compiler.frontends.lifting import Lifting, divide
-from compiler.frontends.modules import embed, layer_norm, learned_positions, linear, mlp, projected_attention
+from compiler.frontends.modules import (
+    embed,
+    layer_norm,
+    learned_positions,
+    linear,
+    mlp,
+    output_head,
+    projected_attention,
+)
 from compiler.frontends.registry import frontend
 from compiler.frontends.step import ModelShape
 from compiler.ir.op import Value
@@ -48,16 +56,14 @@ def lift_opt(lifting: Lifting) -> None:
 
     step = lifting.begin(shape)
     b, weights = step.b, step.weights
-    base = weights.base("model.decoder.", "decoder.", "")
-    weights.ignore(r"(model\.)?decoder\.version")
-    if tied:
-        weights.ignore(r"lm_head\.weight")
+    base = weights.base("model.decoder.", "decoder.", "", holding="layers.0.")
+    tied = weights.ties(tied, f"{base}embed_tokens", "lm_head")
     attention = Attention(scale=head_dim**-0.5, mask=step.causal_mask())
 
     def norm(x: Value, module: str, scope: str) -> Value:
         return layer_norm(step, x, f"{base}{module}", hidden, scope=scope, eps=1e-5, weight=affine, bias=affine)
 
-    x, table = embed(step, f"{base}embed_tokens", narrow)
+    x, table = embed(step, f"{base}embed_tokens", narrow, tied_to=("lm_head",) if tied else ())
     positions = learned_positions(step, f"{base}embed_positions", context, hidden, unused=_UNUSED_POSITIONS)
     with b.scope("embed", base.rstrip(".")):
         if narrow != hidden:
@@ -81,7 +87,4 @@ def lift_opt(lifting: Lifting) -> None:
     with b.scope("lm_head", f"{base}embed_tokens" if tied else "lm_head"):
         if narrow != hidden:
             x = linear(step, x, f"{base}project_out", narrow, hidden, name="project_out", bias=False)
-        if not tied:
-            table = weights.take("lm_head.weight", shape.vocab, narrow, name="weight")
-            x = weights.input("lm_head", x)
-        lifting.finish(step, b.linear(x, table, name="logits"))
+        lifting.finish(step, b.linear(*output_head(step, x, table, narrow, "lm_head", tied=tied), name="logits"))

@@ -7,7 +7,7 @@ Computed in float32 step by step as transformers does, because a model was train
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,12 @@ class Rope:
     Attributes:
         frequencies: one for each pair, exact in float32.
         amplitude: factor on cosines and sines.
+        unscaled: the frequencies before they were stretched; empty if they were not.
     """
 
     frequencies: tuple[float, ...]
     amplitude: float = 1.0
+    unscaled: tuple[float, ...] = ()
 
 
 def plain_rope(width: int, base: float) -> Rope:
@@ -52,18 +54,21 @@ def scaled_rope(
         ConfigError: for a type that changes with the length of the input, or keys that do not fit.
     """
     kind = config.take("rope_type", str, aliases=("type",), default="default")
+    plain = plain_rope(width, base)
     match kind:
         case "default" | "no_scaling":
-            return plain_rope(width, base)
+            return plain
         case "linear":
-            return Rope(_tuple(1 / _periods(width, base) / _F32(_factor(config))))
+            rope = Rope(_tuple(1 / _periods(width, base) / _F32(_factor(config))))
         case "proportional":
-            return _proportional(config, width, base, head_dim)
+            rope = _proportional(config, width, base, head_dim)
         case "llama3":
-            return _llama3(config, width, base, context, original)
+            rope = _llama3(config, width, base, context, original)
         case "yarn":
-            return _yarn(config, width, base, context, original)
-    raise config.unsupported("rope_type", kind, ("default", "linear", "llama3", "proportional", "yarn"))
+            rope = _yarn(config, width, base, context, original)
+        case _:
+            raise config.unsupported("rope_type", kind, ("default", "linear", "llama3", "proportional", "yarn"))
+    return replace(rope, unscaled=plain.frequencies)
 
 
 def _proportional(config: Config, width: int, base: float, head_dim: int) -> Rope:

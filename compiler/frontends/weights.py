@@ -91,6 +91,32 @@ class Weights(Tensors):
         ]
         return [self._dequantized(parts, part) for part, *parts in zip(names, *columns, strict=True)]
 
+    def ties(self, wanted: bool, table: str, *heads: str) -> bool:
+        """Whether the head multiplies by the embedding's table.
+
+        What is stored decides. Where a config ties the two, and both are stored but differ, each is used, with a note,
+        as transformers does; one that is stored alone stands for both.
+
+        Args:
+            wanted: what the config says.
+            table: the module of the embedding.
+            heads: what checkpoints call the module of the head.
+        """
+        stored = [head for head in heads if self._holds_weight(head)]
+        if not wanted or not self._holds_weight(table):
+            return wanted
+        for head in stored:
+            both = [f"{module}.weight" for module in (table, head)]
+            if not all(map(self.has, both)) or not self.same(*both):
+                self.contradicted("config.json ties the head to the embedding ('tie_word_embeddings')", both[1])
+                return False
+            self.drop(both[1])
+        return True
+
+    def _holds_weight(self, module: str) -> bool:
+        """Whether the weight of a module is stored, in whatever form."""
+        return any(name.startswith(f"{module}.") and not name.endswith(".bias") for name in self.tensors)
+
     def input(self, module: str, x: Value) -> Value:
         """What a linear, whose weight was taken, multiplies with: `x`, unless the checkpoint quantizes inputs."""
         enter = self._enters.pop(module, None)
@@ -121,6 +147,10 @@ class Weights(Tensors):
     def finish(self) -> None:
         """CheckpointError, naming it, if a tensor was neither taken nor ignored, or an input not quantized."""
         super().finish()
+        if self.scheme is not None and self.scheme.cache is None and not self._quantized:
+            self.note(
+                "the config says how the weights were quantized, but none that is stored is: they are used as they are"
+            )
         if self._enters:
             raise CheckpointError(
                 f"the checkpoint quantizes or sorts the inputs of {next(iter(self._enters))!r}, which is not supported",

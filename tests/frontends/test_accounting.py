@@ -27,7 +27,7 @@ def test_missing_tensor(folder):
     change(
         folder,
         gpt_neox__layers__0__mlp__dense_h_to_4h__weight=None,
-        gpt_neox__layers__0__mlp__dense_h_to_4H__weight=torch.zeros(1),
+        gpt_neox__layers__0__mlp__dense_h_to_4H__weight=torch.zeros(24, 16),
     )
     assert fails(folder).message == (
         "the tensor 'gpt_neox.layers.0.mlp.dense_h_to_4h.weight' is missing from model.safetensors; "

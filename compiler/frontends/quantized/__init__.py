@@ -7,11 +7,14 @@ from typing import Any
 
 from compiler.errors import ConfigError
 from compiler.frontends.checkpoint import Checkpoint, read_object
+from compiler.frontends.leftovers import is_leftover
 from compiler.frontends.quantized.awq import Awq
 from compiler.frontends.quantized.compressed_tensors import CompressedTensors
 from compiler.frontends.quantized.gptq import Gptq
 from compiler.frontends.quantized.modelopt import ModelOpt
 from compiler.frontends.quantized.packed import Options, Packed, Scheme
+from compiler.frontends.stored_values import read_stored
+from compiler.ir.dtypes import DType
 
 __all__ = ["Packed", "Scheme", "quantized_scheme"]
 
@@ -21,6 +24,8 @@ _METHODS: dict[str, Callable[[Options], Scheme]] = {
     "gptq": Gptq,
     "modelopt": ModelOpt,
 }
+# Tensors that some tools store among the weights.
+_STORED = {"gptq_bits": "bits", "gptq_groupsize": "group_size"}
 # Files that some tools write beside config.json, or wrote before they wrote into it.
 _FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
 
@@ -35,13 +40,28 @@ def quantized_scheme(checkpoint: Checkpoint) -> Scheme | None:
     if found is None:
         return None
     method, options = found
-    if method not in _METHODS:
-        raise ConfigError(
-            f"the checkpoint is quantized by {method or 'an unnamed method'}, which is not supported; "
-            f"supported: {', '.join(_METHODS)}",
-            hint="compile the unquantized checkpoint, and let llmc quantize it",
+    if method in _METHODS:
+        return _METHODS[method](options)
+    if not checkpoint.dummy_weights and not _holds_integers(checkpoint):
+        checkpoint.notes.append(
+            f"{options.file} says that weights are quantized by {method or 'an unnamed method'}, "
+            "but none that is stored is: they are used as stored"
         )
-    return _METHODS[method](options)
+        return None
+    raise ConfigError(
+        f"the checkpoint is quantized by {method or 'an unnamed method'}, which is not supported; "
+        f"supported: {', '.join(_METHODS)}",
+        hint="compile the unquantized checkpoint, and let llmc quantize it",
+    )
+
+
+def _holds_integers(checkpoint: Checkpoint) -> bool:
+    """Whether anything is stored in less than 16 bits, or as integers, but for buffers that no model needs."""
+    return any(
+        tensor.dtype not in (DType.f64, DType.f32, DType.f16, DType.bf16)
+        for name, tensor in checkpoint.tensors.items()
+        if not is_leftover(name) and tensor.dtype is not DType.bool
+    )
 
 
 def _options(checkpoint: Checkpoint) -> tuple[str, Options] | None:
@@ -59,4 +79,14 @@ def _options(checkpoint: Checkpoint) -> tuple[str, Options] | None:
         if path.is_file():
             content = read_object(path)
             return str(content.get("quant_method", method)), Options(file, content)
-    return None
+    return _stored_options(checkpoint)
+
+
+def _stored_options(checkpoint: Checkpoint) -> tuple[str, Options] | None:
+    """The options that some GPTQ tools store as tensors among the weights; None if there are none."""
+    found: dict[str, int] = {}
+    for name, tensor in checkpoint.tensors.items():
+        key = _STORED.get(name.rpartition(".")[2])
+        if key and tensor.elements == 1 and tensor.dtype is not None:
+            found[key] = int(read_stored(tensor, checkpoint.folder).item())
+    return ("gptq", Options("the tensor 'gptq_bits'", found)) if "bits" in found else None

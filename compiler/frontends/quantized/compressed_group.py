@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from compiler.errors import CheckpointError, ConfigError
-from compiler.frontends.quantized.packed import Enter, Options, Packed, ordered
+from compiler.frontends.quantized.packed import Enter, Options, Packed, in_order, ordered, stored_integers
 from compiler.frontends.quantized.stored_scales import chained, static_input, token_input, weight_scale
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
@@ -30,6 +30,7 @@ class Group:
     def __init__(self, options: Options) -> None:
         """Read the group's options; ConfigError if one is not supported."""
         options.only("format", *FORMATS)
+        self._file = options.file
         self.targets = [str(target) for target in options.get("targets", kind=list)]
         weights = options.section("weights")
         weights.only("dynamic", False)
@@ -49,19 +50,35 @@ class Group:
         zero = self._zero(weights, module, scale, q.type.dtype, name)
         enter = self._enter(weights, module, name)
         groups = scale.type.sizes({})[1]
-        if self._by_index and groups > 1:
-            numbers = weights.raw(f"{module}.weight_g_idx", width, dtypes=(DType.i32,), name=f"{name}.groups")
-            q, sort = ordered(weights.b, q, numbers, groups, name)
-            return Packed(q, scale, zero, chained(sort, enter))
-        weights.drop(f"{module}.weight_g_idx")
-        return Packed(q, scale, zero, enter)
+        if self._in_order(weights, module, groups, width):
+            return Packed(q, scale, zero, enter)
+        numbers = weights.raw(f"{module}.weight_g_idx", width, dtypes=(DType.i32,), name=f"{name}.groups")
+        q, sort = ordered(weights.b, q, numbers, groups, name)
+        return Packed(q, scale, zero, chained(sort, enter))
+
+    def _in_order(self, weights: Weights, module: str, groups: int, width: int) -> bool:
+        """Whether each group is a run of inputs.
+
+        Raises:
+            CheckpointError: if the groups that are stored are in another order than the options say.
+        """
+        tensor = f"{module}.weight_g_idx"
+        if not weights.has(tensor) and not (self._by_index and groups > 1):
+            return True
+        # A number below 0 stands where a tool has put none.
+        if bool((weights.read(tensor) < 0).any()) or in_order(weights, tensor, groups, width):
+            weights.drop(tensor)
+            return True
+        if not self._by_index:
+            raise _contradicted(tensor, "puts the inputs into another order", self._file, "actorder")
+        return False
 
     def _q(self, weights: Weights, module: str, out: int, width: int, name: str) -> Value:
         tensor = f"{module}.weight_packed"
         if not weights.has(tensor):
             dtype = DType.f8e4m3 if self._float else DType.i8
             return weights.raw(f"{module}.weight", out, width, dtypes=(dtype,), name=f"{name}.packed")
-        weights.drop(f"{module}.weight_shape")
+        self._check_shape(weights, f"{module}.weight_shape", out, width)
         count = -(-width * self._bits // 32)
         if weights.shape(tensor) == (out, -(-width // (32 // self._bits))) != (out, count):
             raise CheckpointError(
@@ -72,10 +89,20 @@ class Group:
         words = weights.raw(tensor, out, count, dtypes=(DType.i32,), name=f"{name}.words")
         return self._unpacked(weights, words, 1, width, f"{name}.packed")
 
+    def _check_shape(self, weights: Weights, tensor: str, out: int, width: int) -> None:
+        """CheckpointError if the shape that is stored beside packed integers is another one."""
+        if weights.has(tensor) and (stored := weights.read(tensor).tolist()) != [out, width]:
+            raise CheckpointError(
+                f"the tensor {tensor!r} says that the weight is {shape_text(tuple(stored))}, "
+                f"but the config makes it [{out},{width}]",
+                hint="config.json and the weights belong to different models",
+            )
+        weights.drop(tensor)
+
     def _zero(self, weights: Weights, module: str, scale: Value, dtype: DType, name: str) -> Value | None:
         tensor = f"{module}.weight_zero_point"
         if self._symmetric or self._float:
-            weights.drop(tensor)  # zeros, where they are there at all
+            _drop_zeros(weights, tensor, self._file, packed=(self._bits, scale.type.sizes({})[0]))
             return None
         rows, groups = scale.type.sizes({})
         if weights.has(f"{module}.weight_packed") and self._blocks.strategy in ("channel", "group"):
@@ -107,8 +134,38 @@ class Group:
             return token_input(dtype)
         symmetric = self._activations.only("symmetric", True, False)
         if symmetric:
-            weights.drop(f"{module}.input_zero_point")
+            _drop_zeros(weights, f"{module}.input_zero_point", self._file)
         return static_input(weights, module, dtype, name, zero=not symmetric)
+
+
+def _contradicted(tensor: str, what: str, file: str, key: str) -> CheckpointError:
+    """The error for a tensor that is not what an option says: which of the two is right, nobody can tell."""
+    return CheckpointError(
+        f"the tensor {tensor!r} {what}; {file} says {key!r} otherwise",
+        hint=f"correct {key!r} there, or write the checkpoint again",
+    )
+
+
+def _drop_zeros(weights: Weights, tensor: str, file: str, packed: tuple[int, int] = (8, 0)) -> None:
+    """Leave out the zero points of what is symmetric.
+
+    Args:
+        weights: the checkpoint's.
+        tensor: the zero points, if they are stored.
+        file: what says that they are 0.
+        packed: the bits of each in words of i32 along the outputs, and how many there are.
+
+    Raises:
+        CheckpointError: if one is not 0.
+    """
+    if not weights.has(tensor):
+        return
+    stored, (bits, count) = weights.read(tensor), packed
+    if stored.dtype.itemsize == 4 and stored.any():
+        stored = stored_integers(stored, bits, axis=0)[:count]
+    if stored.double().any():
+        raise _contradicted(tensor, "holds zero points that are not 0", file, "symmetric")
+    weights.drop(tensor)
 
 
 class _Blocks:

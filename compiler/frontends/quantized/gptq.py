@@ -12,7 +12,17 @@ import re
 from typing import TYPE_CHECKING
 
 from compiler.errors import CheckpointError
-from compiler.frontends.quantized.packed import Options, Packed, groups_of, has_any, ordered, transposed, wide
+from compiler.frontends.quantized.packed import (
+    Options,
+    Packed,
+    groups_of,
+    has_any,
+    in_order,
+    ordered,
+    stored_integers,
+    transposed,
+    wide,
+)
 from compiler.frontends.quantized.uncached import Uncached
 from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
@@ -23,15 +33,16 @@ if TYPE_CHECKING:
 
 
 class Gptq(Uncached):
-    """See `Scheme`."""
+    """See `Scheme`. Of groups, their order and zero points, what is stored counts, whatever the options say."""
 
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
+        self.options = options
         self.bits: int = options.get("bits", kind=int)
         options.only("bits", 2, 3, 4, 8)
-        self.group: int = options.get("group_size", kind=int)
-        self.sorted = options.get("desc_act", kind=bool)
-        self.symmetric = options.get("sym", kind=bool)
+        self.group: int | None = options.get("group_size", kind=int, default=None)
+        self.sorted: bool | None = options.get("desc_act", kind=bool, default=None)
+        self.symmetric: bool | None = options.get("sym", kind=bool, default=None)
         self.less_one = options.only("checkpoint_format", "gptq", "gptq_v2") == "gptq"
         quantizer = options.get("meta", kind=dict, default={}).get("quantizer", "")
         gptqmodel = re.search(r"gptqmodel:(\d+)", str(quantizer).lower())
@@ -46,28 +57,55 @@ class Gptq(Uncached):
         """See `Scheme.weight`."""
         if not has_any(weights, module, "qweight", "qzeros", "scales", "g_idx"):
             return None
+        self._note_unsaid(weights)
         b = weights.b
-        groups = groups_of(module, width, self.group)
         words = weights.raw(
             f"{module}.qweight", self._words(module, width), out, dtypes=(DType.i32,), name=f"{name}.words"
         )
         q = b.unpack(words, bits=self.bits, axis=0, name=f"{name}.by_input")
+        groups = self._groups(weights, module, width)
         scales = weights.raw(f"{module}.scales", groups, out, dtypes=_SCALES, name=f"{name}.scale.stored")
         scale = transposed(b, wide(b, scales, f"{name}.scale.f32"), f"{name}.scale")
         zero = self._zero(weights, module, groups, out, name)
         q = transposed(b, q, f"{name}.packed")
-        if not self.sorted or groups == 1:
-            weights.drop(f"{module}.g_idx")
+        if self._in_order(weights, module, groups, width):
             return Packed(q, scale, zero)
         numbers = weights.raw(f"{module}.g_idx", width, dtypes=(DType.i32,), name=f"{name}.groups")
         q, enter = ordered(b, q, numbers, groups, name)
         return Packed(q, scale, zero, enter)
 
+    def _note_unsaid(self, weights: Weights) -> None:
+        """Say which options are missing: what is stored tells as much."""
+        known = {"group_size": self.group, "desc_act": self.sorted, "sym": self.symmetric}
+        if unsaid := [key for key, value in known.items() if value is None]:
+            keys = " and ".join(map(repr, unsaid))
+            weights.note(f"{self.options.file.rstrip(',')} does not say {keys}: what is stored is used")
+
+    def _groups(self, weights: Weights, module: str, width: int) -> int:
+        """How many groups of inputs share their scales."""
+        if self.group is not None:
+            return groups_of(module, width, self.group)
+        stored = weights.shape(f"{module}.scales")
+        return groups_of(module, width, width // stored[0]) if stored and 0 < stored[0] <= width else 1
+
+    def _in_order(self, weights: Weights, module: str, groups: int, width: int) -> bool:
+        """Whether each group is a run of inputs, by what is stored."""
+        tensor = f"{module}.g_idx"
+        if not weights.has(tensor) and (not self.sorted or groups == 1):
+            return True
+        if in_order(weights, tensor, groups, width):
+            weights.drop(tensor)
+            return True
+        if self.sorted is False:
+            weights.contradicted(f"{self.options.file} sets 'desc_act' to False", tensor)
+        return False
+
     def _zero(self, weights: Weights, module: str, groups: int, out: int, name: str) -> Value | None:
-        """Zero points; None where they are those of symmetric weights, which the config says."""
+        """Zero points; None where all are in the middle, as those of symmetric weights are."""
+        tensor = f"{module}.qzeros"
         b, shape = weights.b, (groups, self._words(module, out))
-        words = weights.raw(f"{module}.qzeros", *shape, dtypes=(DType.i32,), name=f"{name}.zero.words")
-        if self.symmetric:
+        words = weights.raw(tensor, *shape, dtypes=(DType.i32,), name=f"{name}.zero.words")
+        if self.symmetric is not False and self._is_symmetric(weights, tensor):
             return None
         if self.less_one and self.by_word:
             words = self._restored(weights, words, name)
@@ -75,6 +113,33 @@ class Gptq(Uncached):
         if self.less_one and not self.by_word:
             zero = self._plus_one(b, zero, name)
         return transposed(b, zero, f"{name}.zero")
+
+    def _is_symmetric(self, weights: Weights, tensor: str) -> bool:
+        """Whether all stored zero points are in the middle.
+
+        Raises:
+            CheckpointError: if all are where the other version of the format has the middle.
+        """
+        words = weights.read(tensor)
+        stored = stored_integers(words, self.bits, axis=1)  # 0 is in the middle
+        symmetric = bool((stored == -self.less_one).all())
+        if self.less_one and self.by_word:
+            subtracted = words.new_tensor(_subtracted(self.bits))
+            restored = words + subtracted.repeat(words.shape[1] // len(subtracted))
+            symmetric = not stored_integers(restored, self.bits, axis=1).any()
+        if symmetric:
+            return True
+        if bool((stored == (0 if self.less_one else -1)).all()):
+            found, said = ("gptq_v2", "gptq") if self.less_one else ("gptq", "gptq_v2")
+            raise CheckpointError(
+                f"the tensor {tensor!r} holds the zero points of symmetric weights in the format {found}; "
+                f"{self.options.file} says {said}",
+                hint=f"set 'checkpoint_format' to {found!r} there if that is what wrote the checkpoint, "
+                "or 'sym' to false if it is not symmetric",
+            )
+        if self.symmetric:
+            weights.contradicted(f"{self.options.file} sets 'sym' to True", tensor)
+        return False
 
     def _plus_one(self, b: Builder, zero: Value, name: str) -> Value:
         """Add one to each zero point; the largest stored one stands for 0."""
@@ -87,7 +152,7 @@ class Gptq(Uncached):
 
     def _restored(self, weights: Weights, words: Value, name: str) -> Value:
         """Add to the words what was subtracted from them; carries go to the next integer, as borrows came from it."""
-        b, values = weights.b, tuple(map(_signed, _SUBTRACTED[self.bits]))
+        b, values = weights.b, _subtracted(self.bits)
         groups, count = words.type.sizes({})
         literal = b.literal(dtype=DType.i32, shape=(len(values),), values=values, name=f"{name}.zero.ones")
         rows = b.reshape(words, shape=(groups, count // len(values), len(values)), name=f"{name}.zero.turns")
@@ -114,6 +179,6 @@ _SUBTRACTED = {
 }
 
 
-def _signed(word: int) -> int:
-    """A word of 32 bits as an i32."""
-    return word - (1 << 32) if word >> 31 else word
+def _subtracted(bits: int) -> tuple[int, ...]:
+    """What was subtracted from the words of zero points, one word after the other, as i32."""
+    return tuple(word - (1 << 32) if word >> 31 else word for word in _SUBTRACTED[bits])

@@ -85,7 +85,7 @@ class ModelOpt:
 
     def _quantized(self, weights: Weights, module: str) -> bool:
         """By its scale, or by its type where the scale is missing."""
-        stored = weights.checkpoint.tensors.get(f"{module}.weight")
+        stored = weights.tensors.get(f"{module}.weight")
         return weights.has(f"{module}.weight_scale") or (
             stored is not None and stored.dtype in (DType.u8, DType.i8, DType.f8e4m3)
         )

@@ -12,10 +12,15 @@ from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compiler.frontends.weights import Weights
 
 Enter = Callable[[Builder, Value], Value]
 """Appends what happens to the input of a linear, and returns the result."""
+
+
+_REQUIRED: Any = object()
 
 
 @dataclass(frozen=True)
@@ -69,16 +74,19 @@ class Options:
         self.file = file
         self.values = values
 
-    def get(self, *names: str, kind: type, default: Any = None) -> Any:
-        """The value of the first name that is there; ConfigError if it has another type or is missing."""
+    def get(self, *names: str, kind: type, default: Any = _REQUIRED) -> Any:
+        """The value of the first name that is there; ConfigError if it has another type, or is missing and required."""
         for name in names:
             value = self.values.get(name)
             if value is not None:
                 if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                     raise ConfigError(f"{self.file} sets {name!r} to {value!r}; it must be of type {kind.__name__}")
                 return value
-        if default is None:
-            raise ConfigError(f"{self.file} has no {names[0]!r}", hint="download or copy the file again")
+        if default is _REQUIRED:
+            raise ConfigError(
+                f"{self.file} has no {names[0]!r}",
+                hint="add it there: the tool that wrote the checkpoint, or its documentation, says what it is",
+            )
         return default
 
     def section(self, name: str) -> Options:
@@ -124,6 +132,33 @@ def groups_of(module: str, width: int, size: int) -> int:
             hint="quantize the model with a group size that does; llmc's groups are equal",
         )
     return width // size
+
+
+def in_order(weights: Weights, tensor: str, groups: int, width: int) -> bool:
+    """Whether each of the groups is a run of inputs, by a stored tensor that says the group of each input.
+
+    Raises:
+        CheckpointError: if the tensor is missing, or does not put equally many inputs into each group.
+    """
+    import torch
+
+    numbers = weights.read(tensor).long()
+    expected = torch.arange(width) // (width // groups)
+    if numbers.shape == expected.shape and not torch.equal(numbers.sort().values, expected):
+        raise CheckpointError(
+            f"the tensor {tensor!r} does not put {width // groups} of {width} inputs into each of {groups} groups",
+            hint="the group size in the config is another one than the weights have, or the file is damaged",
+        )
+    return torch.equal(numbers, expected)
+
+
+def stored_integers(words: Tensor, bits: int, axis: int) -> Tensor:
+    """What the op `unpack` makes of stored words: the integers along an axis, less half of their range, as int8."""
+    import compiler.ir.unpack_evaluators  # noqa: F401 - registers the evaluator
+    from compiler.ir.evaluators import evaluator
+
+    found: Tensor = evaluator("unpack").compute({"bits": bits, "axis": axis, "order": (), "signed": False}, {}, words)
+    return found
 
 
 def wide(b: Builder, scale: Value, name: str) -> Value:

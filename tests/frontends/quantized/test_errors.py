@@ -113,15 +113,7 @@ def test_scales_of_caches_that_are_missing(tmp_path: Path) -> None:
 
 
 UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
-    "method": (
-        {"quantization_config": {"quant_method": "bitsandbytes"}},
-        (
-            "the checkpoint is quantized by bitsandbytes, which is not supported; "
-            "supported: awq, compressed-tensors, gptq, modelopt"
-        ),
-    ),
     "bits": (gptq_config(bits=5), "config.json, quantization_config, sets 'bits' to 5, which is not supported"),
-    "no symmetry": (gptq_config(sym=None), "config.json, quantization_config, has no 'sym'"),
     "format": (gptq_config(checkpoint_format="marlin"), "sets 'checkpoint_format' to 'marlin'"),
     "by module": (gptq_config(dynamic={"x": {}}), "sets 'dynamic' to"),
     "words of 16 bits": (gptq_config(pack_dtype="int16"), "sets 'pack_dtype' to 'int16'"),
@@ -179,6 +171,16 @@ def test_what_is_not_supported_is_named(gptq: Path, case: str) -> None:
     edit_config(gptq, **config)
     (gptq / "model.safetensors").unlink()
     assert message in fails(gptq, ConfigError).message
+
+
+def test_a_tool_that_is_not_supported_is_named(gptq: Path) -> None:
+    edit_config(gptq, quantization_config={"quant_method": "bitsandbytes"})
+    error = fails(gptq, ConfigError)
+    assert error.message == (
+        "the checkpoint is quantized by bitsandbytes, which is not supported; "
+        "supported: awq, compressed-tensors, gptq, modelopt"
+    )
+    assert error.hint == "compile the unquantized checkpoint, and let llmc quantize it"
 
 
 def test_blocks_that_are_not_those_of_the_config(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from compiler.errors import CheckpointError
 from compiler.ir.dtypes import DType
 from tests.frontends.quantized import writers
 from tests.frontends.quantized.checkpoints import FAMILIES, change, linears, neox, write
 from tests.frontends.quantized.test_importers import gptq_config, same, weights_of
 from tests.frontends.quantized.writers import Written
-from tests.frontends.steps import lift_folder, run_rows
+from tests.frontends.steps import lift_folder
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -109,10 +110,11 @@ def test_linears_that_have_biases_only_because_they_are_quantized(tmp_path: Path
     same(tmp_path, model)
 
 
-def test_files_are_read_when_weights_are_needed_only(tmp_path: Path) -> None:
+def test_groups_of_other_sizes_are_refused_when_the_graph_is_lifted(tmp_path: Path) -> None:
     write(neox(), writers.gptq(order=True), tmp_path, **gptq_config(desc_act=True))
-    change(tmp_path, g_idx=torch.zeros(32, dtype=torch.int32))
     change(tmp_path, mlp__dense_4h_to_h__g_idx=torch.zeros(64, dtype=torch.int32))
-    graph = lift_folder(tmp_path)
-    with pytest.raises(Exception, match="columns are not 2 groups of 16"):
-        run_rows(graph, [[1]], ((1,),))
+    with pytest.raises(CheckpointError) as error:
+        lift_folder(tmp_path)
+    assert error.value.message == (
+        "the tensor 'gpt_neox.layers.0.mlp.dense_4h_to_h.g_idx' does not put 16 of 64 inputs into each of 4 groups"
+    )

@@ -1,0 +1,58 @@
+"""Looking at what a checkpoint stores, where that decides what the graph is.
+
+A graph is lifted from headers. What is read besides is small (indices, zero points, buffers), or a copy that is
+compared with its original, and is read when a frontend asks for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compiler.frontends.stored import StoredTensor
+from compiler.ir.dtypes import DType
+from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.types import TensorType
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Bytes that are compared at a time.
+_CHUNK = 1 << 24
+
+
+def read_stored(stored: StoredTensor, folder: Path) -> Tensor:
+    """The values of a tensor of the checkpoint in `folder`, in the tensor's shape.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+    """
+    from compiler.ir.tensor_data import read_tensor  # torch takes a second to import, and few checkpoints need it
+
+    values = read_tensor(stored.ref(), folder)
+    return values if stored.perm is None else values.permute(stored.perm)
+
+
+def same_values(a: StoredTensor, b: StoredTensor, folder: Path) -> bool:
+    """Whether two tensors of the checkpoint in `folder` hold the same numbers. Both are read, a part at a time.
+
+    Raises:
+        CheckpointError: if they cannot be read.
+    """
+    if a.shape != b.shape:
+        return False
+    if a.dtype is b.dtype and a.perm == b.perm:
+        same_place = (a.file, a.offset) == (b.file, b.offset)  # files of torch name one storage twice
+        return same_place or all(
+            _bytes(a, start, folder).equal(_bytes(b, start, folder)) for start in range(0, a.ref().type.nbytes, _CHUNK)
+        )
+    return bool((read_stored(a, folder).double() == read_stored(b, folder).double()).all())
+
+
+def _bytes(stored: StoredTensor, start: int, folder: Path) -> Tensor:
+    """Some of the bytes of a tensor, in the order in which they are stored."""
+    from compiler.ir.tensor_data import read_tensor
+
+    ref = stored.ref()
+    part = TensorType(DType.u8, (min(_CHUNK, ref.type.nbytes - start),))
+    return read_tensor(TensorRef(part, ref.name, ref.file, ref.offset + start), folder)
