@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import CheckpointError, ConfigError
+from compiler.errors import CheckpointError
+from compiler.frontends.json_file import read_object
 from compiler.frontends.safetensors_file import read_safetensors
 from compiler.frontends.stored import StoredTensor
 from compiler.frontends.torch_file import read_torch_file
@@ -55,7 +55,7 @@ class Checkpoint:
             if name not in tensors:
                 raise CheckpointError(
                     f"the index says that {file} holds the tensor {name!r}, but it does not",
-                    hint="the files belong to different checkpoints, or one is damaged: download them again",
+                    hint="the index and the files belong to different checkpoints: give the files that belong together",
                 )
         return tensors
 
@@ -70,7 +70,7 @@ def open_checkpoint(folder: str | Path, *, dummy_weights: bool = False) -> Check
     """Open the checkpoint in `folder`; with `dummy_weights` only its `config.json` is needed.
 
     Raises:
-        CheckpointError: if there is no such folder, or no `config.json` in it.
+        CheckpointError: if there is no such folder, or no `config.json` in it that can be read.
         ConfigError: if `config.json` is no JSON object.
     """
     folder = Path(folder).expanduser()
@@ -82,14 +82,3 @@ def open_checkpoint(folder: str | Path, *, dummy_weights: bool = False) -> Check
             f"{folder} has no config.json", hint="give the folder of a checkpoint in the Hugging Face layout"
         )
     return Checkpoint(folder, read_object(path), dummy_weights=dummy_weights)
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ConfigError if it is none."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}", hint="download or copy the file again") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds {type(content).__name__}, not an object with keys")
-    return content

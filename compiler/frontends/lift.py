@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.lifting import Lifting
 from compiler.frontends.limits import Limits
@@ -24,5 +25,8 @@ def lift(checkpoint: Checkpoint, *, limits: Limits | None = None) -> Graph:
     """
     family = family_of(checkpoint.config)
     lifting = Lifting(family.name, checkpoint, limits or Limits())
-    family.lift(lifting)
+    try:
+        family.lift(lifting)
+    except CheckpointError as error:
+        raise lifting.explained(error) from error
     return lifting.graph()

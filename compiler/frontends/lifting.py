@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.errors import ConfigError
+from compiler.errors import CheckpointError, ConfigError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.config import Config
 from compiler.frontends.inert import INERT_KEYS
@@ -28,6 +28,7 @@ class Lifting:
         self.config = Config(checkpoint.config)
         self.config.ignore("quantization_config", "compression_config")
         self.limits = limits
+        self.unknown_keys: list[str] = []
         self.b = Builder(family)
 
     def begin(self, shape: ModelShape) -> Step:
@@ -39,8 +40,8 @@ class Lifting:
         b = self.b
         scheme = self._scheme()
         dtype = self._dtype()
-        for key in self.config.unknown(INERT_KEYS):
-            self.checkpoint.notes.append(f"the config key {key!r} is not known and was ignored")
+        self.unknown_keys = self.config.unknown(INERT_KEYS)
+        self.checkpoint.notes += [f"the config key {key!r} is not known and was ignored" for key in self.unknown_keys]
         b.dims.update(self.limits.dims(shape.context, shape.learned))
         b.facts.update(
             family=self.family,
@@ -69,6 +70,14 @@ class Lifting:
         """The lifted graph."""
         return self.b.build(str(self.checkpoint.folder))
 
+    def explained(self, error: CheckpointError) -> CheckpointError:
+        """The error of weights that do not fit the config, with the keys that were ignored: they may be the reason."""
+        if not self.unknown_keys:
+            return error
+        keys = ", ".join(map(repr, self.unknown_keys))
+        ignored = f"these keys of config.json are not known and were ignored: {keys}"
+        return CheckpointError(error.message, hint=f"{error.hint}; {ignored}" if error.hint else ignored)
+
     def _scheme(self) -> Scheme | None:
         """How the checkpoint is quantized; weights that are made up are not."""
         scheme = quantized_scheme(self.checkpoint)
@@ -80,16 +89,27 @@ class Lifting:
     def _dtype(self) -> DType:
         """The element type that the config names; else the one in which most of the weights are stored."""
         name = self.config.take("dtype", str, aliases=("torch_dtype",), default=None)
-        if name is not None:
-            try:
-                return COMPUTE_DTYPES[name.removeprefix("torch.")]
-            except KeyError:
-                raise self.config.unsupported("dtype", name, COMPUTE_DTYPES) from None
+        stored = self._stored_dtype()
+        if name is None:
+            return stored or DType.f16
+        try:
+            named = COMPUTE_DTYPES[name.removeprefix("torch.")]
+        except KeyError:
+            raise self.config.unsupported("dtype", name, COMPUTE_DTYPES) from None
+        if stored is DType.f32 and named is not DType.f32:
+            self.checkpoint.notes.append(
+                f"the weights are stored in float32; config.json says {name!r}, to which they are rounded "
+                "(the pass dtype=float32 keeps them)"
+            )
+        return named
+
+    def _stored_dtype(self) -> DType | None:
+        """The element type in which most of the weights are stored; None if none of them is one to compute in."""
         elements = dict.fromkeys(COMPUTE_DTYPES.values(), 0)
         for tensor in self.checkpoint.tensors.values():
             if tensor.dtype in elements:
                 elements[tensor.dtype] += tensor.elements
-        return max(elements, key=lambda dtype: elements[dtype]) if any(elements.values()) else DType.f16
+        return max(elements, key=lambda dtype: elements[dtype]) if any(elements.values()) else None
 
 
 def divide(config: Config, key: str, whole: int, by: str, parts: int) -> int:

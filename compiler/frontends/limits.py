@@ -38,9 +38,12 @@ class Limits:
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
         if learned is not None and seq > learned:
+            mend = f"--max-seq {learned}"
+            if self.max_input is not None and self.max_input > learned:
+                mend += f" and --max-input {learned}"
             raise ConfigError(
                 f"max_seq is {seq}, but the model has learned only {learned} positions",
-                hint=f"use --max-seq {learned} or less; longer sequences need a model with rotary or ALiBi positions",
+                hint=f"use {mend} or less; longer sequences need a model with rotary or ALiBi positions",
             )
         if new > seq:
             raise ConfigError(

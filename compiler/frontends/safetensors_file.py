@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from compiler.errors import CheckpointError
+from compiler.frontends.file_kinds import AGAIN, SAFETENSORS, read_start, refuse_others
 from compiler.frontends.stored import StoredTensor
 from compiler.ir.dtypes import DType
 from compiler.ir.safetensors_header import Entry, read_header
@@ -28,7 +29,6 @@ _DTYPES: dict[str, tuple[int, DType | None]] = {
     "U8": (8, DType.u8),
     "BOOL": (8, DType.bool),
 }
-_AGAIN = "download or copy the file again"
 
 
 def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
@@ -37,21 +37,12 @@ def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: if the file is truncated or breaks the format.
     """
-    with path.open("rb") as stream:
-        if stream.read(8) == b"version ":
-            raise lfs_pointer(file, path.stat().st_size)
+    refuse_others(read_start(path, file), file, SAFETENSORS, SAFETENSORS)
     try:
         entries = read_header(path)
     except ValueError as error:
-        raise CheckpointError(f"{file} {error}", hint=_AGAIN) from None
+        raise CheckpointError(f"{file} {error}", hint=AGAIN) from None
     return {name: _tensor(name, file, entry) for name, entry in sorted(entries.items(), key=lambda e: e[1].start)}
-
-
-def lfs_pointer(file: str, size: int) -> CheckpointError:
-    """The error for a file whose content was never fetched."""
-    return CheckpointError(
-        f"{file} is a Git LFS pointer of {size} bytes, not the weights", hint="fetch them: git lfs pull"
-    )
 
 
 def _tensor(name: str, file: str, entry: Entry) -> StoredTensor:
@@ -60,6 +51,6 @@ def _tensor(name: str, file: str, entry: Entry) -> StoredTensor:
         raise CheckpointError(
             f"{file} is no safetensors file: its header cannot be read "
             f"(tensor {name!r} of {entry.dtype} and shape {list(entry.shape)} cannot take {entry.nbytes} bytes)",
-            hint=_AGAIN,
+            hint=AGAIN,
         )
     return StoredTensor(name, file, entry.start, entry.dtype, dtype, entry.shape)

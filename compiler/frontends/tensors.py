@@ -21,6 +21,9 @@ from compiler.ir.suggest import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
+# How much two names of tensors must share for one to be a misspelling of the other: those of a model are much alike.
+_ALIKE = 0.85
+
 Follows = Callable[["Tensor"], bool]
 """Whether the values of a stored tensor are those that follow from the config."""
 
@@ -62,6 +65,8 @@ class Tensors:
         for wrapper in _shared_prefixes(names):
             for base in bases:
                 if any(name.startswith(wrapper + base + holding) for name in names):
+                    if base:
+                        _check_prefix(names, [base + holding], wrapper)
                     self._unwrap(wrapper)
                     return base
         if holding:
@@ -200,14 +205,14 @@ class Tensors:
         files = [path.name for path in self.checkpoint.files]
         looked = ", ".join(files) if len(files) <= 3 else f"{files[0]} ... {files[-1]} ({len(files)} files)"
         also = f" (nor {' nor '.join(map(repr, aliases))})" if aliases else ""
-        near = did_you_mean(tensor, self._candidates(tensor, shape))
+        near = did_you_mean(tensor, self._candidates(tensor, shape), alike=_ALIKE)
         raise CheckpointError(f"the tensor {tensor!r}{also} is missing from {looked}{near}")
 
     def _candidates(self, tensor: str, shape: Sequence[int]) -> Iterator[str]:
-        """The names under which a tensor may be stored: of the same kind (no weight is a bias) and rank, unused."""
-        kind = tensor.rpartition(".")[2]
+        """The names under which a tensor may be stored: of the same kind (no weight is a bias) and shape, unused."""
+        kind, plain = tensor.rpartition(".")[2], tuple(int(size) for size in shape)
         for name, stored in self.tensors.items():
-            fits = not shape or len(stored.shape) == len(shape)
+            fits = not plain or stored.shape == plain
             if fits and name.rpartition(".")[2] == kind and name not in self.taken:
                 yield name
 
@@ -233,15 +238,16 @@ def _shared_prefixes(names: Sequence[str]) -> list[str]:
     return prefixes
 
 
-def _check_prefix(names: Sequence[str], beginnings: Sequence[str]) -> None:
-    """CheckpointError if the names that hold one of these beginnings have a prefix that others do not have."""
+def _check_prefix(names: Sequence[str], beginnings: Sequence[str], shared: str = "") -> None:
+    """CheckpointError if a name has one of these beginnings behind a prefix, other than `shared`, that not all have."""
     for name in names:
         for beginning in beginnings:
-            prefix, found, _ = name.partition(f".{beginning}")
+            prefix, found, _ = name.removeprefix(shared).partition(f".{beginning}")
             if found:
-                other = next(name for name in names if not name.startswith(f"{prefix}."))
+                whole = f"{shared}{prefix}."
+                other = next(name for name in names if not name.startswith(whole))
                 raise CheckpointError(
-                    f"the names of some tensors begin with '{prefix}.', such as {name!r}, others do not: {other!r}",
+                    f"the names of some tensors begin with {whole!r}, such as {name!r}, others do not: {other!r}",
                     hint="save the state of the model itself, without what wraps it, or rename its tensors alike",
                 )
 

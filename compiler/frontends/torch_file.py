@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import CheckpointError
+from compiler.frontends.file_kinds import AGAIN, PICKLE, ZIP, read_start, refuse_others
 from compiler.frontends.pickle_data import Call, ForbiddenGlobalError, Global, Persistent, PickleError, read_pickle
-from compiler.frontends.safetensors_file import lfs_pointer
 from compiler.frontends.stored import StoredTensor
 from compiler.ir.dtypes import DType
 
@@ -36,7 +36,6 @@ _PARAMETER = "torch._utils._rebuild_parameter"
 _ALLOWED = frozenset({*_STORAGES, *_TENSORS, _PARAMETER, "collections.OrderedDict"})
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _CONVERT = "convert the checkpoint to safetensors where you trust it: model.save_pretrained(FOLDER)"
-_AGAIN = "download or copy the file again"
 # What zipfile and the arithmetic on a damaged file's numbers raise.
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -63,10 +62,8 @@ def read_torch_file(path: Path, file: str) -> dict[str, StoredTensor]:
         CheckpointError: if the file is damaged, holds anything but a dict of tensors, or names code to run.
     """
     try:
-        with path.open("rb") as stream:
-            start = stream.read(8)
-        if start.startswith(b"version "):
-            raise lfs_pointer(file, path.stat().st_size)
+        start = read_start(path, file)
+        refuse_others(start, file, "a file of torch.save", ZIP, PICKLE)
         state, storages = _read_zip(path) if start.startswith(b"PK\3\4") else _read_legacy(path)
         if not isinstance(state, dict):
             raise PickleError("it holds no state dict")
@@ -80,7 +77,7 @@ def read_torch_file(path: Path, file: str) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{file} cannot be read as a torch checkpoint: {error}", hint=_CONVERT) from None
     except _DAMAGE as error:
         size = path.stat().st_size
-        raise CheckpointError(f"{file} is truncated or damaged ({error}; it has {size:,} bytes)", hint=_AGAIN) from None
+        raise CheckpointError(f"{file} is truncated or damaged ({error}; it has {size:,} bytes)", hint=AGAIN) from None
 
 
 def _read_zip(path: Path) -> tuple[Any, dict[str, _Storage]]:

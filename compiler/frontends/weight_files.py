@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import CheckpointError
+from compiler.frontends.json_file import read_object
 from compiler.ir.frozen import EMPTY
 
 
@@ -32,10 +32,16 @@ def weight_files(folder: Path) -> WeightFiles:
         CheckpointError: if there are none, if it is not clear which, or if some that an index names are missing.
     """
     for name in _USUAL:
+        if (folder / name).is_dir():
+            raise CheckpointError(
+                f"{folder / name} is a folder, where the file of that name should be",
+                hint="put the file in its place, or give that folder if it holds the whole checkpoint",
+            )
         if (folder / name).is_file():
             return _from_index(folder, name) if name.endswith(".json") else WeightFiles((name,))
     for suffix in ("safetensors", "bin"):
-        names = sorted(path.name for path in folder.glob(f"*.{suffix}") if path.name != "training_args.bin")
+        found = (path for path in folder.glob(f"*.{suffix}") if path.is_file())
+        names = sorted(path.name for path in found if path.name != "training_args.bin")
         if len(names) == 1 and not _SHARD.fullmatch(names[0]):
             return WeightFiles((names[0],))
         if names:
@@ -48,10 +54,13 @@ def weight_files(folder: Path) -> WeightFiles:
 
 def _from_index(folder: Path, index: str) -> WeightFiles:
     try:
-        mapping = json.loads((folder / index).read_text("utf-8"))["weight_map"]
+        mapping = read_object(folder / index)["weight_map"]
         names = tuple(sorted({str(name) for name in mapping.values()}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} cannot be read: {error!r}", hint="download or copy the file again") from None
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"{folder / index} has no 'weight_map' that gives the file of each tensor",
+            hint="download or copy the file that belongs to these weights",
+        ) from None
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{index} names {name!r}, which is no file of the same folder")

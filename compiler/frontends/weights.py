@@ -148,9 +148,7 @@ class Weights(Tensors):
         """CheckpointError, naming it, if a tensor was neither taken nor ignored, or an input not quantized."""
         super().finish()
         if self.scheme is not None and self.scheme.cache is None and not self._quantized:
-            self.note(
-                "the config says how the weights were quantized, but none that is stored is: they are used as they are"
-            )
+            self.note("the config says that weights are quantized, but none that is stored is: they are used as stored")
         if self._enters:
             raise CheckpointError(
                 f"the checkpoint quantizes or sorts the inputs of {next(iter(self._enters))!r}, which is not supported",

@@ -120,6 +120,30 @@ def test_unknown_keys_are_noted(folder):
     assert checkpoint.notes == ["the config key 'my_own_key' is not known and was ignored"]
 
 
+def test_keys_that_were_ignored_are_named_where_the_weights_do_not_fit(folder):
+    change(folder, gpt_neox__layers__0__mlp__dense_h_to_4h__bias=None)
+    edit_config(folder, my_own_key=3, other_key=True, transformers_version="4.0")
+    error = fails(folder)
+    assert error.message == "the tensor 'gpt_neox.layers.0.mlp.dense_h_to_4h.bias' is missing from model.safetensors"
+    assert error.hint == "these keys of config.json are not known and were ignored: 'my_own_key', 'other_key'"
+
+
+def test_a_name_is_suggested_for_a_tensor_of_the_same_shape_only(folder):
+    table = load_file(folder / "model.safetensors")["gpt_neox.embed_in.weight"]
+    change(folder, gpt_neox__embed_in__weight=None, gpt_neox__embed_on__weight=torch.ones(16))
+    assert "did you mean" not in fails(folder).message
+    change(folder, gpt_neox__embed_on__weight=table)
+    assert fails(folder).message.endswith("; did you mean 'gpt_neox.embed_on.weight'?")
+
+
+def test_rounding_what_is_stored_to_the_type_of_the_config_is_noted(folder):
+    edit_config(folder, dtype="float16")
+    checkpoint = open_checkpoint(folder)
+    lift(checkpoint)
+    (note,) = checkpoint.notes
+    assert note.startswith("the weights are stored in float32; config.json says 'float16', to which they are rounded")
+
+
 BAD_KEYS: dict[str, tuple[dict[str, Any], str]] = {
     "null": ({"hidden_size": None}, "the config key 'hidden_size' is null; it must be an integer"),
     "type": ({"hidden_size": "16"}, "the config key 'hidden_size' is '16'; it must be an integer"),

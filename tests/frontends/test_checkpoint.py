@@ -110,8 +110,69 @@ def test_file_of_something_else(folder):
     assert fails(folder).message.startswith("model.safetensors is no safetensors file: its header cannot be read")
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
     error = fails(folder)
-    assert error.message == f"model.safetensors is a Git LFS pointer of {path.stat().st_size} bytes, not the weights"
-    assert error.hint == "fetch them: git lfs pull"
+    size = path.stat().st_size
+    assert error.message == f"model.safetensors is a Git LFS pointer of {size} bytes, not what it points to"
+    assert error.hint == "fetch it: git lfs pull"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "kind", "hint"),
+    [
+        ("model.safetensors", b"PK\3\4more", "an archive of torch.save", "give it a name that ends in .bin"),
+        ("model.safetensors", b"<!DOCTYPE html>", "a web page, as failed downloads leave", "download or copy the file"),
+        ("model.safetensors", b"GGUF\3\0\0\0", "a GGUF file", "give the checkpoint that it was made from"),
+        (
+            "pytorch_model.bin",
+            b"\x80\2\0\0\0\0\0\0{}",
+            "a safetensors file",
+            "give it a name that ends in .safetensors",
+        ),
+        ("pytorch_model.bin", b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    ],
+)
+def test_file_of_another_kind(folder, file, content, kind, hint):
+    (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(content)
+    error = fails(folder)
+    assert error.message.startswith(f"{file} is {kind}, not a ")
+    assert error.hint is not None and error.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+def test_a_folder_where_a_file_should_be(folder, name):
+    (folder / "model.safetensors").unlink()
+    (folder / name).mkdir()
+    error = fails(folder)
+    assert error.message == f"{folder / name} is a folder, where the file of that name should be"
+    assert error.hint == "put the file in its place, or give that folder if it holds the whole checkpoint"
+
+
+def test_a_folder_of_another_name_is_no_file_of_weights(single, folder):
+    (folder / "old.safetensors").mkdir()
+    (folder / "model.safetensors").rename(folder / "pythia.safetensors")
+    assert same_weights(weights_of(lift_folder(folder)), weights_of(lift_folder(single)))
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "quantize_config.json"])
+def test_a_pointer_to_a_file_that_was_never_fetched(folder, name):
+    path = folder / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+
+    def read_all() -> None:
+        checkpoint = open_checkpoint(folder)
+        lift(checkpoint)
+        _ = checkpoint.generation_config
+
+    with pytest.raises(CheckpointError) as error:
+        read_all()
+    assert error.value.message == f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not what it points to"
+    assert error.value.hint == "fetch it: git lfs pull"
+
+
+def test_a_config_with_a_byte_order_mark(single, folder):
+    path = folder / "config.json"
+    path.write_text("\ufeff" + path.read_text().replace("\n", "\r\n"))
+    assert same_weights(weights_of(lift_folder(folder)), weights_of(lift_folder(single)))
 
 
 def test_header_whose_sizes_contradict(folder):

@@ -62,9 +62,11 @@ def test_no_more_tokens_than_learned_positions():
         with pytest.raises(ConfigError) as error:
             lift_folder(folder, Limits(max_seq=25))
         assert error.value.message == "max_seq is 25, but the model has learned only 24 positions"
-        assert error.value.hint == (
-            "use --max-seq 24 or less; longer sequences need a model with rotary or ALiBi positions"
-        )
+        longer = "longer sequences need a model with rotary or ALiBi positions"
+        assert error.value.hint == f"use --max-seq 24 or less; {longer}"
+        with pytest.raises(ConfigError) as error:
+            lift_folder(folder, Limits(max_seq=30, max_input=26))
+        assert error.value.hint == f"use --max-seq 24 and --max-input 24 or less; {longer}"
 
 
 def small_config(**keys: Any) -> OPTConfig:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from compiler.errors import ConfigError
-from compiler.frontends.checkpoint import Checkpoint, read_object
+from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.json_file import read_object
 from compiler.frontends.leftovers import is_leftover
 from compiler.frontends.quantized.awq import Awq
 from compiler.frontends.quantized.compressed_tensors import CompressedTensors

@@ -1,0 +1,58 @@
+"""What a file is whose content is not what its name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compiler.errors import CheckpointError
+
+AGAIN = "download or copy the file again"
+_LFS = b"version https://git-lfs"
+_START = 64  # bytes that tell a kind
+
+SAFETENSORS, ZIP, PICKLE = "a safetensors file", "an archive of torch.save", "a pickle"
+# How a file begins → what it is, and the mend.
+_KINDS: tuple[tuple[bytes, str, str], ...] = (
+    (b"PK\3\4", ZIP, "give it a name that ends in .bin"),
+    (b"\x80\x02", PICKLE, "give it a name that ends in .bin"),
+    (b"GGUF", "a GGUF file", "give the checkpoint that it was made from, in the Hugging Face layout"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"<", "a web page, as failed downloads leave", AGAIN),
+)
+
+
+def read_start(path: Path, file: str) -> bytes:
+    """How the file at `path` begins; `file` is what to call it.
+
+    Raises:
+        CheckpointError: if it cannot be read, or is a pointer to content that was never fetched.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_START)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}", hint=f"see to {path}") from None
+    if start.startswith(_LFS):
+        raise CheckpointError(
+            f"{file} is a Git LFS pointer of {path.stat().st_size} bytes, not what it points to",
+            hint="fetch it: git lfs pull",
+        )
+    return start
+
+
+def refuse_others(start: bytes, file: str, wanted: str, *own: str) -> None:
+    """CheckpointError, saying what it is, if a file that begins so is known to be of another kind than `wanted`.
+
+    Args:
+        start: the first bytes.
+        file: what to call the file.
+        wanted: what it should be, for the message.
+        own: those of the known kinds that it may be.
+    """
+    if start[8:9] == b"{":  # after the length of its header, which may begin like anything
+        found = [(SAFETENSORS, "give it a name that ends in .safetensors")]
+    else:
+        found = [(kind, mend) for beginning, kind, mend in _KINDS if start.startswith(beginning)]
+    for kind, mend in found:
+        if kind not in own:
+            raise CheckpointError(f"{file} is {kind}, not {wanted}", hint=mend)
