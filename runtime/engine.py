@@ -15,7 +15,7 @@ from torch import Tensor
 from compiler.errors import RequestError
 from runtime.engine_folder import EngineFolder
 from runtime.executor import Executor
-from runtime.generate import FinishReason, OnToken, Timings, generate
+from runtime.generate import FinishReason, Generated, OnToken, Timings, generate
 from runtime.manifest import Manifest
 from runtime.requests import check_prompt, check_requests
 from runtime.tokenizer import Tokenizer
@@ -28,10 +28,13 @@ class Completion:
     """What a prompt got.
 
     Attributes:
-        prompt: the prompt's text; of a prompt given as ids, their text, empty if the engine has no tokenizer.
+        prompt: the prompt's text, as it was given; of a prompt given as ids, their text without special tokens and
+            without a character that they leave incomplete. Empty for ids if the engine has no tokenizer.
         prompt_ids: the prompt's token ids.
-        text: the text of the new tokens, without special tokens; empty if the engine has no tokenizer.
-        token_ids: the new tokens; an end token is among them.
+        text: how the prompt goes on: the text of the new tokens in the context of the prompt, without special tokens
+            and without the end token that ended it. Empty if the engine has no tokenizer. `prompt + text` is the text
+            of all ids, if the prompt was given as ids or is what the tokenizer makes of its own ids.
+        token_ids: the new tokens; an end token that ended the text is the last of them.
         finish_reason: `stop` if an end token ended it, `length` if the number of tokens did.
     """
 
@@ -108,16 +111,7 @@ class Engine:
             stop_ids=frozenset() if ignore_eos else frozenset(self.manifest.tokens.eos),
             on_token=on_token,
         )
-        return [
-            Completion(
-                prompt if isinstance(prompt, str) else self._decode(prompt_ids, special=True),
-                prompt_ids,
-                self._decode(result.token_ids),
-                result.token_ids,
-                result.finish_reason,
-            )
-            for prompt, prompt_ids, result in zip(given, ids, results, strict=True)
-        ]
+        return [self._completion(*parts) for parts in zip(given, ids, results, strict=True)]
 
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int]) -> Tensor:
@@ -159,5 +153,9 @@ class Engine:
         except TypeError:
             raise RequestError(f"prompt {number} is neither text nor a list of token ids") from None
 
-    def _decode(self, token_ids: list[int], *, special: bool = False) -> str:
-        return self.tokenizer.decode(token_ids, special=special) if self.tokenizer else ""
+    def _completion(self, prompt: Prompt, prompt_ids: list[int], result: Generated) -> Completion:
+        # The tokenizer need not know that a token ends a text: it may be a line end, say.
+        shown = result.token_ids[:-1] if result.finish_reason == "stop" else result.token_ids
+        head, text = self.tokenizer.continuation(prompt_ids, shown) if self.tokenizer else ("", "")
+        given = prompt if isinstance(prompt, str) else head
+        return Completion(given, prompt_ids, text, result.token_ids, result.finish_reason)

@@ -90,7 +90,8 @@ def run_command(
             for text in notes:
                 note(text)
         for number, completion in enumerate(completions, 1):
-            print(json.dumps(completion.to_json()) if json_output else _text(completion, number, len(completions)))
+            text = _text(completion, number, len(completions), readable=loaded.tokenizer is not None)
+            print(json.dumps(completion.to_json()) if json_output else text)
         if stats:
             print(_stats(loaded, load_seconds), file=sys.stderr)
 
@@ -121,10 +122,10 @@ def _generate(
     )
 
 
-def _text(completion: Completion, number: int, count: int) -> str:
-    """The prompt, as it goes on; prompts of several are numbered."""
+def _text(completion: Completion, number: int, count: int, *, readable: bool) -> str:
+    """The prompt, as it goes on: text, or ids if it is not `readable`; prompts of several are numbered."""
     prompt, text = completion.prompt, completion.text
-    if not prompt and not text:  # no tokenizer
+    if not readable:
         prompt = " ".join(map(str, completion.prompt_ids)) + " | "
         text = " ".join(map(str, completion.token_ids))
     if writes_to_terminal():

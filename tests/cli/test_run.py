@@ -9,6 +9,7 @@ import pytest
 
 import llmc as api
 from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.runtime import small_tokenizers as small
 
 PROMPTS = ["The function returns", "A", "In the following example, the", "Names are", "of the"]
 
@@ -41,7 +42,7 @@ def test_tokens_are_those_of_transformers(engine: Path) -> None:
         assert completion["prompt"] == text
         assert completion["prompt_ids"] == ids["input_ids"][0].tolist()
         assert completion["token_ids"] == expected
-        assert completion["text"] == tokenizer.decode(expected, skip_special_tokens=True)
+        assert text + completion["text"] == tokenizer.decode([*completion["prompt_ids"], *expected])
 
 
 def test_batching_and_order_change_nothing(engine: Path) -> None:
@@ -91,6 +92,21 @@ def test_an_end_token_stops_and_is_kept_among_the_ids(engine: Path, tmp_path: Pa
     assert (completion["token_ids"], completion["finish_reason"]) == (ended, "stop")
     [ignored] = run(tmp_path / "engine", "--prompt", PROMPTS[0], "--max-new-tokens", 6, "--ignore-eos")
     assert ignored == free
+
+
+def test_with_a_metaspace_tokenizer_the_space_before_the_first_new_word_is_kept(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    names = ["▁the", "▁list", *(f"▁w{i}" for i in range(3, 1023))]
+    small.words(*names, special=("<s>",)).save(str(checkpoint / "tokenizer.json"))
+    assert llmc("compile", checkpoint, "-o", tmp_path / "engine", "--dtype", "float32", "-q").status == 0
+    arguments = ("--max-new-tokens", 4, "--ignore-eos")
+    [by_text, by_ids] = run(tmp_path / "engine", "--prompt", "the list", "--prompt-ids", "1,2", *arguments)
+    assert by_text == by_ids
+    assert by_text["prompt"] == "the list"
+    assert by_text["text"] == "".join(" " + names[i - 1][1:] for i in by_text["token_ids"])
+    shown = llmc("run", tmp_path / "engine", "--prompt", "the list", *arguments).out
+    assert shown == f"the list{by_text['text']}\n"
 
 
 def test_new_tokens_beyond_the_engines_room_are_noted(engine: Path) -> None:
