@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import CheckpointError, ConfigError
-from compiler.frontends.safetensors_file import read_safetensors
+from compiler.frontends.safetensors_file import is_lfs_pointer, lfs_pointer, read_safetensors
 from compiler.frontends.stored import StoredTensor
 from compiler.frontends.torch_file import read_torch_file
 from compiler.frontends.weight_files import WeightFiles, weight_files
@@ -85,7 +85,9 @@ def open_checkpoint(folder: str | Path, *, dummy_weights: bool = False) -> Check
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; ConfigError if it is none."""
+    """The JSON object in a file; ConfigError if it is none, CheckpointError if it was never fetched."""
+    if is_lfs_pointer(path):
+        raise lfs_pointer(path.name, path.stat().st_size, "the file itself")
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError as error:

@@ -29,6 +29,7 @@ _DTYPES: dict[str, tuple[int, DType | None]] = {
     "BOOL": (8, DType.bool),
 }
 _AGAIN = "download or copy the file again"
+_LFS = b"version https://git-lfs"
 
 
 def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
@@ -37,9 +38,8 @@ def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: if the file is truncated or breaks the format.
     """
-    with path.open("rb") as stream:
-        if stream.read(8) == b"version ":
-            raise lfs_pointer(file, path.stat().st_size)
+    if is_lfs_pointer(path):
+        raise lfs_pointer(file, path.stat().st_size)
     try:
         entries = read_header(path)
     except ValueError as error:
@@ -47,11 +47,18 @@ def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
     return {name: _tensor(name, file, entry) for name, entry in sorted(entries.items(), key=lambda e: e[1].start)}
 
 
-def lfs_pointer(file: str, size: int) -> CheckpointError:
-    """The error for a file whose content was never fetched."""
-    return CheckpointError(
-        f"{file} is a Git LFS pointer of {size} bytes, not the weights", hint="fetch them: git lfs pull"
-    )
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file at `path` stands for one whose content was never fetched; False if there is no file."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_LFS)) == _LFS
+    except FileNotFoundError:
+        return False
+
+
+def lfs_pointer(file: str, size: int, what: str = "the weights") -> CheckpointError:
+    """The error for a file whose content, which is `what`, was never fetched."""
+    return CheckpointError(f"{file} is a Git LFS pointer of {size} bytes, not {what}", hint="fetch them: git lfs pull")
 
 
 def _tensor(name: str, file: str, entry: Entry) -> StoredTensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from compiler.errors import CheckpointError
 from compiler.frontends.pickle_data import Call, ForbiddenGlobalError, Global, Persistent, PickleError, read_pickle
-from compiler.frontends.safetensors_file import lfs_pointer
+from compiler.frontends.safetensors_file import is_lfs_pointer, lfs_pointer
 from compiler.frontends.stored import StoredTensor
 from compiler.ir.dtypes import DType
 
@@ -63,10 +63,10 @@ def read_torch_file(path: Path, file: str) -> dict[str, StoredTensor]:
         CheckpointError: if the file is damaged, holds anything but a dict of tensors, or names code to run.
     """
     try:
-        with path.open("rb") as stream:
-            start = stream.read(8)
-        if start.startswith(b"version "):
+        if is_lfs_pointer(path):
             raise lfs_pointer(file, path.stat().st_size)
+        with path.open("rb") as stream:
+            start = stream.read(4)
         state, storages = _read_zip(path) if start.startswith(b"PK\3\4") else _read_legacy(path)
         if not isinstance(state, dict):
             raise PickleError("it holds no state dict")

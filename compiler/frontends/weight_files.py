@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import CheckpointError
+from compiler.frontends.safetensors_file import is_lfs_pointer, lfs_pointer
 from compiler.ir.frozen import EMPTY
 
 
@@ -47,6 +48,8 @@ def weight_files(folder: Path) -> WeightFiles:
 
 
 def _from_index(folder: Path, index: str) -> WeightFiles:
+    if is_lfs_pointer(folder / index):
+        raise lfs_pointer(index, (folder / index).stat().st_size, "the index itself")
     try:
         mapping = json.loads((folder / index).read_text("utf-8"))["weight_map"]
         names = tuple(sorted({str(name) for name in mapping.values()}))

@@ -114,6 +114,16 @@ def test_file_of_something_else(folder):
     assert error.hint == "fetch them: git lfs pull"
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_json_file_that_was_never_fetched(folder, name):
+    if name != "config.json":
+        (folder / "model.safetensors").unlink()
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    error = fails(folder)
+    assert f"{name} is a Git LFS pointer of " in error.message
+    assert error.hint == "fetch them: git lfs pull"
+
+
 def test_header_whose_sizes_contradict(folder):
     header = json.dumps({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"12345678")
