@@ -16,7 +16,7 @@ from compiler.errors import RequestError
 from runtime.engine_folder import EngineFolder
 from runtime.executor import Executor
 from runtime.generate import FinishReason, Generated, OnToken, Timings, generate
-from runtime.manifest import Manifest
+from runtime.manifest import Manifest, no_tokenizer
 from runtime.requests import check_prompt, check_requests
 from runtime.tokenizer import Tokenizer
 
@@ -77,6 +77,7 @@ class Engine:
         *,
         max_new_tokens: int = 64,
         ignore_eos: bool = False,
+        add_special_tokens: bool = True,
         on_token: OnToken | None = None,
         note: Callable[[str], None] | None = None,
     ) -> list[Completion]:
@@ -86,8 +87,10 @@ class Engine:
             prompts: a text, or a list of texts and lists of token ids.
             max_new_tokens: how many tokens to add to each at most.
             ignore_eos: whether to go on after an end token.
+            add_special_tokens: whether prompts given as text get the tokens that the tokenizer puts around a text.
             on_token: called with the number of the prompt, from 0, and each new token.
-            note: called with a sentence where a prompt gets fewer tokens than asked for; a warning if None.
+            note: called with a sentence where a prompt gets fewer tokens than asked for, or where the tokenizer ends
+                every prompt with a special token; a warning if None.
 
         Returns:
             A completion for each prompt, in the order given.
@@ -96,13 +99,18 @@ class Engine:
             RequestError: naming the prompt, if one is empty, too long, or not of this model; before anything runs.
         """
         given = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = [self._encode(number, prompt) for number, prompt in enumerate(given, 1)]
+        tell = note or warnings.warn
+        ids = [
+            self.encode(prompt, number, add_special_tokens=add_special_tokens) for number, prompt in enumerate(given, 1)
+        ]
+        if add_special_tokens:
+            self._note_appended(given, tell)
         requests = check_requests(
             ids,
             max_new_tokens,
             limits=self.manifest.limits,
             vocab_size=self.manifest.vocab_size,
-            note=note or warnings.warn,
+            note=tell,
         )
         results, self.timings = generate(
             self.executor,
@@ -130,7 +138,17 @@ class Engine:
             torch.arange(count, dtype=torch.int32)[None],
         )[0].clone()
 
-    def _encode(self, number: int, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, number: int = 1, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a prompt.
+
+        Args:
+            prompt: a text, or token ids.
+            number: what messages call the prompt.
+            add_special_tokens: as of `generate`.
+
+        Raises:
+            RequestError: if it is empty or no prompt, or a text that the engine has no tokenizer for.
+        """
         if isinstance(prompt, int):
             raise RequestError(
                 f"prompt {number} is a number", hint="give a list of prompts: [[1, 2, 3]], not [1, 2, 3]"
@@ -140,11 +158,21 @@ class Engine:
         if not prompt:
             raise RequestError(f"prompt {number} is empty", hint="give it at least one character")
         if self.tokenizer is None:
+            reason, mend = no_tokenizer(self.manifest)
             raise RequestError(
-                f"prompt {number} is text, but the engine has no tokenizer: its checkpoint had none",
-                hint="give token ids (--prompt-ids 1,2,3), or compile again with the tokenizer beside the weights",
+                f"prompt {number} is text, but the engine has no tokenizer{reason}",
+                hint=f"{mend}; or give token ids (--prompt-ids 1,2,3)",
             )
-        return self.tokenizer.encode(prompt)
+        return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+
+    def _note_appended(self, prompts: Sequence[Prompt], note: Callable[[str], None]) -> None:
+        text = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
+        if text is None or self.tokenizer is None or (token := self.tokenizer.appended(text)) is None:
+            return
+        note(
+            f"the tokenizer ends every prompt with {token!r}, after which a model takes the text for finished: "
+            "--no-special-tokens (add_special_tokens=False) leaves it out"
+        )
 
     @staticmethod
     def _plain_ids(number: int, prompt: Sequence[int]) -> list[int]:

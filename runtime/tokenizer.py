@@ -31,8 +31,12 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, with the tokens that the model wants around it (OPT's `</s>` in front, say).
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text.
+
+        Args:
+            text: the text.
+            add_special_tokens: whether to put the tokens around it that the tokenizer says (OPT's `</s>` in front).
 
         Raises:
             RequestError: if the text is not valid Unicode (bytes of another encoding, from a terminal).
@@ -44,7 +48,14 @@ class Tokenizer:
                 f"the prompt {text[:40]!r} is not valid Unicode: {error.reason} at character {error.start}",
                 hint="give it in UTF-8",
             ) from None
-        return list(map(int, self._tokenizer.encode(text).ids))
+        return list(map(int, self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids))
+
+    def appended(self, text: str) -> str | None:
+        """The last of the tokens that the tokenizer puts behind a text, such as T5's `</s>`; None if it puts none."""
+        encoding = self._tokenizer.encode(text)
+        if 0 not in encoding.special_tokens_mask or not encoding.special_tokens_mask[-1]:
+            return None
+        return str(encoding.tokens[-1])
 
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ids, with or without special tokens; ids beyond the tokenizer's own (padded rows) give none."""

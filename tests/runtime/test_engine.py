@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 
+from compiler.errors import RequestError
 from runtime.engine import Completion, Engine
-from runtime.manifest import SpecialTokens
+from runtime.manifest import NoTokenizer, SpecialTokens
 from tests.runtime import small_tokenizers as small
 from tests.runtime.engines import MANIFEST
 from tests.runtime.fakes import VOCAB, FakeExecutor, continuation
@@ -88,3 +89,38 @@ def test_a_prompt_given_as_text_is_shown_as_it_was_given(tmp_path: Path) -> None
 def test_without_a_tokenizer_there_are_ids_only(tmp_path: Path) -> None:
     [found] = engine(None, tmp_path).generate([PROMPT], max_new_tokens=6)
     assert found == Completion("", PROMPT, "", FREE, "length")
+
+
+def with_an_end_token() -> small.Made:
+    """A tokenizer that puts an end token behind every text, as T5's does, and a start token in front."""
+    made = ordinary()
+    made.add_special_tokens(["w_start", "w_end"])
+    ids = [(name, made.token_to_id(name)) for name in ("w_start", "w_end")]
+    made.post_processor = processors.TemplateProcessing(single="w_start $A w_end", pair="$A $B", special_tokens=ids)
+    return made
+
+
+def test_an_end_token_behind_prompts_is_noted_once_unless_it_is_left_out(tmp_path: Path) -> None:
+    loaded = engine(with_an_end_token(), tmp_path)
+    notes: list[str] = []
+    loaded.generate(["w1 w2 w3", "w4"], max_new_tokens=1, add_special_tokens=False, note=notes.append)
+    loaded.generate([PROMPT], max_new_tokens=1, note=notes.append)
+    assert notes == []
+    assert loaded.encode("w1", add_special_tokens=False) == [1]
+    with pytest.raises(RequestError, match="holds the token id 97"):
+        loaded.generate(["w1 w2 w3", "w4"], max_new_tokens=1, note=notes.append)
+    assert len(notes) == 1
+    assert "ends every prompt with 'w_end'" in notes[0]
+    assert "--no-special-tokens" in notes[0]
+
+
+def test_a_tokenizer_that_is_missing_is_explained(tmp_path: Path) -> None:
+    loaded = engine(None, tmp_path)
+    with pytest.raises(RequestError) as raised:
+        loaded.generate("text")
+    assert raised.value.message == "prompt 1 is text, but the engine has no tokenizer"
+    loaded.manifest = replace(MANIFEST, no_tokenizer=NoTokenizer("it was lost", "look for it"))
+    with pytest.raises(RequestError) as raised:
+        loaded.generate([PROMPT, "text"])
+    assert raised.value.message == "prompt 2 is text, but the engine has no tokenizer: it was lost"
+    assert raised.value.hint == "look for it; or give token ids (--prompt-ids 1,2,3)"
