@@ -55,7 +55,7 @@ format: setup ## rewrite the sources in the project's style
 
 # The others need a GPU, other checkpoints or other tools; what they are called with, their first lines say.
 bench: setup ## run the benchmarks that need neither a GPU nor arguments
-	@for name in ir lift decode build trt_emulated parallel; do echo "==> $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in ir lift decode prompt_memory build trt_emulated parallel; do echo "==> $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## remove what was built, and the caches
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -30,6 +30,17 @@ class LlmcError(Exception):
         return "\n".join(parts)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of torch or of Python, says that there is not enough memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+# What torch says of a CPU's memory, and of sizes that no memory could have.
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+
+
 class CheckpointError(LlmcError):
     """A checkpoint's files or tensors are missing, damaged or not what its config says."""
 

@@ -15,6 +15,7 @@ from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.text import Document, read_texts
 from llmc.progress import Progress
 from llmc.tokenizer import has_tokenizer, write_tokenizer
+from runtime.manifest import NoTokenizer
 from runtime.tokenizer import Tokenizer
 
 STAGE = "calibrate"
@@ -81,13 +82,13 @@ def _encoder(folder: Path) -> Callable[[str], list[int]]:
 
     @cache
     def tokenizer() -> Tokenizer:
-        reasons: list[str] = []
         with TemporaryDirectory() as temporary:
-            written = write_tokenizer(folder, Path(temporary), reasons.append)
-            if written is None:
+            written = write_tokenizer(folder, Path(temporary))
+            if isinstance(written, NoTokenizer):
                 raise PassError(
-                    f"the calibration text cannot be read: {'; '.join(reasons)}",
-                    hint='give token ids: --calib FILE.jsonl with lines such as {"token_ids": [1, 2, 3]}',
+                    f"the calibration text cannot be read without a tokenizer: {written.reason}",
+                    hint=f"{written.mend}; or give token ids: "
+                    '--calib FILE.jsonl with lines such as {"token_ids": [1, 2, 3]}',
                 )
             return Tokenizer(Path(temporary) / written)
 

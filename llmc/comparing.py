@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compiler.ir.chunks import chunk_length
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.ir.virtual_ranks import VirtualRanks
 from llmc.tolerance import unrounded
 from llmc.trials import Recorder, Trial
 from llmc.verification import Run, TokenDifference
+from runtime.chunks import in_chunks
+from runtime.memory import memory_for
+from runtime.step import Step
 
 
 class Reference:
@@ -35,21 +39,29 @@ class Reference:
         return 2 * relative_error(self.logits(prompt, tokens), self._plain.logits(prompt, tokens))
 
     def logits(self, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """The logits from which each of `tokens` is to be chosen, `[tokens, vocabulary]`, computed in one step."""
+        """The logits from which each of `tokens` is to be chosen, `[tokens, vocabulary]`, computed as one prompt's."""
         given = (*prompt, *tokens[:-1])
         key = (len(prompt), *given)
         if key not in self._known:
             count = torch.tensor([len(given)], dtype=torch.int32)
             positions = torch.arange(len(prompt) - 1, len(given), dtype=torch.int32)
-            step = {
-                "token_ids": torch.tensor([given], dtype=torch.int32),
-                "past_len": torch.zeros_like(count),
-                "new_len": count,
-                "logit_pos": positions[None],
-            }
-            outputs, _ = self._ranks(step, self._ranks.empty_states(B=1, C=len(given)))
-            self._known[key] = outputs["logits"][0].float()
+            ids = torch.tensor([given], dtype=torch.int32)
+            self._known[key] = self._run(Step(ids, torch.zeros_like(count), count, positions[None]))[0].float()
         return self._known[key]
+
+    def _run(self, step: Step) -> Tensor:
+        """The logits of a first step over one row, `[1, R, vocabulary]`."""
+        length = step.token_ids.shape[1]
+        chunk = min(chunk_length(graph, 1, length, holds_scores=lambda op: True) for graph in self._ranks.graphs)
+        states = self._ranks.empty_states(B=1, C=length)
+
+        def run(part: Step) -> Tensor:
+            nonlocal states
+            outputs, states = self._ranks(part._asdict(), states)
+            return outputs["logits"]
+
+        with memory_for(f"interpreting {length} tokens"):
+            return in_chunks(step, chunk, run)
 
 
 # Two logits with errors of a normal distribution differ by more than this many of its deviations in 1 of 400 cases.

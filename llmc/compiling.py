@@ -31,7 +31,7 @@ from llmc.special_tokens import generation_notes, special_tokens
 from llmc.targets import resolve_targets
 from llmc.tokenizer import write_tokenizer
 from runtime.engine_writer import EngineWriter, check_place, check_room, engine_writer
-from runtime.manifest import Manifest, Source
+from runtime.manifest import Manifest, NoTokenizer, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -212,6 +212,9 @@ def _write(
     """Write every file of the engine, the manifest last, and put it at its place."""
     with job.stage("tokenizer"):
         tokenizer = write_tokenizer(checkpoint.folder, writer.folder, job.notes.append)
+    if isinstance(tokenizer, NoTokenizer):
+        why = f"{tokenizer.reason}; {tokenizer.mend}"
+        job.notes.append(f"the engine has no tokenizer: {why}, or give llmc run token ids (--prompt-ids)")
     files = emit(graph, targets, writer.folder, options=build, stage=job.stage)
     with job.stage("source digest") as report:
         digest = source_digest(checkpoint, report)
@@ -220,7 +223,8 @@ def _write(
         source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
         targets=files,
         capabilities=capabilities(graph, build) if len(files) > 1 else (),
-        tokenizer=tokenizer,
+        tokenizer=None if isinstance(tokenizer, NoTokenizer) else tokenizer,
+        no_tokenizer=tokenizer if isinstance(tokenizer, NoTokenizer) else None,
     )
     with job.stage("engine digest") as report:
         total = sum(path.stat().st_size for path in writer.folder.iterdir())

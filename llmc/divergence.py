@@ -11,7 +11,8 @@ from llmc.extent import Extent, Lengths, cache_dim, value_error
 from llmc.trials import Trial
 from llmc.verification import Divergence
 from llmc.watching import WatchedInterpreter
-from runtime.executor import Session
+from runtime.chunks import in_chunks
+from runtime.step import Step
 
 
 def first_divergence(
@@ -95,22 +96,28 @@ class _Pair:
         return _PairSession(self, batch, capacity)
 
     def compare(self, lengths: Lengths) -> None:
-        """Look for the first value of the latest step that differs."""
+        """Look for the first value that differs, of those that were computed since the last call."""
         found, expected = self.found.take_values(), self.expected.take_values()
         self.divergence = self.differences.first(found, expected, lengths, self.steps)
-        self.steps += 1
 
 
 class _PairSession:
     def __init__(self, pair: _Pair, batch: int, capacity: int) -> None:
         self.batch, self.capacity = batch, capacity
         self._pair = pair
-        self._sessions: tuple[Session, Session] = pair.found.open(batch, capacity), pair.expected.open(batch, capacity)
+        self._sessions = pair.found.open(batch, capacity), pair.expected.open(batch, capacity)
+        # Both are given the same chunks, so that their values can be compared.
+        self._chunk = min(session.stage.chunk for session in self._sessions)
 
     def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
+        logits = in_chunks(Step(token_ids, past_len, new_len, logit_pos), self._chunk, self._run)
+        self._pair.steps += 1
+        return logits
+
+    def _run(self, step: Step) -> Tensor:
         found, expected = self._sessions
-        logits = found.step(token_ids, past_len, new_len, logit_pos)
+        logits = found.step(*step)
         if self._pair.divergence is None:
-            expected.step(token_ids, past_len, new_len, logit_pos)
-            self._pair.compare(Lengths(past_len, new_len, logit_pos))
+            expected.step(*step)
+            self._pair.compare(Lengths(step.past_len, step.new_len, step.logit_pos))
         return logits

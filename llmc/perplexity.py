@@ -16,6 +16,7 @@ from llmc.opened import Runner, longest_input, opened
 from llmc.progress import Progress
 from llmc.scoring import Score, Scorer, rows_at_once, windows
 from runtime.engine import Engine
+from runtime.manifest import no_tokenizer
 
 LONGEST_WINDOW = 512
 """How many tokens a window has at most, if nothing is said."""
@@ -59,6 +60,7 @@ def measure_perplexity(
     window: int | None = None,
     against: str | Path | None = None,
     dtype: str | None = None,
+    add_special_tokens: bool = True,
     executor: str = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -77,6 +79,7 @@ def measure_perplexity(
         window: how many tokens a window has; the model's context length if None, at most 512.
         against: another engine or checkpoint, to compare the distributions with.
         dtype: the element type that checkpoints are computed in; float32 if None.
+        add_special_tokens: whether the text gets the tokens that the tokenizer puts around a text.
         executor: as of `llmc.load`.
         device: as of `llmc.load`.
         threads: as of `llmc.load`.
@@ -98,7 +101,7 @@ def measure_perplexity(
         engines = [
             stack.enter_context(opened(one, size, runner, dtype=dtype, progress=report, note=tell)) for one in models
         ]
-        pieces = windows(_tokens(models, engines, text), size)
+        pieces = windows(_tokens(models, engines, text, add_special_tokens), size)
         if not pieces:
             raise RequestError("the text has fewer than two tokens, so none can be scored", hint="give a longer text")
         return _measure(engines, pieces, size, report)
@@ -127,7 +130,7 @@ def _window(models: Sequence[str | Path], wanted: int | None, note: Callable[[st
     return size
 
 
-def _tokens(models: Sequence[str | Path], engines: Sequence[Engine], text: str) -> list[int]:
+def _tokens(models: Sequence[str | Path], engines: Sequence[Engine], text: str, add_special_tokens: bool) -> list[int]:
     """The text's tokens; a model without a tokenizer takes those of the other.
 
     Raises:
@@ -140,12 +143,11 @@ def _tokens(models: Sequence[str | Path], engines: Sequence[Engine], text: str) 
             f"{models[0]} has a vocabulary of {sizes[0]} tokens and {models[1]} one of {sizes[1]}",
             hint="compare models that share a tokenizer",
         )
-    found = [engine.tokenizer.encode(text) for engine in engines if engine.tokenizer]
+    tokenizers = [engine.tokenizer for engine in engines if engine.tokenizer]
+    found = [tokenizer.encode(text, add_special_tokens=add_special_tokens) for tokenizer in tokenizers]
     if not found:
-        raise RequestError(
-            f"{models[0]} has no tokenizer, so the text has no tokens",
-            hint="put tokenizer.json beside the checkpoint's weights, and compile it again if it is an engine",
-        )
+        reason, mend = no_tokenizer(engines[0].manifest)
+        raise RequestError(f"the text has no tokens, for {models[0]} has no tokenizer{reason}", hint=mend)
     if any(tokens != found[0] for tokens in found):
         raise EngineError(
             f"the tokenizers of {models[0]} and {models[1]} differ on this text",

@@ -79,19 +79,16 @@ def random_prompts(count: int, seed: int, limits: EngineLimits, vocab_size: int)
 
 
 def as_requests(
-    engine: Engine, prompts: Sequence[Prompt], new_tokens: int, limits: EngineLimits, note: Callable[[str], None]
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    new_tokens: int,
+    limits: EngineLimits,
+    note: Callable[[str], None],
+    *,
+    add_special_tokens: bool = True,
 ) -> list[Request]:
     """The prompts as requests within `limits`; RequestError, naming the prompt, if one cannot be served."""
-    ids = [_ids(engine, number, prompt) for number, prompt in enumerate(prompts, 1)]
+    ids = [
+        engine.encode(prompt, number, add_special_tokens=add_special_tokens) for number, prompt in enumerate(prompts, 1)
+    ]
     return check_requests(ids, new_tokens, limits=limits, vocab_size=engine.manifest.vocab_size, note=note)
-
-
-def _ids(engine: Engine, number: int, prompt: Prompt) -> list[int]:
-    if not isinstance(prompt, str):
-        return list(prompt)
-    if engine.tokenizer is None:
-        raise RequestError(
-            f"prompt {number} is text, but the engine has no tokenizer",
-            hint="give token ids (--prompt-ids 1,2,3), or no prompts: random ones are used then",
-        )
-    return engine.tokenizer.encode(prompt)

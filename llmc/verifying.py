@@ -41,6 +41,7 @@ def verify(
     max_new_tokens: int = 16,
     tolerance: float | None = None,
     plans: str = "all",
+    add_special_tokens: bool = True,
     executor: str = "auto",
     device: str = "auto",
     threads: int | None = None,
@@ -65,6 +66,7 @@ def verify(
             None derives it from the element type and the number of layers.
         plans: whether to try `all` plans of a TensorRT engine, one by one, or by `default` only those that the executor
             chooses for the prompts.
+        add_special_tokens: whether prompts given as text get the tokens that the tokenizer puts around a text.
         executor: as of `llmc.load`, but for `auto`: plans are emulated where nothing runs them.
         device: as of `llmc.load`.
         threads: as of `llmc.load`.
@@ -90,6 +92,7 @@ def verify(
         max_new_tokens=max_new_tokens,
         tolerance=tolerance,
         plans=plans,
+        add_special_tokens=add_special_tokens,
         notes=notes,
         progress=report,
     )
@@ -105,6 +108,7 @@ def verify_loaded(
     max_new_tokens: int = 16,
     tolerance: float | None = None,
     plans: str = "all",
+    add_special_tokens: bool = True,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Verification:
@@ -124,7 +128,7 @@ def verify_loaded(
     limit = _checked(derived if tolerance is None else tolerance)
     limits = _common_limits(loaded.manifest.limits, reference.max_seq)
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
-    requests = as_requests(loaded, given, max_new_tokens, limits, said.append)
+    requests = as_requests(loaded, given, max_new_tokens, limits, said.append, add_special_tokens=add_special_tokens)
     planned = trials(requests, limits.max_batch)
     runner = loaded.executor
     if isinstance(runner, TensorRTExecutor) and plans == "all":

@@ -15,8 +15,8 @@ from torch import Tensor
 from compiler.errors import RequestError
 from runtime.engine_folder import EngineFolder
 from runtime.executor import Executor
-from runtime.generate import FinishReason, OnToken, Timings, generate
-from runtime.manifest import Manifest
+from runtime.generate import FinishReason, Generated, OnToken, Timings, generate
+from runtime.manifest import Manifest, no_tokenizer
 from runtime.requests import check_prompt, check_requests
 from runtime.tokenizer import Tokenizer
 
@@ -28,10 +28,13 @@ class Completion:
     """What a prompt got.
 
     Attributes:
-        prompt: the prompt's text; of a prompt given as ids, their text, empty if the engine has no tokenizer.
+        prompt: the prompt's text, as it was given; of a prompt given as ids, their text without special tokens and
+            without a character that they leave incomplete. Empty for ids if the engine has no tokenizer.
         prompt_ids: the prompt's token ids.
-        text: the text of the new tokens, without special tokens; empty if the engine has no tokenizer.
-        token_ids: the new tokens; an end token is among them.
+        text: how the prompt goes on: the text of the new tokens in the context of the prompt, without special tokens
+            and without the end token that ended it. Empty if the engine has no tokenizer. `prompt + text` is the text
+            of all ids, if the prompt was given as ids or is what the tokenizer makes of its own ids.
+        token_ids: the new tokens; an end token that ended the text is the last of them.
         finish_reason: `stop` if an end token ended it, `length` if the number of tokens did.
     """
 
@@ -74,6 +77,7 @@ class Engine:
         *,
         max_new_tokens: int = 64,
         ignore_eos: bool = False,
+        add_special_tokens: bool = True,
         on_token: OnToken | None = None,
         note: Callable[[str], None] | None = None,
     ) -> list[Completion]:
@@ -83,8 +87,10 @@ class Engine:
             prompts: a text, or a list of texts and lists of token ids.
             max_new_tokens: how many tokens to add to each at most.
             ignore_eos: whether to go on after an end token.
+            add_special_tokens: whether prompts given as text get the tokens that the tokenizer puts around a text.
             on_token: called with the number of the prompt, from 0, and each new token.
-            note: called with a sentence where a prompt gets fewer tokens than asked for; a warning if None.
+            note: called with a sentence where a prompt gets fewer tokens than asked for, or where the tokenizer ends
+                every prompt with a special token; a warning if None.
 
         Returns:
             A completion for each prompt, in the order given.
@@ -93,13 +99,18 @@ class Engine:
             RequestError: naming the prompt, if one is empty, too long, or not of this model; before anything runs.
         """
         given = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids = [self._encode(number, prompt) for number, prompt in enumerate(given, 1)]
+        tell = note or warnings.warn
+        ids = [
+            self.encode(prompt, number, add_special_tokens=add_special_tokens) for number, prompt in enumerate(given, 1)
+        ]
+        if add_special_tokens:
+            self._note_appended(given, tell)
         requests = check_requests(
             ids,
             max_new_tokens,
             limits=self.manifest.limits,
             vocab_size=self.manifest.vocab_size,
-            note=note or warnings.warn,
+            note=tell,
         )
         results, self.timings = generate(
             self.executor,
@@ -108,16 +119,7 @@ class Engine:
             stop_ids=frozenset() if ignore_eos else frozenset(self.manifest.tokens.eos),
             on_token=on_token,
         )
-        return [
-            Completion(
-                prompt if isinstance(prompt, str) else self._decode(prompt_ids, special=True),
-                prompt_ids,
-                self._decode(result.token_ids),
-                result.token_ids,
-                result.finish_reason,
-            )
-            for prompt, prompt_ids, result in zip(given, ids, results, strict=True)
-        ]
+        return [self._completion(*parts) for parts in zip(given, ids, results, strict=True)]
 
     @torch.inference_mode()
     def logits(self, token_ids: Sequence[int]) -> Tensor:
@@ -136,7 +138,17 @@ class Engine:
             torch.arange(count, dtype=torch.int32)[None],
         )[0].clone()
 
-    def _encode(self, number: int, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, number: int = 1, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a prompt.
+
+        Args:
+            prompt: a text, or token ids.
+            number: what messages call the prompt.
+            add_special_tokens: as of `generate`.
+
+        Raises:
+            RequestError: if it is empty or no prompt, or a text that the engine has no tokenizer for.
+        """
         if isinstance(prompt, int):
             raise RequestError(
                 f"prompt {number} is a number", hint="give a list of prompts: [[1, 2, 3]], not [1, 2, 3]"
@@ -146,11 +158,21 @@ class Engine:
         if not prompt:
             raise RequestError(f"prompt {number} is empty", hint="give it at least one character")
         if self.tokenizer is None:
+            reason, mend = no_tokenizer(self.manifest)
             raise RequestError(
-                f"prompt {number} is text, but the engine has no tokenizer: its checkpoint had none",
-                hint="give token ids (--prompt-ids 1,2,3), or compile again with the tokenizer beside the weights",
+                f"prompt {number} is text, but the engine has no tokenizer{reason}",
+                hint=f"{mend}; or give token ids (--prompt-ids 1,2,3)",
             )
-        return self.tokenizer.encode(prompt)
+        return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+
+    def _note_appended(self, prompts: Sequence[Prompt], note: Callable[[str], None]) -> None:
+        text = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
+        if text is None or self.tokenizer is None or (token := self.tokenizer.appended(text)) is None:
+            return
+        note(
+            f"the tokenizer ends every prompt with {token!r}, after which a model takes the text for finished: "
+            "--no-special-tokens (add_special_tokens=False) leaves it out"
+        )
 
     @staticmethod
     def _plain_ids(number: int, prompt: Sequence[int]) -> list[int]:
@@ -159,5 +181,9 @@ class Engine:
         except TypeError:
             raise RequestError(f"prompt {number} is neither text nor a list of token ids") from None
 
-    def _decode(self, token_ids: list[int], *, special: bool = False) -> str:
-        return self.tokenizer.decode(token_ids, special=special) if self.tokenizer else ""
+    def _completion(self, prompt: Prompt, prompt_ids: list[int], result: Generated) -> Completion:
+        # The tokenizer need not know that a token ends a text: it may be a line end, say.
+        shown = result.token_ids[:-1] if result.finish_reason == "stop" else result.token_ids
+        head, text = self.tokenizer.continuation(prompt_ids, shown) if self.tokenizer else ("", "")
+        given = prompt if isinstance(prompt, str) else head
+        return Completion(given, prompt_ids, text, result.token_ids, result.finish_reason)

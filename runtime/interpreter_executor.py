@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compiler.ir.chunks import chunk_length
 from compiler.ir.collectives import Communicate
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op
 from compiler.ir.torch_types import to_torch
+from runtime.memory import memory_for
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.rank_interface import RankInterface, check_group, check_size
 from runtime.stage import WholeSession
@@ -27,10 +29,12 @@ class InterpreterStageSession:
         self._interpreter = interpreter
         self._interface = RankInterface.of(interpreter.graph)
         sizes = {"B": batch, "C": capacity}
-        self._state = {
-            value.name: torch.zeros(value.type.sizes(sizes), dtype=to_torch(value.type.dtype))
-            for value in self._interface.caches
-        }
+        self.chunk = chunk_length(interpreter.graph, batch, capacity, holds_scores=lambda op: True)
+        with memory_for(f"the caches of {batch} sequences of {capacity} tokens"):
+            self._state = {
+                value.name: torch.zeros(value.type.sizes(sizes), dtype=to_torch(value.type.dtype))
+                for value in self._interface.caches
+            }
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> dict[str, Tensor]:
         """See `StageSession.buffers`; `positions` is how many logits a row the step is asked for."""
@@ -45,7 +49,8 @@ class InterpreterStageSession:
         given = step._asdict()
         inputs = {value.name: given[value.name] for value in self._interface.inputs}
         state = {name: cache[rows] for name, cache in self._state.items()}
-        outputs = self._interpreter({**inputs, **state, **received})
+        with memory_for(f"a step of {len(step.new_len)} x {step.token_ids.shape[1]} tokens"):
+            outputs = self._interpreter({**inputs, **state, **received})
         self._state = {
             name: cache.slice_scatter(outputs[name], 0, rows.start, rows.stop) for name, cache in self._state.items()
         }

@@ -36,6 +36,14 @@ class Source:
 
 
 @dataclass(frozen=True)
+class NoTokenizer:
+    """Why an engine has no tokenizer, as a clause, and what to do about it, as another."""
+
+    reason: str
+    mend: str
+
+
+@dataclass(frozen=True)
 class EngineLimits:
     """The largest batch, prompt, and sequence (prompt and new tokens together) that the engine was built for."""
 
@@ -75,6 +83,7 @@ class Manifest:
         versions: of Python and the packages that made the engine.
         targets: the files of each rank, for each target.
         tokenizer: the tokenizer's file, if the checkpoint had one.
+        no_tokenizer: why there is none; None if there is one, or if an older llmc wrote the manifest.
         files: every file but the manifest.
         capabilities: the compute capabilities that TensorRT plans were built for, such as `8.9`; empty without plans.
         fidelity: what quantization did to the outputs of each op, as `mean` and `ops`; empty if nothing was quantized.
@@ -97,6 +106,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     capabilities: tuple[str, ...] = ()
     fidelity: Mapping[str, Any] = field(default_factory=dict)
+    no_tokenizer: NoTokenizer | None = None
 
     @property
     def digest(self) -> str:
@@ -132,6 +142,7 @@ class Manifest:
             "capabilities": list(self.capabilities),
             "fidelity": dict(self.fidelity),
             "tokenizer": self.tokenizer,
+            "no_tokenizer": vars(self.no_tokenizer) if self.no_tokenizer else None,
             "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in sorted(self.files.items())},
         }
         return {**content, "checksum": checksum(content)}
@@ -139,6 +150,14 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into `folder`; OSError if that fails."""
         (folder / MANIFEST).write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def no_tokenizer(manifest: Manifest) -> tuple[str, str]:
+    """Why an engine has no tokenizer, as the end of a sentence, empty if nobody knows, and what to do about it."""
+    why = manifest.no_tokenizer
+    if why is None:
+        return "", "compile again with the tokenizer beside the weights"
+    return f": {why.reason}", why.mend
 
 
 def checksum(content: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from runtime.manifest import (
     EngineLimits,
     FileEntry,
     Manifest,
+    NoTokenizer,
     Source,
     SpecialTokens,
     checksum,
@@ -119,10 +120,18 @@ def _manifest(fields: Fields) -> Manifest:
         },
         capabilities=fields.string_list("capabilities"),
         fidelity=fields.section("fidelity").values,
+        no_tokenizer=_no_tokenizer(fields),
     )
     fields.section("model").integer("vocab_size", 1)
     _check_files(manifest, fields)
     return manifest
+
+
+def _no_tokenizer(fields: Fields) -> NoTokenizer | None:
+    if fields.values.get("no_tokenizer") is None:
+        return None
+    why = fields.section("no_tokenizer")
+    return NoTokenizer(why.string("reason"), why.string("mend"))
 
 
 def _dims(fields: Fields) -> dict[str, DimRange]:

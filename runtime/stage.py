@@ -7,12 +7,20 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from runtime.chunks import in_chunks
 from runtime.executor import Executor
 from runtime.step import Step
 
 
 class StageSession(Protocol):
-    """One stage's part of a batch of sequences in progress."""
+    """One stage's part of a batch of sequences in progress.
+
+    Attributes:
+        chunk: how many tokens of a row a step may have at most. Longer steps are cut by whoever drives the stage, and
+            all stages of a pipeline alike.
+    """
+
+    chunk: int
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> Mapping[str, Tensor]:
         """Where to put what the stage receives: contiguous, on its device.
@@ -63,6 +71,8 @@ S = TypeVar("S", bound=StageSession)
 class WholeSession(Generic[S]):
     """Sequences in progress on a stage that is a whole model. See `runtime.executor.Session`.
 
+    Steps that are too long for the stage run in chunks.
+
     Attributes:
         stage: what runs them.
     """
@@ -73,4 +83,4 @@ class WholeSession(Generic[S]):
     def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
         """See `runtime.executor.Session.step`; raises as the stage's does."""
         step = Step(token_ids, past_len, new_len, logit_pos)
-        return self.stage.step(slice(0, self.batch), step, {})["logits"]
+        return in_chunks(step, self.stage.chunk, lambda part: self.stage.step(slice(0, self.batch), part, {})["logits"])

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from compiler.errors import EngineError, RequestError
 
+_BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
+
 
 class Tokenizer:
     """The tokenizer in a `tokenizer.json`.
@@ -29,8 +31,12 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text, with the tokens that the model wants around it (OPT's `</s>` in front, say).
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text.
+
+        Args:
+            text: the text.
+            add_special_tokens: whether to put the tokens around it that the tokenizer says (OPT's `</s>` in front).
 
         Raises:
             RequestError: if the text is not valid Unicode (bytes of another encoding, from a terminal).
@@ -42,8 +48,45 @@ class Tokenizer:
                 f"the prompt {text[:40]!r} is not valid Unicode: {error.reason} at character {error.start}",
                 hint="give it in UTF-8",
             ) from None
-        return list(map(int, self._tokenizer.encode(text).ids))
+        return list(map(int, self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids))
+
+    def appended(self, text: str) -> str | None:
+        """The last of the tokens that the tokenizer puts behind a text, such as T5's `</s>`; None if it puts none."""
+        encoding = self._tokenizer.encode(text)
+        if 0 not in encoding.special_tokens_mask or not encoding.special_tokens_mask[-1]:
+            return None
+        return str(encoding.tokens[-1])
 
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ids, with or without special tokens; ids beyond the tokenizer's own (padded rows) give none."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=not special))
+
+    def continuation(self, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> tuple[str, str]:
+        """The text of a prompt and the text of what follows it: joined they are the text of all ids.
+
+        The new ids are decoded in the context of the prompt, for what a token's text is depends on what stands before
+        it: a word that opens a text loses the space in front, and several tokens may make up one character.
+
+        Args:
+            prompt_ids: the prompt.
+            new_ids: the tokens after it.
+
+        Returns:
+            Both texts, without special tokens. A character that the prompt leaves incomplete belongs to the second.
+        """
+        whole, count = self.decode([*prompt_ids, *new_ids]), len(prompt_ids)
+        cut = 0
+        # One incomplete character can spoil those before it, so the prompt is tried without its last bytes, too.
+        for size in range(count, max(-1, count - _BYTES_OF_A_CHARACTER), -1):
+            head = self.decode(prompt_ids[:size])
+            cut = max(cut, _agreement(head, whole))
+            if cut == len(head):
+                break
+        return whole[:cut], whole[cut:]
+
+
+def _agreement(a: str, b: str) -> int:
+    """How many characters at the beginning of two texts are the same."""
+    if b.startswith(a):
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

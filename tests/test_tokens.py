@@ -52,7 +52,8 @@ def test_generate_of_transformers_says_the_same(compiled):
         expected = model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)[0, ids.shape[1] :].tolist()
         completion = engine.generate([text], max_new_tokens=NEW_TOKENS)[0]
         assert list(completion.token_ids) == expected
-        assert completion.text == tokenizer.decode(expected, skip_special_tokens=True)
+        everything = [*completion.prompt_ids, *expected]
+        assert completion.prompt + completion.text == tokenizer.decode(everything, skip_special_tokens=True)
 
 
 def test_float32_logits_are_within_1e_4_of_float64(compiled):

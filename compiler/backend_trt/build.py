@@ -27,6 +27,12 @@ from compiler.ir.graph import Graph
 from compiler.trt.library import Library
 from compiler.trt.plans import PlanFiles, Plans
 
+_OTHERWISE = "leave out the pass that made the op, or build for torch: --target torch"
+_SMALLER = (
+    "give smaller sizes: --prompt-sizes first, then --capacities, --max-seq or --max-batch; "
+    "--workers 1 builds one plan at a time"
+)
+
 
 def build_plans(
     library: Library,
@@ -158,11 +164,15 @@ def _serialize(trt: Any, builder: Any, network: Any, config: Any, path: Path, gr
                 return file.write(data)
 
         done = builder.build_serialized_network_to_stream(network, config, Writer())
-    if done and path.stat().st_size:
-        return
+    if not done or not path.stat().st_size:
+        raise build_error(path.stem, graph, messages)
+
+
+def build_error(plan: str, graph: Graph, messages: Messages) -> TargetError:
+    """The error for a plan that TensorRT could not build, from what it said: naming the op and the mend."""
     named = ops_named(graph, messages.errors)
     where = f" at {named[0].kind.name} %{named[0].name} from {named[0].origin}" if named else ""
-    raise TargetError(
-        f"TensorRT could not build the plan {path.stem}{where}: {messages.text()}",
-        hint="leave out the pass that made the op, or build for torch: --target torch",
+    return TargetError(
+        f"TensorRT could not build the plan {plan}{where}: {messages.text()}",
+        hint=_SMALLER if messages.say_out_of_memory else _OTHERWISE,
     )

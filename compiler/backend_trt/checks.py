@@ -7,6 +7,7 @@ from compiler.backend_trt.options import BuildOptions
 from compiler.backend_trt.plans import PlanSpec, plan_specs
 from compiler.backend_trt.support import require_support
 from compiler.backend_trt.weights import holds_weights
+from compiler.ir.chunks import elements_per_token
 from compiler.ir.graph import Graph
 
 
@@ -31,4 +32,5 @@ def wanted_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
         widths=options.prompt_sizes,
         capacities=options.capacities,
         few=holds_weights(graph),
+        product=max(1, elements_per_token(graph, 1, 1, holds_scores=lambda op: False)),
     )

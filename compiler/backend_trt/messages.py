@@ -52,6 +52,11 @@ class Messages:
         finally:
             self._muted = False
 
+    @property
+    def say_out_of_memory(self) -> bool:
+        """Whether the errors say that TensorRT found no memory."""
+        return any(re.search(r"out ?of ?memory", error, re.IGNORECASE) for error in self.errors)
+
     def text(self) -> str:
         """The first errors."""
         return "; ".join(self.errors[:_SHOWN]) or "TensorRT gave no reason"

@@ -14,6 +14,11 @@ from compiler.ir.specialize import bind_dims
 _SLOTS = 128
 _LEAST_CAPACITY = 256
 _LEAST_WIDTH = 64
+# A wider piece is hardly faster for each of its tokens.
+_LARGEST_WIDTH = 2048
+# How many elements a mask, or an attention bias, may have in a plan whose width nobody asked for: what TensorRT needs
+# for a step, when it builds and when it runs, grows with them.
+_PRODUCT = 2**27
 # The width of prompts' pieces where there shall be few plans: more tokens at once are hardly faster for each.
 _ONE_WIDTH = 256
 # Up to this width a prefill plan gives the logits of all its tokens; a wider one those of one token a row.
@@ -51,6 +56,7 @@ def plan_specs(
     widths: Sequence[int] = (),
     capacities: Sequence[int] = (),
     few: bool = False,
+    product: int = 1,
 ) -> tuple[PlanSpec, ...]:
     """The plans of a graph with these dims.
 
@@ -61,10 +67,13 @@ def plan_specs(
     Args:
         dims: the ranges of the graph's dims.
         batches: the sizes of the batch; the largest and its eighths, down to 1, if empty.
-        widths: the numbers of tokens; the largest and its eighths, down to 64, if empty.
+        widths: the numbers of tokens; if empty, for each capacity the largest and its eighths, down to 64. The largest
+            is then 2048, or less if the graph takes no longer prompts, or if its masks would have too many elements.
         capacities: the lengths of the caches; the largest and its quarters, down to 256, if empty.
         few: whether what is empty stands for as few plans as can be, since each holds weights: two sizes of the batch,
             one width of 256 tokens at most, the largest caches.
+        product: how many elements the largest value with both `S` and `C` in its shape has for each pair of a token of
+            `S` and one of `C`: 1 for a mask, the number of heads for a bias of each head.
 
     Raises:
         TargetError: if a size is less than 1, or larger than the graph's.
@@ -73,20 +82,30 @@ def plan_specs(
         return (PlanSpec("all"),)
     largest, longest, prompt = dims["B"].max, dims["C"].max, dims["S"].max
     if few:
-        batches, widths = batches or (largest,), widths or (min(prompt, _ONE_WIDTH),)
-        capacities = capacities or (longest,)
+        batches, capacities = batches or (largest,), capacities or (longest,)
     batches = _sizes("batch", largest, [*(batches or _shares(largest, 8, 1)), 1, largest])
-    widths = _sizes("width", prompt, widths or _shares(prompt, 8, _LEAST_WIDTH))
+    widths = _sizes("width", prompt, widths) if widths else []
     capacities = _sizes("capacity", longest, [*(capacities or _shares(longest, 4, _LEAST_CAPACITY)), longest])
     slots = sorted({-(-capacity // _SLOTS) * _SLOTS for capacity in capacities})
     decode = [_plan(f"decode-b{batch}", batch, 1, length) for length in slots for batch in batches]
     prefill = [
         _plan(f"prefill-s{width}", 1, width, length)
         for length in slots
-        for width in widths
-        if 1 < width <= length or width == widths[0] > 1
+        for width in _fitting(widths or _usual_widths(prompt, product * length, few=few), length)
     ]
     return (*decode, *prefill)
+
+
+def _usual_widths(prompt: int, each: int, *, few: bool) -> list[int]:
+    """The widths of prompts' pieces, smallest first, where a mask has `each` elements for a token."""
+    fitting = max(_LEAST_WIDTH, 1 << max(1, _PRODUCT // each).bit_length() - 1)  # a power of two
+    largest = min(prompt, fitting, _ONE_WIDTH if few else _LARGEST_WIDTH)
+    return [largest] if few else _shares(largest, 8, _LEAST_WIDTH)[::-1]
+
+
+def _fitting(widths: Sequence[int], length: int) -> list[int]:
+    """Those of the widths that caches of a length hold, or else the smallest; single tokens need no such plan."""
+    return [width for width in widths if 1 < width <= length or width == widths[0] > 1]
 
 
 def _plan(name: str, batch: int, width: int, capacity: int) -> PlanSpec:

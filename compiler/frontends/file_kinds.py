@@ -40,6 +40,15 @@ def read_start(path: Path, file: str) -> bytes:
     return start
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether the file at `path` stands for one whose content was never fetched; False if there is no file."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_LFS)) == _LFS
+    except FileNotFoundError:
+        return False
+
+
 def refuse_others(start: bytes, file: str, wanted: str, *own: str) -> None:
     """CheckpointError, saying what it is, if a file that begins so is known to be of another kind than `wanted`.
 

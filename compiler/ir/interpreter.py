@@ -15,7 +15,7 @@ from torch import Tensor
 import compiler.ir.nn_evaluators
 import compiler.ir.quant_evaluators
 import compiler.ir.unpack_evaluators  # noqa: F401 - registers the evaluators
-from compiler.errors import GraphError, LlmcError
+from compiler.errors import GraphError, LlmcError, is_out_of_memory
 from compiler.ir.analysis import constant_values, last_uses
 from compiler.ir.collectives import COLLECTIVES, Communicate, alone
 from compiler.ir.dims import Affine
@@ -117,6 +117,8 @@ class Interpreter:
         except LlmcError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             raise GraphError(
                 f"the interpreter failed at {op.kind.name} %{op.name} from {op.origin}: {error}"
             ) from error

@@ -65,7 +65,8 @@ def compile_command(
         typer.Option(
             metavar="LIST",
             help="Pieces, in tokens, that TensorRT plans take prompts in by; sizes near those of the prompts waste "
-            "least. --max-input divided by 8, again and again down to 32, if not given.",
+            "least. --max-input, at most 2048, divided by 8, again and again down to 64, if not given; less for very "
+            "long caches.",
         ),
     ] = None,
     capacities: Annotated[

@@ -41,6 +41,7 @@ def ppl_command(
     dtype: Annotated[
         str | None, typer.Option(metavar="TYPE", help="What checkpoints are computed in; float32 if not given.")
     ] = None,
+    no_special_tokens: options.NoSpecialTokens = False,
     executor: Annotated[
         str, typer.Option(metavar="NAME", help="auto, torch, tensorrt, emulator or interpreter, as for llmc run.")
     ] = "auto",
@@ -77,6 +78,7 @@ def ppl_command(
             window=window,
             against=against,
             dtype=dtype,
+            add_special_tokens=not no_special_tokens,
             executor=executor,
             device=device,
             threads=threads,

@@ -12,7 +12,7 @@ from typing import ParamSpec
 
 import typer
 
-from compiler.errors import LlmcError
+from compiler.errors import LlmcError, is_out_of_memory
 from llmc.cli.options import settings
 
 P = ParamSpec("P")
@@ -59,6 +59,10 @@ def _error(error: LlmcError) -> int:
 def _bug(error: Exception) -> int:
     _traceback(error)
     text = str(error).strip().partition("\n")[0]
+    if is_out_of_memory(error):
+        print(f"error: there is not enough memory{': ' if text else ''}{text}", file=sys.stderr)
+        print("hint: end other programs, or ask for less at once: fewer or shorter sequences", file=sys.stderr)
+        return EXIT_ERROR
     print(f"error: llmc failed unexpectedly: {type(error).__name__}{': ' if text else ''}{text}", file=sys.stderr)
     if not settings.debug:
         print("hint: this is a bug in llmc; please report it with what --debug shows", file=sys.stderr)

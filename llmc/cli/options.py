@@ -59,6 +59,13 @@ Prompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", h
 PromptIds = Annotated[
     list[str] | None, typer.Option(metavar="IDS", help="A prompt as token ids, such as 1,2,3. May be repeated.")
 ]
+NoSpecialTokens = Annotated[
+    bool,
+    typer.Option(
+        "--no-special-tokens",
+        help="Encode text without the tokens that the tokenizer puts around it, such as T5's </s> behind it.",
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(metavar="N", help="How many tokens to add to each prompt.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[

@@ -34,6 +34,7 @@ def run_command(
     prompt_ids: options.PromptIds = None,
     max_new_tokens: options.MaxNewTokens = 64,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end token.")] = False,
+    no_special_tokens: options.NoSpecialTokens = False,
     json_output: options.Json = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print timings on standard error.")] = False,
     device: options.Device = "auto",
@@ -77,6 +78,9 @@ def run_command(
     if hostfile is not None and not several:
         raise typer.BadParameter(f"{engine} is an engine of one rank, which needs no hosts", param_hint="--hostfile")
     notes: list[str] = []
+    wishes: Any = {
+        "max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos, "add_special_tokens": not no_special_tokens,
+    }  # fmt: skip
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
         "verify": not no_verify, "note": notes.append,
@@ -85,12 +89,13 @@ def run_command(
     def answer(loaded: Engine) -> None:
         load_seconds = time.perf_counter() - started
         with Console(quiet=quiet, bars_only=True) as console:
-            completions = _generate(loaded, prompts, max_new_tokens, ignore_eos, console, notes)
+            completions = _generate(loaded, prompts, wishes, console, notes)
         if not quiet:
             for text in notes:
                 note(text)
         for number, completion in enumerate(completions, 1):
-            print(json.dumps(completion.to_json()) if json_output else _text(completion, number, len(completions)))
+            text = _text(completion, number, len(completions), readable=loaded.tokenizer is not None)
+            print(json.dumps(completion.to_json()) if json_output else text)
         if stats:
             print(_stats(loaded, load_seconds), file=sys.stderr)
 
@@ -103,28 +108,22 @@ def run_command(
 
 
 def _generate(
-    loaded: Engine, prompts: list[Prompt], max_new_tokens: int, ignore_eos: bool, console: Console, notes: list[str]
+    loaded: Engine, prompts: list[Prompt], wishes: Any, console: Console, notes: list[str]
 ) -> list[Completion]:
-    total, done = len(prompts) * max_new_tokens, 0
+    total, done = len(prompts) * int(wishes["max_new_tokens"]), 0
 
     def count(request: int, token: int) -> None:
         nonlocal done
         done += 1
         console("generate", done, total)
 
-    return loaded.generate(
-        prompts,
-        max_new_tokens=max_new_tokens,
-        ignore_eos=ignore_eos,
-        on_token=count if console.bars else None,
-        note=notes.append,
-    )
+    return loaded.generate(prompts, on_token=count if console.bars else None, note=notes.append, **wishes)
 
 
-def _text(completion: Completion, number: int, count: int) -> str:
-    """The prompt, as it goes on; prompts of several are numbered."""
+def _text(completion: Completion, number: int, count: int, *, readable: bool) -> str:
+    """The prompt, as it goes on: text, or ids if it is not `readable`; prompts of several are numbered."""
     prompt, text = completion.prompt, completion.text
-    if not prompt and not text:  # no tokenizer
+    if not readable:
         prompt = " ".join(map(str, completion.prompt_ids)) + " | "
         text = " ".join(map(str, completion.token_ids))
     if writes_to_terminal():

@@ -30,6 +30,7 @@ def verify_command(
     prompt_ids: options.PromptIds = None,
     prompts: Annotated[int, typer.Option(metavar="N", help="How many random prompts, if none is given.")] = 4,
     seed: Annotated[int, typer.Option(metavar="N", help="What random prompts are drawn from.")] = 0,
+    no_special_tokens: options.NoSpecialTokens = False,
     max_new_tokens: options.MaxNewTokens = 16,
     tolerance: Annotated[
         float | None,
@@ -78,6 +79,7 @@ def verify_command(
     what: Any = {
         "prompts": gather_prompts(prompt or (), (), prompt_ids or ()),
         "random": prompts, "seed": seed, "max_new_tokens": max_new_tokens, "tolerance": tolerance, "plans": plans,
+        "add_special_tokens": not no_special_tokens,
     }  # fmt: skip
     how: Any = {"executor": executor, "device": device, "threads": threads}
 

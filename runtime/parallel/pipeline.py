@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compiler.ir.mesh_stages import SEND, peer_stage
+from runtime.chunks import in_chunks
 from runtime.parallel.communicator import Communicator
 from runtime.stage import StageExecutor, StageSession
 from runtime.step import Step
@@ -70,10 +71,22 @@ class PipelineSession:
     ) -> None:
         self.batch, self.capacity = batch, capacity
         self._stage, self._stages, self._logits, self._tokens = stage, stages, logits, tokens
+        self._chunk: int | None = None
 
     def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
         """See `runtime.executor.Session.step`."""
         step = Step(token_ids, past_len, new_len, logit_pos)
+        return in_chunks(step, self._longest() if token_ids.shape[1] > 1 else 1, self._run)
+
+    def _longest(self) -> int:
+        """How many tokens of a row a step may have in every stage; the stages agree when they first need to know."""
+        if self._chunk is None:
+            shortest = torch.tensor([-self._stage.chunk], dtype=torch.int32, device=self._logits.device)
+            self._chunk = -int(self._stages.all_max(shortest))
+        return self._chunk
+
+    def _run(self, step: Step) -> Tensor:
+        token_ids, _, new_len, logit_pos = step
         size = (*logit_pos.shape, self._logits.vocabulary)
         logits = torch.zeros(size, dtype=self._logits.dtype, device=self._logits.device)
         first, last = self._stages.rank == 0, self._stages.rank == self._stages.size - 1

@@ -19,6 +19,8 @@ from runtime.tensorrt_executor.step import Chosen, Part, Results
 class TensorRTStage:
     """Sequences in progress; see `runtime.stage.StageSession`. A whole model receives and sends nothing.
 
+    Steps of any length are right: it cuts them itself, into what its plans take.
+
     Rows that get one token run together, those that get more one after the other, in pieces of which the last may be
     padded. A run over all rows writes a token into the caches of each, at the place after its past, and a padded one
     writes beyond its row's tokens: nothing attends to these, the row's next tokens overwrite them, and TensorRT drops
@@ -36,6 +38,7 @@ class TensorRTStage:
             LlmcError: if there is no memory, or TensorRT fails.
         """
         self._batch, self._capacity = batch, capacity
+        self.chunk = capacity
         self._stream, self._offers, self._inputs, self._record = stream, offers, inputs, record
         with stream.active():
             size = offers.size(batch, 1)

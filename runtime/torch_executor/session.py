@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
+from compiler.ir.chunks import chunk_length
+from compiler.ir.op import Op
+from runtime.memory import memory_for
 from runtime.rank_interface import STEP_INPUTS
 from runtime.step import Step
 from runtime.torch_executor.kernels import plan_writes
@@ -24,6 +27,7 @@ class TorchStageSession:
     """One stage's part of a batch on a `TorchExecutor`; see `runtime.stage.StageSession`.
 
     Attributes:
+        chunk: how many tokens of a row a step may have at most.
         caches: the caches, `[batch, heads, capacity, head_dim]`, in the order of the interface.
     """
 
@@ -36,16 +40,12 @@ class TorchStageSession:
         self._received = [value.name for value in interface.received]
         self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
         sizes = {"B": batch, "C": capacity}
-        try:
+        with memory_for(f"the caches of {batch} sequences of {capacity} tokens"):
             self.caches = [
                 torch.zeros(value.type.sizes(sizes), dtype=executor.held(value), device=executor.device)
                 for value in interface.caches
             ]
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            raise RequestError(
-                f"there is no memory for the caches of {batch} sequences of {capacity} tokens: {error}",
-                hint="ask for fewer sequences at a time, or build the engine with a smaller --max-seq",
-            ) from error
+        self.chunk = chunk_length(executor.graph, batch, capacity, holds_scores=self._holds_scores)
         self._shown = (0, 0, 0)
         self._views: list[Tensor] = []
 
@@ -66,8 +66,14 @@ class TorchStageSession:
         writes = plan_writes(past, new, step.token_ids.shape[1], device)
         inputs = [step[at].to(device) for at in self._used]
         arrived = [received[name] for name in self._received]
-        outputs = self._run(*inputs, *self._views, *arrived, writes)
+        with memory_for(f"a step of {len(past)} x {step.token_ids.shape[1]} tokens"):
+            outputs = self._run(*inputs, *self._views, *arrived, writes)
         return {role: outputs[at] for role, at in self._results}
+
+    def _holds_scores(self, op: Op) -> bool:
+        """Whether torch computes an attention by products that are held whole: on a GPU it does so for shared keys."""
+        q, k, *_ = (value.type for value in op.operands)
+        return self._device.type == "cuda" and q.shape[1] != k.shape[1]
 
     def _show(self, rows: slice, length: int) -> None:
         """Show the graph so much of the rows' caches as sequences of `length` tokens need."""

@@ -9,7 +9,8 @@ from safetensors import safe_open
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from compiler.backend_trt.messages import ops_named
+from compiler.backend_trt.build import build_error
+from compiler.backend_trt.messages import Messages, ops_named
 from compiler.backend_trt.support import require_support
 from compiler.errors import TargetError
 from compiler.ir.builder import Builder
@@ -52,6 +53,26 @@ def test_an_op_without_rule_is_named_with_its_module():
 def test_an_element_type_without_tensors_is_named():
     with pytest.raises(TargetError, match=r"%x is f64\[B,8\], which TensorRT does not compute in"):
         require_support(graph_of(lambda b, x: b.relu(x), DType.f64))
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        (
+            "Error Code 2: OutOfMemory (Requested size was 68719505936 bytes.)",
+            "--prompt-sizes first, then --capacities",
+        ),
+        ("Error Code 1: Cuda Runtime (out of memory)", "--prompt-sizes first, then --capacities"),
+        ("Error Code 10: Internal Error (Could not find any implementation)", "leave out the pass that made the op"),
+    ],
+)
+def test_the_mend_follows_from_what_tensorrt_says(said, mend):
+    trt = load_library("tensorrt-rtx").trt
+    messages = Messages(trt)
+    messages.logger.log(trt.ILogger.Severity.ERROR, said)
+    error = build_error("rank0.prefill-s9-c9", graph_of(lambda b, x: b.relu(x)), messages)
+    assert error.message == f"TensorRT could not build the plan rank0.prefill-s9-c9: {said}"
+    assert mend in str(error.hint)
 
 
 def test_a_refused_layer_is_mapped_back(tmp_path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
+import llmc
+from compiler.backend_trt import BuildOptions
+from compiler.backend_trt.checks import check_plans
 from compiler.backend_trt.constants import Constants
 from compiler.backend_trt.forms import apart
 from compiler.backend_trt.plans import plan_specs
@@ -123,3 +127,63 @@ def test_plans_that_hold_weights_are_few():
         "decode-b1-c512", "decode-b4-c512", "decode-b8-c512", "decode-b1-c2048", "decode-b4-c2048", "decode-b8-c2048",
         "prefill-s100-c512", "prefill-s100-c2048",
     ]  # fmt: skip
+
+
+def widths(**options):
+    """The widths of the prefill plans by the capacity that they are for."""
+    found: dict[int, list[int]] = {}
+    for spec in plan_specs(dims(8, 65536, 65536), **options):
+        if spec.sizes["S"] > 1:
+            found.setdefault(spec.sizes["C"], []).append(spec.sizes["S"])
+    return found
+
+
+def test_long_prompts_get_pieces_whose_masks_are_not_too_large():
+    assert widths() == {size: [256, 2048] for size in (4096, 16384, 65536)} | {256: [256], 1024: [256]}
+    with_a_bias_of_8_heads = {256: [256], 1024: [256], 4096: [256, 2048], 16384: [128, 1024], 65536: [256]}
+    assert widths(product=8) == with_a_bias_of_8_heads
+    assert widths(product=1024)[65536] == [64]
+    assert widths(product=8, few=True) == {65536: [256]}
+    assert widths(product=64, few=True) == {65536: [64]}
+
+
+def test_widths_that_are_given_stay():
+    assert widths(widths=[65536], capacities=[65536], product=8) == {65536: [65536]}
+
+
+@pytest.mark.parametrize(("heads", "slots"), [(8, 65536), (1, 4096), (112, 131072)])
+def test_the_mask_of_a_default_plan_has_a_bound(heads, slots):
+    for spec in plan_specs(dims(8, slots, slots), product=heads):
+        if spec.sizes["S"] > 64:
+            assert heads * spec.sizes["S"] * spec.sizes["C"] <= 2**27
+
+
+def long_model(kind):
+    """A checkpoint's config for 65,536 tokens: with a bias for each of 8 heads, or with rotary positions."""
+    if kind == "mpt":
+        sizes = {"d_model": 64, "n_heads": 8, "n_layers": 1, "max_seq_len": 65536, "attn_config": {"alibi": True}}
+        return {"model_type": "mpt", "vocab_size": 97, "torch_dtype": "float16", **sizes}
+    sizes = {"hidden_size": 64, "num_attention_heads": 8, "num_hidden_layers": 1, "intermediate_size": 64}
+    return {
+        "model_type": "gpt_neox",
+        "vocab_size": 97,
+        "torch_dtype": "float16",
+        "max_position_embeddings": 65536,
+    } | sizes
+
+
+@pytest.mark.parametrize(("kind", "width"), [("mpt", 256), ("gpt_neox", 2048)])
+def test_what_a_graph_holds_decides_how_wide_its_plans_are(tmp_path, kind, width):
+    (tmp_path / "config.json").write_text(json.dumps(long_model(kind)))
+    graph = llmc.optimize(llmc.lift(tmp_path, dummy_weights=True), "merge-linears,fuse-attention,cleanup").graph
+    specs = check_plans(graph, BuildOptions())
+    assert max(spec.sizes["S"] for spec in specs if spec.sizes["C"] == 65536) == width
+
+
+@pytest.mark.parametrize("kind", ["mpt", "gpt_neox"])
+def test_a_model_of_long_sequences_builds_with_the_defaults(tmp_path, kind):
+    (tmp_path / "config.json").write_text(json.dumps(long_model(kind)))
+    build = BuildOptions(capacities=(65536,), reuse=False)
+    place = tmp_path / "engine"
+    compiled = llmc.compile(tmp_path, place, target="tensorrt-rtx", max_batch=1, dummy_weights=True, build=build)
+    assert any(name.startswith("prefill") for name in compiled.plans["tensorrt-rtx"])

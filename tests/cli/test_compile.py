@@ -82,7 +82,7 @@ def test_a_config_alone_compiles_with_dummy_weights(checkpoint: Path, tmp_path: 
             path.unlink()
     result = llmc("compile", checkpoint, "-o", tmp_path / "engine", "--dummy-weights")
     assert result.status == 0, result.err
-    assert "note: checkpoint has no tokenizer" in result.err
+    assert "note: the engine has no tokenizer: its checkpoint had none; put tokenizer.json" in result.err
     arguments = ("run", tmp_path / "engine", "--max-new-tokens", 3, "--json")
     llmc(*arguments, "--prompt", "text").failed("prompt 1 is text, but the engine has no tokenizer", "--prompt-ids")
     completion = json.loads(llmc(*arguments, "--prompt-ids", "1,2,3").out)

@@ -90,6 +90,12 @@ def test_the_window_is_what_the_engine_takes(engine: Path, text: Path) -> None:
     assert json.loads(result.out)["nll"] == pytest.approx(nll("gptneox-tiny", 64)[0], rel=1e-5)
 
 
+def test_tokens_around_the_text_can_be_left_out(metaspace_engine: Path, text: Path) -> None:
+    text.write_text("the list w7")
+    assert ppl(metaspace_engine, "--text", text)["tokens"] == 3
+    assert ppl(metaspace_engine, "--text", text, "--no-special-tokens")["tokens"] == 2
+
+
 def test_two_models_are_compared(engine: Path, text: Path) -> None:
     same = ppl(engine, "--text", text, "--against", EXAMPLES / "gptneox-tiny")
     assert same["kl"] == pytest.approx(0, abs=1e-6)

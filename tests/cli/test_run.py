@@ -41,7 +41,7 @@ def test_tokens_are_those_of_transformers(engine: Path) -> None:
         assert completion["prompt"] == text
         assert completion["prompt_ids"] == ids["input_ids"][0].tolist()
         assert completion["token_ids"] == expected
-        assert completion["text"] == tokenizer.decode(expected, skip_special_tokens=True)
+        assert text + completion["text"] == tokenizer.decode([*completion["prompt_ids"], *expected])
 
 
 def test_batching_and_order_change_nothing(engine: Path) -> None:
@@ -91,6 +91,31 @@ def test_an_end_token_stops_and_is_kept_among_the_ids(engine: Path, tmp_path: Pa
     assert (completion["token_ids"], completion["finish_reason"]) == (ended, "stop")
     [ignored] = run(tmp_path / "engine", "--prompt", PROMPTS[0], "--max-new-tokens", 6, "--ignore-eos")
     assert ignored == free
+
+
+def test_with_a_metaspace_tokenizer_the_space_before_the_first_new_word_is_kept(metaspace_engine: Path) -> None:
+    arguments = ("--max-new-tokens", 4, "--ignore-eos", "--no-special-tokens")
+    [by_text, by_ids] = run(metaspace_engine, "--prompt", "the list", "--prompt-ids", "1,2", *arguments)
+    assert by_text == by_ids
+    assert (by_text["prompt"], by_text["prompt_ids"]) == ("the list", [1, 2])
+    words = ["", "the", "list", *(f"w{i}" for i in range(3, 1023))]
+    assert by_text["text"] == "".join(" " + words[i] for i in by_text["token_ids"])
+    shown = llmc("run", metaspace_engine, "--prompt", "the list", *arguments).out
+    assert shown == f"the list{by_text['text']}\n"
+
+
+def test_an_end_token_that_the_tokenizer_puts_behind_prompts_is_noted_and_can_be_left_out(
+    metaspace_engine: Path,
+) -> None:
+    arguments = ("run", metaspace_engine, "--prompt", "the list", "--prompt", "w7", "--max-new-tokens", 2, "--json")
+    given = llmc(*arguments)
+    assert [json.loads(line)["prompt_ids"] for line in given.out.splitlines()] == [[1, 2, 1023], [7, 1023]]
+    [note] = given.err.splitlines()
+    assert note.startswith("note: the tokenizer ends every prompt with '<end>'")
+    assert "--no-special-tokens" in note
+    plain = llmc(*arguments, "--no-special-tokens")
+    assert [json.loads(line)["prompt_ids"] for line in plain.out.splitlines()] == [[1, 2], [7]]
+    assert plain.err == ""
 
 
 def test_new_tokens_beyond_the_engines_room_are_noted(engine: Path) -> None:

@@ -183,3 +183,10 @@ def test_another_vocabulary_cannot_be_compared(engine: Path, checkpoint: Path) -
     assert llmc("compile", checkpoint, "-o", other, "--dummy-weights", "-q").status == 0
     result = llmc("verify", engine, "--against", other, "-q")
     result.failed("has a vocabulary of 1024 tokens and", "the checkpoint that it was compiled from")
+
+
+def test_prompts_can_do_without_the_tokens_around_them(metaspace_engine: Path) -> None:
+    arguments = ("verify", metaspace_engine, "--prompt", "the list", "--max-new-tokens", 2, "--json")
+    for flags, count in (((), 3), (("--no-special-tokens",), 2)):
+        [run] = json.loads(llmc(*arguments, *flags).out)["runs"]
+        assert run["prompt_tokens"] == count

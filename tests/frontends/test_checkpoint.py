@@ -153,9 +153,13 @@ def test_a_folder_of_another_name_is_no_file_of_weights(single, folder):
     assert same_weights(weights_of(lift_folder(folder)), weights_of(lift_folder(single)))
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "quantize_config.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "quantize_config.json", "model.safetensors.index.json"]
+)
 def test_a_pointer_to_a_file_that_was_never_fetched(folder, name):
     path = folder / name
+    if name.endswith("index.json"):
+        (folder / "model.safetensors").unlink()
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
 
     def read_all() -> None:

@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import tensor
 
+import llmc
+from compiler.ir import chunks
+from compiler.ir.mesh import mesh_of, rank_graph
+from compiler.ir.virtual_ranks import VirtualRanks
 from llmc.comparing import Reference, compare
 from llmc.tolerance import logits_tolerance
 from llmc.trials import Recorder, Trial
 from runtime.requests import Request
+from tests.cli.llmc_command import EXAMPLES
 
 INF, NAN = math.inf, math.nan
 
@@ -86,3 +91,25 @@ def test_tolerances_grow_with_depth_and_coarseness(dtype, low, high):
     assert low < logits_tolerance(dtype, 4) < logits_tolerance(dtype, 32) < high
     assert logits_tolerance("bfloat16", 4) == pytest.approx(8 * logits_tolerance("float16", 4))
     assert torch.finfo(torch.float16).eps < logits_tolerance("float16", 1)
+
+
+@pytest.mark.parametrize(("model", "passes"), [("gptneox-tiny", "cleanup"), ("mpt-tiny", "tp=2,pp=2,cleanup")])
+def test_a_long_text_is_interpreted_in_chunks(monkeypatch, model, passes):
+    graph = llmc.optimize(llmc.lift(EXAMPLES / model, max_batch=1, max_seq=64), f"dtype=float32,{passes}").graph
+    graphs = [rank_graph(graph, rank) for rank in range(mesh_of(graph).size)]
+    prompt, tokens = list(range(1, 41)), [5, 6, 7, 8]
+    whole = Reference(*graphs).logits(prompt, tokens)
+    steps = []
+    call = VirtualRanks.__call__
+
+    def counted(self, inputs, states):
+        steps.append(inputs["token_ids"].shape[1])
+        return call(self, inputs, states)
+
+    monkeypatch.setattr(VirtualRanks, "__call__", counted)
+    monkeypatch.setattr(chunks, "BUDGET", 43 * 4 * 10)
+    cut = Reference(*graphs).logits(prompt, tokens)
+    assert sum(steps) == 43
+    assert len(steps) > 1
+    assert cut.shape == (4, 1024)
+    torch.testing.assert_close(cut, whole, rtol=1e-4, atol=2e-4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compiler.errors import EngineError
-from runtime.manifest import SCHEMA, checksum
+from runtime.manifest import SCHEMA, NoTokenizer, checksum
 from runtime.manifest_reading import is_engine, read_manifest
 from tests.runtime.engines import MANIFEST, write_engine
 
@@ -47,6 +47,13 @@ def test_capabilities_are_read_back(engine: Path) -> None:
     assert read_manifest(engine).capabilities == ("8.9", "12.0")
 
 
+def test_why_there_is_no_tokenizer_is_read_back_and_may_be_missing(engine: Path) -> None:
+    edit(engine, lambda m: m.update(no_tokenizer={"reason": "there was none", "mend": "give one"}))
+    assert read_manifest(engine).no_tokenizer == NoTokenizer("there was none", "give one")
+    edit(engine, lambda m: m.pop("no_tokenizer"))
+    assert read_manifest(engine).no_tokenizer is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -58,6 +65,7 @@ def test_capabilities_are_read_back(engine: Path) -> None:
         (lambda m: m.update(mesh=[]), "the key 'mesh' is []; it must be an object"),
         (lambda m: m["tokens"].update(eos=["</s>"]), "the key 'tokens.eos' is ['</s>']; it must be a list of integers"),
         (lambda m: m.update(capabilities=[8.9]), "the key 'capabilities' is [8.9]; it must be a list of strings"),
+        (lambda m: m.update(no_tokenizer={"reason": 1}), "the key 'no_tokenizer.reason' is 1; it must be a string"),
         (lambda m: m["model"].pop("vocab_size"), "the key 'model.vocab_size' is missing"),
         (lambda m: m["dims"].update(B=[1, 2]), "the key 'dims.B' must be [min, opt, max]"),
         (lambda m: m.update(tokenizer="../tokenizer.json"), "names the file '../tokenizer.json', which is none of its"),

@@ -10,6 +10,8 @@ from compiler.errors import EngineError, RequestError, TargetError
 from compiler.frontends import Limits, lift, open_checkpoint
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.torch_types import to_torch
+from llmc.opt import optimize
+from runtime.interpreter_executor import InterpreterExecutor
 from runtime.torch_executor import TorchExecutor
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
@@ -52,6 +54,54 @@ def test_ragged_steps_agree_with_the_interpreter(engine):
         torch.testing.assert_close(found[active], expected.pop("logits")[active], rtol=1e-4, atol=2e-4)
         states = expected
         past = past + new
+
+
+@pytest.mark.parametrize("make", [TorchExecutor, InterpreterExecutor])
+def test_a_long_prompt_runs_in_chunks(engine, make):
+    graph, executor = engine
+    # What is rounded to 16 bits between ops may be rounded otherwise.
+    runner = executor if make is TorchExecutor else InterpreterExecutor(optimize(graph, "dtype=float32").graph)
+    whole, cut = runner.open(batch=2, capacity=64), runner.open(batch=2, capacity=64)
+    assert whole.stage.chunk == 64
+    cut.stage.chunk = 7
+    generator = torch.Generator().manual_seed(0)
+    past = i32(0, 0)
+    for counts in ([30, 17], [1, 20], [9, 0]):
+        new = i32(*counts)
+        ids = torch.randint(1, 1000, (2, max(counts)), generator=generator, dtype=torch.int32)
+        wanted = torch.stack(((new - 1).clamp(min=0), new // 2), 1)
+        expected, found = (session.step(ids, past, new, wanted).clone() for session in (whole, cut))
+        active = new > 0
+        torch.testing.assert_close(found[active], expected[active], rtol=1e-4, atol=2e-4)
+        past = past + new
+
+
+def test_a_step_without_memory_is_an_error_that_the_user_can_mend(engine, monkeypatch):
+    _, executor = engine
+    session = executor.open(batch=1, capacity=64)
+
+    def no_memory(*inputs, **options):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(session.stage, "_run", no_memory)
+    with pytest.raises(RequestError, match=r"no memory for a step of 1 x 3 tokens: .*can't allocate memory") as raised:
+        session.step(i32([1, 2, 3]), i32(0), i32(3), i32([2]))
+    assert "shorter prompts" in str(raised.value.hint)
+    monkeypatch.setattr(torch, "zeros", no_memory)
+    with pytest.raises(RequestError, match="no memory for the caches of 4 sequences of 100 tokens"):
+        executor.open(4, 100)
+
+
+def test_the_interpreter_says_that_memory_is_missing(engine, monkeypatch):
+    _, executor = engine
+    session = InterpreterExecutor(executor.graph).open(1, 64)
+
+    def no_memory(*inputs, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(torch.Tensor, "to", no_memory)
+    with pytest.raises(RequestError, match="no memory for a step of 1 x 2 tokens: MemoryError"):
+        session.step(i32([1, 2]), i32(0), i32(2), i32([1]))
 
 
 def test_a_slot_can_be_used_again(engine):

@@ -12,8 +12,10 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.mesh import rank_graph
 from compiler.ir.torch_types import to_torch
 from runtime.interpreter_executor import InterpreterExecutor
+from runtime.parallel.pipeline import LogitsType, PipelineSession
 from runtime.step import Step
 from runtime.torch_executor import TorchExecutor
+from runtime.torch_executor.session import TorchStageSession
 from tests.torch_executor.thread_ranks import run_ranks
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
@@ -93,6 +95,36 @@ def test_ranks_with_16_bit_weights_agree_with_the_interpreter(tmp_path, dtype, e
     found = run_ranks(2, 1, work)
     assert torch.equal(found[0], found[1])
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("family", ["gptneox", "mpt"])
+def test_a_long_prompt_runs_in_the_same_chunks_on_all_stages(tmp_path, family):
+    emit_torch(graph_of(family, "dtype=float32,tp=2,pp=2,merge-linears,fuse-attention,cleanup"), tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, 1000, (2, 20), generator=generator, dtype=torch.int32)
+    step = (ids, i32(0, 0), i32(20, 9), i32([19, 3], [8, 0]))
+    lengths = []
+
+    class Session(TorchStageSession):
+        def step(self, rows, step, received):
+            lengths.append(step.token_ids.shape[1])
+            return super().step(rows, step, received)
+
+    def logits(chunk):
+        def run(world, tp, pp):
+            stage = TorchExecutor.load(tmp_path / f"rank{world.rank}.ir", device="cpu", group=tp)
+            session = Session(stage, 2, 64)
+            session.chunk = chunk + pp.rank
+            return PipelineSession(session, pp, LogitsType(1024, torch.float32), 2, 64, tokens=256).step(*step)
+
+        return run_ranks(2, 2, run)[0]
+
+    expected = logits(100)
+    assert set(lengths) == {20}
+    lengths.clear()
+    found = logits(6)
+    assert set(lengths) == {6, 2}
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4)
 
 
 def test_a_stage_opens_as_a_stage_only(tmp_path):

@@ -19,7 +19,7 @@ from compiler.ir.interpreter import Interpreter, Observer, bind_inputs
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import eliminate_dead
 from compiler.passes.quant.segments import needed_ops, split_ops, used_names
-from compiler.passes.quant.steps import BATCH, step_inputs
+from compiler.passes.quant.steps import batch_size, memory_for, step_inputs
 from compiler.passes.quant.stops import Stop
 
 Report = Callable[[int, int], None]
@@ -69,8 +69,7 @@ class Walk:
         self.device = device
         self.progress = progress
         self.observers = observers
-        limit = graph.dims["B"].max if "B" in graph.dims else BATCH
-        self.batches = [step_inputs(graph, ids) for ids in windows.split(min(BATCH, limit))]
+        self.batches = [step_inputs(graph, ids) for ids in windows.split(batch_size(graph, windows.shape[1]))]
         self.constant = constant_values(graph)
         self.replaced: dict[str, Tensor] = {}
 
@@ -109,7 +108,8 @@ class Walk:
             values.update(constants)
             for op, dead in zip(ops, dead_after, strict=True):
                 operands = self._operands(op, values)
-                results = interpreter.evaluate(op, operands, sizes)
+                with memory_for(*inputs["token_ids"].shape):
+                    results = interpreter.evaluate(op, operands, sizes)
                 values.update((value.name, tensor) for value, tensor in zip(op.results, results, strict=True))
                 for observer in self.observers:
                     observer(op, operands, results)

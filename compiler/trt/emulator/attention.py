@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from compiler.ir.chunks import BUDGET
 from compiler.trt.emulator.memory import widen
 from compiler.trt.emulator.table import Call, emulates
 from compiler.trt.record import LayerRecord, NetworkRecord
@@ -106,19 +107,36 @@ def attention(call: Call) -> Tensor:
     the keys from its length on rather than to those before it, and to all of them if there is a mask too.
     """
     q, k, v, mask = call.tensor(0), call.tensor(1), call.tensor(2), call.optional(3)
-    (batch, heads, queries, size), (_, groups, keys, _) = q.shape, k.shape
+    (batch, heads, queries, _), keys = q.shape, k.shape[2]
     if q.is_meta:
         return q.new_empty(batch, heads, queries, v.shape[3], dtype=torch.float32)
-    rows = heads // groups * queries
-    scores = (widen(q).reshape(batch, groups, rows, size) @ widen(k).mT).reshape(batch, heads, queries, keys)
     kind = call.param("causal_kind")
-    keep = None if kind == "NONE" else _causal(kind, queries, keys)
-    if mask is not None and mask.dtype == torch.bool:
-        keep = mask
-    elif mask is not None:
+    if mask is None and kind != "NONE":
+        mask = _causal(kind, queries, keys)[None, None]
+    normalize = call.param("norm_op") == "SOFTMAX"
+    k, v = widen(k), widen(v)
+    # As many queries at a time as keep the scores small.
+    length = max(1, BUDGET // (batch * heads * keys))
+    parts = [
+        _attend(widen(q[:, :, rows]), k, v, _of_queries(mask, rows), normalize=normalize)
+        for rows in (slice(start, start + length) for start in range(0, queries, length))
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _of_queries(mask: Tensor | None, rows: slice) -> Tensor | None:
+    return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, normalize: bool) -> Tensor:
+    (batch, heads, queries, size), (_, groups, keys, _) = q.shape, k.shape
+    rows = heads // groups * queries
+    scores = (q.reshape(batch, groups, rows, size) @ k.mT).reshape(batch, heads, queries, keys)
+    keep = mask if mask is not None and mask.dtype == torch.bool else None
+    if mask is not None and keep is None:
         scores = scores + widen(mask)
-    weights = _weights(scores, keep, normalize=call.param("norm_op") == "SOFTMAX")
-    return (weights.reshape(batch, groups, rows, keys) @ widen(v)).reshape(batch, heads, queries, v.shape[3])
+    weights = _weights(scores, keep, normalize=normalize)
+    return (weights.reshape(batch, groups, rows, keys) @ v).reshape(batch, heads, queries, v.shape[3])
 
 
 def _weights(scores: Tensor, keep: Tensor | None, *, normalize: bool) -> Tensor:

@@ -73,12 +73,12 @@ def scalars(world: World) -> None:
 
 
 def generate(world: World, *meshes: str) -> None:
-    """Generate over each of the meshes, `TPxPP`; what each gave is printed."""
+    """Generate over each of the meshes, `TPxPP`, each stage with its own length of chunks; print what each gave."""
     results = []
     for mesh in meshes:
         tp, pp = map(int, mesh.split("x"))
         groups = form_groups(world.comm, tp=tp)
-        toy = ToyStage(groups.pp.rank, pp, groups.tp)
+        toy = ToyStage(groups.pp.rank, pp, groups.tp, chunk=4 - groups.pp.rank % 3)
         drive(world, PipelineExecutor(toy, groups.pp, LOGITS, tokens=2), lambda e: results.append(tokens(e)))
         sizes = {rows.stop - rows.start for rows in toy.rows}
         assert sizes == ({3} if pp == 1 else {1, 3}), sizes

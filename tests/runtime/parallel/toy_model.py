@@ -33,8 +33,8 @@ class ToyStage:
 
     name = "toy"
 
-    def __init__(self, stage: int, stages: int, tp: Communicator) -> None:
-        self.stage, self.stages, self.tp = stage, stages, tp
+    def __init__(self, stage: int, stages: int, tp: Communicator, chunk: int = 100) -> None:
+        self.stage, self.stages, self.tp, self.chunk = stage, stages, tp, chunk
         self.layers = range(LAYERS * stage // stages, LAYERS * (stage + 1) // stages)
         self.rows: list[slice] = []
 
@@ -44,7 +44,7 @@ class ToyStage:
 
 class ToySession:
     def __init__(self, toy: ToyStage, batch: int, capacity: int) -> None:
-        self.toy = toy
+        self.toy, self.chunk = toy, toy.chunk
         self.caches = torch.full((len(toy.layers), batch, capacity), torch.nan)
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> dict[str, Tensor]:
@@ -55,6 +55,7 @@ class ToySession:
 
     def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         token_ids, past_len, new_len, logit_pos = step
+        assert token_ids.shape[1] <= self.chunk
         self.toy.rows.append(rows)
         stage, last = self.toy.stage, self.toy.stages - 1
         hidden = received[f"recv.{stage - 1}.hidden"] if stage else token_ids.float()

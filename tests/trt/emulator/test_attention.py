@@ -170,6 +170,20 @@ def test_attention(kv_heads, kind, dtype):
     near(evaluate("ATTENTION", [q, k, v], dtype, q.shape, **params(kind)), exact, dtype)
 
 
+@pytest.mark.parametrize(
+    ("kind", "mask"), [("NONE", None), ("UPPER_LEFT", None), ("LOWER_RIGHT", None), ("NONE", "bool"), ("NONE", "added")]
+)
+def test_queries_are_taken_some_at_a_time_where_their_scores_would_be_many(monkeypatch, kind, mask):
+    q, k, v = random("FLOAT", 2, 4, 7, 8), random("FLOAT", 2, 2, 9, 8), random("FLOAT", 2, 2, 9, 8)
+    seen = torch.rand(2, 1, 7, 9, generator=torch.Generator().manual_seed(1)) < 0.7
+    given = {None: [], "bool": [seen], "added": [torch.where(seen, 0.5, -1.5)]}[mask]
+    whole = evaluate("ATTENTION", [q, k, v, *given], "FLOAT", q.shape, **params(kind))
+    for budget in (1, 2 * 4 * 9 * 3):
+        monkeypatch.setattr("compiler.trt.emulator.attention.BUDGET", budget)
+        parts = evaluate("ATTENTION", [q, k, v, *given], "FLOAT", q.shape, **params(kind))
+        torch.testing.assert_close(parts, whole)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 4), (2, 4)])
 def test_masks(shape, dtype):
