@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
-from compiler.passes import Pass, load_plugin, parse_pipeline, run_pipeline
+from compiler.passes import Pass, parse_pipeline, run_pipeline
 from compiler.passes.pipeline import pass_name
 from llmc.progress import Progress
 
@@ -31,12 +31,6 @@ class Rewritten:
     timings: Mapping[str, float]
     canonical: str
     explanation: str
-
-
-def load_plugins(plugins: Sequence[str | Path]) -> None:
-    """Import Python files that register passes or ops; PassError if one cannot be."""
-    for plugin in plugins:
-        load_plugin(plugin)
 
 
 def compose(passes: str, dtype: str | None) -> tuple[Pass, ...]:

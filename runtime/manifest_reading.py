@@ -20,6 +20,7 @@ from runtime.manifest import (
     SpecialTokens,
     checksum,
 )
+from runtime.used_plugins import UsedPlugin
 
 _AGAIN = "compile the engine again, or copy it again from where it came"
 
@@ -119,6 +120,7 @@ def _manifest(fields: Fields) -> Manifest:
         },
         capabilities=fields.string_list("capabilities"),
         fidelity=fields.section("fidelity").values,
+        plugins=tuple(map(UsedPlugin.read, fields.sections("plugins"))) if "plugins" in fields.values else (),
     )
     fields.section("model").integer("vocab_size", 1)
     _check_files(manifest, fields)

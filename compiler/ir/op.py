@@ -22,6 +22,7 @@ from compiler.ir.frozen import EMPTY, FrozenDict
 from compiler.ir.suggest import did_you_mean
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
+from compiler.plugins import Registry, broken_hint
 
 Attr = int | float | bool | str | DType | Dim | TensorRef | tuple["Attr", ...]
 ResultTypes = TensorType | tuple[TensorType, ...]
@@ -153,7 +154,8 @@ def _normal(value: Any) -> Attr:
 # Type rules are pure, and a model repeats few distinct types; the bound only guards against unusual use.
 _MEMO_LIMIT = 4096
 
-_REGISTRY: dict[str, OpKind] = {}
+OPS = Registry[OpKind]("the op {!r} exists already", GraphError)
+"""All kinds of operation."""
 
 
 def op(rule: Callable[..., ResultTypes]) -> OpKind:
@@ -163,8 +165,6 @@ def op(rule: Callable[..., ResultTypes]) -> OpKind:
         GraphError: if the name is taken.
     """
     name = rule.__name__.rstrip("_")
-    if name in _REGISTRY and _REGISTRY[name].rule.__module__ != rule.__module__:
-        raise GraphError(f"the op {name!r} exists already, defined in {_REGISTRY[name].rule.__module__}")
     hints = get_type_hints(rule)
     parameters = inspect.signature(rule).parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -178,24 +178,26 @@ def op(rule: Callable[..., ResultTypes]) -> OpKind:
         attributes={p.name: hints[p.name] for p in keyword},
         defaults={p.name: p.default for p in keyword if p.default is not p.empty},
     )
-    _REGISTRY[name] = kind
+    OPS.add(name, kind, rule)
     return kind
 
 
 def op_kind(name: str) -> OpKind:
     """The kind of that name; GraphError with a suggestion if there is none."""
-    try:
-        return _REGISTRY[name]
-    except KeyError:
+    kind = OPS.find(name)
+    if kind is None:
         raise GraphError(
-            f"there is no op {name!r}{did_you_mean(name, _REGISTRY)}",
-            hint="an op of your own must be imported before a graph uses it (on the command line: --plugin FILE.py)",
-        ) from None
+            f"there is no op {name!r}{did_you_mean(name, OPS)}",
+            hint=broken_hint(
+                "an op of your own must be imported before a graph uses it (on the command line: --plugin FILE.py)"
+            ),
+        )
+    return kind
 
 
 def op_kinds() -> Iterator[OpKind]:
     """All kinds, by name."""
-    return iter(sorted(_REGISTRY.values(), key=lambda kind: kind.name))
+    return iter(sorted(OPS.values(), key=lambda kind: kind.name))
 
 
 @dataclass(frozen=True, slots=True)

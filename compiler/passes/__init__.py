@@ -14,11 +14,11 @@ from compiler.passes.merge_linears import MergeLinears, merge_linears
 from compiler.passes.options import Option
 from compiler.passes.parallel import PipelineParallel, SplitEmbedding, TensorParallel
 from compiler.passes.pipeline import PassRun, PipelineResult, apply_pass, run_pipeline
-from compiler.passes.plugins import load_plugin
 from compiler.passes.protocol import Pass
 from compiler.passes.quant import Quantize
 from compiler.passes.registry import PassInfo, describe_passes, find_pass
 from compiler.passes.registry import register as register_pass
+from compiler.plugins import load_file as load_plugin
 
 __all__ = [
     "ChangeDType",

@@ -35,7 +35,7 @@ def opt_command(
     from llmc.opt import write_optimized
 
     graph = llmc.read_graph(file)
-    optimized = llmc.optimize(graph, passes, dump_ir=dump_ir, plugins=plugin or (), explain=explain)
+    optimized = llmc.optimize(graph, passes, dump_ir=dump_ir, explain=explain)
     print(optimized.explanation, end="", file=sys.stderr)
     write_optimized(optimized.graph, output)
     if not quiet and output is not None:

@@ -26,6 +26,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.quant_evaluators import dequantize
 from compiler.ir.torch_types import to_torch
+from compiler.plugins import Registry
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.torch_executor import kernels
 from runtime.torch_executor.linear import Linear
@@ -108,15 +109,16 @@ class Lowering:
 
 
 Rule = Callable[[Lowering, Op], str]
-_RULES: dict[str, Rule] = {}
+RULES = Registry[Rule]("the op {!r} has a rule of the torch executor already", TargetError)
+"""The rules, by the kind of op."""
 
 
 def lowers(*kinds: str) -> Callable[[Rule], Rule]:
-    """Decorator: the function gives the expression for ops of these kinds."""
+    """Decorator: the function gives the expression for ops of these kinds; TargetError if one has a rule already."""
 
     def register(rule: Rule) -> Rule:
         for kind in kinds:
-            _RULES[kind] = rule
+            RULES.add(kind, rule, rule)
         return rule
 
     return register
@@ -147,7 +149,7 @@ def lower(
     for op, dead in zip(graph.ops, last_uses(graph, keep=state.constant | packed.keys()), strict=True):
         if op.results[0].name in state.constant or op.results[0].name in packed:
             continue
-        rule = _RULES.get(op.kind.name)
+        rule = RULES.find(op.kind.name)
         if rule is None:
             raise TargetError(
                 f"the torch executor cannot run {op.kind.name} %{op.name} from {op.origin}",

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from compiler.passes import describe_passes
-from tests.passes.checks import forgotten_passes
+from tests.registrations import forgotten
 
 GUIDE = Path(__file__).parents[2] / "docs" / "passes.md"
 
@@ -14,7 +14,7 @@ def test_the_guides_code_runs() -> None:
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     assert len(blocks) > 5
     scope = {"__name__": "guide"}
-    with forgotten_passes():
+    with forgotten():
         for block in blocks:
             # Blank lines in front, so that a traceback has the line of the guide.
             lines = "\n" * text[: block.start(1)].count("\n")
