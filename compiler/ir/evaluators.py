@@ -44,6 +44,8 @@ class Evaluator(NamedTuple):
 
 EVALUATORS = Registry[Evaluator]("the op {!r} has an evaluator already", GraphError)
 """The evaluators, by the kind of op."""
+EVALUATOR_DECORATOR = f"{__name__}.evaluates"
+"""What registers an evaluator, as messages call it."""
 
 
 def evaluates(
@@ -58,13 +60,13 @@ def evaluates(
     return register
 
 
-def evaluator(kind: str) -> Evaluator:
-    """The evaluator of `kind`; GraphError if there is none."""
+def evaluator(kind: str, where: str = "") -> Evaluator:
+    """The evaluator of `kind`; GraphError, saying where, if there is none."""
     found = EVALUATORS.find(kind)
     if found is None:
         raise GraphError(
-            f"the interpreter does not know the op {kind!r}",
-            hint=broken_hint(f"register its meaning: @compiler.ir.evaluators.evaluates({kind!r})"),
+            f"the interpreter does not know the op {kind!r}{where}",
+            hint=broken_hint(f"register its meaning: @{EVALUATOR_DECORATOR}({kind!r})"),
         )
     return found
 

@@ -110,7 +110,7 @@ class Interpreter:
             if op.kind.name == "const":
                 results: Any = read_tensor(op.attrs["data"], self.graph.root).to(self.device)
             else:
-                rule = evaluator(op.kind.name)
+                rule = evaluator(op.kind.name, f", which %{op.name} from {op.origin} is")
                 given = operands if rule.exact else [self._widened(tensor) for tensor in operands]
                 steps = {"rounding": lambda x: self._widened(self._typed(x, op.result))} if rule.stepwise else {}
                 results = rule.compute(op.attrs, sizes, *given, **steps)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.quant_evaluators import dequantize
 from compiler.ir.torch_types import to_torch
-from compiler.plugins import Registry
+from compiler.plugins import Registry, broken_hint
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.torch_executor import kernels
 from runtime.torch_executor.linear import Linear
@@ -111,6 +111,8 @@ class Lowering:
 Rule = Callable[[Lowering, Op], str]
 RULES = Registry[Rule]("the op {!r} has a rule of the torch executor already", TargetError)
 """The rules, by the kind of op."""
+RULE_DECORATOR = f"{__name__}.lowers"
+"""What registers a rule, as messages call it."""
 
 
 def lowers(*kinds: str) -> Callable[[Rule], Rule]:
@@ -122,6 +124,12 @@ def lowers(*kinds: str) -> Callable[[Rule], Rule]:
         return rule
 
     return register
+
+
+def running_ops(graph: Graph) -> Iterator[Op]:
+    """The ops that a step runs: neither constants, nor what dequantizes them where they are multiplied by."""
+    idle = stored_values(graph) | packed_weights(graph).keys()
+    return (op for op in graph.ops if op.results[0].name not in idle)
 
 
 def lower(
@@ -146,14 +154,17 @@ def lower(
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]
     state.lines.extend(_size_lines(graph, state))
+    running = {op.name for op in running_ops(graph)}
     for op, dead in zip(graph.ops, last_uses(graph, keep=state.constant | packed.keys()), strict=True):
-        if op.results[0].name in state.constant or op.results[0].name in packed:
+        if op.name not in running:
             continue
         rule = RULES.find(op.kind.name)
         if rule is None:
             raise TargetError(
                 f"the torch executor cannot run {op.kind.name} %{op.name} from {op.origin}",
-                hint="rewrite it into other ops with a pass, or add a rule: runtime.torch_executor.lowering.lowers",
+                hint=broken_hint(
+                    f"rewrite it into other ops with a pass, or register @{RULE_DECORATOR}({op.kind.name!r})"
+                ),
             )
         expression = rule(state, op)
         state.lines.append(f"{', '.join(state.ref(value) for value in op.results)} = {expression}")
