@@ -7,6 +7,7 @@ from compiler.frontends.lifting import Lifting
 from compiler.frontends.limits import Limits
 from compiler.frontends.registry import family_of
 from compiler.ir.graph import Graph
+from compiler.plugins import blamed
 
 
 def lift(checkpoint: Checkpoint, *, limits: Limits | None = None) -> Graph:
@@ -21,8 +22,10 @@ def lift(checkpoint: Checkpoint, *, limits: Limits | None = None) -> Graph:
     Raises:
         ConfigError: if the model, or one of its variants, is not supported, or the limits do not fit it.
         CheckpointError: if the weights are damaged, or not those that the config describes.
+        PluginError: if the frontend of a family that is not llmc's own raises anything else.
     """
     family = family_of(checkpoint.config)
     lifting = Lifting(family.name, checkpoint, limits or Limits())
-    family.lift(lifting)
+    with blamed(family.lift, f"the frontend of {family.name!r}"):
+        family.lift(lifting)
     return lifting.graph()

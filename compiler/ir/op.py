@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, get_type_hints
 
-from compiler.errors import GraphError
+from compiler.errors import GraphError, PluginError
 from compiler.ir.dims import Dim
 from compiler.ir.dtypes import DType
 from compiler.ir.frozen import EMPTY, FrozenDict
 from compiler.ir.suggest import did_you_mean
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
-from compiler.plugins import Registry, broken_hint
+from compiler.plugins import Registry, blame, broken_hint, place_of
 
 Attr = int | float | bool | str | DType | Dim | TensorRef | tuple["Attr", ...]
 ResultTypes = TensorType | tuple[TensorType, ...]
@@ -141,7 +141,15 @@ class OpKind:
         except GraphError as error:
             given = ", ".join(map(str, operands))
             raise GraphError(f"{self.name}({given}): {error.message}", hint=error.hint) from None
-        return results if isinstance(results, tuple) else (results,)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told whose it is
+            blame(error, self.rule, f"the type rule of {self.name}({', '.join(map(str, operands))})")
+        types = results if isinstance(results, tuple) else (results,)
+        if not all(isinstance(type_, TensorType) for type_ in types):
+            raise PluginError(
+                f"the type rule of {self.name} returned {results!r} ({place_of(self.rule)})",
+                hint="it returns the type of the result, or a tuple of types",
+            )
+        return types
 
 
 def _normal(value: Any) -> Attr:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compiler.errors import GraphError, LlmcError, PassError
+from compiler.errors import GraphError, PassError
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
@@ -18,6 +17,7 @@ from compiler.ir.verifier import verify as verify_graph
 from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.protocol import Pass, default_name, maker_of
 from compiler.passes.registry import info_of
+from compiler.plugins import blamed, is_own, place_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def run_pipeline(
 
     Raises:
         GraphError: if a pass leaves an invalid graph, or cannot make the ops it wants; it names the pass and the rule.
-        PassError: if the pipeline is misspelt, a pass does not apply to the graph, fails, or returns no graph.
+        PassError: if the pipeline is misspelt, a pass does not apply to the graph, or returns no graph.
+        PluginError: if a pass that is not llmc's own raises anything else.
     """
     steps: Sequence[Pass] = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
     dump = _Dump(dump_dir)
@@ -105,29 +106,28 @@ def apply_pass(step: Pass, graph: Graph) -> Graph:
     """What one pass makes of a graph, if it applies.
 
     Raises:
-        PassError: if the pass does not apply, fails or returns no graph.
+        PassError: if the pass does not apply or returns no graph.
+        PluginError: if a pass that is not llmc's own raises anything else; file and line are named.
         GraphError: if the pass breaks a rule of the IR; the pass is named.
     """
-    failure = f"the pass {pass_name(step)!r} fails"
+    failing = f"the pass {pass_name(step)!r}"
+    maker = maker_of(step)
     try:
-        requires = getattr(step, "requires", None)
-        if requires is not None:
-            requires(graph)
-        result: object = step(graph)
+        with blamed(maker, failing):
+            requires = getattr(step, "requires", None)
+            if requires is not None:
+                requires(graph)
+            result: object = step(graph)
     except GraphError as error:
-        raise type(error)(f"{failure}: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
-    except LlmcError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}"
-        raise PassError(
-            f"{failure}: {type(error).__name__}: {error} ({where})",
-            hint="this is a mistake in the pass; --debug shows all of the traceback",
-        ) from error
+        if not is_own(maker):
+            raise
+        message = f"{failing} fails: {error.message}"
+        raise type(error)(message, hint=error.hint, excerpt=error.excerpt) from error
     if not isinstance(result, Graph):
         what = "None" if result is None else f"a {type(result).__name__}"
-        raise PassError(f"{failure}: it returned {what}, not a graph", hint="a pass ends in: return graph")
+        raise PassError(
+            f"{failing} fails: it returned {what}, not a graph ({place_of(maker)})", hint="a pass ends in: return graph"
+        )
     return result
 
 

@@ -4,7 +4,7 @@ A plug-in is a Python file (`--plugin FILE.py`) or an installed package. It regi
 `Registry`; `load_plugins` imports it, and `blamed` names its file and line where it fails.
 """
 
-from compiler.plugins.faults import blamed, fault, located
+from compiler.plugins.faults import blame, blamed, fault, located
 from compiler.plugins.loading import adopt, broken_hint, load_file, load_installed, load_plugins
 from compiler.plugins.registry import Registry, all_or_nothing, registered_plugins
 from compiler.plugins.source import Plugin, is_own, place_of
@@ -14,6 +14,7 @@ __all__ = [
     "Registry",
     "adopt",
     "all_or_nothing",
+    "blame",
     "blamed",
     "broken_hint",
     "fault",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from compiler.errors import GraphError, LlmcError, PluginError
 from compiler.plugins.source import Place, is_own, module_of, place_of, top_level
@@ -26,11 +27,16 @@ def blamed(culprit: object, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        mended = fault(error, culprit, what)
-        if mended is error:
-            raise
-        raise mended from error
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user is told whose it is
+        blame(error, culprit, what)
+
+
+def blame(error: Exception, culprit: object, what: str) -> NoReturn:
+    """Raise what `blamed` raises for an error."""
+    mended = fault(error, culprit, what)
+    if mended is error:
+        raise error
+    raise mended from error
 
 
 def fault(error: Exception, culprit: object, what: str) -> Exception:
@@ -40,12 +46,18 @@ def fault(error: Exception, culprit: object, what: str) -> Exception:
     where = located(error, culprit)
     if not isinstance(error, LlmcError):
         return PluginError(
-            f"{what} fails: {type(error).__name__}: {error} ({where})",
+            f"{what} fails: {type(error).__name__}: {_first_line(error)} ({where})",
             hint="this is a mistake in the code named; --debug shows all of the traceback",
         )
     if not isinstance(error, GraphError):
         return error
-    return type(error)(f"{what} fails: {error.message} ({where})", hint=error.hint, excerpt=error.excerpt)
+    place = "" if where in error.message else f" ({where})"  # a rule's mistake passes the pass that applies the rule
+    return type(error)(f"{what} fails: {error.message}{place}", hint=error.hint, excerpt=error.excerpt)
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without what torch lists below that."""
+    return str(error).strip().partition("\n")[0]
 
 
 def located(error: BaseException, culprit: object) -> str:
@@ -54,9 +66,14 @@ def located(error: BaseException, culprit: object) -> str:
 
 
 def blamed_line(error: BaseException, package: str) -> str:
-    """The innermost line of a package that an error passed, such as `my_ops.py, line 12`; empty if there is none."""
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+    """The innermost line of a package that an error, or what caused it, passed; empty if there is none.
+
+    It is written as `my_ops.py, line 12`.
+    """
+    if error.__cause__ is not None and (line := blamed_line(error.__cause__, package)):
+        return line
+    for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__", ""))
         if top_level(module) == package:
-            return str(Place(module, frame.f_code.co_filename, line))
+            return str(Place(module, frame.f_code.co_filename, number))
     return ""

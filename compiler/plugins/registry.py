@@ -75,6 +75,15 @@ class Registry(Mapping[str, T]):
             return None
         return entry.plugin or plugin_of_module(entry.place.module)
 
+    def is_own(self, name: str) -> bool:
+        """Whether a thing, if there is one of that name, is llmc's own."""
+        entry = self._entries.get(name)
+        return entry is None or entry.place.is_own
+
+    def place(self, name: str) -> str:
+        """Where the thing of that name is registered, as messages say it; KeyError if there is none."""
+        return str(self._entries[name].place)
+
     def restore(self, name: str, entry: _Entry[T] | None) -> None:
         """Put back what had the name before."""
         self._entries.pop(name, None)
