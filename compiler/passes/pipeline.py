@@ -12,6 +12,7 @@ from pathlib import Path
 from compiler.errors import GraphError, PassError
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
+from compiler.ir.step_contract import check_step, is_step
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify as verify_graph
 from compiler.passes.grammar import canonical, parse_pipeline, spell
@@ -75,10 +76,11 @@ def run_pipeline(
             each one (`01-dtype.ir` ...).
         on_pass: called as `on_pass(spelling, index, count)` before each pass, the first with index 0.
         trace: where rules record what they did.
-        verify: whether to verify the graph before the first pass and after each one.
+        verify: whether to verify the graph before the first pass and after each one, and that a step stays one.
 
     Raises:
-        GraphError: if a pass leaves an invalid graph, or cannot make the ops it wants; it names the pass and the rule.
+        GraphError: if a pass leaves an invalid graph, or a model's step in a form that nothing runs, or cannot make the
+            ops it wants; it names the pass and the rule.
         PassError: if the pipeline is misspelt, a pass does not apply to the graph, or returns no graph.
         PluginError: if a pass that is not llmc's own raises anything else.
     """
@@ -93,12 +95,14 @@ def run_pipeline(
             spelling = spell(step)
             if on_pass:
                 on_pass(spelling, i, len(steps))
-            before, start = len(graph.ops), time.perf_counter()
-            graph = apply_pass(step, graph)
-            runs.append(PassRun(pass_name(step), spelling, time.perf_counter() - start, before, len(graph.ops)))
+            given, start = graph, time.perf_counter()
+            graph = apply_pass(step, given)
+            seconds = time.perf_counter() - start
+            runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops)))
             dump.write(graph, pass_name(step))
             if verify:
                 _verify(graph, f"the pass {spelling!r} left an invalid graph")
+                _verify_step(graph, given, spelling)
     return PipelineResult(graph, tuple(runs), canonical(steps))
 
 
@@ -142,6 +146,18 @@ def _verify(graph: Graph, blame: str) -> None:
         verify_graph(graph)
     except GraphError as error:
         raise GraphError(f"{blame}: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
+
+
+def _verify_step(graph: Graph, given: Graph, spelling: str) -> None:
+    """A pass that was given a step leaves one: otherwise nothing could run it."""
+    if not is_step(given):
+        return
+    try:
+        check_step(graph, before=given)
+    except GraphError as error:
+        raise GraphError(
+            f"the pass {spelling!r} left a graph that is no model's step any more: {error.message}", hint=error.hint
+        ) from error
 
 
 class _Dump:
