@@ -12,6 +12,7 @@ from pathlib import Path
 from compiler.errors import GraphError, PassError
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
+from compiler.ir.mesh import check_stages
 from compiler.ir.step_contract import check_step, is_step
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify as verify_graph
@@ -144,6 +145,7 @@ def pass_name(step: Pass) -> str:
 def _verify(graph: Graph, blame: str) -> None:
     try:
         verify_graph(graph)
+        check_stages(graph)
     except GraphError as error:
         raise GraphError(f"{blame}: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
 

@@ -194,7 +194,7 @@ def lower(
             line += 1
     results = "".join(f"{state.ref(value)}, " for value in graph.outputs.values())
     body = "\n    ".join([*state.lines, f"return ({results})"])
-    source = f"def step({', '.join(parameters)}, writes):\n    {body}\n"
+    source = f"def step({', '.join([*parameters, 'writes'])}):\n    {body}\n"
     for name, thing in state.globals.items():
         if isinstance(thing, Future):
             state.globals[name] = thing.result()

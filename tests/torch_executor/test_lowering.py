@@ -101,3 +101,9 @@ def test_a_cache_that_is_read_before_its_update_is_refused():
     b.output("cache", after)
     with pytest.raises(TargetError, match="does not replace a cache of the step graph in place"):
         lowered(b.build())
+
+
+def test_a_graph_without_inputs():
+    b = Builder()
+    b.output("y", b.literal(dtype=DType.f32, shape=(2,), values=(3.0,)))
+    assert lowered(b.build()).run(None)[0].tolist() == [3, 3]
