@@ -261,10 +261,13 @@ def make_op(
 
 def with_operands(op: Op, operands: tuple[Value, ...]) -> Op:
     """`op` on other operands, its results' types inferred anew; `op` itself if nothing changes."""
-    if operands == op.operands:
-        return op
-    types = op.kind.infer(tuple([value.type for value in operands]), op.attrs)
+    return op if operands == op.operands else with_types(Op(op.kind, operands, op.attrs, op.results, op.origin))
+
+
+def with_types(op: Op) -> Op:
+    """`op` with its results' types inferred anew; `op` itself if they are right."""
+    types = op.kind.infer(tuple([value.type for value in op.operands]), op.attrs)
     results = tuple(
         [old if old.type == new else Value(old.name, new) for old, new in zip(op.results, types, strict=True)]
     )
-    return Op(op.kind, operands, op.attrs, op.results if results == op.results else results, op.origin)
+    return op if results == op.results else Op(op.kind, op.operands, op.attrs, results, op.origin)

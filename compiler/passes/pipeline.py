@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compiler.errors import GraphError, PassError
+from compiler.ir.derived_facts import with_derived_facts
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import check_stages
@@ -68,7 +69,7 @@ def run_pipeline(
     trace: Trace | None = None,
     verify: bool = True,
 ) -> PipelineResult:
-    """Apply passes to a graph, in order.
+    """Apply passes to a graph, in order. Facts that follow from the graph, such as the number of parameters, follow it.
 
     Args:
         graph: the graph; it is not changed.
@@ -99,6 +100,7 @@ def run_pipeline(
             given, start = graph, time.perf_counter()
             graph = apply_pass(step, given)
             seconds = time.perf_counter() - start
+            graph = with_derived_facts(given, graph)
             runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops)))
             dump.write(graph, pass_name(step))
             if verify:
