@@ -19,6 +19,8 @@ from compiler.ir.types import TensorType
 B, S, C, R = map(symbol, "BSCR")
 
 TOKENS, LOGITS = "token_ids", "logits"
+CACHE = "cache."
+"""What the names of caches begin with that frontends make."""
 
 STEP_INPUTS = {
     TOKENS: TensorType(DType.i32, (B, S)),
@@ -69,7 +71,7 @@ def _problems(graph: Graph, before: Graph | None) -> Iterator[str]:
         elif name not in states and not name.startswith(RECEIVE):
             yield (
                 f"the cache {name!r} has no next state: there is no output of its name"
-                if name in old
+                if name in old or name.startswith(CACHE)
                 else f"the input {name!r} is none that a step gives"
             )
     yield from _output_problems(graph, old)
