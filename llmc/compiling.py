@@ -156,6 +156,7 @@ def compile(
         if calibrates(stages) and (rehearsed := rehearse(lifted, stages)) is not None:
             _check(rehearsed, targets, build, place)
         rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
+    job.notes += rewritten.notes
     needed = _check(rewritten.graph, targets, build, place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__),

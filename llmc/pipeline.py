@@ -25,12 +25,14 @@ class Rewritten:
         timings: seconds by pass, in order; a pass that runs twice counts together.
         canonical: the pipeline in canonical spelling.
         explanation: what the passes did, and where rules declined; empty unless asked for.
+        notes: what the passes told the user, a sentence each.
     """
 
     graph: Graph
     timings: Mapping[str, float]
     canonical: str
     explanation: str
+    notes: tuple[str, ...] = ()
 
 
 def compose(passes: str, dtype: str | None) -> tuple[Pass, ...]:
@@ -75,4 +77,4 @@ def rewrite(
         for done in result.timings
     ]
     explanation = "\n".join(lines) + "\n" + trace.text() if trace else ""
-    return Rewritten(result.graph, timings, result.canonical, explanation)
+    return Rewritten(result.graph, timings, result.canonical, explanation, result.notes)

@@ -11,6 +11,7 @@ from compiler.passes.fold import fold
 from compiler.passes.fuse_attention import FuseAttention
 from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.merge_linears import MergeLinears, merge_linears
+from compiler.passes.notes import note
 from compiler.passes.options import Option
 from compiler.passes.parallel import PipelineParallel, SplitEmbedding, TensorParallel
 from compiler.passes.pipeline import PassRun, PipelineResult, apply_pass, run_pipeline
@@ -43,6 +44,7 @@ __all__ = [
     "fold",
     "load_plugin",
     "merge_linears",
+    "note",
     "parse_pipeline",
     "register_pass",
     "run_pipeline",

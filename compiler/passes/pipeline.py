@@ -18,6 +18,7 @@ from compiler.ir.step_contract import check_step, is_step
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify as verify_graph
 from compiler.passes.grammar import canonical, parse_pipeline, spell
+from compiler.passes.notes import gathered_notes
 from compiler.passes.protocol import Pass, default_name, maker_of
 from compiler.passes.registry import info_of
 from compiler.plugins import blamed, is_own, place_of
@@ -50,11 +51,13 @@ class PipelineResult:
         graph: the last pass's graph.
         timings: one entry a pass, in order.
         canonical: the pipeline's canonical spelling.
+        notes: what passes told the user, each sentence after the pass's spelling.
     """
 
     graph: Graph
     timings: tuple[PassRun, ...]
     canonical: str
+    notes: tuple[str, ...] = ()
 
 
 OnPass = Callable[[str, int, int], None]
@@ -91,22 +94,25 @@ def run_pipeline(
     dump.write(graph, "lift")
     if verify:
         _verify(graph, "the graph is invalid before any pass")
-    runs = []
+    runs: list[PassRun] = []
+    notes: list[str] = []
     with trace.active() if trace else nullcontext():
         for i, step in enumerate(steps):
             spelling = spell(step)
             if on_pass:
                 on_pass(spelling, i, len(steps))
             given, start = graph, time.perf_counter()
-            graph = apply_pass(step, given)
+            with gathered_notes() as said:
+                graph = apply_pass(step, given)
             seconds = time.perf_counter() - start
+            notes += [f"{spelling}: {text}" for text in said]
             graph = with_derived_facts(given, graph)
             runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops)))
             dump.write(graph, pass_name(step))
             if verify:
                 _verify(graph, f"the pass {spelling!r} left an invalid graph")
                 _verify_step(graph, given, spelling)
-    return PipelineResult(graph, tuple(runs), canonical(steps))
+    return PipelineResult(graph, tuple(runs), canonical(steps), tuple(notes))
 
 
 def apply_pass(step: Pass, graph: Graph) -> Graph:

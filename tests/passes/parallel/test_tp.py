@@ -311,7 +311,7 @@ def chain(*widths):
 
 
 def test_of_pairs_that_exclude_each_other_the_one_that_saves_most_is_taken():
-    split = TensorParallel(2)(chain(4, 6, 32, 4))
+    split = run_pipeline(chain(4, 6, 32, 4), [TensorParallel(2)]).graph
     assert {op.name: op.operands[1].type.shape for op in split.find("linear")} == {
         "l0": (6, 4),
         "l1": (16, 6),
@@ -366,6 +366,33 @@ def test_explained():
         "    declined %lm_head.logits from lm_head: its results are an output of the graph; "
         "embed=vocab or embed=hidden splits the output head\n"
         "  a step takes 4 all_reduce\n"
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_noted_where_all_layers_are_split(family):
+    """The output head stays whole, too: that is for embed."""
+    assert run_pipeline(lifted(family), "tp=2").notes == ()
+
+
+def test_linears_that_stay_whole_are_noted():
+    graph = noise_model(
+        {
+            "model_type": "opt",
+            "architectures": ["OPTForCausalLM"],
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 1,
+            "ffn_dim": 8,
+            "vocab_size": 32,
+            "word_embed_proj_dim": 12,
+            "max_position_embeddings": 32,
+        }
+    )
+    [note] = run_pipeline(graph, "tp=2").notes
+    assert note == (
+        "tp=2: 2 of 9 linears stay whole on every rank: %embed.project_in from model.decoder (layer_norm "
+        "%layers.0.ln1.norm needs all of its outputs), and 1 more; --explain lists them"
     )
 
 
