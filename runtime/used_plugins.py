@@ -94,6 +94,8 @@ def _registers(plugin: Plugin) -> bool:
 
 
 def _how_to_give(plugin: Plugin) -> str:
+    if plugin.is_file and not plugin.sha256:
+        return "put it into a file, and compile again with --plugin FILE.py"
     if plugin.is_file:
         return f"give the file: --plugin {plugin.name} (in Python: plugins=[...])"
     return f"install it: pip install {plugin.name}=={plugin.version}"

@@ -41,6 +41,8 @@ class Plugin:
     def __str__(self) -> str:
         if self.version:
             return f"the package {self.name} {self.version}"
+        if not self.path and not self.sha256:
+            return f"code that was typed in ({self.name})"
         return f"the file {self.name}" + (f" (sha256 {self.sha256[:12]})" if self.sha256 else "")
 
     @classmethod

@@ -49,6 +49,11 @@ def file(tmp_path: Path) -> Iterator[Path]:
             "my.engine needs the op 'nowhere', for which it was compiled with the file ops.py (sha256 abababababab)",
             "give the file: --plugin ops.py (in Python: plugins=[...])",
         ),
+        (
+            Plugin("__main__"),
+            "my.engine needs the op 'nowhere', for which it was compiled with code that was typed in (__main__)",
+            "put it into a file, and compile again with --plugin FILE.py",
+        ),
     ],
 )
 @pytest.mark.parametrize("use", ["ops", "rules"])
