@@ -61,6 +61,10 @@ class PassError(LlmcError):
     """A pass or a pipeline of passes is unknown, misspelt or cannot be applied."""
 
 
+class PluginError(LlmcError):
+    """Code that is not llmc's own (a pass, an op's rule, a frontend) cannot be loaded, or fails."""
+
+
 class TargetError(LlmcError):
     """A target cannot be built or used on this machine."""
 

@@ -16,13 +16,14 @@ from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_mode
 from compiler.frontends import lift as lift_checkpoint
 from compiler.ir.graph import Graph
 from compiler.passes.quant.report import FidelityReport
+from compiler.plugins import load_plugins
 from compiler.trt.library import load_library
 from llmc.calibrating import calibration_settings
 from llmc.checkpoint_digest import source_digest
 from llmc.dtypes import dtype_name
 from llmc.emitting import capabilities, check_targets, emit
-from llmc.engine_facts import describe_engine
-from llmc.pipeline import compose, load_plugins, rewrite
+from llmc.engine_facts import describe_engine, used_plugins
+from llmc.pipeline import compose, rewrite
 from llmc.plan_facts import plan_names
 from llmc.progress import Progress, Report, counter
 from llmc.rehearsing import calibrates, rehearse
@@ -117,7 +118,8 @@ def compile(
         dummy_weights: whether to make weights up, so that `config.json` suffices.
         build: how TensorRT engines are built.
         dump_ir: a folder for the graph's text after lifting and after each pass.
-        plugins: Python files that register passes.
+        plugins: Python files that register passes, ops or families of models; what installed packages offer is there
+            in any case.
         explain: whether to gather what the passes did, and why rules declined.
         calib: a text to calibrate with, or documents, one a line of JSON (`.jsonl`), for passes that do; the text that
             comes with the compiler if None.
@@ -130,7 +132,7 @@ def compile(
         LlmcError: one of its kinds, naming the file, key, tensor or pass, and the mend.
     """
     job = _Job(progress or (lambda stage, done, total: None))
-    load_plugins(plugins)
+    job.notes += load_plugins(plugins)
     build = build or BuildOptions()
     targets, note = resolve_targets(target)
     for name in targets:
@@ -154,9 +156,11 @@ def compile(
         if calibrates(stages) and (rehearsed := rehearse(lifted, stages)) is not None:
             _check(rehearsed, targets, build, place)
         rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
+    job.notes += rewritten.notes
     needed = _check(rewritten.graph, targets, build, place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__),
+        plugins=used_plugins(rewritten.graph, stages),
         tokens=tokens,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
     )

@@ -11,7 +11,9 @@ from compiler.backend_torch.emit import EmittedRank
 from compiler.backend_trt import BuildOptions, able, build_plans, check_plans
 from compiler.backend_trt.options import DEFAULT_CAPABILITIES
 from compiler.ir.graph import Graph
+from compiler.ir.mesh import mesh_of
 from compiler.trt.library import load_library
+from llmc.op_parts import require_parts
 from llmc.progress import Report, Stage
 from runtime.manifest import RankFiles
 from runtime.torch_executor.executor import constant_loader
@@ -21,8 +23,12 @@ def check_targets(graph: Graph, targets: Sequence[str], options: BuildOptions) -
     """Refuse a graph that a target cannot run, from its ops and types; nothing is read or written.
 
     Raises:
+        GraphError: if the graph cannot be cut into its ranks.
         TargetError: naming the ops, or the GPU, and the mend.
     """
+    mesh = mesh_of(graph)
+    # The ranks of a stage run the same ops.
+    require_parts(graph, stored_ranks(graph, [mesh.rank(stage, 0) for stage in range(mesh.pp)]))
     if set(targets) - {"torch"}:
         for rank in stored_ranks(graph):
             check_plans(rank, options)

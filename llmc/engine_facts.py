@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version as package_version
 
+from compiler.frontends.registry import FAMILIES
+from compiler.ir.analysis import stored_values
+from compiler.ir.evaluators import EVALUATORS
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
+from compiler.ir.op import OPS
+from compiler.passes import Pass
+from compiler.passes.pipeline import pass_name
+from compiler.passes.registry import PASSES
+from compiler.plugins import Plugin
 from llmc.dtypes import long_spelling
 from runtime.manifest import EngineLimits, Manifest, Source, SpecialTokens
+from runtime.torch_executor.lowering import RULES
+from runtime.used_plugins import UsedPlugin
 
 _PACKAGES = ("torch", "transformers", "tokenizers")
 
@@ -32,3 +43,33 @@ def describe_engine(graph: Graph, *, pipeline: str, version: str) -> Manifest:
         tokenizer=None,
         files={},
     )
+
+
+def used_plugins(graph: Graph, passes: Sequence[Pass]) -> tuple[UsedPlugin, ...]:
+    """The plug-ins whose ops, passes or family an engine uses, by name.
+
+    Args:
+        graph: the graph after all passes. What only computes weights is not among its ops.
+        passes: the pipeline.
+    """
+    stored = stored_values(graph)
+    kinds = sorted({op.kind.name for op in graph.ops if op.name not in stored})
+    found: dict[Plugin, dict[str, list[str]]] = {}
+    for use, name, plugin in (
+        *(("ops", kind, OPS.plugin(kind)) for kind in kinds),
+        *(("rules", kind, plugin) for kind in kinds for plugin in _rules(kind)),
+        *(("passes", name, PASSES.plugin(name)) for name in map(pass_name, passes)),
+        *(("families", name, FAMILIES.plugin(name)) for name in [str(graph.facts.get("family"))]),
+    ):
+        if plugin is not None:
+            found.setdefault(plugin, {}).setdefault(use, []).append(name)
+    ordered = sorted(found.items(), key=lambda item: item[0].name)
+    return tuple(
+        UsedPlugin(plugin, **{use: tuple(dict.fromkeys(names)) for use, names in uses.items()})
+        for plugin, uses in ordered
+    )
+
+
+def _rules(kind: str) -> Iterator[Plugin | None]:
+    """What runs a kind of op, where that is not the plug-in that defines it."""
+    return (plugin for table in (EVALUATORS, RULES) if (plugin := table.plugin(kind)) != OPS.plugin(kind))

@@ -106,7 +106,7 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool 
 
 _MANIFEST_KEYS = (
     *("llmc", "schema", "tokens", "source", "mesh", "dtype", "limits"),
-    *("pipeline", "versions", "targets", "tokenizer", "no_tokenizer", "files"),
+    *("pipeline", "plugins", "versions", "targets", "tokenizer", "no_tokenizer", "files"),
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ def lift(
     max_batch: int = 8,
     max_input: int | None = None,
     max_seq: int | None = None,
+    plugins: Sequence[str | Path] = (),
 ) -> Graph:
     """The step graph of a model, before any pass. Only headers of its files are read.
 
@@ -25,6 +28,7 @@ def lift(
         max_batch: how many sequences a step takes at most.
         max_input: how many new tokens a row; `max_seq` if None.
         max_seq: how many tokens a row, prompt and new ones together; the model's context length if None.
+        plugins: Python files that register families of models; what installed packages offer is there in any case.
 
     Raises:
         ConfigError: if the model, or one of its variants, is not supported, or the limits do not fit it.
@@ -32,6 +36,9 @@ def lift(
     """
     from compiler.frontends import Limits, open_checkpoint, resolve_model
     from compiler.frontends import lift as lift_checkpoint
+    from compiler.plugins import load_plugins
 
+    for text in load_plugins(plugins):
+        warnings.warn(text, stacklevel=2)
     checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
     return lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from compiler.ir.verifier import verify
-from llmc.pipeline import Rewritten, load_plugins, rewrite
+from compiler.plugins import load_plugins
+from llmc.pipeline import Rewritten, rewrite
 
 
 def optimize(
@@ -29,13 +31,14 @@ def optimize(
         graph: the graph, which is verified first.
         passes: the pipeline.
         dump_ir: a folder for the graph's text before the first pass and after each.
-        plugins: Python files that register passes.
+        plugins: Python files that register passes; what installed packages offer is there in any case.
         explain: whether to gather what the passes did, and why rules declined.
 
     Raises:
         LlmcError: if the graph or the pipeline is not valid, or a pass cannot be applied.
     """
-    load_plugins(plugins)
+    for text in load_plugins(plugins):
+        warnings.warn(text, stacklevel=2)
     verify(graph)
     return rewrite(graph, passes, dump_ir=None if dump_ir is None else Path(dump_ir), explain=explain)
 

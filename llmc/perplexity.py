@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from compiler.errors import EngineError, RequestError
+from compiler.plugins import load_plugins
 from llmc.opened import Runner, longest_input, opened
 from llmc.progress import Progress
 from llmc.scoring import Score, Scorer, rows_at_once, windows
@@ -65,6 +66,7 @@ def measure_perplexity(
     device: str = "auto",
     threads: int | None = None,
     check_files: bool = True,
+    plugins: Sequence[str | Path] = (),
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Perplexity:
@@ -84,6 +86,7 @@ def measure_perplexity(
         device: as of `llmc.load`.
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of an engine.
+        plugins: as of `llmc.load`.
         progress: called as work proceeds.
         note: called with sentences for the user; warnings if None.
 
@@ -94,6 +97,8 @@ def measure_perplexity(
     """
     report: Progress = progress or (lambda stage, done, total: None)
     tell = note or warnings.warn
+    for sentence in load_plugins(plugins):
+        tell(sentence)
     models = [model] if against is None else [model, against]
     size = _window(models, window, tell)
     runner = Runner(executor, device, threads, check_files)

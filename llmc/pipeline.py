@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
-from compiler.passes import Pass, load_plugin, parse_pipeline, run_pipeline
+from compiler.passes import Pass, parse_pipeline, run_pipeline
 from compiler.passes.pipeline import pass_name
 from llmc.progress import Progress
 
@@ -25,18 +25,14 @@ class Rewritten:
         timings: seconds by pass, in order; a pass that runs twice counts together.
         canonical: the pipeline in canonical spelling.
         explanation: what the passes did, and where rules declined; empty unless asked for.
+        notes: what the passes told the user, a sentence each.
     """
 
     graph: Graph
     timings: Mapping[str, float]
     canonical: str
     explanation: str
-
-
-def load_plugins(plugins: Sequence[str | Path]) -> None:
-    """Import Python files that register passes or ops; PassError if one cannot be."""
-    for plugin in plugins:
-        load_plugin(plugin)
+    notes: tuple[str, ...] = ()
 
 
 def compose(passes: str, dtype: str | None) -> tuple[Pass, ...]:
@@ -81,4 +77,4 @@ def rewrite(
         for done in result.timings
     ]
     explanation = "\n".join(lines) + "\n" + trace.text() if trace else ""
-    return Rewritten(result.graph, timings, result.canonical, explanation)
+    return Rewritten(result.graph, timings, result.canonical, explanation, result.notes)

@@ -10,6 +10,7 @@ import torch
 
 from compiler.errors import RequestError
 from compiler.ir.graph import Graph
+from compiler.plugins import load_plugins
 from llmc.comparing import Reference, compare
 from llmc.dtypes import long_spelling
 from llmc.localizing import locate
@@ -46,6 +47,7 @@ def verify(
     device: str = "auto",
     threads: int | None = None,
     check_files: bool = True,
+    plugins: Sequence[str | Path] = (),
     progress: Progress | None = None,
 ) -> Verification:
     """Compare the logits and greedy tokens of an engine with a reference.
@@ -71,6 +73,7 @@ def verify(
         device: as of `llmc.load`.
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of the engine first.
+        plugins: as of `llmc.load`.
         progress: called as work proceeds.
 
     Returns:
@@ -81,7 +84,7 @@ def verify(
         LlmcError: if the engine or the reference cannot be loaded, or the engine cannot serve the prompts.
     """
     report: Progress = progress or (lambda stage, done, total: None)
-    notes: list[str] = []
+    notes = load_plugins(plugins)
     loaded = _load(engine, executor, device, threads, check_files, report, notes)
     return verify_loaded(
         loaded,

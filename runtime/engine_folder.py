@@ -9,6 +9,7 @@ from compiler.errors import EngineError
 from runtime.hashing import Advance, sha256_file
 from runtime.manifest import Manifest, RankFiles
 from runtime.manifest_reading import read_manifest
+from runtime.used_plugins import require_plugins
 
 _AGAIN = "copy the engine again from where it came, or compile it again"
 
@@ -41,10 +42,11 @@ def open_engine(path: str | Path, *, verify: bool = True, advance: Advance | Non
         advance: called with the bytes read since the last call.
 
     Raises:
-        EngineError: naming the file or key that does not match, and the mend.
+        EngineError: naming the file or key that does not match, or the plug-in that is not there, and the mend.
     """
     folder = Path(path).expanduser()
     manifest = read_manifest(folder, verify=verify)
+    require_plugins(folder, manifest.plugins)
     for name, entry in manifest.files.items():
         file = folder / name
         if not file.is_file():

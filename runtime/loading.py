@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.errors import EngineError, TargetError
+from compiler.plugins import load_plugins
 from runtime.engine_folder import open_engine
 from runtime.executor_choice import choose, load_executor
 from runtime.hashing import Advance
+from runtime.used_plugins import plugin_notes
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -27,6 +29,7 @@ def load_engine(
     threads: int | None = None,
     batch: int | None = None,
     verify: bool = True,
+    plugins: Sequence[str | Path] = (),
     advance: Advance | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Engine:
@@ -40,14 +43,20 @@ def load_engine(
         threads: how many threads torch computes with on the CPU; None leaves it to torch.
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
         verify: whether to compare the digest of every file.
+        plugins: Python files that register ops of the engine; what installed packages offer is there in any case.
         advance: called with the bytes verified since the last call.
-        note: called with a sentence if `auto` had to take less than the fastest; a warning if None.
+        note: called with a sentence if `auto` had to take less than the fastest, or if a plug-in is another one than
+            the engine was compiled with or cannot be loaded; a warning if None.
 
     Raises:
         EngineError: if the engine is damaged, foreign, or of another version, naming the file or key.
+        PluginError: if a file of `plugins` is not there or fails.
         TargetError: if this machine has no such device, or cannot run the engine.
     """
     check_request(executor, threads)
+    tell = note or warnings.warn
+    for text in load_plugins(plugins):
+        tell(text)
     folder = open_engine(path, verify=verify, advance=advance)
     mesh = folder.manifest.mesh
     if mesh.size != 1:
@@ -59,8 +68,8 @@ def load_engine(
     from runtime.engine import Engine
 
     choice = choose(folder, executor, device)
-    if choice.note:
-        (note or warnings.warn)(choice.note)
+    for text in (*plugin_notes(folder.path, folder.manifest.plugins), *([choice.note] if choice.note else [])):
+        tell(text)
     return Engine.over(folder, load_executor(folder, choice, device, batch))
 
 

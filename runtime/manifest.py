@@ -11,6 +11,7 @@ from typing import Any
 
 from compiler.ir.graph import DimRange, Fact
 from compiler.ir.mesh import Mesh
+from runtime.used_plugins import UsedPlugin
 
 MANIFEST = "manifest.json"
 FORMAT = "llmc engine"
@@ -87,6 +88,7 @@ class Manifest:
         files: every file but the manifest.
         capabilities: the compute capabilities that TensorRT plans were built for, such as `8.9`; empty without plans.
         fidelity: what quantization did to the outputs of each op, as `mean` and `ops`; empty if nothing was quantized.
+        plugins: the plug-ins whose ops, passes or family it uses.
     """
 
     llmc: str
@@ -107,6 +109,7 @@ class Manifest:
     capabilities: tuple[str, ...] = ()
     fidelity: Mapping[str, Any] = field(default_factory=dict)
     no_tokenizer: NoTokenizer | None = None
+    plugins: tuple[UsedPlugin, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -141,6 +144,7 @@ class Manifest:
             "targets": {name: {"ranks": [dict(rank) for rank in ranks]} for name, ranks in self.targets.items()},
             "capabilities": list(self.capabilities),
             "fidelity": dict(self.fidelity),
+            "plugins": [used.to_json() for used in self.plugins],
             "tokenizer": self.tokenizer,
             "no_tokenizer": vars(self.no_tokenizer) if self.no_tokenizer else None,
             "files": {name: {"bytes": f.bytes, "sha256": f.sha256} for name, f in sorted(self.files.items())},

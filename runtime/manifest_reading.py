@@ -21,6 +21,7 @@ from runtime.manifest import (
     SpecialTokens,
     checksum,
 )
+from runtime.used_plugins import UsedPlugin
 
 _AGAIN = "compile the engine again, or copy it again from where it came"
 
@@ -121,6 +122,7 @@ def _manifest(fields: Fields) -> Manifest:
         capabilities=fields.string_list("capabilities"),
         fidelity=fields.section("fidelity").values,
         no_tokenizer=_no_tokenizer(fields),
+        plugins=tuple(map(UsedPlugin.read, fields.sections("plugins"))) if "plugins" in fields.values else (),
     )
     fields.section("model").integer("vocab_size", 1)
     _check_files(manifest, fields)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compiler.plugins import load_plugins
 from runtime.engine_folder import EngineFolder, open_engine
 from runtime.executor_choice import Choice, choose, load_executor
 from runtime.loading import check_request, prepare_torch
 from runtime.parallel.environment import share_cores
+from runtime.used_plugins import plugin_notes, plugins_found
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -31,6 +33,7 @@ def run_on_ranks(
     threads: int | None = None,
     batch: int | None = None,
     verify: bool = True,
+    plugins: Sequence[str | Path] = (),
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Load an engine on the ranks that mpirun started, and run `main` with it on rank 0. Every rank calls this.
@@ -47,12 +50,15 @@ def run_on_ranks(
 
     with join() as world:
         opened: list[EngineFolder] = []
+        notes: list[str] = []
 
         def facts() -> dict[str, str]:
             check_request(executor, threads)
+            notes.extend(load_plugins(plugins))
             opened.append(open_engine(path, verify=verify))
             manifest = opened[0].manifest
-            return {"engine": manifest.digest, "llmc": manifest.llmc}
+            notes.extend(plugin_notes(opened[0].path, manifest.plugins))
+            return {"engine": manifest.digest, "llmc": manifest.llmc, "plug-in": plugins_found(manifest.plugins)}
 
         check_agreement(world, facts)
         folder = opened[0]
@@ -69,8 +75,9 @@ def run_on_ranks(
             return {"executor": plans[0].choice.executor, "kind of device": plans[0].device.partition(":")[0]}
 
         check_agreement(world, plan, hint="say what all ranks are to use: --device, --executor")
-        if plans[0].choice.note and world.rank == 0:
-            note(plans[0].choice.note)
+        notes += [plans[0].choice.note] if plans[0].choice.note else []
+        for text in notes if world.rank == 0 else ():
+            note(text)
         local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
         drive(world, local, lambda everyone: main(Engine.over(folder, everyone)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,10 +69,18 @@ def emit_torch(
     return tuple(emitted)
 
 
-def stored_ranks(graph: Graph) -> tuple[Graph, ...]:
-    """The graphs that `emit_torch` would write, over weights that are not there: nothing is read or written."""
+def stored_ranks(graph: Graph, ranks: Iterable[int] | None = None) -> tuple[Graph, ...]:
+    """The graphs that `emit_torch` would write, over weights that are not there: nothing is read or written.
+
+    Args:
+        graph: the graph after all passes.
+        ranks: which ranks; all if None.
+
+    Raises:
+        GraphError: if the graph cannot be cut into its ranks.
+    """
     graphs = []
-    for rank in range(mesh_of(graph).size):
+    for rank in range(mesh_of(graph).size) if ranks is None else ranks:
         own = sink_pieces(rank_graph(graph, rank))
         values = needed_constants(own)
         graphs.append(_with_stored(own, values, _weights(rank), {value.name: 0 for value in values}))

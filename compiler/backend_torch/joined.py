@@ -29,10 +29,11 @@ class Joined:
 def joined_constants(graphs: Sequence[Graph], wanted: Sequence[Sequence[Value]]) -> Joined:
     """The constants that each of several graphs over the same checkpoint wants; equal ops become one."""
     ops: dict[Any, Op] = {}
+    taken: set[str] = set()
     uses: dict[str, list[tuple[int, str]]] = defaultdict(list)
     outputs: dict[str, Value] = {}
     for number, graph in enumerate(graphs):
-        values = _add(graph, number, ops)
+        values = _add(graph, number, ops, taken)
         for value in wanted[number]:
             joined = values[value.name]
             uses[joined.name].append((number, value.name))
@@ -42,8 +43,11 @@ def joined_constants(graphs: Sequence[Graph], wanted: Sequence[Sequence[Value]])
     return Joined(joined_graph, uses)
 
 
-def _add(graph: Graph, number: int, ops: dict[Any, Op]) -> dict[str, Value]:
-    """Add the constant ops of a graph that are not there yet; returns what each constant became."""
+def _add(graph: Graph, number: int, ops: dict[Any, Op], taken: set[str]) -> dict[str, Value]:
+    """Add the constant ops of a graph that are not there yet; returns what each constant became.
+
+    Names stay, because messages say them, but for those that another graph has for something else.
+    """
     constant = constant_values(graph)
     values: dict[str, Value] = {}
     for op in graph.ops:
@@ -52,7 +56,8 @@ def _add(graph: Graph, number: int, ops: dict[Any, Op]) -> dict[str, Value]:
         operands = tuple(values[value.name] for value in op.operands)
         key = (op.kind.name, operands, tuple(op.attrs.items()))
         if key not in ops:
-            names = tuple(f"{number}.{value.name}" for value in op.results)
+            names = tuple(v.name if v.name not in taken else f"rank{number}/{v.name}" for v in op.results)
+            taken.update(names)
             ops[key] = make_op(op.kind, operands, dict(op.attrs), names, op.origin)
         values.update((old.name, new) for old, new in zip(op.results, ops[key].results, strict=True))
     return values

@@ -8,12 +8,13 @@ import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants, Load
 from compiler.backend_trt.emission import Emission, rule_of
 from compiler.backend_trt.rounded import rounded_inputs
-from compiler.errors import TargetError
+from compiler.errors import PluginError, TargetError
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import received, sent
 from compiler.ir.op import Op, Value
+from compiler.plugins import blamed, place_of
 
 
 def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission:
@@ -84,11 +85,19 @@ def _emit(emission: Emission, op: Op) -> None:
     rule = rule_of(op.kind.name)
     if rule is None:
         raise TargetError(f"TensorRT has no rule for {op.kind.name} %{op.name} from {op.origin}")
+    where = f"{op.kind.name} %{op.name} from {op.origin}"
     try:
-        made = rule(emission, op)
+        with blamed(rule, f"the TensorRT rule of {where}"):
+            made = rule(emission, op)
     except TargetError as error:
-        raise TargetError(f"{op.kind.name} %{op.name} from {op.origin}: {error.message}", hint=error.hint) from error
-    for value, tensor in zip(op.results, made if isinstance(made, tuple) else (made,), strict=True):
+        raise TargetError(f"{where}: {error.message}", hint=error.hint) from error
+    tensors = made if isinstance(made, tuple) else (made,)
+    if len(tensors) != len(op.results) or any(tensor is None for tensor in tensors):
+        raise PluginError(
+            f"the TensorRT rule of {where} returned {made!r} ({place_of(rule)})",
+            hint="it returns the tensor of the result, or a tuple with one for each result",
+        )
+    for value, tensor in zip(op.results, tensors, strict=True):
         emission[value] = tensor
 
 

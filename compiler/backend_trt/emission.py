@@ -18,6 +18,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.tensor_data import pack_int4
 from compiler.ir.torch_types import from_torch, to_torch
+from compiler.plugins import Registry
 from compiler.trt.record import Constant, Weight
 
 TrtTensor = Any
@@ -282,14 +283,20 @@ def _origin(op: Op) -> Mapping[str, Any]:
 
 
 Rule = Callable[[Emission, Op], "TrtTensor | tuple[TrtTensor, ...]"]
-_RULES: dict[str, Rule] = {}
+RULES = Registry[Rule]("the op {!r} has a rule for TensorRT already", TargetError)
+"""The rules, by the kind of op."""
 
 
 def emits(*kinds: str) -> Callable[[Rule], Rule]:
-    """Decorator: the function adds the layers of ops of these kinds, and returns the tensors of their results."""
+    """Decorator: the function adds the layers of ops of these kinds, and returns the tensors of their results.
+
+    Raises:
+        TargetError: if one of the kinds has a rule already.
+    """
 
     def register(rule: Rule) -> Rule:
-        _RULES.update(dict.fromkeys(kinds, rule))
+        for kind in kinds:
+            RULES.add(kind, rule, rule)
         return rule
 
     return register
@@ -297,4 +304,4 @@ def emits(*kinds: str) -> Callable[[Rule], Rule]:
 
 def rule_of(kind: str) -> Rule | None:
     """The rule that emits ops of a kind, if there is one."""
-    return _RULES.get(kind)
+    return RULES.find(kind)

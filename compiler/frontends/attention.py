@@ -1,10 +1,11 @@
-"""Attention, from primitive ops."""
+"""Attention, from primitive ops. Every method raises a GraphError for a value of another shape than it says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.frontends.step import B, C, S, Step
+from compiler.errors import GraphError
+from compiler.frontends.step import B, C, S, Step, expect
 from compiler.ir.op import Value
 
 
@@ -47,6 +48,12 @@ class Attention:
         share a key head, they are put one after the other as more queries, so that no key is repeated.
         """
         b, heads, kv_heads, width = step.b, step.shape.heads, step.shape.kv_heads, step.shape.head_dim
+        expect("queries, split into heads,", q, B, heads, S, width)
+        for what, whole in (("the cache of keys", k), ("the cache of values", v)):
+            expect(what, whole, B, kv_heads, C, width)
+        for what, extra in (("the mask", self.mask), ("the bias of scores", self.bias)):
+            if extra is not None:
+                _expect_scores(what, extra, heads)
         group = heads // kv_heads
         if group > 1:
             q = b.reshape(q, shape=(B, kv_heads, group * S, width), name="q.grouped")
@@ -72,7 +79,10 @@ class Attention:
         return merged
 
     def cached(self, step: Step, layer: int, q: Value, k: Value, v: Value) -> Value:
-        """The heads' outputs for the rows of `q`, `k` and `v`, with the layer's caches updated."""
+        """The heads' outputs, `[B,S,heads*head_dim]`, with the layer's caches updated.
+
+        `q` is `[B,S,heads*head_dim]`, `k` and `v` are `[B,S,kv_heads*head_dim]`: heads lie side by side.
+        """
         queries, keys = self.queries(step, q), self.keys(step, k)
         return self(step, queries, *step.update_cache(layer, keys, self.values(step, v)))
 
@@ -83,8 +93,17 @@ class Attention:
         return rotated
 
 
+def _expect_scores(what: str, value: Value, heads: int) -> None:
+    """GraphError if a value does not go with scores `[B,heads,S,C]`, dim by dim; any of its dims may be 1."""
+    shape = value.type.shape
+    if len(shape) != 4 or any(dim not in (1, wanted) for dim, wanted in zip(shape, (B, heads, S, C), strict=True)):
+        raise GraphError(f"{what} must be [B,{heads},S,C], or 1 in place of some dims; %{value.name} is {value.type}")
+
+
 def split_heads(step: Step, x: Value, heads: int, name: str) -> Value:
     """`[B,S,heads*head_dim]` as `[B,heads,S,head_dim]`."""
+    words = {"q": "queries", "k": "keys", "v": "values"}
+    expect(f"{words.get(name, name)}, before they are split into heads,", x, B, S, heads * step.shape.head_dim)
     rows = step.b.reshape(x, shape=(B, S, heads, step.shape.head_dim), name=f"{name}.rows")
     by_head: Value = step.b.transpose(rows, perm=(0, 2, 1, 3), name=f"{name}.heads")
     return by_head

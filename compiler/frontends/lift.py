@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from compiler.errors import CheckpointError
+from compiler.errors import CheckpointError, GraphError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.lifting import Lifting
 from compiler.frontends.limits import Limits
 from compiler.frontends.registry import family_of
 from compiler.ir.graph import Graph
+from compiler.ir.step_contract import check_step
+from compiler.plugins import blamed, place_of
 
 
 def lift(checkpoint: Checkpoint, *, limits: Limits | None = None) -> Graph:
@@ -22,11 +24,22 @@ def lift(checkpoint: Checkpoint, *, limits: Limits | None = None) -> Graph:
     Raises:
         ConfigError: if the model, or one of its variants, is not supported, or the limits do not fit it.
         CheckpointError: if the weights are damaged, or not those that the config describes.
+        GraphError: if the frontend of a family makes no step.
+        PluginError: if the frontend of a family that is not llmc's own raises anything else.
     """
     family = family_of(checkpoint.config)
     lifting = Lifting(family.name, checkpoint, limits or Limits())
     try:
-        family.lift(lifting)
+        with blamed(family.lift, f"the frontend of {family.name!r}"):
+            family.lift(lifting)
     except CheckpointError as error:
         raise lifting.explained(error) from error
-    return lifting.graph()
+    graph = lifting.graph()
+    try:
+        check_step(graph)
+    except GraphError as error:
+        raise GraphError(
+            f"the frontend of {family.name!r} made no step of a model: {error.message} ({place_of(family.lift)})",
+            hint=error.hint,
+        ) from None
+    return graph

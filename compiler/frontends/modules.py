@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.errors import GraphError
 from compiler.frontends.activations import Activation
 from compiler.frontends.attention import Attention
 from compiler.frontends.step import Step
@@ -21,7 +22,9 @@ def linear(step: Step, x: Value, module: str, out: int, width: int, *, name: str
 def layer_norm(
     step: Step, x: Value, module: str, width: int, *, scope: str, eps: float, weight: bool = True, bias: bool = True
 ) -> Value:
-    """A LayerNorm over the last dim, in a scope of its own."""
+    """A LayerNorm over the last dim, in a scope of its own; GraphError if that dim is not `width`."""
+    if x.type.shape[-1:] != (width,):
+        raise GraphError(f"{module} normalizes rows of {width}; %{x.name} is {x.type}")
     with step.b.scope(scope, module):
         scale = step.weights.take(f"{module}.weight", width, name="weight") if weight else None
         offset = step.weights.take(f"{module}.bias", width, name="bias") if bias else None
@@ -86,8 +89,17 @@ def output_head(step: Step, x: Value, table: Value, width: int, *modules: str, t
 
 
 def learned_positions(step: Step, module: str, count: int, width: int, *, unused: int = 0) -> Value:
-    """The rows of a learned position embedding `[B,S,width]`, whose table starts with `unused` rows."""
+    """The rows of a learned position embedding `[B,S,width]`, whose table starts with `unused` rows.
+
+    Raises:
+        GraphError: if the model's shape says that another number of positions is learned.
+    """
     b = step.b
+    if step.shape.learned != count:
+        raise GraphError(
+            f"{module} has learned {count} positions, and ModelShape.learned is {step.shape.learned}",
+            hint="they must be the same: that decides how long a sequence may be",
+        )
     with b.scope("positions", module):
         table = step.weights.take(f"{module}.weight", unused + count, width, name="table" if unused else "weight")
         if unused:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from compiler.errors import ConfigError
 from compiler.frontends.lifting import Lifting
+from compiler.plugins import Registry, broken_hint, load_installed
 
 Frontend = Callable[[Lifting], None]
 
@@ -19,17 +20,19 @@ class Family(NamedTuple):
     lift: Frontend
 
 
-_FAMILIES: dict[str, Family] = {}
+FAMILIES = Registry[Family]("model_type {!r} has a frontend already", ConfigError)
+"""The families, by their `model_type`."""
 
 
 def frontend(model_type: str, *architectures: str) -> Callable[[Frontend], Frontend]:
-    """Decorator: the function lifts checkpoints of that `model_type` (or, if they give none, of those classes)."""
+    """Decorator: the function lifts checkpoints of that `model_type` (or, if they give none, of those classes).
+
+    Raises:
+        ConfigError: if another function does already.
+    """
 
     def register(lift: Frontend) -> Frontend:
-        known = _FAMILIES.get(model_type)
-        if known and known.lift.__module__ != lift.__module__:
-            raise ConfigError(f"model_type {model_type!r} has a frontend already, in {known.lift.__module__}")
-        _FAMILIES[model_type] = Family(model_type, architectures, lift)
+        FAMILIES.add(model_type, Family(model_type, architectures, lift), lift)
         return lift
 
     return register
@@ -37,7 +40,8 @@ def frontend(model_type: str, *architectures: str) -> Callable[[Frontend], Front
 
 def families() -> tuple[str, ...]:
     """The supported values of `model_type`."""
-    return tuple(sorted(_FAMILIES))
+    load_installed()
+    return tuple(sorted(FAMILIES))
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
@@ -47,13 +51,18 @@ def family_of(config: Mapping[str, Any]) -> Family:
         ConfigError: listing the supported ones, if it is none of them.
     """
     supported = f"supported: {', '.join(families())}"
+    hint = broken_hint("a family of your own is a plug-in: --plugin FILE.py, or a package (docs/frontends.md)")
     model_type = config.get("model_type")
     if model_type:
-        if model_type not in _FAMILIES:
-            raise ConfigError(f"the config key 'model_type' is {model_type!r}, which is not supported; {supported}")
-        return _FAMILIES[model_type]
+        if model_type not in FAMILIES:
+            raise ConfigError(
+                f"the config key 'model_type' is {model_type!r}, which is not supported; {supported}", hint=hint
+            )
+        return FAMILIES[model_type]
     architectures = config.get("architectures") or []
-    for family in _FAMILIES.values():
+    for family in FAMILIES.values():
         if set(family.architectures) & set(architectures):
             return family
-    raise ConfigError(f"the config has no 'model_type', and its 'architectures' {architectures} tell none; {supported}")
+    raise ConfigError(
+        f"the config has no 'model_type', and its 'architectures' {architectures} tell none; {supported}", hint=hint
+    )

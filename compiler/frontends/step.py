@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from compiler.errors import ConfigError, GraphError
 from compiler.frontends.config import Size
 from compiler.frontends.rope import Rope
 from compiler.frontends.weights import Weights
 from compiler.ir.builder import Builder
-from compiler.ir.dims import symbol
+from compiler.ir.dims import Dim, shape_text, symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 
@@ -25,6 +26,9 @@ class ModelShape:
         learned: how many positions have an embedding; None if positions are computed.
         positions: how positions enter: `rotary`, `learned`, `alibi`, several joined by `+`, or `none`.
         cached: the layers that keep keys and values of their own; None for all.
+
+    Raises:
+        ConfigError: if the key heads do not divide the query heads.
     """
 
     vocab: Size
@@ -37,6 +41,16 @@ class ModelShape:
     positions: str
     learned: int | None = None
     cached: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"{self.kv_heads} key heads do not divide the model's {self.heads} query heads")
+
+
+def expect(what: str, value: Value, *shape: Dim) -> None:
+    """GraphError, saying what it is, if a value has another shape than a helper takes."""
+    if value.type.shape != shape:
+        raise GraphError(f"{what} must be {shape_text(shape)}; %{value.name} is {value.type}")
 
 
 @dataclass
@@ -89,7 +103,12 @@ class Step:
         """`bool[B,1,S,C]`: whether a query sees a slot.
 
         It sees its own position and those before; with a window, no more than `window` positions back.
+
+        Raises:
+            GraphError: if the window is negative, so that a query would see nothing.
         """
+        if window is not None and window < 0:
+            raise GraphError(f"a query that sees {window} positions back does not see itself")
         b = self.b
         with b.scope("positions"):
             queries = self.queries()
@@ -103,7 +122,13 @@ class Step:
             return both
 
     def alibi(self, slopes: Sequence[float]) -> Value:
-        """`[B,heads,S,C]`: each head's slope times the distance from query to slot, to be added to the scores."""
+        """`[B,heads,S,C]`: each head's slope times the distance from query to slot, to be added to the scores.
+
+        Raises:
+            GraphError: if there is not one slope for each head.
+        """
+        if len(slopes) != self.shape.heads:
+            raise GraphError(f"ALiBi takes a slope for each of the {self.shape.heads} heads; {len(slopes)} were given")
         b = self.b
         with b.scope("positions"):
             distance = b.cast(b.sub(self.slots, self.queries(), name="distance"), dtype=DType.f32, name="distance.f32")
@@ -129,7 +154,18 @@ class Step:
             )
 
     def update_cache(self, layer: int, k: Value, v: Value) -> tuple[Value, Value]:
-        """Store the new keys and values `[B,kv_heads,S,head_dim]`; the layer's caches after that."""
+        """Store the new keys and values `[B,kv_heads,S,head_dim]`; the layer's caches after that.
+
+        Raises:
+            GraphError: if they have another shape, or the layer has no caches or has updated them already.
+        """
+        if layer not in self.caches or f"cache.{layer}.k" in self.b.outputs:
+            why = "were updated already" if layer in self.caches else "do not exist"
+            raise GraphError(
+                f"the caches of layer {layer} {why}", hint="each layer of ModelShape.cached updates its caches once"
+            )
+        for what, new in (("new keys", k), ("new values", v)):
+            expect(what, new, B, self.shape.kv_heads, S, self.shape.head_dim)
         found = [
             self._update(cache, new, f"cache.{layer}.{which}", which)
             for cache, new, which in zip(self.caches[layer], (k, v), "kv", strict=True)
@@ -148,6 +184,12 @@ class Step:
         return state if scale is None else b.dequantize(state, scale, dtype=self.dtype, name=f"{which}.cached")
 
     def logit_rows(self, x: Value) -> Value:
-        """The rows of `x [B,S,H]` whose logits are wanted, `[B,R,H]`: what follows costs only those."""
+        """The rows of `x [B,S,H]` whose logits are wanted, `[B,R,H]`: what follows costs only those.
+
+        Raises:
+            GraphError: if `x` has another shape.
+        """
+        if x.type.rank != 3 or x.type.shape[:2] != (B, S):
+            raise GraphError(f"what logits are computed from must be [B,S,width]; %{x.name} is {x.type}")
         rows: Value = self.b.gather_rows(x, self.logit_pos, name="logit_rows")
         return rows

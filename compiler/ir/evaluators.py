@@ -20,6 +20,7 @@ from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.dims import evaluate
 from compiler.ir.tensor_data import random_tensor
 from compiler.ir.torch_types import to_torch
+from compiler.plugins import Registry, broken_hint
 
 Attrs = Mapping[str, Any]
 Sizes = Mapping[str, int]
@@ -41,7 +42,10 @@ class Evaluator(NamedTuple):
     stepwise: bool = False
 
 
-_TABLE: dict[str, Evaluator] = {}
+EVALUATORS = Registry[Evaluator]("the op {!r} has an evaluator already", GraphError)
+"""The evaluators, by the kind of op."""
+EVALUATOR_DECORATOR = f"{__name__}.evaluates"
+"""What registers an evaluator, as messages call it."""
 
 
 def evaluates(
@@ -50,24 +54,21 @@ def evaluates(
     """Decorator: register the function as the meaning of `kind`; GraphError if it has one already."""
 
     def register(compute: Callable[..., Any]) -> Callable[..., Any]:
-        known = _TABLE.get(kind)
-        if known and known.compute.__module__ != compute.__module__:
-            raise GraphError(f"the op {kind!r} has an evaluator already, in {known.compute.__module__}")
-        _TABLE[kind] = Evaluator(compute, exact, stepwise)
+        EVALUATORS.add(kind, Evaluator(compute, exact, stepwise), compute)
         return compute
 
     return register
 
 
-def evaluator(kind: str) -> Evaluator:
-    """The evaluator of `kind`; GraphError if there is none."""
-    try:
-        return _TABLE[kind]
-    except KeyError:
+def evaluator(kind: str, where: str = "") -> Evaluator:
+    """The evaluator of `kind`; GraphError, saying where, if there is none."""
+    found = EVALUATORS.find(kind)
+    if found is None:
         raise GraphError(
-            f"the interpreter does not know the op {kind!r}",
-            hint=f"register its meaning: @compiler.ir.evaluators.evaluates({kind!r})",
-        ) from None
+            f"the interpreter does not know the op {kind!r}{where}",
+            hint=broken_hint(f"register its meaning: @{EVALUATOR_DECORATOR}({kind!r})"),
+        )
+    return found
 
 
 def _simple(kind: str, function: Callable[..., Any], *, exact: bool = False) -> None:

@@ -15,15 +15,16 @@ from torch import Tensor
 import compiler.ir.nn_evaluators
 import compiler.ir.quant_evaluators
 import compiler.ir.unpack_evaluators  # noqa: F401 - registers the evaluators
-from compiler.errors import GraphError, LlmcError, is_out_of_memory
+from compiler.errors import GraphError, LlmcError, PluginError, is_out_of_memory
 from compiler.ir.analysis import constant_values, last_uses
 from compiler.ir.collectives import COLLECTIVES, Communicate, alone
 from compiler.ir.dims import Affine
-from compiler.ir.evaluators import evaluator
+from compiler.ir.evaluators import EVALUATORS, evaluator
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.tensor_data import read_tensor
 from compiler.ir.torch_types import from_torch, to_torch
+from compiler.plugins import blame
 
 Observer = Callable[[Op, Sequence[Tensor], Sequence[Tensor]], None]
 
@@ -110,7 +111,7 @@ class Interpreter:
             if op.kind.name == "const":
                 results: Any = read_tensor(op.attrs["data"], self.graph.root).to(self.device)
             else:
-                rule = evaluator(op.kind.name)
+                rule = evaluator(op.kind.name, f", which %{op.name} from {op.origin} is")
                 given = operands if rule.exact else [self._widened(tensor) for tensor in operands]
                 steps = {"rounding": lambda x: self._widened(self._typed(x, op.result))} if rule.stepwise else {}
                 results = rule.compute(op.attrs, sizes, *given, **steps)
@@ -119,10 +120,13 @@ class Interpreter:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            raise GraphError(
-                f"the interpreter failed at {op.kind.name} %{op.name} from {op.origin}: {error}"
-            ) from error
+            where = f"{op.kind.name} %{op.name} from {op.origin}"
+            if not EVALUATORS.is_own(op.kind.name):
+                blame(error, rule.compute, f"the evaluator of {where}")
+            raise GraphError(f"the interpreter failed at {where}: {error}") from error
         tensors = results if isinstance(results, tuple) else (results,)
+        if not EVALUATORS.is_own(op.kind.name):
+            _check_results(op, tensors, sizes)
         return tuple(self._typed(tensor, value) for tensor, value in zip(tensors, op.results, strict=True))
 
     def _widened(self, tensor: Tensor) -> Tensor:
@@ -137,6 +141,22 @@ class Interpreter:
         if self.exact and value.type.dtype.is_float:
             return tensor.to(self.accumulate)
         return tensor.to(to_torch(value.type.dtype))
+
+
+def _check_results(op: Op, tensors: tuple[Any, ...], sizes: Mapping[str, int]) -> None:
+    """PluginError if an evaluator that is not llmc's own gives other results than the op's type rule says."""
+    found = [list(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}" for x in tensors]
+    try:
+        wanted = [list(value.type.sizes(sizes)) for value in op.results]
+    except KeyError:  # a dim that no input shows by itself
+        return
+    if found != wanted:
+        raise PluginError(
+            f"the evaluator of {op.kind.name} %{op.name} from {op.origin} gives {', '.join(map(str, found))} where its "
+            f"type rule says {', '.join(str(value.type) for value in op.results)}, here {', '.join(map(str, wanted))} "
+            f"({EVALUATORS.place(op.kind.name)})",
+            hint="mend the evaluator, or the type rule",
+        )
 
 
 def bind_inputs(graph: Graph, inputs: Mapping[str, Tensor], *, any_float: bool = False) -> dict[str, int]:

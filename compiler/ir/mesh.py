@@ -103,6 +103,18 @@ def rank_graph(graph: Graph, rank: int) -> Graph:
     return with_facts(_bound(own, place), rank=rank)
 
 
+def check_stages(graph: Graph) -> None:
+    """See that the graph of all ranks can be cut into its stages; the graph of one rank is as it is.
+
+    Raises:
+        GraphError: naming the stage that has nothing to compute, or the op that uses what another stage computes.
+    """
+    mesh = mesh_of(graph)
+    if mesh.pp > 1 and "rank" not in graph.facts:
+        for stage in range(mesh.pp):
+            stage_graph(graph, stage)
+
+
 def received(graph: Graph) -> tuple[Link, ...]:
     """What a rank's graph is given by other stages, in order."""
     return tuple(

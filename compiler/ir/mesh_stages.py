@@ -36,7 +36,7 @@ def stage_graph(graph: Graph, stage: int) -> Graph:
     """The ops of a stage, with what it is sent as inputs and what it sends as outputs.
 
     Raises:
-        GraphError: if it uses what another stage computes, and no transfer brings it.
+        GraphError: if it uses what another stage computes, and no transfer brings it; or if it computes nothing.
     """
     stages = value_stages(graph)
     outputs = {role: value for role, value in graph.outputs.items() if stages.get(value.name, 0) == stage}
@@ -58,12 +58,27 @@ def stage_graph(graph: Graph, stage: int) -> Graph:
             arrived[op.name] = Value(name, op.result.type)
         else:
             ops.append(with_operands(op, tuple([arrived.get(value.name, value) for value in op.operands])))
+    if not any(op.operands for op in ops):
+        raise _nothing_to_compute(graph, stage)
     inputs = tuple(value for value in graph.inputs if value.name in used and _is_own(graph, value, stage, stages))
     return replace(
         graph,
         inputs=(*inputs, *dict.fromkeys(arrived.values())),
         ops=tuple(ops),
         outputs=FrozenDict({role: arrived.get(value.name, value) for role, value in outputs.items()}),
+    )
+
+
+def _nothing_to_compute(graph: Graph, stage: int) -> GraphError:
+    arrivals = [op for op in graph.find("transfer") if op.attrs["stage"] == stage]
+    if arrivals:
+        op = arrivals[0]
+        why = f"nothing uses {op.kind.name} %{op.name} from {op.origin}, which brings it %{op.operands[0].name}"
+    else:
+        why = "no transfer goes to it"
+    return GraphError(
+        f"stage {stage} has nothing to compute: {why}",
+        hint="cut the model into fewer stages (pp=N), or let no pass after pp take away what a stage receives",
     )
 
 

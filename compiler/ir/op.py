@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, get_type_hints
 
-from compiler.errors import GraphError
+from compiler.errors import GraphError, PluginError
 from compiler.ir.dims import Dim
 from compiler.ir.dtypes import DType
 from compiler.ir.frozen import EMPTY, FrozenDict
 from compiler.ir.suggest import did_you_mean
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
+from compiler.plugins import Registry, blame, broken_hint, place_of
 
 Attr = int | float | bool | str | DType | Dim | TensorRef | tuple["Attr", ...]
 ResultTypes = TensorType | tuple[TensorType, ...]
@@ -140,7 +141,15 @@ class OpKind:
         except GraphError as error:
             given = ", ".join(map(str, operands))
             raise GraphError(f"{self.name}({given}): {error.message}", hint=error.hint) from None
-        return results if isinstance(results, tuple) else (results,)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told whose it is
+            blame(error, self.rule, f"the type rule of {self.name}({', '.join(map(str, operands))})")
+        types = results if isinstance(results, tuple) else (results,)
+        if not all(isinstance(type_, TensorType) for type_ in types):
+            raise PluginError(
+                f"the type rule of {self.name} returned {results!r} ({place_of(self.rule)})",
+                hint="it returns the type of the result, or a tuple of types",
+            )
+        return types
 
 
 def _normal(value: Any) -> Attr:
@@ -153,7 +162,8 @@ def _normal(value: Any) -> Attr:
 # Type rules are pure, and a model repeats few distinct types; the bound only guards against unusual use.
 _MEMO_LIMIT = 4096
 
-_REGISTRY: dict[str, OpKind] = {}
+OPS = Registry[OpKind]("the op {!r} exists already", GraphError)
+"""All kinds of operation."""
 
 
 def op(rule: Callable[..., ResultTypes]) -> OpKind:
@@ -163,8 +173,6 @@ def op(rule: Callable[..., ResultTypes]) -> OpKind:
         GraphError: if the name is taken.
     """
     name = rule.__name__.rstrip("_")
-    if name in _REGISTRY and _REGISTRY[name].rule.__module__ != rule.__module__:
-        raise GraphError(f"the op {name!r} exists already, defined in {_REGISTRY[name].rule.__module__}")
     hints = get_type_hints(rule)
     parameters = inspect.signature(rule).parameters.values()
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -178,24 +186,26 @@ def op(rule: Callable[..., ResultTypes]) -> OpKind:
         attributes={p.name: hints[p.name] for p in keyword},
         defaults={p.name: p.default for p in keyword if p.default is not p.empty},
     )
-    _REGISTRY[name] = kind
+    OPS.add(name, kind, rule)
     return kind
 
 
 def op_kind(name: str) -> OpKind:
     """The kind of that name; GraphError with a suggestion if there is none."""
-    try:
-        return _REGISTRY[name]
-    except KeyError:
+    kind = OPS.find(name)
+    if kind is None:
         raise GraphError(
-            f"there is no op {name!r}{did_you_mean(name, _REGISTRY)}",
-            hint="an op of your own must be imported before a graph uses it (on the command line: --plugin FILE.py)",
-        ) from None
+            f"there is no op {name!r}{did_you_mean(name, OPS)}",
+            hint=broken_hint(
+                "an op of your own must be imported before a graph uses it (on the command line: --plugin FILE.py)"
+            ),
+        )
+    return kind
 
 
 def op_kinds() -> Iterator[OpKind]:
     """All kinds, by name."""
-    return iter(sorted(_REGISTRY.values(), key=lambda kind: kind.name))
+    return iter(sorted(OPS.values(), key=lambda kind: kind.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +261,13 @@ def make_op(
 
 def with_operands(op: Op, operands: tuple[Value, ...]) -> Op:
     """`op` on other operands, its results' types inferred anew; `op` itself if nothing changes."""
-    if operands == op.operands:
-        return op
-    types = op.kind.infer(tuple([value.type for value in operands]), op.attrs)
+    return op if operands == op.operands else with_types(Op(op.kind, operands, op.attrs, op.results, op.origin))
+
+
+def with_types(op: Op) -> Op:
+    """`op` with its results' types inferred anew; `op` itself if they are right."""
+    types = op.kind.infer(tuple([value.type for value in op.operands]), op.attrs)
     results = tuple(
         [old if old.type == new else Value(old.name, new) for old, new in zip(op.results, types, strict=True)]
     )
-    return Op(op.kind, operands, op.attrs, op.results if results == op.results else results, op.origin)
+    return op if results == op.results else Op(op.kind, op.operands, op.attrs, results, op.origin)

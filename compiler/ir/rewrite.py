@@ -1,15 +1,17 @@
 """Rewriting graphs: one forward sweep with a substitution.
 
 `sweep` visits each op once, in order, with its operands already rewritten; what the visitor returns replaces the op's
-results from there on. Ops that nothing touches are shared with the old graph, not copied, and ops that nothing needs
-any more are dropped at the end.
+results from there on. Types of an op that is kept are inferred after the visit, so that a visitor whose operands have
+changed their shapes can give the op other attributes. Ops that nothing touches are shared with the old graph, not
+copied, and ops that nothing needs any more are dropped at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from operator import is_
+from typing import Any
 
 from compiler.errors import GraphError
 from compiler.ir.analysis import is_constant
@@ -17,7 +19,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.collection import no_collection
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
-from compiler.ir.op import Op, Value, with_operands
+from compiler.ir.op import Op, Value, with_types
 
 Replacement = Value | Sequence[Value] | None
 
@@ -38,6 +40,16 @@ class RewriteBuilder(Builder):
         """Name and attribute what is emitted next after `op`."""
         self.prefix = op.results[0].name + "."
         self.origin = op.origin.touched_by(self._pass_name) if self._pass_name else op.origin
+
+    def again(self, op: Op, **attrs: Any) -> Value | tuple[Value, ...]:
+        """The op once more, on its operands, with some of its attributes changed. Returns what stands for its results.
+
+        Raises:
+            GraphError: if the operands or attributes break the kind's rule.
+        """
+        names = tuple([op.kind.name] * len(op.results))
+        made: tuple[Value, ...] = self.emit(op.kind, *op.operands, names=names, **{**op.attrs, **attrs})
+        return made if len(made) > 1 else made[0]
 
     def producer(self, value: Value) -> Op | None:
         """The op behind a value of the graph rewritten so far; None for an input."""
@@ -100,37 +112,41 @@ def sweep(
     *,
     pass_name: str = "",
     retype: bool = False,
-    inputs: Mapping[str, Value] = EMPTY,
+    inputs: Mapping[str, Value | None] = EMPTY,
     adapt: Adapter | None = None,
 ) -> Graph:
     """Rewrite a graph in one forward sweep.
 
     Args:
         graph: the graph; it is not changed.
-        visit: called as `visit(op, builder)` with the op on its rewritten operands. Returns None to keep the op, or
-            the values that stand for its results from here on: values of the graph so far, or of ops that it appends
-            to the builder.
+        visit: called as `visit(op, builder)` with the op on its rewritten operands; its results still have the types
+            that they had in `graph`. Returns None to keep the op, or the values that stand for its results from here
+            on: values of the graph so far, or of ops that it appends to the builder.
         pass_name: recorded in the origin of new ops.
         retype: whether a replacement may have another type than what it replaces; ops downstream are inferred anew.
-        inputs: by name, what stands in place of an input of the graph: the same name with another type.
-        adapt: called as `adapt(op, operands, builder)` if an op refuses its rewritten operands (their types changed);
-            returns operands that it takes.
+        inputs: by name, what stands in place of an input of the graph: the same name with another type; or None for a
+            cache that goes, together with its next state.
+        adapt: called as `adapt(op, operands, builder)` if an op that is kept refuses its rewritten operands (their
+            types changed); returns operands that it takes.
 
     Returns:
         The rewritten graph without dead ops; `graph` itself if nothing changed.
 
     Raises:
-        GraphError: if a replacement has another type and `retype` is off, or an op downstream refuses its operands.
+        GraphError: if a replacement has another type and `retype` is off, an op downstream refuses its operands, or one
+            that stays uses a cache that goes.
     """
     builder = RewriteBuilder(graph, pass_name)
     ops = builder.ops
-    substitution: dict[str, Value] = dict(inputs)
+    substitution: dict[str, Value] = {name: value for name, value in inputs.items() if value is not None}
     for original in graph.ops:
         builder.visiting(original)
-        op = _substituted(original, substitution, builder, adapt)
+        op = _substituted(original, substitution)
         before = len(ops)
         replacement = visit(op, builder)
         if replacement is None:
+            if op is not original:
+                op = _inferred(op, original, builder, adapt)
             ops.append(op)
             if op is not original:
                 _record(substitution, original, op.results)
@@ -143,29 +159,55 @@ def sweep(
             values = builder.rename_last(original.results)
         if values != original.results:
             _record(substitution, original, values)
-    if not substitution and len(ops) == len(graph.ops) and all(map(is_, ops, graph.ops)):
+    gone = {name for name, value in inputs.items() if value is None}
+    if not substitution and not gone and len(ops) == len(graph.ops) and all(map(is_, ops, graph.ops)):
         return eliminate_dead(graph)
-    outputs = {role: substitution.get(value.name, value) for role, value in graph.outputs.items()}
-    swept = graph.with_ops(tuple(ops), outputs)
+    outputs = {role: substitution.get(v.name, v) for role, v in graph.outputs.items() if role not in gone}
+    swept = eliminate_dead(graph.with_ops(tuple(ops), outputs))
     if inputs:
-        swept = replace(swept, inputs=tuple([inputs.get(value.name, value) for value in graph.inputs]))
-    return eliminate_dead(swept)
+        kept = [inputs.get(value.name, value) for value in graph.inputs]
+        swept = replace(swept, inputs=tuple([value for value in kept if value is not None]))
+    if gone:
+        _check_unused(swept, gone)
+    return swept
 
 
-def _substituted(op: Op, substitution: Mapping[str, Value], builder: RewriteBuilder, adapt: Adapter | None) -> Op:
-    if not substitution or not any(value.name in substitution for value in op.operands):
+def _substituted(op: Op, substitution: Mapping[str, Value]) -> Op:
+    """The op on its rewritten operands, its results as they were."""
+    if not substitution:
+        return op
+    for value in op.operands:
+        if value.name in substitution:
+            break
+    else:
         return op
     operands = tuple([substitution.get(value.name, value) for value in op.operands])
+    return Op(op.kind, operands, op.attrs, op.results, op.origin)
+
+
+def _inferred(op: Op, original: Op, builder: RewriteBuilder, adapt: Adapter | None) -> Op:
+    """The op with results of the types that its operands give."""
+    for new, old in zip(op.operands, original.operands, strict=True):
+        if new.type is not old.type and new.type != old.type:
+            break
+    else:
+        return op
     try:
-        return with_operands(op, operands)
+        return with_types(op)
     except GraphError as error:
         if adapt is not None:
-            return _substituted(op, _paired(op, adapt(op, operands, builder)), builder, None)
+            operands = tuple(adapt(original, op.operands, builder))
+            return _inferred(Op(op.kind, operands, op.attrs, op.results, op.origin), original, builder, None)
         raise GraphError(f"%{op.name} from {op.origin} cannot take its new operands: {error.message}") from None
 
 
-def _paired(op: Op, operands: Sequence[Value]) -> dict[str, Value]:
-    return {old.name: new for old, new in zip(op.operands, operands, strict=True)}
+def _check_unused(graph: Graph, gone: Set[str]) -> None:
+    for op in graph.ops:
+        for value in op.operands:
+            if value.name in gone:
+                raise GraphError(
+                    f"{op.kind.name} %{op.name} from {op.origin} still uses the cache %{value.name}, which goes"
+                )
 
 
 def _record(substitution: dict[str, Value], original: Op, values: Sequence[Value]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from compiler.errors import LlmcError, PassError
+from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.matching import Match, Miss
 from compiler.ir.op import Op, Value
 from compiler.ir.patterns import Pattern
 from compiler.ir.rewrite import Replacement, RewriteBuilder, Visitor, sweep
 from compiler.ir.trace import RuleTrace, Trace, current_trace
+from compiler.plugins import blame, place_of
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def apply_rules(graph: Graph, rules: Iterable[Rule], *, pass_name: str, trace: T
         The rewritten graph without dead ops; `graph` itself if no rule applied.
 
     Raises:
-        PassError: if a rule fails or returns something else than it should.
+        PassError: if a rule returns something else than it should.
+        PluginError: if a rule that is not llmc's own raises anything but an `LlmcError`; file and line are named.
         GraphError: if a replacement has another type than what it replaces.
     """
     return sweep(graph, rule_visitor(rules, pass_name=pass_name, trace=trace), pass_name=pass_name)
@@ -110,11 +112,8 @@ def _try(rule: Rule, op: Op, builder: RewriteBuilder, record: RuleTrace) -> Repl
     before = len(builder.ops)
     try:
         outcome = rule.apply(match, builder)
-    except LlmcError:
-        raise
-    except Exception as error:
-        where = f"{op.kind.name} %{op.name} from {op.origin}"
-        raise PassError(f"the rule {rule.name!r} failed at {where}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user is told whose it is
+        blame(error, rule.apply, f"the rule {rule.name!r} at {op.kind.name} %{op.name} from {op.origin}")
     if outcome is None or isinstance(outcome, Decline):
         builder.retract(before)
         builder.visiting(op)
@@ -130,6 +129,6 @@ def _check(rule: Rule, outcome: object) -> None:
     values = (outcome,) if isinstance(outcome, Value) else outcome
     if not isinstance(values, Sequence) or not all(isinstance(value, Value) for value in values):
         raise PassError(
-            f"the rule {rule.name!r} returned {outcome!r}",
+            f"the rule {rule.name!r} returned {outcome!r} ({place_of(rule.apply)})",
             hint="a rule returns a value, one value for each result of the root, a Decline or None",
         )

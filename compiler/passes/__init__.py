@@ -11,14 +11,15 @@ from compiler.passes.fold import fold
 from compiler.passes.fuse_attention import FuseAttention
 from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.merge_linears import MergeLinears, merge_linears
+from compiler.passes.notes import note
 from compiler.passes.options import Option
 from compiler.passes.parallel import PipelineParallel, SplitEmbedding, TensorParallel
 from compiler.passes.pipeline import PassRun, PipelineResult, apply_pass, run_pipeline
-from compiler.passes.plugins import load_plugin
 from compiler.passes.protocol import Pass
 from compiler.passes.quant import Quantize
 from compiler.passes.registry import PassInfo, describe_passes, find_pass
 from compiler.passes.registry import register as register_pass
+from compiler.plugins import load_file as load_plugin
 
 __all__ = [
     "ChangeDType",
@@ -43,6 +44,7 @@ __all__ = [
     "fold",
     "load_plugin",
     "merge_linears",
+    "note",
     "parse_pipeline",
     "register_pass",
     "run_pipeline",

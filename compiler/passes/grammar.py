@@ -16,6 +16,7 @@ from compiler.ir.suggest import did_you_mean
 from compiler.passes.options import Option, read_value, spell_value
 from compiler.passes.protocol import Pass, default_name, maker_of, takes_options
 from compiler.passes.registry import PassInfo, find_pass, info_of
+from compiler.plugins import blame
 
 
 def parse_pipeline(text: str) -> tuple[Pass, ...]:
@@ -121,4 +122,6 @@ def _make(info: PassInfo, values: dict[str, object]) -> Pass:
         made: Pass = info.maker(**values)
     except (ValueError, TypeError) as error:
         raise PassError(f"the pass {info.name!r} refuses its options: {error}") from error
+    except Exception as error:  # noqa: BLE001 - whatever it is, the user is told whose it is
+        blame(error, info.maker, f"making the pass {info.name!r}")
     return made

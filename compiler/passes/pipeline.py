@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compiler.errors import GraphError, LlmcError, PassError
+from compiler.errors import GraphError, PassError
+from compiler.ir.derived_facts import with_derived_facts
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
+from compiler.ir.mesh import check_stages
+from compiler.ir.step_contract import check_step, is_step
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify as verify_graph
 from compiler.passes.grammar import canonical, parse_pipeline, spell
+from compiler.passes.notes import gathered_notes
 from compiler.passes.protocol import Pass, default_name, maker_of
 from compiler.passes.registry import info_of
+from compiler.plugins import blamed, is_own, place_of
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,13 @@ class PipelineResult:
         graph: the last pass's graph.
         timings: one entry a pass, in order.
         canonical: the pipeline's canonical spelling.
+        notes: what passes told the user, each sentence after the pass's spelling.
     """
 
     graph: Graph
     timings: tuple[PassRun, ...]
     canonical: str
+    notes: tuple[str, ...] = ()
 
 
 OnPass = Callable[[str, int, int], None]
@@ -66,7 +72,7 @@ def run_pipeline(
     trace: Trace | None = None,
     verify: bool = True,
 ) -> PipelineResult:
-    """Apply passes to a graph, in order.
+    """Apply passes to a graph, in order. Facts that follow from the graph, such as the number of parameters, follow it.
 
     Args:
         graph: the graph; it is not changed.
@@ -75,59 +81,66 @@ def run_pipeline(
             each one (`01-dtype.ir` ...).
         on_pass: called as `on_pass(spelling, index, count)` before each pass, the first with index 0.
         trace: where rules record what they did.
-        verify: whether to verify the graph before the first pass and after each one.
+        verify: whether to verify the graph before the first pass and after each one, and that a step stays one.
 
     Raises:
-        GraphError: if a pass leaves an invalid graph, or cannot make the ops it wants; it names the pass and the rule.
-        PassError: if the pipeline is misspelt, a pass does not apply to the graph, fails, or returns no graph.
+        GraphError: if a pass leaves an invalid graph, or a model's step in a form that nothing runs, or cannot make the
+            ops it wants; it names the pass and the rule.
+        PassError: if the pipeline is misspelt, a pass does not apply to the graph, or returns no graph.
+        PluginError: if a pass that is not llmc's own raises anything else.
     """
     steps: Sequence[Pass] = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
     dump = _Dump(dump_dir)
     dump.write(graph, "lift")
     if verify:
         _verify(graph, "the graph is invalid before any pass")
-    runs = []
+    runs: list[PassRun] = []
+    notes: list[str] = []
     with trace.active() if trace else nullcontext():
         for i, step in enumerate(steps):
             spelling = spell(step)
             if on_pass:
                 on_pass(spelling, i, len(steps))
-            before, start = len(graph.ops), time.perf_counter()
-            graph = apply_pass(step, graph)
-            runs.append(PassRun(pass_name(step), spelling, time.perf_counter() - start, before, len(graph.ops)))
+            given, start = graph, time.perf_counter()
+            with gathered_notes() as said:
+                graph = apply_pass(step, given)
+            seconds = time.perf_counter() - start
+            notes += [f"{spelling}: {text}" for text in said]
+            graph = with_derived_facts(given, graph)
+            runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops)))
             dump.write(graph, pass_name(step))
             if verify:
                 _verify(graph, f"the pass {spelling!r} left an invalid graph")
-    return PipelineResult(graph, tuple(runs), canonical(steps))
+                _verify_step(graph, given, spelling)
+    return PipelineResult(graph, tuple(runs), canonical(steps), tuple(notes))
 
 
 def apply_pass(step: Pass, graph: Graph) -> Graph:
     """What one pass makes of a graph, if it applies.
 
     Raises:
-        PassError: if the pass does not apply, fails or returns no graph.
+        PassError: if the pass does not apply or returns no graph.
+        PluginError: if a pass that is not llmc's own raises anything else; file and line are named.
         GraphError: if the pass breaks a rule of the IR; the pass is named.
     """
-    failure = f"the pass {pass_name(step)!r} fails"
+    failing = f"the pass {pass_name(step)!r}"
+    maker = maker_of(step)
     try:
-        requires = getattr(step, "requires", None)
-        if requires is not None:
-            requires(graph)
-        result: object = step(graph)
+        with blamed(maker, failing):
+            requires = getattr(step, "requires", None)
+            if requires is not None:
+                requires(graph)
+            result: object = step(graph)
     except GraphError as error:
-        raise type(error)(f"{failure}: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
-    except LlmcError:
-        raise
-    except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}"
-        raise PassError(
-            f"{failure}: {type(error).__name__}: {error} ({where})",
-            hint="this is a mistake in the pass; --debug shows all of the traceback",
-        ) from error
+        if not is_own(maker):
+            raise
+        message = f"{failing} fails: {error.message}"
+        raise type(error)(message, hint=error.hint, excerpt=error.excerpt) from error
     if not isinstance(result, Graph):
         what = "None" if result is None else f"a {type(result).__name__}"
-        raise PassError(f"{failure}: it returned {what}, not a graph", hint="a pass ends in: return graph")
+        raise PassError(
+            f"{failing} fails: it returned {what}, not a graph ({place_of(maker)})", hint="a pass ends in: return graph"
+        )
     return result
 
 
@@ -140,8 +153,21 @@ def pass_name(step: Pass) -> str:
 def _verify(graph: Graph, blame: str) -> None:
     try:
         verify_graph(graph)
+        check_stages(graph)
     except GraphError as error:
         raise GraphError(f"{blame}: {error.message}", hint=error.hint, excerpt=error.excerpt) from error
+
+
+def _verify_step(graph: Graph, given: Graph, spelling: str) -> None:
+    """A pass that was given a step leaves one: otherwise nothing could run it."""
+    if not is_step(given):
+        return
+    try:
+        check_step(graph, before=given)
+    except GraphError as error:
+        raise GraphError(
+            f"the pass {spelling!r} left a graph that is no model's step any more: {error.message}", hint=error.hint
+        ) from error
 
 
 class _Dump:

@@ -1,24 +1,24 @@
-"""Which passes there are: the compiler's own, those of installed packages, and those of plugin files.
+"""Which passes there are: the compiler's own, and those of plug-ins.
 
-A package offers passes by entry points of the group `llmc.passes`; each names a pass, or a module that registers some.
+An installed package offers passes by a module under the entry points `llmc.plugins`, or by an entry of the group
+`llmc.passes`, which names a pass or a module that registers some.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar, overload
 
-from compiler.errors import LlmcError, PassError
+from compiler.errors import PassError
 from compiler.ir.suggest import did_you_mean
 from compiler.passes.options import Option, options_of, spell_value
 from compiler.passes.protocol import Pass, PassMaker, default_name, maker_of, takes_options
+from compiler.plugins import Plugin, Registry, adopt, broken_hint, place_of
+from compiler.plugins.source import Place
 
 ENTRY_POINTS = "llmc.passes"
 
@@ -54,8 +54,13 @@ class PassInfo:
 
     @property
     def module(self) -> str:
-        """Where it is defined."""
-        return str(self.maker.__module__)
+        """The module that defines it, or the plug-in's file."""
+        return place_of(self.maker).home
+
+    @property
+    def plugin(self) -> Plugin | None:
+        """The plug-in that brings it; None if it is llmc's own."""
+        return PASSES.plugin(self.name)
 
     def as_json(self) -> dict[str, Any]:
         """What `llmc passes --json` prints."""
@@ -74,13 +79,13 @@ class PassInfo:
             "summary": self.summary,
             "doc": self.doc,
             "module": self.module,
+            "plugin": self.plugin and self.plugin.name,
             "options": options,
         }
 
 
-_PASSES: dict[str, PassInfo] = {}
-_seen_path: list[str] = []
-_loaded: set[tuple[str, str]] = set()
+PASSES = Registry[PassInfo]("the pass {!r} exists already", PassError)
+"""The passes, by name. `describe_passes` looks at installed packages, too."""
 
 
 @overload
@@ -100,22 +105,11 @@ def register(name: str | Maker) -> Callable[[Maker], Maker] | Maker:
     return lambda maker: _add(name, maker)
 
 
-def _add(name: str, maker: Maker) -> Maker:
-    known = _PASSES.get(name)
-    if known is not None and known.maker is not maker and not _is_reloaded(known.maker, maker):
-        raise PassError(
-            f"the pass {name!r} exists already, in {known.module}", hint="give the new one a name of its own"
-        )
+def _add(name: str, maker: Maker, place: Place | None = None) -> Maker:
     info = PassInfo(name, maker)
     _check(info)
-    _PASSES[name] = info
+    PASSES.add(name, info, maker, place)
     return maker
-
-
-def _is_reloaded(old: PassMaker, new: PassMaker) -> bool:
-    # A module that failed halfway, or that a notebook runs again, registers its passes a second time.
-    places = [(maker.__module__, getattr(maker, "__qualname__", "")) for maker in (old, new)]
-    return places[0] == places[1]
 
 
 def _check(info: PassInfo) -> None:
@@ -135,65 +129,32 @@ def _check(info: PassInfo) -> None:
 
 def find_pass(name: str) -> PassInfo:
     """The pass of that name; PassError with a suggestion if there is none."""
-    load_entry_points()
-    if name not in _PASSES:
+    _adopt_installed()
+    if name not in PASSES:
         raise PassError(
-            f"there is no pass {name!r}{did_you_mean(name, _PASSES)}",
-            hint="`llmc passes` lists them; --plugin FILE.py adds those of a file",
+            f"there is no pass {name!r}{did_you_mean(name, PASSES)}",
+            hint=broken_hint("`llmc passes` lists them; --plugin FILE.py adds those of a file"),
         )
-    return _PASSES[name]
+    return PASSES[name]
 
 
 def describe_passes() -> tuple[PassInfo, ...]:
     """All passes, by name."""
-    load_entry_points()
-    return tuple(sorted(_PASSES.values(), key=lambda info: info.name))
+    _adopt_installed()
+    return tuple(sorted(PASSES.values(), key=lambda info: info.name))
 
 
 def info_of(pass_: Pass) -> PassInfo | None:
     """What a pass is registered as; None for a function or dataclass that is not registered."""
     maker = maker_of(pass_)
-    return next((info for info in _PASSES.values() if info.maker is maker), None)
+    return next((info for info in PASSES.values() if info.maker is maker), None)
 
 
-def load_entry_points() -> None:
-    """Register the passes of installed packages.
-
-    Raises:
-        PassError: naming the package, if one cannot be imported or registers a name that is taken.
-    """
-    if _seen_path == sys.path:
-        return
-    for entry in entry_points(group=ENTRY_POINTS):
-        if (entry.name, entry.value) in _loaded:
-            continue
-        _load(entry)
-        _loaded.add((entry.name, entry.value))
-    _seen_path[:] = sys.path
+def _adopt_installed() -> None:
+    """Register what entry points name that are passes themselves, not modules."""
+    adopt(ENTRY_POINTS, _adopt)
 
 
-def _load(entry: EntryPoint) -> None:
-    package = entry.dist.name if entry.dist else "unknown"
-    try:
-        with all_or_nothing():
-            loaded = entry.load()
-            if not inspect.ismodule(loaded) and not any(info.maker is loaded for info in _PASSES.values()):
-                _add(entry.name, loaded)
-    except Exception as error:
-        reason = error.message if isinstance(error, LlmcError) else f"{type(error).__name__}: {error}"
-        raise PassError(
-            f"the passes of the package {package!r} ({entry.value}) cannot be loaded: {reason}",
-            hint=f"update the package or uninstall it: pip uninstall {package}",
-        ) from error
-
-
-@contextmanager
-def all_or_nothing() -> Iterator[None]:
-    """Forget the passes registered inside if it fails."""
-    before = dict(_PASSES)
-    try:
-        yield
-    except BaseException:
-        _PASSES.clear()
-        _PASSES.update(before)
-        raise
+def _adopt(name: str, maker: PassMaker) -> None:
+    if not any(info.maker is maker for info in PASSES.values()):
+        _add(name, maker, place_of(maker))

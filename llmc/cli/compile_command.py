@@ -143,7 +143,6 @@ def compile_command(
             ),
             dummy_weights=dummy_weights,
             dump_ir=dump_ir,
-            plugins=plugin or (),
             explain=explain,
             calib=calib,
             calib_samples=calib_samples,

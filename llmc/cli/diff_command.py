@@ -36,9 +36,7 @@ def diff_command(
     from compiler.ir.diff import diff_graphs
     from compiler.ir.diff_text import format_diff
     from llmc.inspecting import open_subject
-    from llmc.pipeline import load_plugins
 
-    load_plugins(plugin or ())
     a, b = (replace(open_subject(path).graph, root=".") for path in (before, after))
     diff = diff_graphs(a, b)
     if json_output:

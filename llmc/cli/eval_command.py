@@ -64,11 +64,9 @@ def ppl_command(
     llmc eval ppl my.engine --text val.txt --against my-checkpoint --json
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
-    from llmc.pipeline import load_plugins
 
     if stride != "none":
         raise RequestError(f"there is no stride {stride!r}; windows do not overlap", hint="leave --stride out")
-    load_plugins(plugin or ())
     content = _read(text)
     notes: list[str] = []
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:

@@ -1,19 +1,23 @@
-"""What happens when a command fails: one message, a status, and no traceback unless it is asked for."""
+"""What all commands share: plug-ins are there when one starts, and one that fails gives a message and a status."""
 
 from __future__ import annotations
 
 import functools
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
 
-from compiler.errors import LlmcError, is_out_of_memory
+from compiler.errors import LlmcError, PluginError, is_out_of_memory
+from llmc.cli.console import note
 from llmc.cli.options import settings
+from runtime.parallel.environment import rank_from_environment, world_size_from_environment
+from runtime.parallel.streams import started_by_llmc
 
 P = ParamSpec("P")
 
@@ -24,11 +28,15 @@ EXIT_PIPE = 128 + signal.SIGPIPE
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Decorator for commands: errors become messages on standard error and an exit status."""
+    """Decorator for commands: plug-ins are loaded first, those of `--plugin` and those of installed packages.
+
+    Errors become messages on standard error and an exit status.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            _load_plugins(kwargs)
             command(*args, **kwargs)
             sys.stdout.flush()
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -44,6 +52,22 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(_bug(error)) from None
 
     return run
+
+
+def _load_plugins(options: dict[str, Any]) -> None:
+    """Load plug-ins, and say which packages cannot be: once, however many ranks run the command."""
+    from compiler.plugins import load_plugins
+
+    try:
+        notes = load_plugins(options.get("plugin") or ())
+    except PluginError as error:
+        if (world_size_from_environment() or 1) == 1:
+            raise
+        where = f"rank {rank_from_environment()} on {socket.gethostname()}"  # another host may have other files
+        raise PluginError(f"{where}: {error.message}", hint=error.hint) from error
+    if not options.get("quiet") and rank_from_environment() == 0 and not started_by_llmc():
+        for text in notes:
+            note(text)
 
 
 def _error(error: LlmcError) -> int:

@@ -38,9 +38,7 @@ def inspect_command(
     llmc inspect dumps/00-lifted.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from llmc.inspecting import inspect_path
-    from llmc.pipeline import load_plugins
 
-    load_plugins(plugin or ())
     facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers)
     chosen = chosen_plan(facts["tensorrt"]["plans"] if "tensorrt" in facts else (), plan)
     if json_output:
@@ -81,11 +79,11 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-
     limits, source, mesh = facts["limits"], facts["source"], facts["mesh"]
     made_up = ", dummy weights" if source["dummy_weights"] else ""
     return [
         ("pipeline", facts["pipeline"]),
+        *([("plug-ins", "; ".join(map(_plugin, facts["plugins"])))] if facts["plugins"] else []),
         ("limits", ", ".join(f"{name} {value}" for name, value in limits.items())),
         ("mesh", f"tp {mesh['tp']}, pp {mesh['pp']}"),
         ("targets", ", ".join(facts["targets"])),
@@ -94,6 +92,13 @@ def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("made by", ", ".join([f"llmc {facts['llmc']}", *(f"{k} {v}" for k, v in facts["versions"].items())])),
         ("files", _files(facts)),
     ]
+
+
+def _plugin(used: dict[str, Any]) -> str:
+    """`llmc-example 1.0 (ops soft_gate; passes add-gates)`."""
+    name = f"{used['package']} {used['version']}" if "package" in used else f"{used['file']} {used['sha256'][:12]}"
+    uses = [f"{use} {', '.join(names)}" for use in ("ops", "rules", "passes", "families") if (names := used[use])]
+    return f"{name} ({'; '.join(uses)})"
 
 
 def _files(facts: dict[str, Any]) -> str:

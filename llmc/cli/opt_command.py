@@ -35,8 +35,10 @@ def opt_command(
     from llmc.opt import write_optimized
 
     graph = llmc.read_graph(file)
-    optimized = llmc.optimize(graph, passes, dump_ir=dump_ir, plugins=plugin or (), explain=explain)
+    optimized = llmc.optimize(graph, passes, dump_ir=dump_ir, explain=explain)
     print(optimized.explanation, end="", file=sys.stderr)
     write_optimized(optimized.graph, output)
+    for text in () if quiet else optimized.notes:
+        note(text)
     if not quiet and output is not None:
         note(f"{output}: {len(graph.ops)} ops became {len(optimized.graph.ops)} by {optimized.canonical or 'no pass'}")

@@ -37,7 +37,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or summary; errors only.")]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="A Python file that registers passes or ops. May be repeated."),
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="A Python file that registers passes, ops or families of models. May be repeated.",
+    ),
 ]
 Passes = Annotated[
     str,

@@ -31,9 +31,8 @@ def passes_command(
     llmc passes --plugin my_pass.py --json
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from compiler.passes import describe_passes, find_pass
-    from llmc.pipeline import AUTOMATIC, load_plugins
+    from llmc.pipeline import AUTOMATIC
 
-    load_plugins(plugin or ())
     found = describe_passes() if name is None else (find_pass(name),)
     if json_output:
         print(json.dumps([info.as_json() for info in found], indent=2))

@@ -50,6 +50,7 @@ def run_command(
         typer.Option(metavar="FILE", help="Hosts for an engine of several ranks, a line each: HOST slots=N."),
     ] = None,
     no_verify: options.NoVerify = False,
+    plugin: options.Plugins = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -73,9 +73,6 @@ def verify_command(
     llmc verify my.engine --against my-checkpoint
     llmc verify my.engine --plans default
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
-    from llmc.pipeline import load_plugins
-
-    load_plugins(plugin or ())
     what: Any = {
         "prompts": gather_prompts(prompt or (), (), prompt_ids or ()),
         "random": prompts, "seed": seed, "max_new_tokens": max_new_tokens, "tolerance": tolerance, "plans": plans,

@@ -13,7 +13,7 @@ from runtime.parallel.world import LOADING_SECONDS, World
 Facts = Mapping[str, str]
 """What must be the same on all ranks, by the name that messages give it, such as `engine`."""
 
-_SAME = "give all hosts the same llmc and the same engine: copy both again, or share their folders"
+_SAME = "give all hosts the same llmc, engine and plug-ins: copy them again, or share their folders"
 
 
 def check_world_size(size: int, mesh: Mesh, path: Path | str) -> None:
@@ -87,4 +87,4 @@ def device_of_rank(world: World, device: str, *, gpus: int) -> str:
 def _short(value: str | None) -> str:
     """A digest's beginning; other texts whole."""
     text = str(value)
-    return f"{text[:16]}..." if len(text) > 40 else text
+    return f"{text[:16]}..." if len(text) > 40 and text.isalnum() else text

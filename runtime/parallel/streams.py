@@ -20,6 +20,11 @@ def standard_input() -> bytes:
     return sys.stdin.buffer.read(int(length) if length.isdigit() else -1)
 
 
+def started_by_llmc() -> bool:
+    """Whether llmc started this rank, and not the user's own mpirun."""
+    return TERMINAL in os.environ
+
+
 def writes_to_terminal() -> bool:
     """Whether what this process prints goes to a terminal."""
     if world_size_from_environment() is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compiler.errors import TargetError
+from compiler.errors import PluginError, TargetError
 from compiler.ir.analysis import last_uses, packed_weights, stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.quant_evaluators import dequantize
 from compiler.ir.torch_types import to_torch
+from compiler.plugins import Registry, blamed, broken_hint, is_own, place_of
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.torch_executor import kernels
 from runtime.torch_executor.linear import Linear
@@ -35,10 +36,23 @@ Pack = Callable[[Tensor, Tensor | None], Linear | Future[Linear]]
 
 @dataclass(frozen=True)
 class Program:
-    """A lowered graph: the function, and its source."""
+    """A lowered graph.
+
+    Attributes:
+        run: the function.
+        source: its source.
+        file: what tracebacks call the source.
+        graph: the graph.
+        ops: the op that each line of the source computes, by the line's number.
+        variables: the variable that holds each value, by the value's name.
+    """
 
     run: Callable[..., tuple[Tensor, ...]]
     source: str
+    file: str
+    graph: Graph
+    ops: Mapping[int, Op]
+    variables: Mapping[str, str]
 
 
 def held_dtype(value: Value, *, widened: bool) -> torch.dtype:
@@ -108,18 +122,27 @@ class Lowering:
 
 
 Rule = Callable[[Lowering, Op], str]
-_RULES: dict[str, Rule] = {}
+RULES = Registry[Rule]("the op {!r} has a rule of the torch executor already", TargetError)
+"""The rules, by the kind of op."""
+RULE_DECORATOR = f"{__name__}.lowers"
+"""What registers a rule, as messages call it."""
 
 
 def lowers(*kinds: str) -> Callable[[Rule], Rule]:
-    """Decorator: the function gives the expression for ops of these kinds."""
+    """Decorator: the function gives the expression for ops of these kinds; TargetError if one has a rule already."""
 
     def register(rule: Rule) -> Rule:
         for kind in kinds:
-            _RULES[kind] = rule
+            RULES.add(kind, rule, rule)
         return rule
 
     return register
+
+
+def running_ops(graph: Graph) -> Iterator[Op]:
+    """The ops that a step runs: neither constants, nor what dequantizes them where they are multiplied by."""
+    idle = stored_values(graph) | packed_weights(graph).keys()
+    return (op for op in graph.ops if op.results[0].name not in idle)
 
 
 def lower(
@@ -137,6 +160,7 @@ def lower(
 
     Raises:
         TargetError: naming the first op that the executor has no rule for.
+        PluginError: naming the first op whose rule, one that is not llmc's own, fails.
     """
     packed = packed_weights(graph)
     state = Lowering(graph, device, load, pack, widened, packed, constant=stored_values(graph))
@@ -144,28 +168,60 @@ def lower(
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]
     state.lines.extend(_size_lines(graph, state))
+    ops: dict[int, Op] = {}
+    line = 2 + len(state.lines)  # that of `def step` is the first
+    running = {op.name for op in running_ops(graph)}
     for op, dead in zip(graph.ops, last_uses(graph, keep=state.constant | packed.keys()), strict=True):
-        if op.results[0].name in state.constant or op.results[0].name in packed:
+        if op.name not in running:
             continue
-        rule = _RULES.get(op.kind.name)
+        rule = RULES.find(op.kind.name)
         if rule is None:
             raise TargetError(
                 f"the torch executor cannot run {op.kind.name} %{op.name} from {op.origin}",
-                hint="rewrite it into other ops with a pass, or add a rule: runtime.torch_executor.lowering.lowers",
+                hint=broken_hint(
+                    f"rewrite it into other ops with a pass, or register @{RULE_DECORATOR}({op.kind.name!r})"
+                ),
             )
-        expression = rule(state, op)
+        before = len(state.lines)
+        expression = _expression(rule, state, op)
         state.lines.append(f"{', '.join(state.ref(value) for value in op.results)} = {expression}")
+        count = sum(1 + text.count("\n") for text in state.lines[before:])
+        ops.update(dict.fromkeys(range(line, line + count), op))
+        line += count
         names = [state.names[name] for name in dead if name in state.names]
         if names:
             state.lines.append(f"del {', '.join(names)}")
+            line += 1
     results = "".join(f"{state.ref(value)}, " for value in graph.outputs.values())
     body = "\n    ".join([*state.lines, f"return ({results})"])
-    source = f"def step({', '.join(parameters)}, writes):\n    {body}\n"
+    source = f"def step({', '.join([*parameters, 'writes'])}):\n    {body}\n"
     for name, thing in state.globals.items():
         if isinstance(thing, Future):
             state.globals[name] = thing.result()
-    exec(compile(source, f"<lowered {graph.name}>", "exec"), state.globals)
-    return Program(state.globals["step"], source)
+    file = f"<lowered {graph.name}>"
+    exec(compile(source, file, "exec"), state.globals)
+    return Program(state.globals["step"], source, file, graph, ops, state.names)
+
+
+def _expression(rule: Rule, state: Lowering, op: Op) -> str:
+    """What a rule gives, if it is an expression.
+
+    Raises:
+        PluginError: if a rule that is not llmc's own fails, or gives anything else.
+    """
+    what = f"the torch rule of {op.kind.name} %{op.name} from {op.origin}"
+    with blamed(rule, what):
+        expression = rule(state, op)
+    if is_own(rule):
+        return expression
+    try:
+        compile(expression, what, "eval")
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise PluginError(
+            f"{what} gives {expression!r}, which is no expression of Python: {error} ({place_of(rule)})",
+            hint="it returns the text of an expression, such as f'torch.sin({state.ref(op.operands[0])})'",
+        ) from None
+    return expression
 
 
 def _size_lines(graph: Graph, state: Lowering) -> Iterable[str]:

@@ -15,6 +15,7 @@ from runtime.memory import memory_for
 from runtime.rank_interface import STEP_INPUTS
 from runtime.step import Step
 from runtime.torch_executor.kernels import plan_writes
+from runtime.torch_executor.step_faults import step_fault
 
 if TYPE_CHECKING:
     from runtime.torch_executor.executor import TorchExecutor
@@ -59,15 +60,21 @@ class TorchStageSession:
 
     @torch.inference_mode()
     def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `StageSession.step`."""
+        """See `StageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
         device = self._device
         past, new = step.past_len.tolist(), step.new_len.tolist()
         self._show(rows, max(start + count for start, count in zip(past, new, strict=True)))
         writes = plan_writes(past, new, step.token_ids.shape[1], device)
         inputs = [step[at].to(device) for at in self._used]
         arrived = [received[name] for name in self._received]
-        with memory_for(f"a step of {len(past)} x {step.token_ids.shape[1]} tokens"):
-            outputs = self._run(*inputs, *self._views, *arrived, writes)
+        try:
+            with memory_for(f"a step of {len(past)} x {step.token_ids.shape[1]} tokens"):
+                outputs = self._run(*inputs, *self._views, *arrived, writes)
+        except Exception as error:
+            explained = step_fault(self._executor.program, error)
+            if explained is error:
+                raise
+            raise explained from error
         return {role: outputs[at] for role, at in self._results}
 
     def _holds_scores(self, op: Op) -> bool:

@@ -24,14 +24,9 @@ from compiler.trt.plans import read_plans
 from compiler.trt.record import read_record
 from runtime.manifest_reading import read_manifest
 from tests.backend_trt.networks import build
+from tests.registrations import forgotten
 
 MODEL = "examples/models/opt-tiny"
-
-
-@op
-def of_a_plugin(x: TensorType) -> TensorType:
-    """An op that no target knows."""
-    return x
 
 
 def graph_of(make, dtype=DType.f32):
@@ -44,9 +39,18 @@ def graph_of(make, dtype=DType.f32):
 
 
 def test_an_op_without_rule_is_named_with_its_module():
-    graph = graph_of(lambda b, x: b.of_a_plugin(x, name="odd"))
-    with pytest.raises(TargetError, match=r"of_a_plugin %layers.0.odd from model.layers.0: there is no rule") as caught:
-        require_support(graph)
+    with forgotten():
+
+        @op
+        def unknown_to_targets(x: TensorType) -> TensorType:
+            """Itself."""
+            return x
+
+        graph = graph_of(lambda b, x: b.unknown_to_targets(x, name="odd"))
+        with pytest.raises(
+            TargetError, match=r"unknown_to_targets %layers.0.odd from model.layers.0: there is"
+        ) as caught:
+            require_support(graph)
     assert "backend_trt" in str(caught.value.hint)
 
 

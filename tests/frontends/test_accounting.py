@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from compiler.errors import ConfigError
-from compiler.frontends import Limits, families, frontend, lift, open_checkpoint, registry
+from compiler.errors import ConfigError, GraphError
+from compiler.frontends import Limits, families, frontend, lift, open_checkpoint
 from compiler.frontends.config import Config
 from tests.frontends.steps import edit_config
 from tests.frontends.test_checkpoint import fails
+from tests.registrations import forgotten
 
 
 def change(folder: Path, **tensors: Tensor | None) -> None:
@@ -101,16 +102,20 @@ def test_the_class_tells_the_family_where_model_type_is_absent(folder):
 
 def test_a_family_of_ones_own(folder):
     lifted = []
-    frontend("my_family", "MyForCausalLM")(lambda lifting: lifted.append(lifting.family))
-    try:
-        edit_config(folder, model_type="my_family")
-        lift(open_checkpoint(folder))
+    edit_config(folder, model_type="my_family")
+    with forgotten():
+        frontend("my_family", "MyForCausalLM")(lambda lifting: lifted.append(lifting.family))
+        with pytest.raises(GraphError) as unfinished:
+            lift(open_checkpoint(folder))
         assert lifted == ["my_family"]
+        assert unfinished.value.message.startswith(
+            "the frontend of 'my_family' made no step of a model: the input 'token_ids' is missing (tests/frontends/"
+        )
         with pytest.raises(ConfigError) as error:
             frontend("gpt_neox")(lambda lifting: None)
-        assert error.value.message == "model_type 'gpt_neox' has a frontend already, in compiler.frontends.gpt_neox"
-    finally:
-        registry._FAMILIES.pop("my_family")
+        assert error.value.message.startswith(
+            "model_type 'gpt_neox' has a frontend already, in compiler.frontends.gpt_neox, line "
+        )
 
 
 def test_unknown_keys_are_noted(folder):

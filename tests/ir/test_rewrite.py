@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 
-from compiler.errors import GraphError, PassError
+from compiler.errors import GraphError, PassError, PluginError
 from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
@@ -200,20 +202,84 @@ def test_the_trace_is_short() -> None:
     )
 
 
+def halved(graph: Graph, visit: Any) -> Graph:
+    """The graph on an input of half the width."""
+    wide = graph.inputs[0]
+    half = Value(wide.name, wide.type.with_shape(wide.type.shape[0], 4))
+    return sweep(graph, visit, pass_name="half", retype=True, inputs={"x": half})
+
+
+WIDE = parse_graph("""
+graph wide
+dim B = 1..2..4
+input x: f32[B,8]
+input cache: f32[B,8]
+.:
+  %a: f32[B,8] = relu(%x)
+  %blocks: f32[B,2,4] = reshape(%a, shape=[B,2,4])
+  %left: f32[B,2,1], %right: f32[B,2,3] = split(%blocks, axis=-1, sizes=[1,3])
+  %next: f32[B,8] = scale(%cache, factor=2.0)
+output left = %left
+output right = %right
+output cache = %next
+""")
+
+
+def test_a_visitor_gives_attributes_that_fit_new_operands() -> None:
+    seen = {}
+
+    def visit(op: Op, b: RewriteBuilder) -> Any:
+        seen[op.name] = str(op.operands[0].type), str(op.results[0].type)
+        if op.kind.name == "reshape":
+            return b.again(op, shape=(symbol("B"), 2, 2))
+        return b.again(op, sizes=(1, 1)) if op.kind.name == "split" else None
+
+    swept = halved(WIDE, visit)
+    verify(swept)
+    assert {role: str(value.type) for role, value in swept.outputs.items()} == {
+        "left": "f32[B,2,1]",
+        "right": "f32[B,2,1]",
+        "cache": "f32[B,8]",
+    }
+    # Operands are rewritten already, results have the types of before.
+    assert seen["a"] == ("f32[B,4]", "f32[B,8]")
+    assert seen["blocks"] == ("f32[B,4]", "f32[B,2,4]")
+    assert [op.name for op in swept.ops] == [op.name for op in WIDE.ops]
+    assert swept.producers["right"].origin.passes == ("half",)
+    assert swept.producers["next"] is WIDE.producers["next"]
+
+
+def test_an_op_that_is_kept_must_take_its_new_operands() -> None:
+    with pytest.raises(GraphError, match=r"^%blocks from the graph cannot take its new operands: reshape\("):
+        halved(WIDE, keep)
+
+
+def test_a_cache_goes_with_its_next_state() -> None:
+    swept = sweep(WIDE, keep, inputs={"cache": None})
+    verify(swept)
+    assert [value.name for value in swept.inputs] == ["x"]
+    assert list(swept.outputs) == ["left", "right"]
+    assert "next" not in swept.values
+    with pytest.raises(GraphError, match=r"^relu %a from the graph still uses the cache %x, which goes$"):
+        sweep(WIDE, keep, inputs={"x": None})
+
+
 def test_mistakes_in_rules() -> None:
     with pytest.raises(PassError, match=r"the rule 'any' starts from any value; the root of a rule's pattern must be"):
         Rule("any", P.any("x"), lambda match, b: match["x"])
     with pytest.raises(PassError) as caught:
         apply_rules(CHAIN, [Rule("wrong", P.tanh("x"), lambda m, b: m.root)], pass_name="p")  # type: ignore[arg-type, return-value]
     assert caught.value.message.startswith("the rule 'wrong' returned Op(")
-    with pytest.raises(PassError) as caught:
+    with pytest.raises(PluginError) as broken:
         apply_rules(CHAIN, [Rule("broken", P.tanh("x"), lambda m, b: [1][2])], pass_name="p")  # type: ignore[arg-type, return-value]
-    assert caught.value.message == (
-        "the rule 'broken' failed at tanh %a.first from model.a: IndexError: list index out of range"
+    assert re.fullmatch(
+        r"the rule 'broken' at tanh %a\.first from model\.a fails: IndexError: list index out of range "
+        r"\(tests/ir/test_rewrite\.py, line \d+\)",
+        broken.value.message,
     )
     with pytest.raises(GraphError) as missing:
         apply_rules(CHAIN, [Rule("typo", P.tanh("scores"), lambda m, b: m["score"])], pass_name="p")
-    assert missing.value.message == "the match binds no 'score'; did you mean 'scores'?"
+    assert "fails: the match binds no 'score'; did you mean 'scores'? (tests/ir/test_rewrite" in missing.value.message
 
 
 def test_rules_without_a_root_in_the_graph_cost_little() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from functools import partial
 from textwrap import dedent
 
@@ -18,7 +17,6 @@ from compiler.ir.printer import print_graph
 from compiler.ir.torch_types import to_torch
 from compiler.ir.verifier import verify
 from compiler.passes import Pass
-from compiler.passes.registry import all_or_nothing
 
 
 def graph_of(body: str, dims: str = "") -> Graph:
@@ -84,15 +82,3 @@ def assert_same_meaning(before: Graph, after: Graph, *, rtol: float = 0.0, atol:
             check_dtype=exact,
             msg=partial("{}: {}".format, role),
         )
-
-
-class _UndoError(Exception):
-    """Ends a test's registrations."""
-
-
-@contextmanager
-def forgotten_passes() -> Iterator[None]:
-    """Passes that are registered inside are forgotten at the end."""
-    with suppress(_UndoError), all_or_nothing():
-        yield
-        raise _UndoError

@@ -16,7 +16,7 @@ from compiler.errors import PassError
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.passes import canonical, cse, find_pass, fold, parse_pipeline, register_pass, spell
-from tests.passes.checks import forgotten_passes
+from tests.registrations import forgotten
 
 
 class Style(enum.Enum):
@@ -64,7 +64,7 @@ class Picky:
 
 @pytest.fixture(autouse=True, scope="module")
 def samples() -> Iterator[None]:
-    with forgotten_passes():
+    with forgotten():
         register_pass("sample")(Sample)
         register_pass("picky")(Picky)
         yield

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from compiler.errors import EngineError
+from compiler.plugins import Plugin
 from runtime.manifest import SCHEMA, NoTokenizer, checksum
 from runtime.manifest_reading import is_engine, read_manifest
+from runtime.used_plugins import UsedPlugin
 from tests.runtime.engines import MANIFEST, write_engine
 
 
@@ -42,6 +44,20 @@ def test_what_is_written_is_read_back(engine: Path) -> None:
     assert read.files["rank0.safetensors"].bytes == 7
 
 
+def test_plugins_are_read_back(engine: Path) -> None:
+    used = (
+        UsedPlugin(Plugin("my-package", version="1.2"), ops=("a", "b"), families=("f",)),
+        UsedPlugin(Plugin("passes.py", sha256="0" * 64), rules=("add",), passes=("p",)),
+    )
+    edit(engine, lambda m: m.update(plugins=[each.to_json() for each in used]))
+    assert read_manifest(engine).plugins == used
+
+
+def test_engines_that_name_no_plugins_have_none(engine: Path) -> None:
+    edit(engine, lambda m: m.pop("plugins"))
+    assert read_manifest(engine).plugins == ()
+
+
 def test_capabilities_are_read_back(engine: Path) -> None:
     edit(engine, lambda m: m.update(capabilities=["8.9", "12.0"]))
     assert read_manifest(engine).capabilities == ("8.9", "12.0")
@@ -66,6 +82,8 @@ def test_why_there_is_no_tokenizer_is_read_back_and_may_be_missing(engine: Path)
         (lambda m: m["tokens"].update(eos=["</s>"]), "the key 'tokens.eos' is ['</s>']; it must be a list of integers"),
         (lambda m: m.update(capabilities=[8.9]), "the key 'capabilities' is [8.9]; it must be a list of strings"),
         (lambda m: m.update(no_tokenizer={"reason": 1}), "the key 'no_tokenizer.reason' is 1; it must be a string"),
+        (lambda m: m.update(plugins={}), "the key 'plugins' is {}; it must be a list"),
+        (lambda m: m.update(plugins=[{"package": "p"}]), "the key 'plugins.0.version' is missing"),
         (lambda m: m["model"].pop("vocab_size"), "the key 'model.vocab_size' is missing"),
         (lambda m: m["dims"].update(B=[1, 2]), "the key 'dims.B' must be [min, opt, max]"),
         (lambda m: m.update(tokenizer="../tokenizer.json"), "names the file '../tokenizer.json', which is none of its"),

@@ -15,6 +15,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import op
 from compiler.ir.torch_types import to_torch
 from compiler.ir.types import TensorType
+from tests.registrations import forgotten
 from tests.strategies import graphs
 from tests.torch_executor.lowered import lowered
 
@@ -78,17 +79,19 @@ def test_bounds_that_are_no_numbers():
 
 
 def test_an_op_without_rule_is_named():
-    @op
-    def lowering_test_only(x: TensorType) -> TensorType:
-        """Nothing."""
-        return x
+    with forgotten():
 
-    b = Builder()
-    x = b.input("x", DType.f32, 2)
-    with b.scope("h", "transformer.h.0"):
-        b.output("y", b.lowering_test_only(x, name="odd"))
-    with pytest.raises(TargetError, match=r"cannot run lowering_test_only %h.odd from transformer.h.0"):
-        lowered(b.build())
+        @op
+        def lowering_test_only(x: TensorType) -> TensorType:
+            """Nothing."""
+            return x
+
+        b = Builder()
+        x = b.input("x", DType.f32, 2)
+        with b.scope("h", "transformer.h.0"):
+            b.output("y", b.lowering_test_only(x, name="odd"))
+        with pytest.raises(TargetError, match=r"cannot run lowering_test_only %h.odd from transformer.h.0"):
+            lowered(b.build())
 
 
 def test_a_cache_that_is_read_before_its_update_is_refused():
@@ -101,3 +104,9 @@ def test_a_cache_that_is_read_before_its_update_is_refused():
     b.output("cache", after)
     with pytest.raises(TargetError, match="does not replace a cache of the step graph in place"):
         lowered(b.build())
+
+
+def test_a_graph_without_inputs():
+    b = Builder()
+    b.output("y", b.literal(dtype=DType.f32, shape=(2,), values=(3.0,)))
+    assert lowered(b.build()).run(None)[0].tolist() == [3, 3]

@@ -43,11 +43,13 @@ class Choice:
         pairs: the pairs.
         splits: all that is split.
         declined: by name, the linears that stay whole, with the reason.
+        heads: the names of the linears that make an output of the graph.
     """
 
     pairs: tuple[Pair, ...]
     splits: Mapping[Atom, Split]
     declined: Mapping[str, tuple[Op, str]]
+    heads: frozenset[str]
 
 
 def choose(layout: Layout, ranks: int) -> Choice:
@@ -70,7 +72,8 @@ def choose(layout: Layout, ranks: int) -> Choice:
     splits = {atom: split for pair in pairs for atom, split in pair.splits.items()}
     used = {op.name for pair in pairs for op in (*pair.rows, *pair.columns)}
     declined = {op.name: (op, _reason(index, op)) for op in layout.contractions if op.name not in used}
-    return Choice(tuple(pairs), splits, declined)
+    heads = frozenset(op.name for op in layout.contractions if index.is_head(op))
+    return Choice(tuple(pairs), splits, declined, heads)
 
 
 def _candidates(index: Index, ranks: int) -> tuple[list[Pair], dict[str, int]]:

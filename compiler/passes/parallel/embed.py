@@ -11,8 +11,9 @@ from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder, sweep
+from compiler.passes.notes import note
 from compiler.passes.parallel.explain import note_collectives
-from compiler.passes.parallel.vocabulary import heads, token_lookups
+from compiler.passes.parallel.vocabulary import heads, hidden_heads, token_lookups
 from compiler.passes.registry import register
 
 
@@ -56,7 +57,18 @@ class SplitEmbedding:
             return graph
         split = _Splitting(graph, ranks, self.along).graph()
         note_collectives("embed", split)
+        self._note_whole(graph)
         return split
+
+    def _note_whole(self, graph: Graph) -> None:
+        """Say what stays whole of what was to be split."""
+        if not token_lookups(graph):
+            note("there is no lookup of tokens in a constant table, so that no token embedding is split")
+        for op in hidden_heads(graph):
+            note(
+                f"the output head stays whole: {op.kind.name} %{op.name} from {op.origin} makes an output, and is no "
+                "linear with constant weights"
+            )
 
 
 class _Splitting:

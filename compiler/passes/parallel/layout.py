@@ -11,6 +11,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op
 from compiler.ir.types import TensorType
 from compiler.passes.parallel.atoms import Atom, leaves, unify
+from compiler.plugins import Registry, blamed
 
 Axes = tuple[Atom, ...]
 Use = tuple[str, int]
@@ -55,7 +56,8 @@ class Site:
 
 
 Placement = Callable[[Site], None]
-_RULES: dict[str, Placement] = {}
+PLACEMENTS = Registry[Placement]("the op {!r} has a placement already", PassError)
+"""The placements, by the kind of op."""
 
 
 def placement(*kinds: str) -> Callable[[Placement], Placement]:
@@ -66,10 +68,7 @@ def placement(*kinds: str) -> Callable[[Placement], Placement]:
 
     def register(rule: Placement) -> Placement:
         for kind in kinds:
-            known = _RULES.get(kind)
-            if known and known.__module__ != rule.__module__:
-                raise PassError(f"the op {kind!r} has a placement already, in {known.__module__}")
-            _RULES[kind] = rule
+            PLACEMENTS.add(kind, rule, rule)
         return rule
 
     return register
@@ -126,9 +125,10 @@ class Layout:
         self.values.update((value.name, _fresh(value.type)) for value in op.results)
         operands = tuple([self.operand(op, i) for i in range(len(op.operands))])
         site = Site(op, operands, tuple([self.values[value.name] for value in op.results]), self)
-        rule = _RULES.get(op.kind.name)
+        rule = PLACEMENTS.find(op.kind.name)
         if rule is not None:
-            rule(site)
+            with blamed(rule, f"the placement of {op.kind.name}, at %{op.name} from {op.origin},"):
+                rule(site)
             return
         for axes in operands:
             site.whole(axes)

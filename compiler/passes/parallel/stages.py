@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,14 @@ class Line:
         weights: for each op the bytes of the weights that it uses, by name.
         compute: for each op its arithmetic, as bytes that could be read meanwhile.
         crossing: for each op how many values that later ops use are made before it.
+        reads: for each op the first op of the line that it reads from; itself if it reads from none.
     """
 
     ops: tuple[Op, ...]
     weights: tuple[Mapping[str, int], ...]
     compute: tuple[float, ...]
     crossing: tuple[int, ...]
+    reads: tuple[int, ...]
 
 
 def line_of(graph: Graph) -> Line:
@@ -48,7 +51,8 @@ def line_of(graph: Graph) -> Line:
             ops.append(op)
     sizes = {name: range_.opt for name, range_ in graph.dims.items()}
     weights = tuple([_weights(op, constant - free) for op in ops])
-    return Line(tuple(ops), weights, tuple([_flops(op, sizes) / _FLOPS_PER_BYTE for op in ops]), _crossing(ops))
+    compute = tuple([_flops(op, sizes) / _FLOPS_PER_BYTE for op in ops])
+    return Line(tuple(ops), weights, compute, _crossing(ops), _reads(ops))
 
 
 def _weights(op: Op, stored: set[str]) -> dict[str, int]:
@@ -77,17 +81,22 @@ def _crossing(ops: Sequence[Op]) -> tuple[int, ...]:
     return tuple(accumulate(change[i] for i in range(len(ops))))
 
 
+def _reads(ops: Sequence[Op]) -> tuple[int, ...]:
+    made = {value.name: i for i, op in enumerate(ops) for value in op.results}
+    return tuple([min([made.get(value.name, i) for value in op.operands], default=i) for i, op in enumerate(ops)])
+
+
 def cut_line(line: Line, stages: int) -> list[int]:
     """Where each stage after the first begins, such that the costliest stage costs as little as possible.
 
     A stage costs the bytes of the weights that it stores (a tied table once in each stage that uses it) and its
-    arithmetic. Cuts are made where the fewest values pass.
+    arithmetic. Cuts are made where the fewest values pass. Every stage after the first has an op that reads what an
+    earlier one made: what reads nothing of the kind, such as a lookup of positions, would be computed there.
 
     Raises:
-        PassError: if there are not that many places to cut.
+        PassError: if there are not that many places to cut; it says how many stages are possible.
     """
-    places = _places(line, stages)
-    bounds = [0, *places, len(line.ops)]
+    bounds, ends = _places(line, stages)
     cost = _Costs(line, bounds)
     count = len(bounds) - 1
     best: list[tuple[float, float]] = [(inf, inf)] * (count + 1)
@@ -97,7 +106,7 @@ def cut_line(line: Line, stages: int) -> list[int]:
         following, choice = [(inf, inf)] * (count + 1), [0] * (count + 1)
         for end in range(1, count + 1):
             for start in range(end):
-                if best[start][0] == inf:
+                if best[start][0] == inf or end < ends[start]:
                     continue
                 own = cost(start, end)
                 candidate = max(best[start][0], own), best[start][1] + own * own
@@ -112,16 +121,41 @@ def cut_line(line: Line, stages: int) -> list[int]:
     return cuts[-2::-1]
 
 
-def _places(line: Line, stages: int) -> list[int]:
-    for most in range(1, _MOST_CROSSING + 1):
-        places = [i for i in range(1, len(line.ops)) if line.crossing[i] <= most]
-        if len(places) >= stages - 1:
-            return places
+def _places(line: Line, stages: int) -> tuple[list[int], list[int]]:
+    """The bounds of the blocks that stages are made of; and for a stage from each bound the first where it may end."""
+    most = 1
+    for crossing in range(1, _MOST_CROSSING + 1):
+        places = [i for i in range(1, len(line.ops)) if line.crossing[i] <= crossing]
+        bounds = [0, *places, len(line.ops)]
+        ends = _first_ends(line, bounds)
+        most = _most_stages(ends)
+        if most >= stages:
+            return bounds, ends
     raise PassError(
-        f"pp={stages} needs {stages - 1} places to cut the graph, and there are {len(places)} where no more than "
-        f"{_MOST_CROSSING} values pass",
-        hint=f"pp={len(places) + 1} is the most that this model can be cut into",
+        f"pp={stages} needs {stages - 1} places to cut the graph, and there are {most - 1} where no more than "
+        f"{_MOST_CROSSING} values pass and each stage has something to compute",
+        hint=f"pp={most} is the most that this model can be cut into",
     )
+
+
+def _first_ends(line: Line, bounds: Sequence[int]) -> list[int]:
+    """For a stage that begins at each of the bounds, the first bound at which it may end: as numbers of bounds.
+
+    One beyond the last bound if no stage can begin there.
+    """
+    every = len(line.ops)
+    readers = [next((i for i in range(start, every) if line.reads[i] < start), every) for start in bounds[1:-1]]
+    return [bisect_right(bounds, first) for first in (0, *readers)]
+
+
+def _most_stages(ends: Sequence[int]) -> int:
+    """The most stages that the blocks can be put into, in order."""
+    last = len(ends)
+    most = [0] * last + [0, -1]
+    for start in reversed(range(last)):
+        following = max((most[end] for end in range(ends[start], last + 1)), default=-1)
+        most[start] = following + 1 if following >= 0 else -1
+    return most[0]
 
 
 class _Costs:

@@ -12,6 +12,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of, with_facts
 from compiler.ir.trace import current_trace
 from compiler.passes.merge_linears import merge_linears
+from compiler.passes.notes import note
 from compiler.passes.parallel.choose import Choice, choose
 from compiler.passes.parallel.emit import emit
 from compiler.passes.parallel.explain import note_collectives
@@ -19,6 +20,7 @@ from compiler.passes.parallel.layout import Layout
 from compiler.passes.parallel.reductions import merge_reductions
 from compiler.passes.parallel.unmerge import unmerge_linears
 from compiler.passes.parallel.unsort import sorted_linears, unsort
+from compiler.passes.parallel.vocabulary import heads
 from compiler.passes.registry import register
 
 
@@ -54,6 +56,7 @@ class TensorParallel:
         if apart is not graph:
             split = merge_linears(split)
         _explain(layout, choice, split)
+        _note_whole(layout, choice)
         return with_facts(split, tp=self.ranks)
 
     def _unsorted(self, graph: Graph) -> Graph:
@@ -62,7 +65,26 @@ class TensorParallel:
         if not known:
             return graph
         choice = choose(Layout(unsort(graph, known, "tp")), self.ranks)
-        return unsort(graph, {op.name for pair in choice.pairs for op in pair.rows}, "tp")
+        rows = {op.name for pair in choice.pairs for op in pair.rows}
+        if undone := rows & known.keys():
+            note(
+                f"{len(undone)} quantized linears are stored dequantized: their weights are in the order of "
+                "activations (desc_act), of which no rank has whole groups"
+            )
+        return unsort(graph, rows, "tp")
+
+
+def _note_whole(layout: Layout, choice: Choice) -> None:
+    """Say which linears stay whole, but for the output head, which is for `embed` to split."""
+    outputs = choice.heads | {op.name for op in heads(layout.graph)}
+    whole = [(op, reason) for op, reason in choice.declined.values() if op.name not in outputs]
+    if whole:
+        op, reason = whole[0]
+        more = f", and {len(whole) - 1} more" if len(whole) > 1 else ""
+        note(
+            f"{len(whole)} of {len(layout.contractions)} linears stay whole on every rank: %{op.name} from {op.origin} "
+            f"({reason}){more}; --explain lists them"
+        )
 
 
 def _explain(layout: Layout, choice: Choice, split: Graph) -> None:

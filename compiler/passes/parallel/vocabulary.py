@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
-from compiler.ir.op import Op, Value
+from compiler.ir.op import OPS, Op, Value
 from compiler.passes.parallel.kinds import ELEMENTWISE
 
 
@@ -22,18 +22,49 @@ def token_lookups(graph: Graph) -> list[Op]:
 
 
 def heads(graph: Graph) -> list[Op]:
-    """The linears with constant weights whose results are outputs, as they are or after elementwise ops."""
+    """The linears with constant weights whose results are outputs, as they are or after elementwise ops.
+
+    An op of a plug-in may follow too, if its result has the shape of its only operand that is no constant: it is given
+    what the ranks have put together again.
+    """
+    return [op for op in _makers(graph) if _is_head(graph, op)]
+
+
+def hidden_heads(graph: Graph) -> list[Op]:
+    """The ops that `heads` came to and that are no linears with constant weights: what keeps an output head whole."""
+    return [op for op in _makers(graph) if not _is_head(graph, op)]
+
+
+def _is_head(graph: Graph, op: Op) -> bool:
+    constant = constant_values(graph)
+    return op.kind.name == "linear" and all(value.name in constant for value in op.operands[1:])
+
+
+def _makers(graph: Graph) -> list[Op]:
+    """What makes the outputs that are no caches, before elementwise ops."""
     constant = constant_values(graph)
     states = graph.states()
     found: dict[str, Op] = {}
     for role, value in graph.outputs.items():
         op = graph.producers.get(value.name) if role not in states else None
-        while op is not None and op.kind.name in ELEMENTWISE:
-            varying = [operand for operand in op.operands if operand.name not in constant]
-            op = graph.producers.get(varying[0].name) if len(varying) == 1 else None
-        if op is not None and op.kind.name == "linear" and all(v.name in constant for v in op.operands[1:]):
+        while op is not None and (varying := _followed(op, constant)) is not None:
+            before = graph.producers.get(varying.name)
+            if before is None:
+                break
+            op = before
+        if op is not None:
             found[op.name] = op
     return list(found.values())
+
+
+def _followed(op: Op, constant: set[str]) -> Value | None:
+    """The operand that an op changes element by element, as far as can be told."""
+    varying = [operand for operand in op.operands if operand.name not in constant]
+    if len(varying) != 1 or len(op.results) != 1:
+        return None
+    is_elementwise = op.kind.name in ELEMENTWISE
+    same_shape = not OPS.is_own(op.kind.name) and varying[0].type.shape == op.result.type.shape
+    return varying[0] if is_elementwise or same_shape else None
 
 
 def _behind(graph: Graph, value: Value) -> Iterator[Op]:

@@ -103,22 +103,18 @@ def quantize_caches(graph: Graph, dtype: DType, scales: Mapping[str, Tensor]) ->
         values = tuple(scales[name].tolist())
         return b.literal(dtype=DType.f32, shape=(1, len(values), 1, 1), values=values, name="scale")  # type: ignore[no-any-return]
 
-    def adapt(op: Op, operands: tuple[Value, ...], b: RewriteBuilder) -> list[Value]:
-        """What is written into a quantized cache, quantized."""
-        cache, new, *rest = operands
-        return [cache, b.quantize(new, scale(cache.name, b), dtype=dtype, name="new"), *rest]
-
     def visit(op: Op, b: RewriteBuilder) -> Replacement:
+        """What is written into a quantized cache is quantized, and what is read from it dequantized."""
         name = updates.get(op.name)
         if name is None:
             return None
-        stored[name] = b.emit(op.kind, *op.operands, name="stored")
-        quantized = b.producer(op.operands[1])
-        assert quantized is not None
-        return b.dequantize(stored[name], quantized.operands[1], dtype=types[name].dtype)  # type: ignore[no-any-return]
+        cache, new, *rest = op.operands
+        steps = scale(name, b)
+        stored[name] = b.emit(op.kind, cache, b.quantize(new, steps, dtype=dtype, name="new"), *rest, name="stored")
+        return b.dequantize(stored[name], steps, dtype=types[name].dtype)  # type: ignore[no-any-return]
 
     inputs = {name: Value(name, type_.with_dtype(dtype)) for name, type_ in types.items()}
-    swept = sweep(graph, visit, pass_name=PASS_NAME, retype=True, inputs=inputs, adapt=adapt)
+    swept = sweep(graph, visit, pass_name=PASS_NAME, retype=True, inputs=inputs)
     return swept.with_ops(swept.ops, {role: stored.get(role, value) for role, value in swept.outputs.items()})
 
 

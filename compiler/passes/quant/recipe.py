@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
+from compiler.plugins import Registry
 
 Activations = Literal["off", "token", "static"]
 """What is done to the inputs of linears: nothing, a scale for each token, or one scale from calibration."""
@@ -62,18 +63,18 @@ class Recipe(ABC):
             raise PassError(f"quant={self.algorithm} makes weights of {listed} bits, not of {bits:g}")
 
 
-RECIPES: dict[str, type[Recipe]] = {}
+RECIPES = Registry[type[Recipe]]("quant={} exists already", PassError)
 """The recipes by the names of their algorithms."""
 
 Declared = TypeVar("Declared", bound=type[Recipe])
 
 
 def algorithm(name: str) -> Callable[[Declared], Declared]:
-    """Decorator: make a dataclass the recipe of the algorithm `name`."""
+    """Decorator: make a dataclass the recipe of the algorithm `name`; PassError if there is one already."""
 
     def declare(recipe: Declared) -> Declared:
         recipe.algorithm = name
-        RECIPES[name] = recipe
+        RECIPES.add(name, recipe, recipe)
         return recipe
 
     return declare

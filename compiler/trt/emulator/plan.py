@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from compiler.plugins import blamed
 from compiler.trt.emulator.checks import BUG, check_order, check_shape_inputs, check_tensors
 from compiler.trt.emulator.layers import Call, Communicator, Emulation, find_emulation
 from compiler.trt.emulator.memory import TORCH_TYPES, convert
@@ -109,8 +110,10 @@ def evaluate(
 
 
 def _run(step: Step, call: Call) -> Tensor:
+    function = step.emulation.function
     try:
-        result = convert(step.emulation.function(call), step.output.dtype)
+        with blamed(function, f"the emulation of the layer {step.layer.name!r}"):
+            result = convert(function(call), step.output.dtype)
     except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError) as error:
         given = ", ".join("none" if x is None else f"{x.dtype}{list(x.shape)}" for x in call.inputs)
         raise call.error(f"cannot be evaluated on {given}: {error}", hint=BUG) from error

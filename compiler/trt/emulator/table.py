@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from compiler.errors import TargetError
+from compiler.plugins import Registry
 from compiler.trt.record import LayerRecord, NetworkRecord
 
 
@@ -145,7 +146,8 @@ def _mistyped(layer: LayerRecord, record: NetworkRecord) -> str | None:
     return f"has to_type = {wanted} and makes {record.tensors[layer.outputs[0]].dtype}"
 
 
-_TABLE: dict[str, Emulation] = {}
+EMULATIONS = Registry[Emulation]("the layer {!r} has an emulation already", TargetError)
+"""The emulations, by the kind of layer."""
 
 
 def emulates(
@@ -157,10 +159,11 @@ def emulates(
     check: Check | None = None,
     **allowed: Collection[Any],
 ) -> Callable[[Function], Function]:
-    """Enter a function in the table; see `Emulation` for the arguments."""
+    """Enter a function in the table; see `Emulation` for the arguments. TargetError if the kind has one already."""
 
     def enter(function: Function) -> Function:
-        _TABLE[kind] = Emulation(function, inputs, required, optional, allowed, shape_inputs, check)
+        emulation = Emulation(function, inputs, required, optional, allowed, shape_inputs, check)
+        EMULATIONS.add(kind, emulation, function)
         return function
 
     return enter
@@ -168,14 +171,12 @@ def emulates(
 
 def emulated_kinds() -> list[str]:
     """The kinds of layers in the table, but for CONSTANT, which is no computation."""
-    return sorted(_TABLE)
+    return sorted(EMULATIONS)
 
 
 def find_emulation(layer: LayerRecord) -> Emulation:
     """The emulation of a layer's kind; TargetError if there is none."""
-    try:
-        return _TABLE[layer.kind]
-    except KeyError:
-        raise layer_error(
-            layer, "is of a kind that the emulator lacks", hint=f"it has {', '.join(emulated_kinds())}"
-        ) from None
+    emulation = EMULATIONS.find(layer.kind)
+    if emulation is None:
+        raise layer_error(layer, "is of a kind that the emulator lacks", hint=f"it has {', '.join(emulated_kinds())}")
+    return emulation

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from compiler.ir.mesh import collectives
 from compiler.ir.mesh_weights import weight_report
-from compiler.passes.parallel import layout
+from compiler.passes.parallel.layout import PLACEMENTS
 from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, MODELS, lifted, rewritten
+from tests.registrations import forgotten
 
 GUIDE = Path(__file__).parents[3] / "docs" / "parallel.md"
 MESHES = ("", "tp=2", "tp=4", "tp=4,embed=vocab", "tp=4,embed=hidden", "pp=2", "pp=3", "tp=2,embed=vocab,pp=2")
@@ -38,13 +39,13 @@ def test_the_table_is_true():
 
 
 def test_the_code_runs(monkeypatch):
-    monkeypatch.setattr(layout, "_RULES", dict(layout._RULES))
     monkeypatch.chdir(GUIDE.parents[1])
     text = GUIDE.read_text()
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
     assert len(blocks) == 3
     scope = {"__name__": "guide"}
-    for block in blocks:
-        lines = "\n" * text[: block.start(1)].count("\n")
-        exec(compile(lines + block[1], str(GUIDE), "exec", dont_inherit=True), scope)
-    assert "my_norm_by_head" in layout._RULES
+    with forgotten():
+        for block in blocks:
+            lines = "\n" * text[: block.start(1)].count("\n")
+            exec(compile(lines + block[1], str(GUIDE), "exec", dont_inherit=True), scope)
+        assert "my_norm_by_head" in PLACEMENTS

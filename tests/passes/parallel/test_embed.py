@@ -4,14 +4,18 @@ import pytest
 import torch
 
 from compiler.errors import PassError
-from compiler.ir.mesh import with_facts
+from compiler.ir.evaluators import evaluates
+from compiler.ir.mesh import collectives, with_facts
 from compiler.ir.mesh_weights import weight_report
+from compiler.ir.op import op
 from compiler.ir.rewrite import sweep
 from compiler.ir.trace import Trace
+from compiler.ir.types import TensorType
 from compiler.passes import SplitEmbedding, run_pipeline
 from compiler.passes.parallel.vocabulary import heads, token_lookups
 from tests.passes.checks import assert_golden, graph_of
 from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, lifted, logits, rewritten
+from tests.registrations import forgotten
 
 BEFORE = """
     fact tp = 2
@@ -179,3 +183,63 @@ def test_explained():
     trace = Trace()
     run_pipeline(lifted("opt"), "tp=2,embed=hidden", trace=trace)
     assert trace.text().endswith("embed\n  a step takes 2 all_gather, 8 all_reduce\n")
+
+
+def with_logits_by(make):
+    """OPT whose logits are made by something else from what the head gives."""
+    graph = lifted("opt")
+    head = graph.outputs["logits"].name
+
+    def visit(op, b):
+        return make(b, b.linear(*op.operands, name="raw")) if op.name == head else None
+
+    return sweep(graph, visit, pass_name="mine")
+
+
+def test_a_head_behind_an_op_of_a_plugin_is_split():
+    with forgotten():
+
+        @op
+        def of_a_plugin(x: TensorType, scale: TensorType) -> TensorType:
+            """The sine of `scale * x`."""
+            return x
+
+        evaluates("of_a_plugin")(lambda attrs, sizes, x, scale: torch.sin(scale * x))
+        graph = with_logits_by(
+            lambda b, x: b.of_a_plugin(x, b.literal(dtype=x.type.dtype, shape=(1,), values=(0.25,), name="scale"))
+        )
+        result = run_pipeline(graph, "tp=2,embed=vocab")
+        assert result.notes == ()
+        assert collectives(result.graph)["all_gather"] == 1
+        torch.testing.assert_close(logits(result.graph, 1024), logits(graph, 1024), rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_that_cannot_be_found_is_noted():
+    graph = with_logits_by(lambda b, x: b.softmax(x))
+    result = run_pipeline(graph, "tp=2,embed=vocab")
+    [note] = result.notes
+    assert note == (
+        "embed=vocab: the output head stays whole: softmax %lm_head.logits from model.decoder.embed_tokens "
+        "(changed by mine) makes an output, and is no linear with constant weights"
+    )
+    assert collectives(result.graph) == {"all_reduce": 9}
+
+
+@pytest.mark.parametrize("along", ["vocab", "hidden"])
+def test_a_table_that_cannot_be_found_is_noted(along):
+    """Rows that are computed from the tokens in another way than by a lookup."""
+    graph = graph_of("""
+        fact tp = 2
+        input ids: i32[B]
+        .:
+          %table: f32[5,4] = random(key="t", dtype=f32, shape=[5,4])
+          %numbers: f32[B] = cast(%ids, dtype=f32)
+          %column: f32[B,1] = reshape(%numbers, shape=[B,1])
+          %first: f32[1,4] = slice(%table, axis=0, start=0, size=1)
+          %rows: f32[B,4] = mul(%column, %first)
+          %logits: f32[B,5] = linear(%rows, %table)
+        output logits = %logits
+        """)
+    assert run_pipeline(graph, f"embed={along}").notes == (
+        f"embed={along}: there is no lookup of tokens in a constant table, so that no token embedding is split",
+    )

@@ -1,5 +1,6 @@
 """Tensor parallelism: what is split, how, and what is said where it cannot be."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -21,6 +22,7 @@ from compiler.passes.parallel.layout import Layout
 from tests.passes.checks import assert_golden, graph_of
 from tests.passes.parallel.configs import noise_model
 from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, greedy, lifted, logits, rewritten
+from tests.registrations import forgotten
 
 MLP = """
     input x: f32[B,4]
@@ -263,38 +265,39 @@ def test_a_graph_that_a_users_pass_has_changed():
 
 
 @pytest.mark.parametrize("taught", [False, True])
-def test_an_op_that_the_pass_does_not_know(taught, monkeypatch):
+def test_an_op_that_the_pass_does_not_know(taught):
     """It needs all of its operands, until someone says otherwise."""
     from compiler.ir import op as ops
-    from compiler.passes.parallel import layout
-
-    monkeypatch.setattr(ops, "_REGISTRY", dict(ops._REGISTRY))
-    monkeypatch.setattr(layout, "_RULES", dict(layout._RULES))
-
-    @ops.op
-    def halved(x):
-        """Half of it."""
-        return x
-
-    if taught:
-        placement("halved")(lambda site: site.aligned(site.operands[0], site.results[0]))
 
     def visit(op, b):
         return b.emit(op_kind("halved"), op.operands[0]) if op.kind.name == "gelu" else None
 
-    graph = sweep(graph_of(MLP), visit, pass_name="mine")
-    if taught:
-        assert collectives(TensorParallel(2)(graph)) == {"all_reduce": 1}
-        return
-    with pytest.raises(PassError) as error:
-        TensorParallel(2)(graph)
-    assert error.value.message.startswith("tp finds nothing to split")
+    with forgotten():
+
+        @ops.op
+        def halved(x):
+            """Half of it."""
+            return x
+
+        if taught:
+            placement("halved")(lambda site: site.aligned(site.operands[0], site.results[0]))
+        graph = sweep(graph_of(MLP), visit, pass_name="mine")
+        if taught:
+            assert collectives(TensorParallel(2)(graph)) == {"all_reduce": 1}
+            return
+        with pytest.raises(PassError) as error:
+            TensorParallel(2)(graph)
+        assert error.value.message.startswith("tp finds nothing to split")
 
 
 def test_placements_are_not_overwritten():
     with pytest.raises(PassError) as error:
         placement("softmax")(lambda site: None)
-    assert error.value.message == "the op 'softmax' has a placement already, in compiler.passes.parallel.placements"
+    assert re.fullmatch(
+        r"the op 'softmax' has a placement already, in compiler\.passes\.parallel\.placements, line \d+; "
+        r"the new one is in .*test_tp\.py, line \d+",
+        error.value.message,
+    )
 
 
 def chain(*widths):
@@ -308,7 +311,7 @@ def chain(*widths):
 
 
 def test_of_pairs_that_exclude_each_other_the_one_that_saves_most_is_taken():
-    split = TensorParallel(2)(chain(4, 6, 32, 4))
+    split = run_pipeline(chain(4, 6, 32, 4), [TensorParallel(2)]).graph
     assert {op.name: op.operands[1].type.shape for op in split.find("linear")} == {
         "l0": (6, 4),
         "l1": (16, 6),
@@ -366,12 +369,39 @@ def test_explained():
     )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_noted_where_all_layers_are_split(family):
+    """The output head stays whole, too: that is for embed."""
+    assert run_pipeline(lifted(family), "tp=2").notes == ()
+
+
+def test_linears_that_stay_whole_are_noted():
+    graph = noise_model(
+        {
+            "model_type": "opt",
+            "architectures": ["OPTForCausalLM"],
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 1,
+            "ffn_dim": 8,
+            "vocab_size": 32,
+            "word_embed_proj_dim": 12,
+            "max_position_embeddings": 32,
+        }
+    )
+    [note] = run_pipeline(graph, "tp=2").notes
+    assert note == (
+        "tp=2: 2 of 9 linears stay whole on every rank: %embed.project_in from model.decoder (layer_norm "
+        "%layers.0.ln1.norm needs all of its outputs), and 1 more; --explain lists them"
+    )
+
+
 def test_every_op_has_a_placement():
     from compiler.ir.op import op_kinds
-    from compiler.passes.parallel.layout import _RULES
+    from compiler.passes.parallel.layout import PLACEMENTS
 
     own = [kind for kind in op_kinds() if kind.rule.__module__.startswith("compiler.")]
     collective = {"shard", "all_reduce", "all_max", "all_gather"}
     of_weights = {"unpack", "group_order"}  # they read the stored tensors of quantized checkpoints
-    assert {kind.name for kind in own if kind.required} - set(_RULES) == collective | of_weights
+    assert {kind.name for kind in own if kind.required} - set(PLACEMENTS) == collective | of_weights
     assert Layout(lifted("opt")).contractions

@@ -7,6 +7,7 @@ from compiler.ir.analysis import packed_weights
 from compiler.ir.constants import needed_constants
 from compiler.ir.mesh import collectives, rank_graph
 from compiler.ir.sinking import sink_pieces
+from compiler.passes import run_pipeline
 from compiler.passes.parallel.unsort import sorted_linears, unsort
 from tests.frontends.quantized import writers
 from tests.frontends.quantized.checkpoints import FAMILIES, write
@@ -52,3 +53,9 @@ def test_only_what_is_split_by_its_inputs_loses_its_groups(graph):
             assert weight.name in stored and 2 * weight.type.elements == whole.type.elements
         elif weight.type.shape[0] != VOCAB:
             assert weight.name in packed
+
+
+def test_what_loses_its_groups_is_noted(graph):
+    count = 2 * int(graph.facts["layers"])
+    note = run_pipeline(graph, "tp=2").notes[0]
+    assert note.startswith(f"tp=2: {count} quantized linears are stored dequantized: their weights are in the order")

@@ -1,0 +1,1 @@
+"""A plug-in for llmc: an op with all its parts, passes, and a family of models."""

@@ -1,0 +1,44 @@
+"""The op `soft_gate`, and all that llmc needs of it."""
+
+import torch
+from torch import Tensor
+
+from compiler.backend_trt.emission import Emission, TrtTensor, emits
+from compiler.ir.evaluators import Attrs, Sizes, evaluates
+from compiler.ir.op import Op, op
+from compiler.ir.ops.check import require
+from compiler.ir.types import TensorType
+from compiler.passes.parallel import Site, placement
+from runtime.torch_executor.lowering import Lowering, lowers
+
+
+@op
+def soft_gate(x: TensorType, *, slope: float = 1.0) -> TensorType:
+    """`x * sigmoid(slope * x)`."""
+    require(x.dtype.is_float, f"x is {x.dtype}, not a floating-point type")
+    return x
+
+
+@evaluates("soft_gate")
+def _evaluate(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(attrs["slope"] * x)
+
+
+@lowers("soft_gate")
+def _lower(state: Lowering, op: Op) -> str:
+    x = state.ref(op.operands[0])
+    return f"{x} * torch.sigmoid({op.attrs['slope']!r} * {x})"
+
+
+@emits("soft_gate")
+def _emit(e: Emission, op: Op) -> TrtTensor:
+    x = op.operands[0]
+    slope = e.number(op.attrs["slope"], x.type.dtype, x.type.rank)
+    steep = e.elementwise(e[x], slope, "PROD", "steep")
+    gate = e.layer(e.network.add_activation(steep, e.trt.ActivationType.SIGMOID), "gate")
+    return e.elementwise(e[x], gate, "PROD")
+
+
+@placement("soft_gate")
+def _place(site: Site) -> None:
+    site.aligned(site.operands[0], site.results[0])
