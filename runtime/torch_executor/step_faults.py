@@ -6,10 +6,9 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from compiler.errors import LlmcError, PluginError
+from compiler.errors import LlmcError, PluginError, is_out_of_memory
 from compiler.ir.op import Op, Value
 from compiler.plugins import located
 from runtime.torch_executor.lowering import RULES, Program
@@ -21,7 +20,7 @@ def step_fault(program: Program, error: Exception) -> Exception:
     The error itself if the graph has no ops with rules of plug-ins, or if it is not about code: no memory left, say.
     """
     foreign = {kind for op in program.graph.ops if not RULES.is_own(kind := op.kind.name)}
-    if not foreign or isinstance(error, (LlmcError, torch.OutOfMemoryError)):
+    if not foreign or isinstance(error, LlmcError) or is_out_of_memory(error):
         return error
     frames = traceback.walk_tb(error.__traceback__)
     found = next(((frame, line) for frame, line in frames if frame.f_code.co_filename == program.file), None)

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 import torch
 
-from compiler.errors import GraphError, LlmcError, PluginError
+from compiler.errors import GraphError, LlmcError, PluginError, RequestError
 from compiler.plugins import blamed, load_plugins
 from tests.cli.llmc_command import EXAMPLES, llmc
 from tests.registrations import forgotten
@@ -375,5 +375,5 @@ def test_memory_that_runs_out_is_nobodys_mistake(plugin, tmp_path: Path, monkeyp
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setitem(loaded.executor.program.run.__globals__, "big", big)  # type: ignore[attr-defined]
-    with pytest.raises(torch.OutOfMemoryError, match=r"^full$"):
+    with pytest.raises(RequestError, match=r"^there is no memory for a step of 1 x 2 tokens: full"):
         loaded.logits([1, 2])
