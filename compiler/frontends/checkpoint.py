@@ -13,6 +13,7 @@ from compiler.frontends.safetensors_file import read_safetensors
 from compiler.frontends.stored import StoredTensor
 from compiler.frontends.torch_file import read_torch_file
 from compiler.frontends.weight_files import WeightFiles, weight_files
+from compiler.ir.text_files import read_text
 
 
 class Checkpoint:
@@ -87,9 +88,9 @@ def open_checkpoint(folder: str | Path, *, dummy_weights: bool = False) -> Check
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; ConfigError if it is none."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_text(path, ConfigError).text)
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}", hint="download or copy the file again") from None
+        raise ConfigError(f"{path} is no JSON: {error}", hint="mend it there, or download the file again") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}, not an object with keys")
     return content

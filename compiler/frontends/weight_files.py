@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compiler.errors import CheckpointError
 from compiler.ir.frozen import EMPTY
+from compiler.ir.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def weight_files(folder: Path) -> WeightFiles:
 
 def _from_index(folder: Path, index: str) -> WeightFiles:
     try:
-        mapping = json.loads((folder / index).read_text("utf-8"))["weight_map"]
+        mapping = json.loads(read_text(folder / index, CheckpointError).text)["weight_map"]
         names = tuple(sorted({str(name) for name in mapping.values()}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} cannot be read: {error!r}", hint="download or copy the file again") from None
