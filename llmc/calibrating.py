@@ -14,6 +14,7 @@ from compiler.errors import PassError
 from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.text import Document, read_texts
 from llmc.progress import Progress
+from llmc.seeds import check_seed
 from llmc.tokenizer import has_tokenizer, write_tokenizer
 from runtime.tokenizer import Tokenizer
 
@@ -66,8 +67,9 @@ def calibration_settings(
     """The settings with the texts of a file.
 
     Raises:
-        PassError: if the file cannot be read, is empty or malformed.
+        PassError: if the file cannot be read, is empty or malformed, or there is no such seed.
     """
+    check_seed(seed, PassError)
     return CalibrationSettings(() if calib is None else read_texts(calib), samples, length, seed)
 
 

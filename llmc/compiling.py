@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from compiler.errors import PassError
-from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_model
+from compiler.frontends import Checkpoint, Limits, open_checkpoint
 from compiler.frontends import lift as lift_checkpoint
 from compiler.ir.graph import Graph
 from compiler.passes.quant.report import FidelityReport
@@ -20,9 +19,11 @@ from compiler.trt.library import load_library
 from llmc.calibrating import calibration_settings
 from llmc.checkpoint_digest import source_digest
 from llmc.dtypes import dtype_name
+from llmc.dumps import dump_folder
 from llmc.emitting import capabilities, check_targets, emit
 from llmc.engine_facts import describe_engine
-from llmc.pipeline import compose, load_plugins, rewrite
+from llmc.naming import checkpoint_folder
+from llmc.pipeline import Passes, compose, load_plugins, rewrite
 from llmc.plan_facts import plan_names
 from llmc.progress import Progress, Report, counter
 from llmc.rehearsing import calibrates, rehearse
@@ -83,7 +84,7 @@ def compile(
     model: str | Path,
     output: str | Path | None = None,
     *,
-    passes: str = "",
+    passes: Passes = "",
     target: str = "auto",
     dtype: str | None = None,
     max_batch: int = 8,
@@ -108,7 +109,8 @@ def compile(
     Args:
         model: a folder in the Hugging Face layout, or an id of the hub.
         output: the engine directory; `NAME.engine` in the current folder, after the model's name, if None.
-        passes: rewrites, such as `cleanup,fuse-attention`, in the order given; `llmc passes` lists them.
+        passes: rewrites in the order given: a text such as `quant=awq,tp=2`, or a list of passes and such texts;
+            `llmc passes` lists those that have names.
         target: `auto`, `torch`, `tensorrt-rtx`, `tensorrt`, or a list of targets separated by commas.
         dtype: the element type to compute in: `float32`, `float16` or `bfloat16`; the checkpoint's own if None.
         max_batch: how many sequences the engine runs at once.
@@ -138,12 +140,12 @@ def compile(
             load_library(name)
     stages = compose(passes, dtype_name(dtype))
     place = check_place(Path(output) if output is not None else default_output(model))
-    dump = _dump_folder(dump_ir, place)
+    dump = dump_folder(dump_ir, place)
     settings = calibration_settings(calib, calib_samples, calib_length, calib_seed)
     job.notes += [note] if note else []
 
     with job.stage("lift"):
-        checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
+        checkpoint = open_checkpoint(checkpoint_folder(model), dummy_weights=dummy_weights)
         lifted = lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
         tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
     job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
@@ -185,19 +187,6 @@ def _check(graph: Graph, targets: Sequence[str], build: BuildOptions, place: Pat
     needed = needed_bytes(graph, plan_count(graph, targets, build))
     check_room(place.parent, needed)
     return needed
-
-
-def _dump_folder(dump_ir: str | Path | None, place: Path) -> Path | None:
-    if dump_ir is None:
-        return None
-    folder = Path(dump_ir).expanduser().resolve()
-    if folder == place or place in folder.parents:
-        raise PassError(
-            f"the dumps cannot go to {folder}, which is inside the engine {place}", hint="give --dump-ir another folder"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise PassError(f"the dumps cannot go to {folder}, which is a file", hint="give --dump-ir a folder")
-    return folder
 
 
 def _write(

@@ -8,15 +8,18 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import EngineError
+from compiler.errors import EngineError, GraphError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from llmc.models import lift
+from llmc.naming import dumped_graphs, dumps_error, whole_of_file
 from llmc.plan_facts import plan_facts
 from runtime.engine_folder import open_engine
 from runtime.manifest import MANIFEST, Manifest
+
+_GRAPHS = "graphs are .ir files, such as llmc lift and --dump-ir write"
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,29 @@ def open_subject(path: str | Path, *, dummy_weights: bool = False) -> Subject:
         LlmcError: if it is none of these, or damaged.
     """
     given = Path(path).expanduser()
-    if given.is_file():
+    if given.is_file() or (given.suffix == ".ir" and not given.exists()):
         if given.name == MANIFEST:
             return open_subject(given.parent)
-        graph = read_graph(given)
+        graph = _graph_in(given)
         return Subject("graph", given, replace(graph, root=str(Path(graph.root).resolve())))
     if (given / MANIFEST).is_file():
         folder = open_engine(given, verify=False)
         return Subject("engine", given, read_graph(given / graph_file(folder.manifest, given)), folder.manifest)
+    if graphs := dumped_graphs(given):
+        raise dumps_error(given, graphs)
     return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights))
+
+
+def _graph_in(file: Path) -> Graph:
+    """The graph in a file; LlmcError if it holds none, naming what the file is a part of."""
+    whole = whole_of_file(file)
+    if file.suffix != ".ir" and whole is not None:
+        what, folder = whole
+        raise GraphError(f"{file} is a file of {what}, not a graph", hint=f"give its folder: {folder}")
+    try:
+        return read_graph(file)
+    except GraphError as error:
+        raise type(error)(error.message, hint=error.hint or _GRAPHS, excerpt=error.excerpt) from None
 
 
 def graph_file(manifest: Manifest, path: Path) -> str:
@@ -72,7 +89,7 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool 
     """The facts about what `path` names, as a JSON object; the keys are in docs/cli.md.
 
     Args:
-        path: a checkpoint, an engine, or an `.ir` file.
+        path: a checkpoint, an engine, an `.ir` file, or a folder of such files.
         dummy_weights: whether the weights of a checkpoint may be missing.
         layers: whether to list the layers of an engine's TensorRT plans, too.
 
@@ -80,6 +97,10 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool 
         LlmcError: if it is neither a checkpoint, an engine nor a graph, or damaged, or has no plans whose layers
             could be listed.
     """
+    if graphs := dumped_graphs(Path(path).expanduser()):
+        if layers:
+            raise _no_layers(path)
+        return {"kind": "dumps", "path": str(path), "graphs": [_dump(file) for file in graphs]}
     subject = open_subject(path, dummy_weights=dummy_weights)
     graph, manifest = subject.graph, subject.manifest
     facts: dict[str, Any] = {"kind": subject.kind, "path": str(subject.path), "facts": dict(graph.facts)}
@@ -97,11 +118,25 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool 
         plans = plan_facts(subject.path, manifest, layers=layers)
         facts |= {"tensorrt": plans} if plans else {}
     if layers and "tensorrt" not in facts:
-        raise EngineError(
-            f"{path} has no TensorRT plans, so it has no layers to list",
-            hint="give an engine that was compiled with --target tensorrt-rtx; llmc inspect FILE.ir shows a graph",
-        )
+        raise _no_layers(path)
     return facts
+
+
+def _no_layers(path: str | Path) -> EngineError:
+    return EngineError(
+        f"{path} has no TensorRT plans, so it has no layers to list",
+        hint="give an engine that was compiled with --target tensorrt-rtx; llmc inspect FILE.ir shows a graph",
+    )
+
+
+def _dump(file: Path) -> dict[str, Any]:
+    """The facts about one graph of a folder."""
+    graph = read_graph(file)
+    return {
+        "file": file.name,
+        "weights": _weights(graph),
+        "ops": dict(Counter(op.kind.name for op in graph.ops).most_common()),
+    }
 
 
 _MANIFEST_KEYS = (

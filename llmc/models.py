@@ -30,8 +30,9 @@ def lift(
         ConfigError: if the model, or one of its variants, is not supported, or the limits do not fit it.
         CheckpointError: if its files are missing or damaged, or not those that its config describes.
     """
-    from compiler.frontends import Limits, open_checkpoint, resolve_model
+    from compiler.frontends import Limits, open_checkpoint
     from compiler.frontends import lift as lift_checkpoint
+    from llmc.naming import checkpoint_folder
 
-    checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
+    checkpoint = open_checkpoint(checkpoint_folder(model), dummy_weights=dummy_weights)
     return lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))

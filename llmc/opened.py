@@ -14,7 +14,7 @@ from llmc.models import lift
 from llmc.progress import Progress, counter
 from runtime.engine import Engine
 from runtime.engine_folder import open_engine
-from runtime.loading import load_engine
+from runtime.loading import check_request, load_engine
 from runtime.manifest import MANIFEST
 
 _BATCH = 8
@@ -76,6 +76,7 @@ def opened(
         RequestError: if a `dtype` is given for an engine, which has its own.
         LlmcError: if it cannot be compiled or loaded.
     """
+    check_request(runner.executor, runner.threads, runner.device)
     if is_engine(model):
         if dtype is not None:
             raise RequestError(

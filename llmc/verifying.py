@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,17 @@ import torch
 
 from compiler.errors import RequestError
 from compiler.ir.graph import Graph
+from compiler.ir.suggest import did_you_mean
 from llmc.comparing import Reference, compare
 from llmc.dtypes import long_spelling
 from llmc.localizing import locate
+from llmc.naming import checkpoint_folder
+from llmc.opened import is_engine
 from llmc.plan_facts import plans_target
 from llmc.plan_trials import plan_trials
 from llmc.progress import Progress, counter
 from llmc.references import other_reference, own_reference
+from llmc.seeds import check_seed
 from llmc.tolerance import logits_tolerance
 from llmc.trials import Trial, as_requests, random_prompts, trials
 from llmc.verification import Run, Verification
@@ -27,6 +32,8 @@ from runtime.executor_choice import choose
 from runtime.loading import load_engine
 from runtime.manifest import EngineLimits
 from runtime.tensorrt_executor import TensorRTExecutor
+
+_MOST_PROMPTS = 10_000
 
 __all__ = ["Verification", "verify", "verify_loaded"]
 
@@ -80,6 +87,9 @@ def verify(
     """
     report: Progress = progress or (lambda stage, done, total: None)
     notes: list[str] = []
+    check_wishes(random, seed, max_new_tokens, tolerance, plans)
+    if against is not None and not is_engine(against):
+        checkpoint_folder(against)  # before the files of the engine are read
     loaded = _load(engine, executor, device, threads, check_files, report, notes)
     return verify_loaded(
         loaded,
@@ -93,6 +103,24 @@ def verify(
         notes=notes,
         progress=report,
     )
+
+
+def check_wishes(random: int, seed: int, max_new_tokens: int, tolerance: float | None, plans: str) -> None:
+    """RequestError, naming what is wrong, if an argument of `verify` can be right for no engine."""
+    check_seed(seed, RequestError)
+    if not 1 <= random <= _MOST_PROMPTS:
+        raise RequestError(f"the number of prompts is {random}; it must be at least 1, and at most {_MOST_PROMPTS}")
+    if max_new_tokens < 1:
+        raise RequestError(f"the number of new tokens is {max_new_tokens}; it must be at least 1")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise RequestError(
+            f"the tolerance is {tolerance}; it must be a number above 0", hint="leave it out to have it derived"
+        )
+    if plans not in ("all", "default"):
+        raise RequestError(
+            f"there are no plans {plans!r} to verify{did_you_mean(plans, ('all', 'default'))}",
+            hint="choose from: all, default",
+        )
 
 
 def verify_loaded(
@@ -112,8 +140,7 @@ def verify_loaded(
 
     Of an engine of several ranks, the operation at which it goes wrong is not located.
     """
-    if plans not in ("all", "default"):
-        raise RequestError(f"there are no plans {plans!r} to verify", hint="choose from: all, default")
+    check_wishes(random, seed, max_new_tokens, tolerance, plans)
     report: Progress = progress or (lambda stage, done, total: None)
     said = list(notes)
     whole = loaded.manifest.mesh.size == 1
@@ -121,7 +148,7 @@ def verify_loaded(
     reference = own if against is None else other_reference(against, loaded)
     dtype = _worst_dtype(own.graph, reference.graph)
     derived = logits_tolerance(dtype, int(own.graph.facts["layers"]))
-    limit = _checked(derived if tolerance is None else tolerance)
+    limit = derived if tolerance is None else tolerance
     limits = _common_limits(loaded.manifest.limits, reference.max_seq)
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
     requests = as_requests(loaded, given, max_new_tokens, limits, said.append)
@@ -193,12 +220,6 @@ def _runs(
         runs += compare(trial, trial.run(runner), reference, tolerance, own)
     report("verify", len(planned), len(planned))
     return runs
-
-
-def _checked(tolerance: float) -> float:
-    if tolerance > 0:
-        return tolerance
-    raise RequestError(f"the tolerance is {tolerance}; it must be above 0", hint="leave it out to have it derived")
 
 
 def _worst_dtype(*graphs: Graph) -> str:

@@ -48,7 +48,8 @@ def open_engine(path: str | Path, *, verify: bool = True, advance: Advance | Non
     for name, entry in manifest.files.items():
         file = folder / name
         if not file.is_file():
-            raise EngineError(f"{file} is missing; the manifest lists it", hint=_AGAIN)
+            state = "a folder" if file.is_dir() else "missing"
+            raise EngineError(f"{file} is {state}; the manifest lists it", hint=_AGAIN)
         size = file.stat().st_size
         if size != entry.bytes:
             raise EngineError(f"{file} has {size:,} bytes; the manifest says {entry.bytes:,}", hint=_AGAIN)

@@ -30,6 +30,8 @@ def check_place(place: Path) -> Path:
         raise EngineError(f"{place} is a file; an engine is a folder", hint=_ELSEWHERE)
     if place.is_dir():
         _check_replaceable(place)
+    if outer := next(filter(is_engine, place.parents), None):
+        raise EngineError(f"{place} is inside the engine {outer}", hint=_ELSEWHERE)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.errors import EngineError, TargetError
+from compiler.ir.suggest import did_you_mean
 from runtime.engine_folder import open_engine
 from runtime.executor_choice import choose, load_executor
 from runtime.hashing import Advance
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
+
+_DEVICES = ("auto", "cpu", "cuda")
+_DEVICE = re.compile(r"auto|(cpu|cuda)(:\d{1,3})?")
+# More than the processors help nobody, but harm nobody either, up to what a system can start.
+_MOST_THREADS = 256
 
 EXECUTORS = ("auto", "torch", "tensorrt", "emulator", "interpreter")
 
@@ -47,29 +54,45 @@ def load_engine(
         EngineError: if the engine is damaged, foreign, or of another version, naming the file or key.
         TargetError: if this machine has no such device, or cannot run the engine.
     """
-    check_request(executor, threads)
-    folder = open_engine(path, verify=verify, advance=advance)
+    check_request(executor, threads, device)
+    folder = open_engine(path, verify=False)
     mesh = folder.manifest.mesh
     if mesh.size != 1:
         raise EngineError(
             f"{folder.path} is an engine of {mesh.size} ranks ({mesh}), not of one process",
             hint=f"llmc run {folder.path} starts the ranks; from Python, see runtime.ranks.run_on_ranks",
         )
+    # Said before all files are read; `auto` looks for a GPU by torch, which is prepared below.
+    choice = choose(folder, executor, device) if executor != "auto" else None
+    folder = open_engine(path, verify=verify, advance=advance)
     prepare_torch(threads)
     from runtime.engine import Engine
 
-    choice = choose(folder, executor, device)
+    choice = choice or choose(folder, executor, device)
     if choice.note:
         (note or warnings.warn)(choice.note)
     return Engine.over(folder, load_executor(folder, choice, device, batch))
 
 
-def check_request(executor: str, threads: int | None) -> None:
-    """TargetError if there is no executor of that name, or no such number of threads."""
+def check_request(executor: str, threads: int | None, device: str = "auto") -> None:
+    """TargetError if there is no executor or kind of device of that name, or no such number of threads."""
     if executor not in EXECUTORS:
-        raise TargetError(f"there is no executor {executor!r}; there are: {', '.join(EXECUTORS)}")
-    if threads is not None and threads < 1:
+        near = did_you_mean(executor, EXECUTORS).removeprefix("; ") or None
+        raise TargetError(f"there is no executor {executor!r}; there are: {', '.join(EXECUTORS)}", hint=near)
+    if not _DEVICE.fullmatch(device):
+        raise TargetError(
+            f"there is no device {device!r}{did_you_mean(device, _DEVICES)}", hint="use auto, cpu, cuda or cuda:N"
+        )
+    if threads is None:
+        return
+    if threads < 1:
         raise TargetError(f"the number of threads is {threads}; it must be at least 1")
+    processors = os.cpu_count() or 1
+    if threads > max(_MOST_THREADS, 4 * processors):
+        raise TargetError(
+            f"the number of threads is {threads}; this machine has {processors} processors",
+            hint=f"use --threads {processors} or fewer, or leave it out",
+        )
 
 
 def prepare_torch(threads: int | None) -> None:

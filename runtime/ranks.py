@@ -49,7 +49,7 @@ def run_on_ranks(
         opened: list[EngineFolder] = []
 
         def facts() -> dict[str, str]:
-            check_request(executor, threads)
+            check_request(executor, threads, device)
             opened.append(open_engine(path, verify=verify))
             manifest = opened[0].manifest
             return {"engine": manifest.digest, "llmc": manifest.llmc}

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from compiler.errors import LlmcError, PassError
+from compiler.ir.suggest import did_you_mean_path, names_in
 from compiler.passes.registry import all_or_nothing
 
 _PREFIX = "llmc_plugin_"
@@ -24,7 +25,7 @@ def load_plugin(path: str | os.PathLike[str]) -> ModuleType:
     """
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise PassError(f"there is no plugin {path}")
+        raise _missing(path, file)
     # Two plugins may share a file name, so that the whole path is in the module's.
     name = f"{_PREFIX}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
@@ -45,6 +46,17 @@ def load_plugin(path: str | os.PathLike[str]) -> ModuleType:
         hint = error.hint if isinstance(error, LlmcError) else None
         raise PassError(f"the plugin {path} fails{_line(error, file)}: {reason}", hint=hint) from error
     return module
+
+
+def _missing(path: str | os.PathLike[str], file: Path) -> PassError:
+    """That there is no such file, and which one may have been meant."""
+    if not file.is_dir():
+        return PassError(f"there is no plugin {path}{did_you_mean_path(path, Path.is_file)}")
+    plugins = [f"--plugin {Path(path) / name}" for name in names_in(file) if name.endswith(".py")]
+    return PassError(
+        f"the plugin {path} is a folder, not a Python file",
+        hint=f"name the files in it: {' '.join(plugins)}" if plugins else "it holds no .py files",
+    )
 
 
 def _line(error: BaseException, file: Path) -> str:

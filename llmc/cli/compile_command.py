@@ -10,7 +10,7 @@ import typer
 
 from llmc.cli import options
 from llmc.cli.compiled_text import compiled_json, summary
-from llmc.cli.console import Console, note
+from llmc.cli.console import Console, note, terminal_width
 
 
 def compile_command(
@@ -160,5 +160,5 @@ def compile_command(
         print(compiled.explanation)
     if not quiet:
         if compiled.fidelity.entries:
-            print(compiled.fidelity.text())
+            print(compiled.fidelity.text(width=terminal_width()))
         print(summary(compiled))

@@ -101,13 +101,18 @@ def time_left(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02} left"
 
 
+def terminal_width() -> int:
+    """How many characters a line may have; 110 where there is no terminal."""
+    return shutil.get_terminal_size((110, 24)).columns
+
+
 def table(rows: Sequence[tuple[str, str]], *, wrap: bool = True) -> str:
     """Two columns, the first as wide as it must be, the second wrapped to the terminal unless it is to be copied."""
     width = max((len(name) for name, _ in rows), default=0)
     if not wrap:
         return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
     wrapper = TextWrapper(
-        width=shutil.get_terminal_size((110, 24)).columns,
+        width=terminal_width(),
         subsequent_indent=" " * (width + 2),
         break_long_words=False,
         break_on_hyphens=False,

@@ -13,7 +13,7 @@ from llmc.cli.network_text import chosen_plan, layer_lines, plan_rows
 
 
 def inspect_command(
-    path: Annotated[str, typer.Argument(help="A checkpoint's folder, an engine, or an .ir file.")],
+    path: Annotated[str, typer.Argument(help="A checkpoint, an engine, an .ir file, or a folder of dumps.")],
     layers: Annotated[
         bool, typer.Option("--layers", help="List the layers of one of an engine's TensorRT plans, one a line.")
     ] = False,
@@ -35,7 +35,8 @@ def inspect_command(
     llmc inspect examples/models/mpt-tiny
     llmc inspect my.engine --json
     llmc inspect my.engine --layers --plan decode-b1-c512
-    llmc inspect dumps/00-lifted.ir
+    llmc inspect dumps
+    llmc inspect dumps/00-lift.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from llmc.inspecting import inspect_path
     from llmc.pipeline import load_plugins
@@ -45,6 +46,8 @@ def inspect_command(
     chosen = chosen_plan(facts["tensorrt"]["plans"] if "tensorrt" in facts else (), plan)
     if json_output:
         print(json.dumps(facts, indent=2))
+    elif facts["kind"] == "dumps":
+        print(table([("dumps", facts["path"]), *_dump_rows(facts["graphs"])]))
     elif layers and chosen:
         print(layer_lines(chosen["layer_list"]))
     else:
@@ -80,8 +83,23 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return rows + (_engine_rows(facts) if facts["kind"] == "engine" else [])
 
 
-def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _dump_rows(graphs: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """A row a graph: its size, and how many operations of which kinds it has more or fewer than the one before."""
+    from runtime.sizes import bytes_text
 
+    rows, before = [], None
+    for graph in graphs:
+        ops = graph["ops"]
+        text = f"{sum(ops.values())} ops, weights {bytes_text(graph['weights']['bytes'])}"
+        if before is not None:
+            changes = {kind: ops.get(kind, 0) - before.get(kind, 0) for kind in {**before, **ops}}
+            text += "".join(f", {kind} {change:+}" for kind, change in changes.items() if change)
+        rows.append((f"  {graph['file']}", text))
+        before = ops
+    return rows
+
+
+def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     limits, source, mesh = facts["limits"], facts["source"], facts["mesh"]
     made_up = ", dummy weights" if source["dummy_weights"] else ""
     return [

@@ -28,7 +28,7 @@ def opt_command(
     """Apply passes to a graph in a file. Nothing is added to the passes given; without any, the text is only checked.
 
     \b
-    llmc opt dumps/00-lifted.ir --passes merge-linears,cleanup -o better.ir
+    llmc opt dumps/00-lift.ir --passes merge-linears,cleanup -o better.ir
     llmc opt graph.ir --passes my-pass --plugin my_pass.py --explain
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
