@@ -25,7 +25,7 @@ from llmc.engine_facts import describe_engine
 from llmc.naming import checkpoint_folder
 from llmc.pipeline import Passes, compose, load_plugins, rewrite
 from llmc.plan_facts import plan_names
-from llmc.progress import Progress, Report, counter
+from llmc.progress import Phase, Progress, Report, Stages, counter
 from llmc.rehearsing import calibrates, rehearse
 from llmc.room import needed_bytes, plan_count
 from llmc.special_tokens import generation_notes, special_tokens
@@ -67,16 +67,16 @@ class Compiled:
 class _Job:
     """What accumulates while an engine is made."""
 
-    progress: Progress
+    progress: Stages
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Report]:
         """Time a stage; yields its own progress function."""
-        self.progress(name, 0, 0)
         started = time.perf_counter()
-        yield lambda done, total: self.progress(name, done, total)
+        with self.progress.stage(name) as report:
+            yield report
         self.timings[name] = time.perf_counter() - started
 
 
@@ -126,12 +126,12 @@ def compile(
         calib_samples: how many windows of it to use; as many as it has, up to 128, if None.
         calib_length: how many tokens a window has; 512, or `max_input` if that is less, if None.
         calib_seed: decides which windows are used, if there are more.
-        progress: called as work proceeds.
+        progress: called as work proceeds; see `llmc.progress.Progress`.
 
     Raises:
         LlmcError: one of its kinds, naming the file, key, tensor or pass, and the mend.
     """
-    job = _Job(progress or (lambda stage, done, total: None))
+    job = _Job(Stages(progress))
     load_plugins(plugins)
     build = build or BuildOptions()
     targets, note = resolve_targets(target)
@@ -153,8 +153,10 @@ def compile(
     calibration = settings.source(checkpoint.folder, job.progress, made_up=vocabulary)
     calibration.check(lifted)
     with job.stage("rewrite"), calibration.active():
-        if calibrates(stages) and (rehearsed := rehearse(lifted, stages)) is not None:
-            _check(rehearsed, targets, build, place)
+        if calibrates(stages):
+            job.progress(Phase("rewrite", "a trial without data"), 0, 0)
+            if (rehearsed := rehearse(lifted, stages)) is not None:
+                _check(rehearsed, targets, build, place)
         rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
     needed = _check(rewritten.graph, targets, build, place)
     manifest = replace(

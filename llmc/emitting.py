@@ -10,6 +10,7 @@ from compiler.backend_torch import emit_torch, stored_ranks
 from compiler.backend_torch.emit import EmittedRank
 from compiler.backend_trt import BuildOptions, able, build_plans, check_plans
 from compiler.backend_trt.options import DEFAULT_CAPABILITIES
+from compiler.backend_trt.progress import shared_progress
 from compiler.ir.graph import Graph
 from compiler.trt.library import load_library
 from llmc.progress import Report, Stage
@@ -53,7 +54,8 @@ def emit(
     for target in targets:
         if target != "torch":
             with stage(f"build {target}") as report:
-                built = [_build(target, rank, folder, options, report) for rank in ranks]
+                reports = shared_progress(report, len(ranks))
+                built = [_build(target, rank, folder, options, own) for rank, own in zip(ranks, reports, strict=True)]
             files[target] = tuple({**own, "plans": plans} for own, plans in zip(shared, built, strict=True))
     return files
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compiler.errors import RequestError
 from llmc.compiling import compile as compile_model
 from llmc.models import lift
-from llmc.progress import Progress, counter
+from llmc.progress import Progress, Stages, counter
 from runtime.engine import Engine
 from runtime.engine_folder import open_engine
 from runtime.loading import check_request, load_engine
@@ -36,6 +37,11 @@ class Runner:
     device: str = "auto"
     threads: int | None = None
     check_files: bool = True
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The arguments of `llmc.load` that say what runs an engine."""
+        return {"executor": self.executor, "device": self.device, "threads": self.threads}
 
 
 def is_engine(model: str | Path) -> bool:
@@ -82,7 +88,7 @@ def opened(
             raise RequestError(
                 f"{model} is an engine, whose element type is fixed", hint="leave out --dtype, or give the checkpoint"
             )
-        yield _load(model, runner, progress, note)
+        yield load(model, progress=progress, verify=runner.check_files, note=note, **runner.how)
         return
     with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
         compiled = compile_model(
@@ -94,17 +100,20 @@ def opened(
             max_seq=max_seq,
             progress=progress,
         )
-        yield _load(compiled.path, Runner(runner.executor, runner.device, runner.threads, False), progress, note)
+        yield load(compiled.path, progress=progress, verify=False, note=note, **runner.how)
 
 
-def _load(path: str | Path, runner: Runner, progress: Progress, note: Callable[[str], None]) -> Engine:
+def load(path: str | Path, *, progress: Progress | None, verify: bool = True, **how: Any) -> Engine:
+    """Load an engine, and report how far that is.
+
+    Args:
+        path: the engine directory.
+        progress: called as its files are read.
+        verify: whether to compare the digest of every file.
+        how: the other arguments of `llmc.load`; its errors are those of this function.
+    """
+    stages = Stages(progress)
     total = sum(entry.bytes for entry in open_engine(path, verify=False).manifest.files.values())
-    return load_engine(
-        path,
-        executor=runner.executor,
-        device=runner.device,
-        threads=runner.threads,
-        verify=runner.check_files,
-        advance=counter(lambda done, total: progress("engine digest", done, total), total),
-        note=note,
-    )
+    hashed = counter(lambda done, total: stages("engine digest", done, total), total)
+    with stages.stage("load"):
+        return load_engine(path, verify=verify, advance=hashed, **how)

@@ -13,7 +13,7 @@ import torch
 
 from compiler.errors import EngineError, RequestError
 from llmc.opened import Runner, longest_input, opened
-from llmc.progress import Progress
+from llmc.progress import Progress, Stages
 from llmc.scoring import Score, Scorer, rows_at_once, windows
 from runtime.engine import Engine
 
@@ -81,7 +81,7 @@ def measure_perplexity(
         device: as of `llmc.load`.
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of an engine.
-        progress: called as work proceeds.
+        progress: called as work proceeds; see `llmc.progress.Progress`.
         note: called with sentences for the user; warnings if None.
 
     Raises:
@@ -89,7 +89,7 @@ def measure_perplexity(
         EngineError: if the models do not have one vocabulary.
         LlmcError: if a model cannot be compiled or loaded.
     """
-    report: Progress = progress or (lambda stage, done, total: None)
+    report = Stages(progress)
     tell = note or warnings.warn
     models = [model] if against is None else [model, against]
     size = _window(models, window, tell)

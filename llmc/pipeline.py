@@ -11,7 +11,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import Pass, load_plugin, parse_pipeline, run_pipeline
 from compiler.passes.pipeline import pass_name
-from llmc.progress import Progress
+from llmc.progress import Phase, Progress
 
 # Added after the user's passes, unless the user named them, because no target is fast without them.
 AUTOMATIC = ("merge-linears", "fuse-attention", "cleanup")
@@ -104,7 +104,9 @@ def rewrite(
         read_passes(passes),
         dump_dir=dump_ir,
         trace=trace,
-        on_pass=(lambda spelling, index, count: progress("rewrite", index, count)) if progress else None,
+        on_pass=(lambda spelling, index, count: progress(Phase("rewrite", spelling), index, count))
+        if progress
+        else None,
     )
     timings: dict[str, float] = {}
     for done in result.timings:

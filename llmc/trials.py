@@ -53,6 +53,13 @@ class Trial:
     batch: int
     plans: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """What it runs, for a person who waits."""
+        if self.plans:
+            return f"the plan {self.mode}"
+        return "all prompts in a batch" if self.mode == "batch" else f"prompt {self.numbers[0]} alone"
+
     def run(self, executor: Executor) -> Recorder:
         """Extend the requests greedily, through end tokens."""
         recorder = Recorder()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,10 +17,10 @@ from llmc.comparing import Reference, compare
 from llmc.dtypes import long_spelling
 from llmc.localizing import locate
 from llmc.naming import checkpoint_folder
-from llmc.opened import is_engine
+from llmc.opened import is_engine, load
 from llmc.plan_facts import plans_target
 from llmc.plan_trials import plan_trials
-from llmc.progress import Progress, counter
+from llmc.progress import Phase, Progress, Stages
 from llmc.references import other_reference, own_reference
 from llmc.seeds import check_seed
 from llmc.tolerance import logits_tolerance
@@ -29,7 +30,6 @@ from runtime.engine import Engine, Prompt
 from runtime.engine_folder import open_engine
 from runtime.executor import Executor
 from runtime.executor_choice import choose
-from runtime.loading import load_engine
 from runtime.manifest import EngineLimits
 from runtime.tensorrt_executor import TensorRTExecutor
 
@@ -76,7 +76,7 @@ def verify(
         device: as of `llmc.load`.
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of the engine first.
-        progress: called as work proceeds.
+        progress: called as work proceeds; see `llmc.progress.Progress`.
 
     Returns:
         What was found; `holds` says whether the engine is right.
@@ -85,7 +85,7 @@ def verify(
         EngineError: if the engine is damaged, or cannot be compared with `against`.
         LlmcError: if the engine or the reference cannot be loaded, or the engine cannot serve the prompts.
     """
-    report: Progress = progress or (lambda stage, done, total: None)
+    report = Stages(progress)
     notes: list[str] = []
     check_wishes(random, seed, max_new_tokens, tolerance, plans)
     if against is not None and not is_engine(against):
@@ -141,7 +141,7 @@ def verify_loaded(
     Of an engine of several ranks, the operation at which it goes wrong is not located.
     """
     check_wishes(random, seed, max_new_tokens, tolerance, plans)
-    report: Progress = progress or (lambda stage, done, total: None)
+    report = Stages(progress)
     said = list(notes)
     whole = loaded.manifest.mesh.size == 1
     own = own_reference(loaded)
@@ -170,11 +170,11 @@ def verify_loaded(
     )
     if (failed := result.failed_run) is None or not whole:
         return result
-    report("looking for the difference", 0, 0)
     trial = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed)
-    divergence, note = locate(
-        loaded, own.graph, None if reference is own else reference.graph, trial, max(failed.tolerance, derived)
-    )
+    with report.stage("looking for the difference"):
+        divergence, note = locate(
+            loaded, own.graph, None if reference is own else reference.graph, trial, max(failed.tolerance, derived)
+        )
     return replace(result, divergence=divergence, notes=(*result.notes, *([note] if note else [])))
 
 
@@ -188,19 +188,11 @@ def _load(
     notes: list[str],
 ) -> Engine:
     folder = open_engine(path, verify=False)
-    total = sum(entry.bytes for entry in folder.manifest.files.values())
     has_plans = plans_target(folder.manifest) is not None and not device.startswith("cuda")
     if executor == "auto" and has_plans and choose(folder, executor, device).executor == "torch":
         executor = "emulator"
-    return load_engine(
-        path,
-        executor=executor,
-        device=device,
-        threads=threads,
-        verify=check_files,
-        advance=counter(lambda done, total: report("engine digest", done, total), total),
-        note=notes.append,
-    )
+    how: Any = {"executor": executor, "device": device, "threads": threads}
+    return load(path, progress=report, verify=check_files, note=notes.append, **how)
 
 
 def _runs(
@@ -213,7 +205,7 @@ def _runs(
 ) -> list[Run]:
     runs: list[Run] = []
     for index, trial in enumerate(planned):
-        report("verify", index, len(planned))
+        report(Phase("verify", trial.words), index, len(planned))
         runner = executor
         if trial.plans and isinstance(executor, TensorRTExecutor):
             runner = executor.limited_to(trial.plans)

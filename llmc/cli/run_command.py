@@ -97,28 +97,27 @@ def run_command(
     if several:
         on_ranks(engine, answer, hostfile=hostfile, stdin=piped, **how)
         return
-    import llmc
+    from llmc.opened import load
 
-    answer(llmc.load(engine, **how))
+    with Console(quiet=quiet, bars_only=True) as console:
+        loaded = load(engine, progress=console, **how)
+    answer(loaded)
 
 
 def _generate(
     loaded: Engine, prompts: list[Prompt], max_new_tokens: int, ignore_eos: bool, console: Console, notes: list[str]
 ) -> list[Completion]:
-    total, done = len(prompts) * max_new_tokens, 0
+    from llmc.progress import Stages, counter
 
-    def count(request: int, token: int) -> None:
-        nonlocal done
-        done += 1
-        console("generate", done, total)
-
-    return loaded.generate(
-        prompts,
-        max_new_tokens=max_new_tokens,
-        ignore_eos=ignore_eos,
-        on_token=count if console.bars else None,
-        note=notes.append,
-    )
+    with Stages(console).stage("generate") as report:
+        count = counter(report, len(prompts) * max_new_tokens)
+        return loaded.generate(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            ignore_eos=ignore_eos,
+            on_token=(lambda request, token: count(1)) if console.bars else None,
+            note=notes.append,
+        )
 
 
 def _text(completion: Completion, number: int, count: int) -> str:
