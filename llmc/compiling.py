@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from compiler.frontends import Checkpoint, Limits, open_checkpoint
-from compiler.frontends import lift as lift_checkpoint
+from compiler.frontends import Checkpoint
 from compiler.ir.graph import Graph
 from compiler.passes.quant.report import FidelityReport
-from compiler.trt.library import load_library
-from llmc.calibrating import calibration_settings
 from llmc.checkpoint_digest import source_digest
-from llmc.dtypes import dtype_name
-from llmc.dumps import dump_folder
-from llmc.emitting import capabilities, check_targets, emit
+from llmc.compile_request import CompileRequest, compile_request
+from llmc.emitting import capabilities, emit
 from llmc.engine_facts import describe_engine
-from llmc.naming import checkpoint_folder
-from llmc.pipeline import Passes, compose, load_plugins, rewrite
+from llmc.job import Job, lift_model
+from llmc.outline import checked_outline
+from llmc.pipeline import Passes, rewrite
 from llmc.plan_facts import plan_names
-from llmc.progress import Phase, Progress, Report, Stages, counter
+from llmc.progress import Phase, Progress, Stages, counter
 from llmc.rehearsing import calibrates, rehearse
-from llmc.room import needed_bytes, plan_count
-from llmc.special_tokens import generation_notes, special_tokens
-from llmc.targets import resolve_targets
 from llmc.tokenizer import write_tokenizer
-from runtime.engine_writer import EngineWriter, check_place, check_room, engine_writer
+from runtime.engine_writer import EngineWriter, engine_writer
 from runtime.manifest import Manifest, Source
 
 if TYPE_CHECKING:
@@ -62,22 +54,18 @@ class Compiled:
     plans: Mapping[str, tuple[str, ...]]
     fidelity: FidelityReport = field(default_factory=FidelityReport)
 
-
-@dataclass
-class _Job:
-    """What accumulates while an engine is made."""
-
-    progress: Stages
-    timings: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Report]:
-        """Time a stage; yields its own progress function."""
-        started = time.perf_counter()
-        with self.progress.stage(name) as report:
-            yield report
-        self.timings[name] = time.perf_counter() - started
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object; the keys are in docs/cli.md."""
+        return {
+            "path": str(self.path),
+            "manifest": self.manifest.to_json(),
+            "timings": dict(self.timings),
+            "pass_timings": dict(self.pass_timings),
+            "notes": list(self.notes),
+            "explanation": self.explanation,
+            "fidelity": self.fidelity.to_json(),
+            "plans": {target: list(names) for target, names in self.plans.items()},
+        }
 
 
 def compile(
@@ -131,86 +119,70 @@ def compile(
     Raises:
         LlmcError: one of its kinds, naming the file, key, tensor or pass, and the mend.
     """
-    job = _Job(Stages(progress))
-    load_plugins(plugins)
-    build = build or BuildOptions()
-    targets, note = resolve_targets(target)
-    for name in targets:
-        if name != "torch":
-            load_library(name)
-    stages = compose(passes, dtype_name(dtype))
-    place = check_place(Path(output) if output is not None else default_output(model))
-    dump = dump_folder(dump_ir, place)
-    settings = calibration_settings(calib, calib_samples, calib_length, calib_seed)
-    job.notes += [note] if note else []
-
-    with job.stage("lift"):
-        checkpoint = open_checkpoint(checkpoint_folder(model), dummy_weights=dummy_weights)
-        lifted = lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
-        tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
-    job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
-    vocabulary = int(str(lifted.facts["vocab_size"])) if checkpoint.dummy_weights else None
-    calibration = settings.source(checkpoint.folder, job.progress, made_up=vocabulary)
-    calibration.check(lifted)
+    job = Job(Stages(progress))
+    request = compile_request(
+        model,
+        output,
+        make_folder=True,
+        passes=passes,
+        target=target,
+        dtype=dtype,
+        max_batch=max_batch,
+        max_input=max_input,
+        max_seq=max_seq,
+        dummy_weights=dummy_weights,
+        build=build,
+        dump_ir=dump_ir,
+        plugins=plugins,
+        explain=explain,
+        calib=calib,
+        calib_samples=calib_samples,
+        calib_length=calib_length,
+        calib_seed=calib_seed,
+    )
+    job.notes += request.notes
+    lifted = lift_model(job, request)
+    calibration = lifted.calibration
     with job.stage("rewrite"), calibration.active():
-        if calibrates(stages):
+        if calibrates(request.stages):
             job.progress(Phase("rewrite", "a trial without data"), 0, 0)
-            if (rehearsed := rehearse(lifted, stages)) is not None:
-                _check(rehearsed, targets, build, place)
-        rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
-    needed = _check(rewritten.graph, targets, build, place)
+            if (rehearsed := rehearse(lifted.graph, request.stages)) is not None:
+                checked_outline(rehearsed.graph, request.targets, request.build, request.place)
+        rewritten = rewrite(lifted.graph, request.stages, dump_ir=request.dump, explain=explain, progress=job.progress)
+    outline = checked_outline(rewritten.graph, request.targets, request.build, request.place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__),
-        tokens=tokens,
+        tokens=lifted.tokens,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
     )
-    with engine_writer(place, needed) as writer:
-        manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets, build)
+    with engine_writer(request.place, outline.needed) as writer:
+        manifest = _write(job, writer, manifest, rewritten.graph, lifted.checkpoint, request)
     return Compiled(
-        place,
+        request.place,
         manifest,
         job.timings,
         rewritten.timings,
         tuple(job.notes),
         rewritten.explanation,
-        plan_names(place, manifest),
+        plan_names(request.place, manifest),
         calibration.report,
     )
 
 
-def default_output(model: str | Path) -> Path:
-    """Where the engine of a model goes if nothing is said: `NAME.engine` in the current folder."""
-    return Path(f"{Path(model).expanduser().resolve().name or 'model'}.engine")
-
-
-def _check(graph: Graph, targets: Sequence[str], build: BuildOptions, place: Path) -> int:
-    """How many bytes the engine of a graph will take, about; TargetError or EngineError if it cannot be built there."""
-    check_targets(graph, targets, build)
-    needed = needed_bytes(graph, plan_count(graph, targets, build))
-    check_room(place.parent, needed)
-    return needed
-
-
 def _write(
-    job: _Job,
-    writer: EngineWriter,
-    manifest: Manifest,
-    graph: Graph,
-    checkpoint: Checkpoint,
-    targets: Sequence[str],
-    build: BuildOptions,
+    job: Job, writer: EngineWriter, manifest: Manifest, graph: Graph, checkpoint: Checkpoint, request: CompileRequest
 ) -> Manifest:
     """Write every file of the engine, the manifest last, and put it at its place."""
     with job.stage("tokenizer"):
         tokenizer = write_tokenizer(checkpoint.folder, writer.folder, job.notes.append)
-    files = emit(graph, targets, writer.folder, options=build, stage=job.stage)
+    files = emit(graph, request.targets, writer.folder, options=request.build, stage=job.stage)
     with job.stage("source digest") as report:
         digest = source_digest(checkpoint, report)
     complete = replace(
         manifest,
         source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
         targets=files,
-        capabilities=capabilities(graph, build) if len(files) > 1 else (),
+        capabilities=capabilities(graph, request.build) if len(files) > 1 else (),
         tokenizer=tokenizer,
     )
     with job.stage("engine digest") as report:

@@ -18,15 +18,20 @@ from runtime.manifest import RankFiles
 from runtime.torch_executor.executor import constant_loader
 
 
-def check_targets(graph: Graph, targets: Sequence[str], options: BuildOptions) -> None:
-    """Refuse a graph that a target cannot run, from its ops and types; nothing is read or written.
+def check_targets(ranks: Sequence[Graph], targets: Sequence[str], options: BuildOptions) -> list[tuple[str, ...]]:
+    """The names of the plans that each rank gets for each TensorRT target; nothing is read or written.
+
+    Args:
+        ranks: the graph of each rank, as it will be stored.
+        targets: the targets.
+        options: how TensorRT engines are built.
 
     Raises:
-        TargetError: naming the ops, or the GPU, and the mend.
+        TargetError: if a target cannot run the graphs, naming the ops, or the GPU, and the mend.
     """
-    if set(targets) - {"torch"}:
-        for rank in stored_ranks(graph):
-            check_plans(rank, options)
+    if not set(targets) - {"torch"}:
+        return [()] * len(ranks)
+    return [tuple(spec.name for spec in check_plans(rank, options)) for rank in ranks]
 
 
 def capabilities(graph: Graph, options: BuildOptions) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from compiler.errors import EngineError, GraphError
 from compiler.ir.files import read_graph
+from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
@@ -40,8 +42,20 @@ class Subject:
     manifest: Manifest | None = None
 
 
-def open_subject(path: str | Path, *, dummy_weights: bool = False) -> Subject:
+def open_subject(
+    path: str | Path,
+    *,
+    dummy_weights: bool = False,
+    limits: Mapping[str, int | None] = EMPTY,
+    note: Callable[[str], None] = lambda text: None,
+) -> Subject:
     """What `path` names: an engine, an `.ir` file, or a checkpoint (a folder, or an id of the hub).
+
+    Args:
+        path: the path.
+        dummy_weights: whether the weights of a checkpoint may be missing.
+        limits: `max_batch`, `max_input` and `max_seq` for lifting a checkpoint; None for those of `llmc.lift`.
+        note: called with a sentence about each thing that is odd but harmless.
 
     Raises:
         LlmcError: if it is none of these, or damaged.
@@ -49,15 +63,18 @@ def open_subject(path: str | Path, *, dummy_weights: bool = False) -> Subject:
     given = Path(path).expanduser()
     if given.is_file() or (given.suffix == ".ir" and not given.exists()):
         if given.name == MANIFEST:
-            return open_subject(given.parent)
+            return open_subject(given.parent, note=note)
         graph = _graph_in(given)
         return Subject("graph", given, replace(graph, root=str(Path(graph.root).resolve())))
     if (given / MANIFEST).is_file():
         folder = open_engine(given, verify=False)
+        if folder.manifest.mesh.size > 1:
+            note(f"{given} has {folder.manifest.mesh.size} ranks; the graph is that of rank 0")
         return Subject("engine", given, read_graph(given / graph_file(folder.manifest, given)), folder.manifest)
     if graphs := dumped_graphs(given):
         raise dumps_error(given, graphs)
-    return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights))
+    chosen = {name: limit for name, limit in limits.items() if limit is not None}
+    return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights, note=note, **chosen))
 
 
 def _graph_in(file: Path) -> Graph:

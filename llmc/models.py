@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ def lift(
     max_batch: int = 8,
     max_input: int | None = None,
     max_seq: int | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Graph:
     """The step graph of a model, before any pass. Only headers of its files are read.
 
@@ -25,6 +27,7 @@ def lift(
         max_batch: how many sequences a step takes at most.
         max_input: how many new tokens a row; `max_seq` if None.
         max_seq: how many tokens a row, prompt and new ones together; the model's context length if None.
+        note: called with a sentence about each thing that is odd but harmless.
 
     Raises:
         ConfigError: if the model, or one of its variants, is not supported, or the limits do not fit it.
@@ -35,4 +38,7 @@ def lift(
     from llmc.naming import checkpoint_folder
 
     checkpoint = open_checkpoint(checkpoint_folder(model), dummy_weights=dummy_weights)
-    return lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
+    graph = lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
+    for text in checkpoint.notes:
+        note(text)
+    return graph

@@ -9,7 +9,7 @@ from pathlib import Path
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
-from compiler.passes import Pass, load_plugin, parse_pipeline, run_pipeline
+from compiler.passes import Pass, PipelineResult, canonical, load_plugin, parse_pipeline, run_pipeline, spell
 from compiler.passes.pipeline import pass_name
 from llmc.progress import Phase, Progress
 
@@ -98,22 +98,33 @@ def rewrite(
     progress: Progress | None = None,
 ) -> Rewritten:
     """Run a pipeline; the arguments and errors are those of `llmc.optimize`, with `progress` called at each pass."""
+    stages = read_passes(passes)
     trace = Trace() if explain else None
     result = run_pipeline(
         graph,
-        read_passes(passes),
+        stages,
         dump_dir=dump_ir,
         trace=trace,
         on_pass=(lambda spelling, index, count: progress(Phase("rewrite", spelling), index, count))
         if progress
         else None,
     )
+    return rewritten(result, stages, trace)
+
+
+def rewritten(result: PipelineResult, stages: Sequence[Pass], trace: Trace | None) -> Rewritten:
+    """What the run of a pipeline comes to.
+
+    Args:
+        result: the run.
+        stages: the passes as the user knows them, one for each that ran.
+        trace: what was recorded, if it is to be explained.
+    """
     timings: dict[str, float] = {}
-    for done in result.timings:
-        timings[done.name] = timings.get(done.name, 0.0) + done.seconds
-    lines = [
-        f"{done.spelling}: {done.ops_before} ops became {done.ops_after}, {done.seconds * 1e3:.1f} ms"
-        for done in result.timings
-    ]
+    lines = []
+    for done, stage in zip(result.timings, stages, strict=True):
+        name = pass_name(stage)
+        timings[name] = timings.get(name, 0.0) + done.seconds
+        lines.append(f"{spell(stage)}: {done.ops_before} ops became {done.ops_after}, {done.seconds * 1e3:.1f} ms")
     explanation = "\n".join(lines) + "\n" + trace.text() if trace else ""
-    return Rewritten(result.graph, timings, result.canonical, explanation)
+    return Rewritten(result.graph, timings, canonical(stages), explanation)

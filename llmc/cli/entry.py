@@ -17,6 +17,7 @@ from llmc.cli.diff_command import diff_command
 from llmc.cli.eval_command import eval_app
 from llmc.cli.failures import guarded
 from llmc.cli.inspect_command import inspect_command
+from llmc.cli.lift_command import lift_command
 from llmc.cli.opt_command import opt_command
 from llmc.cli.passes_command import passes_command
 from llmc.cli.run_command import run_command
@@ -62,6 +63,7 @@ def llmc_command(
 
 app.command("compile", cls=strict("the engine's folder goes after -o"))(guarded(compile_command))
 app.command("run", cls=strict("prompts go after --prompt, in quotes if they have spaces"))(guarded(run_command))
+app.command("lift", cls=strict("the file to write goes after -o"))(guarded(lift_command))
 app.command("inspect", cls=strict("inspect one thing at a time"))(guarded(inspect_command))
 app.command("verify", cls=strict("what to compare with goes after --against"))(guarded(verify_command))
 app.add_typer(eval_app, name="eval")

@@ -148,6 +148,7 @@ def current_calibration() -> CalibrationSource:
     if source is None:
         raise PassError(
             "this pass needs data to calibrate with, and none is there",
-            hint="llmc compile has some; in Python: with CalibrationSource(tokenizer.encode).active(): ...",
+            hint="llmc compile has some, and with --dry-run --dump-ir it shows about what the pass makes without any; "
+            "in Python: with CalibrationSource(tokenizer.encode).active(): ...",
         )
     return source
