@@ -40,6 +40,15 @@ class CalibrationSettings:
     length: int | None = None
     seed: int = 0
 
+    @property
+    def given(self) -> dict[str, bool]:
+        """Whether each has another value than its default, by the name of its option."""
+        usual = CalibrationSettings()
+        return {
+            "calib": bool(self.documents),
+            **{f"calib-{name}": getattr(self, name) != getattr(usual, name) for name in ("samples", "length", "seed")},
+        }
+
     def source(self, folder: Path, progress: Progress, *, made_up: int | None = None) -> CalibrationSource:
         """The calibration for the checkpoint in a folder. Its tokenizer is loaded when it is needed.
 

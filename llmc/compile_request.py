@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from compiler.backend_trt import BuildOptions
 from compiler.frontends import Limits
-from compiler.passes import Pass
+from compiler.passes import ChangeDType, Pass, spell
 from compiler.trt.library import load_library
 from llmc.calibrating import CalibrationSettings, calibration_settings
 from llmc.dtypes import dtype_name
@@ -17,6 +17,17 @@ from llmc.dumps import dump_folder
 from llmc.pipeline import Passes, compose, load_plugins
 from llmc.targets import resolve_targets
 from runtime.engine_writer import check_place
+from runtime.ignored import Case, ignored_notes
+
+_BUILD_OPTIONS = {
+    "compute-capability": "compute_capabilities",
+    "optimization-level": "optimization_level",
+    "profiling-verbosity": "profiling_verbosity",
+    "batch-sizes": "batch_sizes",
+    "prompt-sizes": "prompt_sizes",
+    "capacities": "capacities",
+    "workers": "workers",
+}
 
 
 class CompileOptions(TypedDict, total=False):
@@ -103,21 +114,46 @@ def compile_request(
     for name in targets:
         if name != "torch":
             load_library(name)
-    stages = compose(passes, dtype_name(dtype))
+    build = build or BuildOptions()
+    dtype = dtype_name(dtype)
+    stages = compose(passes, dtype)
     place = check_place(Path(output) if output is not None else default_output(model), make_folder=make_folder)
+    cases = _without_tensorrt(targets, build), _with_dtype_twice(stages, dtype)
     return CompileRequest(
         model=model,
         place=place,
         stages=stages,
         targets=targets,
-        build=build or BuildOptions(),
+        build=build,
         limits=Limits(max_batch, max_input, max_seq),
         dummy_weights=dummy_weights,
         dump=dump_folder(dump_ir, place),
         explain=explain,
         calibration=calibration_settings(calib, calib_samples, calib_length, calib_seed),
-        notes=(note,) if note else (),
+        notes=(*filter(None, [note]), *ignored_notes(*cases)),
     )
+
+
+def _without_tensorrt(targets: Sequence[str], build: BuildOptions) -> Case:
+    """The options of plans, where there are none."""
+    usual = BuildOptions()
+    return Case(
+        set(targets) == {"torch"},
+        "no TensorRT engine is built (--target tensorrt-rtx builds one)",
+        {f"--{name}": getattr(build, field) != getattr(usual, field) for name, field in _BUILD_OPTIONS.items()},
+    )
+
+
+def _with_dtype_twice(stages: Sequence[Pass], dtype: str | None) -> Case:
+    """The option --dtype, which a pass of the same purpose comes after."""
+    passes = [stage for stage in stages if isinstance(stage, ChangeDType)]
+    later = spell(passes[-1]) if passes else ""
+    return Case(len(passes) > 1, f"the pass {later} comes after it and decides", {"--dtype": dtype is not None})
+
+
+def without_calibration(settings: CalibrationSettings, *, used: bool) -> Case:
+    """The options of calibration, where no pass has used any."""
+    return Case(not used, "no pass calibrates", {f"--{name}": given for name, given in settings.given.items()})
 
 
 def default_output(model: str | Path) -> Path:

@@ -13,7 +13,7 @@ from compiler.frontends import Checkpoint
 from compiler.ir.graph import Graph
 from compiler.passes.quant.report import FidelityReport
 from llmc.checkpoint_digest import source_digest
-from llmc.compile_request import CompileRequest, compile_request
+from llmc.compile_request import CompileRequest, compile_request, without_calibration
 from llmc.emitting import capabilities, emit
 from llmc.engine_facts import describe_engine
 from llmc.job import Job, lift_model
@@ -24,6 +24,7 @@ from llmc.progress import Phase, Progress, Stages, counter
 from llmc.rehearsing import calibrates, rehearse
 from llmc.tokenizer import write_tokenizer
 from runtime.engine_writer import EngineWriter, engine_writer
+from runtime.ignored import ignored_notes
 from runtime.manifest import Manifest, Source
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def compile(
             if (rehearsed := rehearse(lifted.graph, request.stages)) is not None:
                 checked_outline(rehearsed.graph, request.targets, request.build, request.place)
         rewritten = rewrite(lifted.graph, request.stages, dump_ir=request.dump, explain=explain, progress=job.progress)
+    job.notes += ignored_notes(without_calibration(request.calibration, used=calibration.used))
     outline = checked_outline(rewritten.graph, request.targets, request.build, request.place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__),

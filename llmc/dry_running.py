@@ -13,14 +13,15 @@ from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import PipelineResult, spell
-from llmc.compile_request import CompileOptions, CompileRequest, compile_request
+from llmc.compile_request import CompileOptions, CompileRequest, compile_request, without_calibration
 from llmc.engine_facts import describe_engine
 from llmc.job import Job, lift_model
 from llmc.outline import checked_outline, nearest_folder
 from llmc.pipeline import Rewritten, rewritten
 from llmc.progress import Phase, Progress, Stages
-from llmc.rehearsing import rehearse
+from llmc.rehearsing import calibrates, rehearse
 from llmc.tokenizer import write_tokenizer
+from runtime.ignored import ignored_notes
 from runtime.manifest import Manifest, Source
 
 
@@ -98,6 +99,7 @@ def dry_run(
     lifted = lift_model(job, request)
     with job.stage("rewrite"):
         made = _rewritten(job, request, lifted.graph)
+    job.notes += ignored_notes(without_calibration(request.calibration, used=calibrates(request.stages)))
     outline = checked_outline(made.graph, request.targets, request.build, request.place)
     with job.stage("tokenizer"), TemporaryDirectory() as folder:
         write_tokenizer(lifted.checkpoint.folder, Path(folder), job.notes.append)

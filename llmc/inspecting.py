@@ -19,6 +19,7 @@ from llmc.models import lift
 from llmc.naming import dumped_graphs, dumps_error, whole_of_file
 from llmc.plan_facts import plan_facts
 from runtime.engine_folder import open_engine
+from runtime.ignored import Case, ignored_notes
 from runtime.manifest import MANIFEST, Manifest
 
 _GRAPHS = "graphs are .ir files, such as llmc lift and --dump-ir write"
@@ -61,6 +62,12 @@ def open_subject(
         LlmcError: if it is none of these, or damaged.
     """
     given = Path(path).expanduser()
+    lifts = not (given.is_file() or given.suffix == ".ir" or (given / MANIFEST).is_file())
+    wishes = {f"--{name.replace('_', '-')}": limit is not None for name, limit in limits.items()}
+    for text in ignored_notes(
+        Case(not lifts, f"{path} is not lifted, but has a graph", {**wishes, "--dummy-weights": dummy_weights})
+    ):
+        note(text)
     if given.is_file() or (given.suffix == ".ir" and not given.exists()):
         if given.name == MANIFEST:
             return open_subject(given.parent, note=note)
@@ -102,13 +109,20 @@ def graph_files(manifest: Manifest, path: Path) -> list[str]:
     raise EngineError(f"{path} holds no graph", hint="compile it again with this llmc")
 
 
-def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool = False) -> dict[str, Any]:
+def inspect_path(
+    path: str | Path,
+    *,
+    dummy_weights: bool = False,
+    layers: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """The facts about what `path` names, as a JSON object; the keys are in docs/cli.md.
 
     Args:
         path: a checkpoint, an engine, an `.ir` file, or a folder of such files.
         dummy_weights: whether the weights of a checkpoint may be missing.
         layers: whether to list the layers of an engine's TensorRT plans, too.
+        note: called with a sentence about each thing that is odd but harmless.
 
     Raises:
         LlmcError: if it is neither a checkpoint, an engine nor a graph, or damaged, or has no plans whose layers
@@ -118,7 +132,7 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool 
         if layers:
             raise _no_layers(path)
         return {"kind": "dumps", "path": str(path), "graphs": [_dump(file) for file in graphs]}
-    subject = open_subject(path, dummy_weights=dummy_weights)
+    subject = open_subject(path, dummy_weights=dummy_weights, note=note)
     graph, manifest = subject.graph, subject.manifest
     facts: dict[str, Any] = {"kind": subject.kind, "path": str(subject.path), "facts": dict(graph.facts)}
     facts["weights"] = _weights(graph)

@@ -35,6 +35,15 @@ class Job:
         self.timings[name] = time.perf_counter() - started
 
 
+def _beyond_training(graph: Graph) -> list[str]:
+    """That sequences may be longer than those that the model was trained on, if they may."""
+    longest, context = graph.dims["C"].max, int(str(graph.facts["context_length"]))
+    if longest <= context:
+        return []
+    said = f"sequences may have {longest} tokens, but the model was trained for {context}"
+    return [f"{said}: what it writes beyond them may be poor"]
+
+
 @dataclass(frozen=True)
 class LiftedModel:
     """A checkpoint, its graph before any pass, its special tokens, and what its passes calibrate with."""
@@ -51,7 +60,7 @@ def lift_model(job: Job, request: CompileRequest) -> LiftedModel:
         checkpoint = open_checkpoint(checkpoint_folder(request.model), dummy_weights=request.dummy_weights)
         graph = lift_checkpoint(checkpoint, limits=request.limits)
         tokens = special_tokens(str(graph.facts["family"]), checkpoint.config, checkpoint.generation_config)
-    job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
+    job.notes += [*checkpoint.notes, *_beyond_training(graph), *generation_notes(checkpoint.generation_config)]
     vocabulary = int(str(graph.facts["vocab_size"])) if checkpoint.dummy_weights else None
     calibration = request.calibration.source(checkpoint.folder, job.progress, made_up=vocabulary)
     calibration.check(graph)

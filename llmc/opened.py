@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import RequestError
 from llmc.compiling import compile as compile_model
 from llmc.models import lift
 from llmc.progress import Progress, Stages, counter
@@ -74,20 +73,15 @@ def opened(
         model: an engine directory; or a checkpoint, a folder or an id of the hub.
         max_seq: how many tokens a checkpoint is compiled for.
         runner: what runs it.
-        dtype: the element type that a checkpoint is computed in; float32 if None.
+        dtype: the element type that a checkpoint is computed in; float32 if None. An engine has its own.
         progress: called as work proceeds.
         note: called with sentences for the user.
 
     Raises:
-        RequestError: if a `dtype` is given for an engine, which has its own.
         LlmcError: if it cannot be compiled or loaded.
     """
     check_request(runner.executor, runner.threads, runner.device)
     if is_engine(model):
-        if dtype is not None:
-            raise RequestError(
-                f"{model} is an engine, whose element type is fixed", hint="leave out --dtype, or give the checkpoint"
-            )
         yield load(model, progress=progress, verify=runner.check_files, note=note, **runner.how)
         return
     with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
@@ -100,6 +94,8 @@ def opened(
             max_seq=max_seq,
             progress=progress,
         )
+        for text in compiled.notes:
+            note(text)
         yield load(compiled.path, progress=progress, verify=False, note=note, **runner.how)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from compiler.errors import EngineError, RequestError
-from llmc.opened import Runner, longest_input, opened
+from llmc.opened import Runner, is_engine, longest_input, opened
 from llmc.progress import Progress, Stages
 from llmc.scoring import Score, Scorer, rows_at_once, windows
 from runtime.engine import Engine
@@ -90,8 +90,15 @@ def measure_perplexity(
         LlmcError: if a model cannot be compiled or loaded.
     """
     report = Stages(progress)
-    tell = note or warnings.warn
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in told:  # two models may have the same to say
+            told.add(text)
+            (note or warnings.warn)(text)
+
     models = [model] if against is None else [model, against]
+    _check_dtype(models, dtype, tell)
     size = _window(models, window, tell)
     runner = Runner(executor, device, threads, check_files)
     with ExitStack() as stack:
@@ -102,6 +109,18 @@ def measure_perplexity(
         if not pieces:
             raise RequestError("the text has fewer than two tokens, so none can be scored", hint="give a longer text")
         return _measure(engines, pieces, size, report)
+
+
+def _check_dtype(models: Sequence[str | Path], dtype: str | None, note: Callable[[str], None]) -> None:
+    """Say of a `dtype` that it is not for engines, which have their own; RequestError if there is nothing else."""
+    engines = [model for model in models if is_engine(model)]
+    if dtype is None or not engines:
+        return
+    if len(engines) == len(models):
+        raise RequestError(
+            f"{engines[0]} is an engine, whose element type is fixed", hint="leave out --dtype, or give the checkpoint"
+        )
+    note(f"--dtype is for the checkpoint: {engines[0]} is an engine, whose element type is fixed")
 
 
 def _window(models: Sequence[str | Path], wanted: int | None, note: Callable[[str], None]) -> int:

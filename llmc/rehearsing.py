@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class _NoData(CalibrationSource):
 
 def calibrates(stages: Sequence[Pass]) -> bool:
     """Whether a pipeline has passes that may calibrate."""
-    return any(isinstance(stage, (Quantize, QuantizeCaches)) for stage in stages)
+    return any(isinstance(stage, Quantize) or _quantizes_caches(stage) for stage in stages)
 
 
 def rehearse(
@@ -77,7 +77,11 @@ def rehearse(
 def _stand_in(stage: Pass) -> Pass:
     if isinstance(stage, Quantize):
         return _nearest(stage)
-    return _placeholders(stage) if isinstance(stage, QuantizeCaches) and stage.to != "off" else stage
+    return _placeholders(stage) if _quantizes_caches(stage) else stage
+
+
+def _quantizes_caches(stage: Pass) -> TypeGuard[QuantizeCaches]:
+    return isinstance(stage, QuantizeCaches) and stage.to != "off"
 
 
 def _nearest(stage: Any) -> Callable[[Graph], Graph]:

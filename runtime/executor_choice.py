@@ -54,6 +54,13 @@ def choose(folder: EngineFolder, executor: str, device: str) -> Choice:
     return Choice(executor, tensorrt)
 
 
+def runs_on_gpu(choice: Choice, device: str) -> bool:
+    """Whether what was chosen computes on a GPU, given a device as the user says it."""
+    if choice.executor == "torch":
+        return device.startswith("cuda") or (device == "auto" and _sees_gpu())
+    return choice.executor == "tensorrt"
+
+
 def load_executor(
     folder: EngineFolder,
     choice: Choice,

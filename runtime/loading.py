@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from compiler.errors import EngineError, TargetError
 from compiler.ir.suggest import did_you_mean
 from runtime.engine_folder import open_engine
-from runtime.executor_choice import choose, load_executor
+from runtime.executor_choice import choose, load_executor, runs_on_gpu
 from runtime.hashing import Advance
+from runtime.ignored import device_cases, ignored_notes
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -48,7 +49,8 @@ def load_engine(
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
         verify: whether to compare the digest of every file.
         advance: called with the bytes verified since the last call.
-        note: called with a sentence if `auto` had to take less than the fastest; a warning if None.
+        note: called with a sentence if `auto` had to take less than the fastest, and about each option that does
+            nothing; a warning if None.
 
     Raises:
         EngineError: if the engine is damaged, foreign, or of another version, naming the file or key.
@@ -69,8 +71,9 @@ def load_engine(
     from runtime.engine import Engine
 
     choice = choice or choose(folder, executor, device)
-    if choice.note:
-        (note or warnings.warn)(choice.note)
+    cases = device_cases(choice.executor, device, threads, on_gpu=runs_on_gpu(choice, device))
+    for text in (*filter(None, [choice.note]), *ignored_notes(*cases)):
+        (note or warnings.warn)(text)
     return Engine.over(folder, load_executor(folder, choice, device, batch))
 
 

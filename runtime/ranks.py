@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from runtime.engine_folder import EngineFolder, open_engine
 from runtime.executor_choice import Choice, choose, load_executor
+from runtime.ignored import device_cases, ignored_notes
 from runtime.loading import check_request, prepare_torch
 from runtime.parallel.environment import share_cores
 
@@ -69,8 +70,10 @@ def run_on_ranks(
             return {"executor": plans[0].choice.executor, "kind of device": plans[0].device.partition(":")[0]}
 
         check_agreement(world, plan, hint="say what all ranks are to use: --device, --executor")
-        if plans[0].choice.note and world.rank == 0:
-            note(plans[0].choice.note)
+        if world.rank == 0:
+            cases = device_cases(plans[0].choice.executor, device, threads, on_gpu=plans[0].device != "cpu")
+            for text in (*filter(None, [plans[0].choice.note]), *ignored_notes(*cases)):
+                note(text)
         local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
         drive(world, local, lambda everyone: main(Engine.over(folder, everyone)))
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmc.cli import options
-from llmc.cli.console import table
+from llmc.cli.console import note, table
 from llmc.cli.network_text import chosen_plan, layer_lines, plan_rows
 
 
@@ -40,12 +40,17 @@ def inspect_command(
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from llmc.inspecting import inspect_path
     from llmc.pipeline import load_plugins
+    from runtime.ignored import Case, ignored_notes
 
     load_plugins(plugin or ())
-    facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers)
+    notes: list[str] = []
+    facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers, note=notes.append)
+    notes += ignored_notes(Case(json_output, "with --json all plans are shown", {"--plan": plan is not None}))
     chosen = chosen_plan(facts["tensorrt"]["plans"] if "tensorrt" in facts else (), plan)
+    for text in notes:
+        note(text)
     if json_output:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps({**facts, **({"notes": notes} if notes else {})}, indent=2))
     elif facts["kind"] == "dumps":
         print(table([("dumps", facts["path"]), *_dump_rows(facts["graphs"])]))
     elif layers and chosen:

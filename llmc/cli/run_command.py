@@ -13,7 +13,8 @@ import typer
 from llmc.cli import options
 from llmc.cli.console import Console, note
 from llmc.cli.prompts import Prompt, gather_prompts
-from llmc.cli.ranks import needs_ranks, on_ranks
+from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
+from runtime.ignored import ignored_notes
 from runtime.parallel.environment import rank_from_environment
 from runtime.parallel.streams import standard_input, writes_to_terminal
 
@@ -76,7 +77,7 @@ def run_command(
     several = needs_ranks(engine)
     if hostfile is not None and not several:
         raise typer.BadParameter(f"{engine} is an engine of one rank, which needs no hosts", param_hint="--hostfile")
-    notes: list[str] = []
+    notes = list(ignored_notes(hosts_chosen(hostfile)))
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
         "verify": not no_verify, "note": notes.append,

@@ -32,6 +32,7 @@ class CalibrationSource:
         device: where to compute; a CUDA GPU if there is one, if None.
         progress: called as `progress(done, total)`.
         report: what passes found out about their errors.
+        used: whether a pass has asked for windows.
     """
 
     encode: Callable[[str], Sequence[int]] | None = None
@@ -42,6 +43,7 @@ class CalibrationSource:
     device: str | torch.device | None = None
     progress: Callable[[int, int], None] = lambda done, total: None
     report: FidelityReport = field(default_factory=FidelityReport)
+    used: bool = False
 
     @contextmanager
     def active(self) -> Iterator[CalibrationSource]:
@@ -82,6 +84,7 @@ class CalibrationSource:
             PassError: if there is no tokenizer for a text, the texts are too short, a window is longer than the model
                 takes at once, or a token id is not in its vocabulary.
         """
+        self.used = True
         self.check(graph)
         length = self._length(graph)
         ids = [token for document in self.documents or default_texts() for token in self._ids(document)]
