@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compiler.errors import RequestError
 from llmc.compiling import compile as compile_model
 from llmc.models import lift
 from llmc.progress import Progress, Stages, counter
@@ -49,9 +50,18 @@ def is_engine(model: str | Path) -> bool:
 
 
 def longest_input(model: str | Path) -> tuple[int, int]:
-    """The context length of a model, and how many tokens it takes at once; only headers are read."""
+    """The context length of a model, and how many tokens it takes at once; only headers are read.
+
+    Raises:
+        RequestError: if it is an engine of several ranks.
+    """
     if is_engine(model):
         manifest = open_engine(Path(model).expanduser(), verify=False).manifest
+        if manifest.mesh.size > 1:
+            raise RequestError(
+                f"{model} is an engine of {manifest.mesh.size} ranks ({manifest.mesh}), which cannot be scored",
+                hint="score the checkpoint, or an engine compiled without tp and pp",
+            )
         return int(manifest.model["context_length"]), manifest.limits.max_input
     context = int(lift(model).facts["context_length"])
     return context, context

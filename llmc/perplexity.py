@@ -137,12 +137,15 @@ def _window(models: Sequence[str | Path], wanted: int | None, note: Callable[[st
             raise RequestError(f"the window is {size} tokens; it must be at least 2")
         for model, (context, most) in zip(models, lengths, strict=True):
             if size > most:
+                larger = f", or compile with --max-input {size}" * (most < size <= context)
                 raise RequestError(
                     f"the window is {size} tokens; {model} takes at most {most}",
-                    hint="use a smaller --window" + (", or compile with a larger --max-input" * (most < context)),
+                    hint=f"use --window {most} or less{larger}",
                 )
     if size < 2:
-        raise RequestError("an engine takes one token at once, so none can be scored", hint="compile with --max-input")
+        raise RequestError(
+            "an engine takes one token at once, so none can be scored", hint="compile it with --max-input 2 or more"
+        )
     return size
 
 

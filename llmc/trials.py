@@ -90,7 +90,10 @@ def as_requests(
 ) -> list[Request]:
     """The prompts as requests within `limits`; RequestError, naming the prompt, if one cannot be served."""
     ids = [_ids(engine, number, prompt) for number, prompt in enumerate(prompts, 1)]
-    return check_requests(ids, new_tokens, limits=limits, vocab_size=engine.manifest.vocab_size, note=note)
+    manifest = engine.manifest
+    return check_requests(
+        ids, new_tokens, limits=limits, vocab_size=manifest.vocab_size, note=note, facts=manifest.model
+    )
 
 
 def _ids(engine: Engine, number: int, prompt: Prompt) -> list[int]:

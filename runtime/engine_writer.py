@@ -54,9 +54,7 @@ def _check_replaceable(place: Path) -> None:
     if not present:
         return
     if not is_engine(place):
-        raise EngineError(
-            f"{place} exists and is not an llmc engine; it is not overwritten", hint=f"{_ELSEWHERE}, or remove it"
-        )
+        raise EngineError(f"{place} exists and is not an llmc engine; it is not overwritten", hint=_ELSEWHERE)
     try:
         known = {MANIFEST, *read_manifest(place, verify=False).files}
     except EngineError:

@@ -71,10 +71,11 @@ def load_engine(
     from runtime.engine import Engine
 
     choice = choice or choose(folder, executor, device)
+    loaded = load_executor(folder, choice, device, batch)
     cases = device_cases(choice.executor, device, threads, on_gpu=runs_on_gpu(choice, device))
     for text in (*filter(None, [choice.note]), *ignored_notes(*cases)):
         (note or warnings.warn)(text)
-    return Engine.over(folder, load_executor(folder, choice, device, batch))
+    return Engine.over(folder, loaded)
 
 
 def check_request(executor: str, threads: int | None, device: str = "auto") -> None:

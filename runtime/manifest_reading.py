@@ -8,6 +8,7 @@ from pathlib import Path
 from compiler.errors import EngineError
 from compiler.ir.graph import DimRange
 from compiler.ir.mesh import Mesh
+from compiler.ir.os_errors import reading_hint
 from compiler.ir.suggest import did_you_mean_path, folders_with
 from runtime.json_fields import Fields
 from runtime.manifest import (
@@ -42,7 +43,7 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
         raise _no_engine(folder) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise EngineError(f"cannot read {path}: {reason}", hint=_AGAIN) from None
+        raise EngineError(f"cannot read {path}: {reason}", hint=reading_hint(error, _AGAIN)) from None
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

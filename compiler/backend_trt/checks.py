@@ -30,5 +30,6 @@ def wanted_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
         batches=options.batch_sizes,
         widths=options.prompt_sizes,
         capacities=options.capacities,
+        facts=graph.facts,
         few=holds_weights(graph),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import LlmcError
+from compiler.ir.os_errors import reading_hint
 from compiler.ir.suggest import did_you_mean_path
 
 _MARK = "\ufeff"
@@ -73,4 +74,4 @@ def _unreadable(path: str | os.PathLike[str], failure: OSError, error: type[Llmc
     if isinstance(failure, IsADirectoryError):
         return error(f"cannot read {named}: it is a folder", hint="give a file")
     near = did_you_mean_path(Path(path).expanduser(), Path.is_file) if isinstance(failure, FileNotFoundError) else ""
-    return error(f"cannot read {named}: {failure.strerror}{near}")
+    return error(f"cannot read {named}: {failure.strerror}{near}", hint=reading_hint(failure, "") or None)

@@ -120,9 +120,17 @@ class CalibrationSource:
         if not 2 <= length <= limit:
             raise PassError(
                 f"calibration windows of {length} tokens do not fit the model, which takes 2 to {limit} at once",
-                hint="give another --calib-length, or compile with a larger --max-input",
+                hint=self._fitting(graph, limit),
             )
         return length
+
+    @staticmethod
+    def _fitting(graph: Graph, limit: int) -> str:
+        """What to do about windows that do not fit a model which takes `limit` tokens at once."""
+        longest = graph.dims["C"].max if "C" in graph.dims else limit
+        more = "compile with a larger --max-input" if limit < longest else None
+        fewer = f"use --calib-length {limit} or less, but at least 2" if limit >= 2 else None
+        return ", or ".join(filter(None, [fewer, more])) or "compile for sequences of 2 tokens or more: --max-seq"
 
     def _check_ids(self, ids: Sequence[int], graph: Graph) -> None:
         vocabulary = graph.facts.get("vocab_size")
