@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from llmc.dtypes import long_spelling
 from llmc.localizing import locate
 from llmc.naming import checkpoint_folder
 from llmc.opened import is_engine, load
-from llmc.plan_facts import plans_target
-from llmc.plan_trials import plan_trials
+from llmc.plan_trials import plan_notes, plan_trials
 from llmc.progress import Phase, Progress, Stages
 from llmc.references import other_reference, own_reference
 from llmc.seeds import check_seed
@@ -28,12 +28,15 @@ from llmc.trials import Trial, as_requests, random_prompts, trials
 from llmc.verification import Run, Verification
 from runtime.engine import Engine, Prompt
 from runtime.engine_folder import open_engine
-from runtime.executor import Executor
+from runtime.executor import Executor, PlannedExecutor
 from runtime.executor_choice import choose
 from runtime.ignored import Case, ignored_notes
 from runtime.manifest import EngineLimits
-from runtime.tensorrt_executor import TensorRTExecutor
 
+_NOT_LOCATED = (
+    "the rank and the operation at which an engine of several ranks goes wrong are not looked for: an engine of the "
+    "same checkpoint and passes, without tp and pp, tells whether the fault is theirs"
+)
 _PROMPTS = 4
 _MOST_PROMPTS = 10_000
 
@@ -90,8 +93,7 @@ def verify(
     report = Stages(progress)
     notes: list[str] = []
     check_wishes(random, seed, max_new_tokens, tolerance, plans)
-    if against is not None and not is_engine(against):
-        checkpoint_folder(against)  # before the files of the engine are read
+    check_against(against)
     loaded = _load(engine, executor, device, threads, check_files, report, notes)
     return verify_loaded(
         loaded,
@@ -130,6 +132,12 @@ def _with_prompts(given: bool, random: int) -> Case:
     return Case(given, "the prompts are given", {"--prompts": random != _PROMPTS})
 
 
+def check_against(against: str | Path | None) -> None:
+    """See, before the files of an engine are read, that what it is to be compared with is there; LlmcError if not."""
+    if against is not None and not is_engine(against):
+        checkpoint_folder(against)
+
+
 def verify_loaded(
     loaded: Engine,
     against: str | Path | None = None,
@@ -145,12 +153,11 @@ def verify_loaded(
 ) -> Verification:
     """Compare an engine that is loaded with a reference; the arguments and errors are those of `verify`.
 
-    Of an engine of several ranks, the operation at which it goes wrong is not located.
+    An engine of several ranks runs on all of them; the operation at which it goes wrong is not located.
     """
     check_wishes(random, seed, max_new_tokens, tolerance, plans)
     report = Stages(progress)
     said = [*notes, *ignored_notes(_with_prompts(bool(prompts), random))]
-    whole = loaded.manifest.mesh.size == 1
     own = own_reference(loaded)
     reference = own if against is None else other_reference(against, loaded)
     dtype = _worst_dtype(own.graph, reference.graph)
@@ -160,9 +167,10 @@ def verify_loaded(
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
     requests = as_requests(loaded, given, max_new_tokens, limits, said.append)
     planned = trials(requests, limits.max_batch)
-    runner = loaded.executor
-    if isinstance(runner, TensorRTExecutor) and plans == "all":
-        planned += plan_trials(runner.plans, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
+    if plans == "all":
+        sizes = loaded.executor.plan_sizes if isinstance(loaded.executor, PlannedExecutor) else ()
+        planned += plan_trials(sizes, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
+        said += plan_notes(loaded, [trial for trial in planned if trial.plans])
     ours = Reference(*own.graphs)
     right = ours if reference is own else Reference(*reference.graphs)
     result = Verification(
@@ -171,12 +179,14 @@ def verify_loaded(
         reference=reference.words,
         dtype=dtype,
         tolerance=limit,
-        runs=tuple(_runs(runner, planned, right, limit, ours if tolerance is None else None, report)),
+        runs=tuple(_runs(loaded.executor, planned, right, limit, ours if tolerance is None else None, report)),
         plans=tuple(trial.mode for trial in planned if trial.plans),
         notes=tuple(said),
     )
-    if (failed := result.failed_run) is None or not whole:
+    if (failed := result.failed_run) is None:
         return result
+    if loaded.manifest.mesh.size > 1:
+        return replace(result, notes=(*result.notes, _NOT_LOCATED))
     trial = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed)
     with report.stage("looking for the difference"):
         divergence, note = locate(
@@ -194,10 +204,9 @@ def _load(
     report: Progress,
     notes: list[str],
 ) -> Engine:
-    folder = open_engine(path, verify=False)
-    has_plans = plans_target(folder.manifest) is not None and not device.startswith("cuda")
-    if executor == "auto" and has_plans and choose(folder, executor, device).executor == "torch":
-        executor = "emulator"
+    if executor == "auto":
+        chosen = choose(open_engine(path, verify=False), executor, device, emulate=True).executor
+        executor = chosen if chosen == "emulator" else executor
     how: Any = {"executor": executor, "device": device, "threads": threads}
     return load(path, progress=report, verify=check_files, note=notes.append, **how)
 
@@ -213,12 +222,22 @@ def _runs(
     runs: list[Run] = []
     for index, trial in enumerate(planned):
         report(Phase("verify", trial.words), index, len(planned))
-        runner = executor
-        if trial.plans and isinstance(executor, TensorRTExecutor):
-            runner = executor.limited_to(trial.plans)
-        runs += compare(trial, trial.run(runner), reference, tolerance, own)
+        recorder = trial.run(executor)
+        runs += _worst(
+            replace(run, rank=rank)
+            for rank, seen in {0: recorder, **recorder.others}.items()
+            for run in compare(trial, seen, reference, tolerance, own)
+        )
     report("verify", len(planned), len(planned))
     return runs
+
+
+def _worst(runs: Iterable[Run]) -> list[Run]:
+    """Of the runs of each prompt the worst; the first of those that are alike."""
+    worst: dict[int, Run] = {}
+    for run in runs:
+        worst[run.prompt] = max(worst.get(run.prompt, run), run, key=attrgetter("badness"))
+    return list(worst.values())
 
 
 def _worst_dtype(*graphs: Graph) -> str:

@@ -12,7 +12,7 @@ from runtime.engine_folder import EngineFolder, open_engine
 from runtime.executor_choice import Choice, choose, load_executor
 from runtime.ignored import device_cases, ignored_notes
 from runtime.loading import check_request, prepare_torch
-from runtime.parallel.environment import share_cores
+from runtime.parallel.environment import rank_from_environment, share_cores
 
 if TYPE_CHECKING:
     from runtime.engine import Engine
@@ -32,16 +32,21 @@ def run_on_ranks(
     threads: int | None = None,
     batch: int | None = None,
     verify: bool = True,
+    emulate: bool = False,
     note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> None:
     """Load an engine on the ranks that mpirun started, and run `main` with it on rank 0. Every rank calls this.
 
-    The other arguments are those of `runtime.loading.load_engine`; `cuda` means each rank's own GPU.
+    The other arguments are those of `runtime.loading.load_engine`, and `emulate` that of `choose`; `cuda` means each
+    rank's own GPU. On rank 0, `progress` is called as loading begins and ends.
 
     Raises:
         LlmcError: on rank 0, whatever rank failed, whose name is in the message; the other ranks end with it.
     """
     share_cores()
+    if rank_from_environment() == 0:
+        progress("load", 0, 0)
     from runtime.parallel.agreement import check_agreement, check_world_size
     from runtime.parallel.workers import drive
     from runtime.parallel.world import LOADING_SECONDS, join
@@ -66,7 +71,7 @@ def run_on_ranks(
         plans: list[_Plan] = []
 
         def plan() -> dict[str, str]:
-            plans.append(_plan(folder, world, device, executor))
+            plans.append(_plan(folder, world, device, executor, emulate))
             return {"executor": plans[0].choice.executor, "kind of device": plans[0].device.partition(":")[0]}
 
         check_agreement(world, plan, hint="say what all ranks are to use: --device, --executor")
@@ -75,7 +80,9 @@ def run_on_ranks(
             for text in (*filter(None, [plans[0].choice.note]), *ignored_notes(*cases)):
                 note(text)
         local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
-        drive(world, local, lambda everyone: main(Engine.over(folder, everyone)))
+        if world.rank == 0:
+            progress("load", 1, 1)
+        drive(world, local, lambda everyone: main(Engine.over(folder, everyone)), scoring=mesh.tp)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class _Plan:
     upgrade: Upgrade
 
 
-def _plan(folder: EngineFolder, world: World, device: str, name: str) -> _Plan:
+def _plan(folder: EngineFolder, world: World, device: str, name: str, emulate: bool) -> _Plan:
     """This rank's plan. It waits for no other rank, so that an error of one stops all."""
     import torch
 
@@ -95,8 +102,9 @@ def _plan(folder: EngineFolder, world: World, device: str, name: str) -> _Plan:
     from runtime.parallel.nccl_communicator import NcclCommunicator
 
     own = "cpu" if name in _ON_CPU else device_of_rank(world, device, gpus=torch.cuda.device_count())
-    choice = choose(folder, name, own)
-    if own == "cpu":
+    choice = choose(folder, name, own, emulate=emulate and device in ("auto", "cpu"))
+    if own == "cpu" or choice.executor in _ON_CPU:
+        own = "cpu"
         return _Plan(choice, own, lambda group: group)
     torch.cuda.set_device(own)
     return _Plan(choice, own, NcclCommunicator.over(torch.device(own)))
