@@ -65,10 +65,14 @@ def plan_notes(engine: Engine, tried: Sequence[Trial]) -> list[str]:
         return []
     plans, everyone = engine.executor.plans, engine.manifest.mesh.size
     return [
-        f"only the ranks {', '.join(map(str, ranks))} have a plan {size.name}; the others run on what they choose"
+        f"only {_named(ranks)} the plan {size.name}; the others run on plans of their own while it is tried"
         for size, ranks in zip(plans.sizes, plans.ranks, strict=True)
         if len(ranks) < everyone
     ]
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]} has" if len(ranks) == 1 else f"the ranks {', '.join(map(str, ranks))} have"
 
 
 def _pair(plan: PlanSize, others: Sequence[PlanSize], size: Callable[[PlanSize], int]) -> tuple[str, ...]:

@@ -53,9 +53,20 @@ class RankPlans:
         return [places[name] for name in names]
 
     def limited(self, local: Executor, numbers: Sequence[int]) -> Executor:
-        """A rank's executor with those plans only; a rank that lacks one of them runs on what it chooses."""
-        names = [self.sizes[number].name for number in numbers]
-        if not names or not isinstance(local, PlannedExecutor):
+        """A rank's executor with those plans only.
+
+        In the place of a plan that the rank lacks it has those of its own for the same caches, and for single tokens or
+        prompts as that plan is; if there are none, all of its plans.
+        """
+        if not numbers or not isinstance(local, PlannedExecutor):
             return local
-        own = {size.name for size in local.plan_sizes}
-        return local.limited_to(names) if own.issuperset(names) else local
+        names = {size.name for size in local.plan_sizes}
+        own = [size for size in self.sizes if size.name in names]
+        chosen = []
+        for wanted in (self.sizes[number] for number in numbers):
+            alike = [size for size in own if size.capacity == wanted.capacity and (size.rows > 0) == (wanted.rows > 0)]
+            found = [wanted] if wanted in own else alike
+            if not found:
+                return local
+            chosen += [size.name for size in found]
+        return local.limited_to(chosen)

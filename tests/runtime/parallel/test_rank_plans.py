@@ -1,10 +1,13 @@
 """Plans on several ranks, in threads: all ranks run on the same ones, and show their logits."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmc.plan_trials import plan_notes
 from llmc.trials import Trial
 from runtime.executor import PlannedExecutor, PlanSize
 from runtime.parallel.rank_plans import RankPlans
@@ -83,13 +86,27 @@ def test_all_ranks_run_on_the_same_plans() -> None:
         ]
 
 
-def test_a_rank_that_lacks_a_plan_runs_on_what_it_chooses() -> None:
-    def main(everyone: ParallelExecutor) -> None:
-        assert [size.name for size in everyone.plan_sizes] == ["decode-b1", "prefill-s16", "decode-b2"]
-        assert everyone.plans.ranks == ((0, 1), (0,), (1,))
-        everyone.limited_to(["decode-b2"]).open(1, 8)
+def test_a_rank_that_lacks_a_plan_runs_on_those_of_its_own_that_are_alike() -> None:
+    longer = PlanSize("decode-b1-long", 1, 1, 256)
 
-    assert on_ranks([[ONE, WIDE], [ONE, TWO]], main) == [(0, ("decode-b1", "prefill-s16")), (1, ("decode-b2",))]
+    def main(everyone: ParallelExecutor) -> None:
+        assert [size.name for size in everyone.plan_sizes] == [
+            "decode-b1",
+            "decode-b1-long",
+            "prefill-s16",
+            "decode-b2",
+        ]
+        assert everyone.plans.ranks == ((0, 1), (0, 1), (0,), (1,))
+        everyone.limited_to(["decode-b2"]).open(1, 8)
+        everyone.limited_to(["decode-b1-long", "prefill-s16"]).open(1, 8)
+
+    runs = on_ranks([[ONE, longer, WIDE], [ONE, longer, TWO]], main)
+    assert runs == [
+        (0, ("decode-b1",)),
+        (0, ("decode-b1-long", "prefill-s16")),
+        (1, ("decode-b1", "decode-b1-long", "decode-b2")),  # it has no plan for prompts at all
+        (1, ("decode-b2",)),
+    ]
 
 
 def test_ranks_without_plans_have_none() -> None:
@@ -124,3 +141,21 @@ def test_a_trial_keeps_the_logits_of_every_rank_that_has_some() -> None:
     assert {request: [step.tolist() for step in steps] for request, steps in other.logits.items()} == {
         request: [[0, 2, 0, 0, 0, 0, 0, 0]] * 2 for request in range(3)
     }
+
+
+def test_what_is_not_tried_on_some_ranks_is_said() -> None:
+    said: list[list[str]] = []
+
+    def main(everyone: ParallelExecutor) -> None:
+        manifest = SimpleNamespace(targets={"tensorrt-rtx": ({"plans": "plans.json"},)}, mesh=SimpleNamespace(size=3))
+        engine: Any = SimpleNamespace(manifest=manifest, executor=everyone, path=Path())
+        trial = Trial("decode-b1", (1,), (Request((1,), 1),), 1, ("decode-b1",))
+        said.append(plan_notes(engine, [trial]))
+
+    on_ranks([[ONE, TWO, WIDE], [ONE, TWO], [ONE]], main)
+    assert said == [
+        [
+            "only the ranks 0, 1 have the plan decode-b2; the others run on plans of their own while it is tried",
+            "only rank 0 has the plan prefill-s16; the others run on plans of their own while it is tried",
+        ]
+    ]
