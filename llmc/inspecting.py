@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,11 +10,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import EngineError, GraphError
+from compiler.errors import EngineError, GraphError, ParseError
 from compiler.ir.files import read_graph
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
+from compiler.ir.parser import parse_graph
 from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.text_files import decode_text
 from compiler.ir.types import TensorType
 from llmc.models import lift
 from llmc.naming import dumped_graphs, dumps_error, whole_of_file
@@ -53,7 +56,7 @@ def open_subject(
     """What `path` names: an engine, an `.ir` file, or a checkpoint (a folder, or an id of the hub).
 
     Args:
-        path: the path.
+        path: the path; `-` for a graph on standard input.
         dummy_weights: whether the weights of a checkpoint may be missing.
         limits: `max_batch`, `max_input` and `max_seq` for lifting a checkpoint; None for those of `llmc.lift`.
         note: called with a sentence about each thing that is odd but harmless.
@@ -61,6 +64,9 @@ def open_subject(
     Raises:
         LlmcError: if it is none of these, or damaged.
     """
+    if str(path) == "-":
+        text = decode_text(sys.stdin.buffer.read(), "standard input", ParseError).text
+        return Subject("graph", Path(path), parse_graph(text))
     given = Path(path).expanduser()
     lifts = not (given.is_file() or given.suffix == ".ir" or (given / MANIFEST).is_file())
     wishes = {f"--{name.replace('_', '-')}": limit is not None for name, limit in limits.items()}

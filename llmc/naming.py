@@ -75,6 +75,8 @@ def _folder_error(folder: Path) -> LlmcError:
             f"{folder} is a folder of {len(graphs)} graphs, not a checkpoint",
             hint=f"llmc inspect {folder} shows them, llmc opt rewrites one; a checkpoint has a {_CONFIG}",
         )
+    if (folder / _CONFIG).exists():
+        return CheckpointError(f"{folder / _CONFIG} is a folder", hint="a checkpoint has a file of that name")
     within = folders_with(folder, _CONFIG)
     if within:
         hint = f"it holds checkpoints: give one of them, such as {within[0]}"

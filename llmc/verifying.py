@@ -171,6 +171,8 @@ def verify_loaded(
         sizes = loaded.executor.plan_sizes if isinstance(loaded.executor, PlannedExecutor) else ()
         planned += plan_trials(sizes, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
         said += plan_notes(loaded, [trial for trial in planned if trial.plans])
+    drawn = not prompts or any(trial.plans for trial in planned)
+    said += ignored_notes(Case(not drawn, "no prompt is drawn", {"--seed": seed != 0}))
     ours = Reference(*own.graphs)
     right = ours if reference is own else Reference(*reference.graphs)
     result = Verification(

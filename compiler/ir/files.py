@@ -41,5 +41,6 @@ def write_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        hint = f"make the folder first: mkdir -p {path.parent}" if not path.parent.exists() else None
+        inside = "give a file in it" if path.is_dir() else None
+        hint = f"make the folder first: mkdir -p {path.parent}" if not path.parent.exists() else inside
         raise GraphError(f"cannot write {path}: {error.strerror}", hint=hint) from None

@@ -13,7 +13,10 @@ from llmc.cli.console import note
 
 def opt_command(
     subject: Annotated[
-        str, typer.Argument(help="An .ir file, such as --dump-ir writes; a checkpoint, which is lifted; or an engine.")
+        str,
+        typer.Argument(
+            help="An .ir file, such as --dump-ir writes (-: standard input); a checkpoint, which is lifted; an engine."
+        ),
     ],
     passes: options.Passes = "",
     output: options.GraphOutput = None,
@@ -34,6 +37,7 @@ def opt_command(
     \b
     llmc opt dumps/00-lift.ir --passes merge-linears,cleanup -o better.ir
     llmc opt my-checkpoint --passes tp=2 --dummy-weights
+    llmc lift my-checkpoint | llmc opt - --passes merge-linears
     llmc opt graph.ir --passes my-pass --plugin my_pass.py --explain
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc

@@ -126,6 +126,7 @@ def test_running_verifying_and_scoring(engine: Path, text: Path, arguments: list
 def test_the_number_of_random_prompts_beside_others(engine: Path) -> None:
     arguments = ("verify", engine, "--prompt-ids", "1,2", "--max-new-tokens", 1)
     assert notes_of(llmc(*arguments, "--prompts", 2)) == ["--prompts does nothing here: the prompts are given"]
+    assert notes_of(llmc(*arguments, "--seed", 3)) == ["--seed does nothing here: no prompt is drawn"]
     assert notes_of(llmc(*arguments)) == []
 
 

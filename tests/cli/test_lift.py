@@ -32,6 +32,16 @@ def test_without_a_file_the_graph_is_printed(output: tuple[str, ...], tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_graphs_go_through_pipes() -> None:
+    lifted = llmc("lift", MODEL).out
+    opted = llmc("opt", "-", "--passes", "merge-linears", stdin=lifted)
+    assert opted.status == 0, opted.err
+    assert api.parse(opted.out) == api.optimize(api.lift(MODEL), "merge-linears").graph
+    assert json.loads(llmc("inspect", "-", "--json", stdin=lifted).out)["kind"] == "graph"
+    assert llmc("diff", "-", MODEL, stdin=lifted) == (0, "", "")
+    llmc("opt", "-", stdin="nonsense").failed("expected 'graph NAME' first")
+
+
 def test_a_config_alone_is_lifted_with_made_up_weights(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     config = json.loads((checkpoint / "config.json").read_text())
