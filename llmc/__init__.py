@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compiler.ir.printer import print_graph as to_text
     from compiler.passes import register_pass
     from llmc.compiling import Compiled, compile
+    from llmc.dry_running import DryRun, dry_run
     from llmc.models import lift
     from llmc.opt import optimize
     from llmc.perplexity import Perplexity, measure_perplexity
@@ -37,6 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Compiled": "llmc.compiling",
     "Completion": "runtime.engine",
+    "DryRun": "llmc.dry_running",
     "Engine": "runtime.engine",
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
@@ -45,6 +47,7 @@ _HOMES = {
     "Verification": "llmc.verification",
     "compile": "llmc.compiling",
     "diff": "compiler.ir.diff:diff_graphs",
+    "dry_run": "llmc.dry_running",
     "format_diff": "compiler.ir.diff_text",
     "lift": "llmc.models",
     "load": "runtime.loading:load_engine",
@@ -61,6 +64,7 @@ _HOMES = {
 __all__ = [
     "Compiled",
     "Completion",
+    "DryRun",
     "Engine",
     "Graph",
     "GraphDiff",
@@ -71,6 +75,7 @@ __all__ = [
     "__version__",
     "compile",
     "diff",
+    "dry_run",
     "format_diff",
     "lift",
     "load",

@@ -14,6 +14,7 @@ from compiler.errors import PassError
 from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.text import Document, read_texts
 from llmc.progress import Progress
+from llmc.seeds import check_seed
 from llmc.tokenizer import has_tokenizer, write_tokenizer
 from runtime.manifest import NoTokenizer
 from runtime.tokenizer import Tokenizer
@@ -39,6 +40,15 @@ class CalibrationSettings:
     samples: int | None = None
     length: int | None = None
     seed: int = 0
+
+    @property
+    def given(self) -> dict[str, bool]:
+        """Whether each has another value than its default, by the name of its option."""
+        usual = CalibrationSettings()
+        return {
+            "calib": bool(self.documents),
+            **{f"calib-{name}": getattr(self, name) != getattr(usual, name) for name in ("samples", "length", "seed")},
+        }
 
     def source(self, folder: Path, progress: Progress, *, made_up: int | None = None) -> CalibrationSource:
         """The calibration for the checkpoint in a folder. Its tokenizer is loaded when it is needed.
@@ -67,8 +77,9 @@ def calibration_settings(
     """The settings with the texts of a file.
 
     Raises:
-        PassError: if the file cannot be read, is empty or malformed.
+        PassError: if the file cannot be read, is empty or malformed, or there is no such seed.
     """
+    check_seed(seed, PassError)
     return CalibrationSettings(() if calib is None else read_texts(calib), samples, length, seed)
 
 

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from compiler.errors import PassError
-from compiler.frontends import Checkpoint, Limits, open_checkpoint, resolve_model
-from compiler.frontends import lift as lift_checkpoint
+from compiler.frontends import Checkpoint
 from compiler.ir.graph import Graph
 from compiler.passes.quant.report import FidelityReport
-from compiler.plugins import load_plugins
-from compiler.trt.library import load_library
-from llmc.calibrating import calibration_settings
 from llmc.checkpoint_digest import source_digest
-from llmc.dtypes import dtype_name
-from llmc.emitting import capabilities, check_targets, emit
+from llmc.compile_request import CompileRequest, compile_request, without_calibration
+from llmc.emitting import capabilities, emit
 from llmc.engine_facts import describe_engine, used_plugins
-from llmc.pipeline import compose, rewrite
+from llmc.job import Job, lift_model
+from llmc.outline import checked_outline
+from llmc.pipeline import Passes, rewrite
 from llmc.plan_facts import plan_names
-from llmc.progress import Progress, Report, counter
+from llmc.progress import Phase, Progress, Stages, counter
 from llmc.rehearsing import calibrates, rehearse
-from llmc.room import needed_bytes, plan_count
-from llmc.special_tokens import generation_notes, special_tokens
-from llmc.targets import resolve_targets
 from llmc.tokenizer import write_tokenizer
-from runtime.engine_writer import EngineWriter, check_place, check_room, engine_writer
+from runtime.engine_writer import EngineWriter, engine_writer
+from runtime.ignored import ignored_notes
 from runtime.manifest import Manifest, NoTokenizer, Source
 
 if TYPE_CHECKING:
@@ -62,29 +55,25 @@ class Compiled:
     plans: Mapping[str, tuple[str, ...]]
     fidelity: FidelityReport = field(default_factory=FidelityReport)
 
-
-@dataclass
-class _Job:
-    """What accumulates while an engine is made."""
-
-    progress: Progress
-    timings: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Report]:
-        """Time a stage; yields its own progress function."""
-        self.progress(name, 0, 0)
-        started = time.perf_counter()
-        yield lambda done, total: self.progress(name, done, total)
-        self.timings[name] = time.perf_counter() - started
+    def to_json(self) -> dict[str, Any]:
+        """All of it as a JSON object; the keys are in docs/cli.md."""
+        return {
+            "path": str(self.path),
+            "manifest": self.manifest.to_json(),
+            "timings": dict(self.timings),
+            "pass_timings": dict(self.pass_timings),
+            "notes": list(self.notes),
+            "explanation": self.explanation,
+            "fidelity": self.fidelity.to_json(),
+            "plans": {target: list(names) for target, names in self.plans.items()},
+        }
 
 
 def compile(
     model: str | Path,
     output: str | Path | None = None,
     *,
-    passes: str = "",
+    passes: Passes = "",
     target: str = "auto",
     dtype: str | None = None,
     max_batch: int = 8,
@@ -109,7 +98,8 @@ def compile(
     Args:
         model: a folder in the Hugging Face layout, or an id of the hub.
         output: the engine directory; `NAME.engine` in the current folder, after the model's name, if None.
-        passes: rewrites, such as `cleanup,fuse-attention`, in the order given; `llmc passes` lists them.
+        passes: rewrites in the order given: a text such as `quant=awq,tp=2`, or a list of passes and such texts;
+            `llmc passes` lists those that have names.
         target: `auto`, `torch`, `tensorrt-rtx`, `tensorrt`, or a list of targets separated by commas.
         dtype: the element type to compute in: `float32`, `float16` or `bfloat16`; the checkpoint's own if None.
         max_batch: how many sequences the engine runs at once.
@@ -126,92 +116,66 @@ def compile(
         calib_samples: how many windows of it to use; as many as it has, up to 128, if None.
         calib_length: how many tokens a window has; 512, or `max_input` if that is less, if None.
         calib_seed: decides which windows are used, if there are more.
-        progress: called as work proceeds.
+        progress: called as work proceeds; see `llmc.progress.Progress`.
 
     Raises:
         LlmcError: one of its kinds, naming the file, key, tensor or pass, and the mend.
     """
-    job = _Job(progress or (lambda stage, done, total: None))
-    job.notes += load_plugins(plugins)
-    build = build or BuildOptions()
-    targets, note = resolve_targets(target)
-    for name in targets:
-        if name != "torch":
-            load_library(name)
-    stages = compose(passes, dtype_name(dtype))
-    place = check_place(Path(output) if output is not None else default_output(model))
-    dump = _dump_folder(dump_ir, place)
-    settings = calibration_settings(calib, calib_samples, calib_length, calib_seed)
-    job.notes += [note] if note else []
-
-    with job.stage("lift"):
-        checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
-        lifted = lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
-        tokens = special_tokens(str(lifted.facts["family"]), checkpoint.config, checkpoint.generation_config)
-    job.notes += [*checkpoint.notes, *generation_notes(checkpoint.generation_config)]
-    vocabulary = int(str(lifted.facts["vocab_size"])) if checkpoint.dummy_weights else None
-    calibration = settings.source(checkpoint.folder, job.progress, made_up=vocabulary)
-    calibration.check(lifted)
+    job = Job(Stages(progress))
+    request = compile_request(
+        model,
+        output,
+        make_folder=True,
+        passes=passes,
+        target=target,
+        dtype=dtype,
+        max_batch=max_batch,
+        max_input=max_input,
+        max_seq=max_seq,
+        dummy_weights=dummy_weights,
+        build=build,
+        dump_ir=dump_ir,
+        plugins=plugins,
+        explain=explain,
+        calib=calib,
+        calib_samples=calib_samples,
+        calib_length=calib_length,
+        calib_seed=calib_seed,
+    )
+    job.notes += request.notes
+    lifted = lift_model(job, request)
+    calibration = lifted.calibration
     with job.stage("rewrite"), calibration.active():
-        if calibrates(stages) and (rehearsed := rehearse(lifted, stages)) is not None:
-            _check(rehearsed, targets, build, place)
-        rewritten = rewrite(lifted, stages, dump_ir=dump, explain=explain, progress=job.progress)
+        if calibrates(request.stages):
+            job.progress(Phase("rewrite", "a trial without data"), 0, 0)
+            if (rehearsed := rehearse(lifted.graph, request.stages)) is not None:
+                checked_outline(rehearsed.graph, request.targets, request.build, request.place)
+        rewritten = rewrite(lifted.graph, request.stages, dump_ir=request.dump, explain=explain, progress=job.progress)
     job.notes += rewritten.notes
-    needed = _check(rewritten.graph, targets, build, place)
+    job.notes += ignored_notes(without_calibration(request.calibration, used=calibration.used))
+    outline = checked_outline(rewritten.graph, request.targets, request.build, request.place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=llmc.__version__),
-        plugins=used_plugins(rewritten.graph, stages),
-        tokens=tokens,
+        plugins=used_plugins(rewritten.graph, request.stages),
+        tokens=lifted.tokens,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
     )
-    with engine_writer(place, needed) as writer:
-        manifest = _write(job, writer, manifest, rewritten.graph, checkpoint, targets, build)
+    with engine_writer(request.place, outline.needed) as writer:
+        manifest = _write(job, writer, manifest, rewritten.graph, lifted.checkpoint, request)
     return Compiled(
-        place,
+        request.place,
         manifest,
         job.timings,
         rewritten.timings,
         tuple(job.notes),
         rewritten.explanation,
-        plan_names(place, manifest),
+        plan_names(request.place, manifest),
         calibration.report,
     )
 
 
-def default_output(model: str | Path) -> Path:
-    """Where the engine of a model goes if nothing is said: `NAME.engine` in the current folder."""
-    return Path(f"{Path(model).expanduser().resolve().name or 'model'}.engine")
-
-
-def _check(graph: Graph, targets: Sequence[str], build: BuildOptions, place: Path) -> int:
-    """How many bytes the engine of a graph will take, about; TargetError or EngineError if it cannot be built there."""
-    check_targets(graph, targets, build)
-    needed = needed_bytes(graph, plan_count(graph, targets, build))
-    check_room(place.parent, needed)
-    return needed
-
-
-def _dump_folder(dump_ir: str | Path | None, place: Path) -> Path | None:
-    if dump_ir is None:
-        return None
-    folder = Path(dump_ir).expanduser().resolve()
-    if folder == place or place in folder.parents:
-        raise PassError(
-            f"the dumps cannot go to {folder}, which is inside the engine {place}", hint="give --dump-ir another folder"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise PassError(f"the dumps cannot go to {folder}, which is a file", hint="give --dump-ir a folder")
-    return folder
-
-
 def _write(
-    job: _Job,
-    writer: EngineWriter,
-    manifest: Manifest,
-    graph: Graph,
-    checkpoint: Checkpoint,
-    targets: Sequence[str],
-    build: BuildOptions,
+    job: Job, writer: EngineWriter, manifest: Manifest, graph: Graph, checkpoint: Checkpoint, request: CompileRequest
 ) -> Manifest:
     """Write every file of the engine, the manifest last, and put it at its place."""
     with job.stage("tokenizer"):
@@ -219,14 +183,14 @@ def _write(
     if isinstance(tokenizer, NoTokenizer):
         why = f"{tokenizer.reason}; {tokenizer.mend}"
         job.notes.append(f"the engine has no tokenizer: {why}, or give llmc run token ids (--prompt-ids)")
-    files = emit(graph, targets, writer.folder, options=build, stage=job.stage)
+    files = emit(graph, request.targets, writer.folder, options=request.build, stage=job.stage)
     with job.stage("source digest") as report:
         digest = source_digest(checkpoint, report)
     complete = replace(
         manifest,
         source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
         targets=files,
-        capabilities=capabilities(graph, build) if len(files) > 1 else (),
+        capabilities=capabilities(graph, request.build) if len(files) > 1 else (),
         tokenizer=None if isinstance(tokenizer, NoTokenizer) else tokenizer,
         no_tokenizer=tokenizer if isinstance(tokenizer, NoTokenizer) else None,
     )

@@ -6,6 +6,12 @@ from compiler.errors import PassError
 from compiler.ir.dtypes import COMPUTE_DTYPES
 from compiler.ir.suggest import did_you_mean
 
+# What other programs call the types.
+_OTHERS = {
+    "float32": ("fp32", "float", "single"),
+    "float16": ("fp16", "half"),
+    "bfloat16": ("bf16", "bfloat", "bfp16"),
+}
 _SHORT = {dtype.value: name for name, dtype in COMPUTE_DTYPES.items()}
 
 
@@ -15,9 +21,9 @@ def dtype_name(text: str | None) -> str | None:
         return text
     if text in _SHORT:
         return _SHORT[text]
-    raise PassError(
-        f"there is no --dtype {text!r}{did_you_mean(text, COMPUTE_DTYPES)}", hint=f"use {', '.join(COMPUTE_DTYPES)}"
-    )
+    meant = next((name for name, other in _OTHERS.items() if text.lower() in other), None)
+    near = f"; did you mean {meant!r}?" if meant else did_you_mean(text, COMPUTE_DTYPES)
+    raise PassError(f"there is no --dtype {text!r}{near}", hint=f"use {', '.join(COMPUTE_DTYPES)}")
 
 
 def long_spelling(short: str) -> str:

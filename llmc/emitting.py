@@ -10,6 +10,7 @@ from compiler.backend_torch import emit_torch, stored_ranks
 from compiler.backend_torch.emit import EmittedRank
 from compiler.backend_trt import BuildOptions, able, build_plans, check_plans
 from compiler.backend_trt.options import DEFAULT_CAPABILITIES
+from compiler.backend_trt.progress import shared_progress
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
 from compiler.trt.library import load_library
@@ -19,19 +20,25 @@ from runtime.manifest import RankFiles
 from runtime.torch_executor.executor import constant_loader
 
 
-def check_targets(graph: Graph, targets: Sequence[str], options: BuildOptions) -> None:
-    """Refuse a graph that a target cannot run, from its ops and types; nothing is read or written.
+def check_targets(
+    graph: Graph, ranks: Sequence[Graph], targets: Sequence[str], options: BuildOptions
+) -> list[tuple[str, ...]]:
+    """The names of the plans that each rank gets for each TensorRT target; nothing is read or written.
+
+    Args:
+        graph: the graph of all ranks, after all passes.
+        ranks: the graph of each rank, as it will be stored.
+        targets: the targets.
+        options: how TensorRT engines are built.
 
     Raises:
-        GraphError: if the graph cannot be cut into its ranks.
-        TargetError: naming the ops, or the GPU, and the mend.
+        TargetError: if a target cannot run the graphs, naming the ops, or the GPU, and the mend.
     """
     mesh = mesh_of(graph)
-    # The ranks of a stage run the same ops.
-    require_parts(graph, stored_ranks(graph, [mesh.rank(stage, 0) for stage in range(mesh.pp)]))
-    if set(targets) - {"torch"}:
-        for rank in stored_ranks(graph):
-            check_plans(rank, options)
+    require_parts(graph, [ranks[mesh.rank(stage, 0)] for stage in range(mesh.pp)])  # the ranks of a stage are alike
+    if not set(targets) - {"torch"}:
+        return [()] * len(ranks)
+    return [tuple(spec.name for spec in check_plans(rank, options)) for rank in ranks]
 
 
 def capabilities(graph: Graph, options: BuildOptions) -> tuple[str, ...]:
@@ -59,7 +66,8 @@ def emit(
     for target in targets:
         if target != "torch":
             with stage(f"build {target}") as report:
-                built = [_build(target, rank, folder, options, report) for rank in ranks]
+                reports = shared_progress(report, len(ranks))
+                built = [_build(target, rank, folder, options, own) for rank, own in zip(ranks, reports, strict=True)]
             files[target] = tuple({**own, "plans": plans} for own, plans in zip(shared, built, strict=True))
     return files
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import EngineError
+from compiler.errors import EngineError, GraphError, ParseError
 from compiler.ir.files import read_graph
+from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
+from compiler.ir.parser import parse_graph
 from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.text_files import decode_text
 from compiler.ir.types import TensorType
 from llmc.models import lift
+from llmc.naming import dumped_graphs, dumps_error, whole_of_file
 from llmc.plan_facts import plan_facts
 from runtime.engine_folder import open_engine
+from runtime.ignored import Case, ignored_notes
 from runtime.manifest import MANIFEST, Manifest
+
+_GRAPHS = "graphs are .ir files, such as llmc lift and --dump-ir write"
 
 
 @dataclass(frozen=True)
@@ -37,22 +46,60 @@ class Subject:
     manifest: Manifest | None = None
 
 
-def open_subject(path: str | Path, *, dummy_weights: bool = False) -> Subject:
+def open_subject(
+    path: str | Path,
+    *,
+    dummy_weights: bool = False,
+    limits: Mapping[str, int | None] = EMPTY,
+    note: Callable[[str], None] = lambda text: None,
+) -> Subject:
     """What `path` names: an engine, an `.ir` file, or a checkpoint (a folder, or an id of the hub).
+
+    Args:
+        path: the path; `-` for a graph on standard input.
+        dummy_weights: whether the weights of a checkpoint may be missing.
+        limits: `max_batch`, `max_input` and `max_seq` for lifting a checkpoint; None for those of `llmc.lift`.
+        note: called with a sentence about each thing that is odd but harmless.
 
     Raises:
         LlmcError: if it is none of these, or damaged.
     """
+    if str(path) == "-":
+        text = decode_text(sys.stdin.buffer.read(), "standard input", ParseError).text
+        return Subject("graph", Path(path), parse_graph(text))
     given = Path(path).expanduser()
-    if given.is_file():
+    lifts = not (given.is_file() or given.suffix == ".ir" or (given / MANIFEST).is_file())
+    wishes = {f"--{name.replace('_', '-')}": limit is not None for name, limit in limits.items()}
+    for text in ignored_notes(
+        Case(not lifts, f"{path} is not lifted, but has a graph", {**wishes, "--dummy-weights": dummy_weights})
+    ):
+        note(text)
+    if given.is_file() or (given.suffix == ".ir" and not given.exists()):
         if given.name == MANIFEST:
-            return open_subject(given.parent)
-        graph = read_graph(given)
+            return open_subject(given.parent, note=note)
+        graph = _graph_in(given)
         return Subject("graph", given, replace(graph, root=str(Path(graph.root).resolve())))
     if (given / MANIFEST).is_file():
         folder = open_engine(given, verify=False)
+        if folder.manifest.mesh.size > 1:
+            note(f"{given} has {folder.manifest.mesh.size} ranks; the graph is that of rank 0")
         return Subject("engine", given, read_graph(given / graph_file(folder.manifest, given)), folder.manifest)
-    return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights))
+    if graphs := dumped_graphs(given):
+        raise dumps_error(given, graphs)
+    chosen: Any = {name: limit for name, limit in limits.items() if limit is not None}
+    return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights, note=note, **chosen))
+
+
+def _graph_in(file: Path) -> Graph:
+    """The graph in a file; LlmcError if it holds none, naming what the file is a part of."""
+    whole = whole_of_file(file)
+    if file.suffix != ".ir" and whole is not None:
+        what, folder = whole
+        raise GraphError(f"{file} is a file of {what}, not a graph", hint=f"give its folder: {folder}")
+    try:
+        return read_graph(file)
+    except GraphError as error:
+        raise type(error)(error.message, hint=error.hint or _GRAPHS, excerpt=error.excerpt) from None
 
 
 def graph_file(manifest: Manifest, path: Path) -> str:
@@ -68,19 +115,30 @@ def graph_files(manifest: Manifest, path: Path) -> list[str]:
     raise EngineError(f"{path} holds no graph", hint="compile it again with this llmc")
 
 
-def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool = False) -> dict[str, Any]:
+def inspect_path(
+    path: str | Path,
+    *,
+    dummy_weights: bool = False,
+    layers: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
     """The facts about what `path` names, as a JSON object; the keys are in docs/cli.md.
 
     Args:
-        path: a checkpoint, an engine, or an `.ir` file.
+        path: a checkpoint, an engine, an `.ir` file, or a folder of such files.
         dummy_weights: whether the weights of a checkpoint may be missing.
         layers: whether to list the layers of an engine's TensorRT plans, too.
+        note: called with a sentence about each thing that is odd but harmless.
 
     Raises:
         LlmcError: if it is neither a checkpoint, an engine nor a graph, or damaged, or has no plans whose layers
             could be listed.
     """
-    subject = open_subject(path, dummy_weights=dummy_weights)
+    if graphs := dumped_graphs(Path(path).expanduser()):
+        if layers:
+            raise _no_layers(path)
+        return {"kind": "dumps", "path": str(path), "graphs": [_dump(file) for file in graphs]}
+    subject = open_subject(path, dummy_weights=dummy_weights, note=note)
     graph, manifest = subject.graph, subject.manifest
     facts: dict[str, Any] = {"kind": subject.kind, "path": str(subject.path), "facts": dict(graph.facts)}
     facts["weights"] = _weights(graph)
@@ -97,11 +155,25 @@ def inspect_path(path: str | Path, *, dummy_weights: bool = False, layers: bool 
         plans = plan_facts(subject.path, manifest, layers=layers)
         facts |= {"tensorrt": plans} if plans else {}
     if layers and "tensorrt" not in facts:
-        raise EngineError(
-            f"{path} has no TensorRT plans, so it has no layers to list",
-            hint="give an engine that was compiled with --target tensorrt-rtx; llmc inspect FILE.ir shows a graph",
-        )
+        raise _no_layers(path)
     return facts
+
+
+def _no_layers(path: str | Path) -> EngineError:
+    return EngineError(
+        f"{path} has no TensorRT plans, so it has no layers to list",
+        hint="give an engine that was compiled with --target tensorrt-rtx; llmc inspect FILE.ir shows a graph",
+    )
+
+
+def _dump(file: Path) -> dict[str, Any]:
+    """The facts about one graph of a folder."""
+    graph = read_graph(file)
+    return {
+        "file": file.name,
+        "weights": _weights(graph),
+        "ops": dict(Counter(op.kind.name for op in graph.ops).most_common()),
+    }
 
 
 _MANIFEST_KEYS = (

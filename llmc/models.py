@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ def lift(
     max_input: int | None = None,
     max_seq: int | None = None,
     plugins: Sequence[str | Path] = (),
+    note: Callable[[str], None] | None = None,
 ) -> Graph:
     """The step graph of a model, before any pass. Only headers of its files are read.
 
@@ -29,16 +30,20 @@ def lift(
         max_input: how many new tokens a row; `max_seq` if None.
         max_seq: how many tokens a row, prompt and new ones together; the model's context length if None.
         plugins: Python files that register families of models; what installed packages offer is there in any case.
+        note: called with a sentence about each thing that is odd but harmless; a warning if None.
 
     Raises:
         ConfigError: if the model, or one of its variants, is not supported, or the limits do not fit it.
         CheckpointError: if its files are missing or damaged, or not those that its config describes.
     """
-    from compiler.frontends import Limits, open_checkpoint, resolve_model
+    from compiler.frontends import Limits, open_checkpoint
     from compiler.frontends import lift as lift_checkpoint
     from compiler.plugins import load_plugins
+    from llmc.naming import checkpoint_folder
 
-    for text in load_plugins(plugins):
-        warnings.warn(text, stacklevel=2)
-    checkpoint = open_checkpoint(resolve_model(str(model)), dummy_weights=dummy_weights)
-    return lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
+    notes = load_plugins(plugins)
+    checkpoint = open_checkpoint(checkpoint_folder(model), dummy_weights=dummy_weights)
+    graph = lift_checkpoint(checkpoint, limits=Limits(max_batch, max_input, max_seq))
+    for text in [*notes, *checkpoint.notes]:
+        (note or warnings.warn)(text)
+    return graph

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compiler.errors import RequestError
 from llmc.compiling import compile as compile_model
 from llmc.models import lift
-from llmc.progress import Progress, counter
+from llmc.progress import Progress, Stages, counter
 from runtime.engine import Engine
 from runtime.engine_folder import open_engine
-from runtime.loading import load_engine
+from runtime.loading import check_request, load_engine
 from runtime.manifest import MANIFEST
 
 _BATCH = 8
@@ -37,6 +38,11 @@ class Runner:
     threads: int | None = None
     check_files: bool = True
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """The arguments of `llmc.load` that say what runs an engine."""
+        return {"executor": self.executor, "device": self.device, "threads": self.threads}
+
 
 def is_engine(model: str | Path) -> bool:
     """Whether the model is an engine directory, not a checkpoint."""
@@ -44,11 +50,20 @@ def is_engine(model: str | Path) -> bool:
 
 
 def longest_input(model: str | Path) -> tuple[int, int]:
-    """The context length of a model, and how many tokens it takes at once; only headers are read."""
+    """The context length of a model, and how many tokens it takes at once; only headers are read.
+
+    Raises:
+        RequestError: if it is an engine of several ranks.
+    """
     if is_engine(model):
         manifest = open_engine(Path(model).expanduser(), verify=False).manifest
+        if manifest.mesh.size > 1:
+            raise RequestError(
+                f"{model} is an engine of {manifest.mesh.size} ranks ({manifest.mesh}), which cannot be scored",
+                hint="score the checkpoint, or an engine compiled without tp and pp",
+            )
         return int(manifest.model["context_length"]), manifest.limits.max_input
-    context = int(lift(model).facts["context_length"])
+    context = int(lift(model, note=lambda text: None).facts["context_length"])
     return context, context
 
 
@@ -68,20 +83,16 @@ def opened(
         model: an engine directory; or a checkpoint, a folder or an id of the hub.
         max_seq: how many tokens a checkpoint is compiled for.
         runner: what runs it.
-        dtype: the element type that a checkpoint is computed in; float32 if None.
+        dtype: the element type that a checkpoint is computed in; float32 if None. An engine has its own.
         progress: called as work proceeds.
         note: called with sentences for the user.
 
     Raises:
-        RequestError: if a `dtype` is given for an engine, which has its own.
         LlmcError: if it cannot be compiled or loaded.
     """
+    check_request(runner.executor, runner.threads, runner.device)
     if is_engine(model):
-        if dtype is not None:
-            raise RequestError(
-                f"{model} is an engine, whose element type is fixed", hint="leave out --dtype, or give the checkpoint"
-            )
-        yield _load(model, runner, progress, note)
+        yield load(model, progress=progress, verify=runner.check_files, note=note, **runner.how)
         return
     with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
         compiled = compile_model(
@@ -93,17 +104,22 @@ def opened(
             max_seq=max_seq,
             progress=progress,
         )
-        yield _load(compiled.path, Runner(runner.executor, runner.device, runner.threads, False), progress, note)
+        for text in compiled.notes:
+            note(text)
+        yield load(compiled.path, progress=progress, verify=False, note=note, **runner.how)
 
 
-def _load(path: str | Path, runner: Runner, progress: Progress, note: Callable[[str], None]) -> Engine:
+def load(path: str | Path, *, progress: Progress | None, verify: bool = True, **how: Any) -> Engine:
+    """Load an engine, and report how far that is.
+
+    Args:
+        path: the engine directory.
+        progress: called as its files are read.
+        verify: whether to compare the digest of every file.
+        how: the other arguments of `llmc.load`; its errors are those of this function.
+    """
+    stages = Stages(progress)
     total = sum(entry.bytes for entry in open_engine(path, verify=False).manifest.files.values())
-    return load_engine(
-        path,
-        executor=runner.executor,
-        device=runner.device,
-        threads=runner.threads,
-        verify=runner.check_files,
-        advance=counter(lambda done, total: progress("engine digest", done, total), total),
-        note=note,
-    )
+    hashed = counter(lambda done, total: stages("engine digest", done, total), total)
+    with stages.stage("load"):
+        return load_engine(path, verify=verify, advance=hashed, **how)

@@ -14,12 +14,13 @@ from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
 from compiler.ir.verifier import verify
 from compiler.plugins import load_plugins
-from llmc.pipeline import Rewritten, rewrite
+from llmc.dumps import dump_folder
+from llmc.pipeline import Passes, Rewritten, rewrite
 
 
 def optimize(
     graph: Graph,
-    passes: str,
+    passes: Passes,
     *,
     dump_ir: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
@@ -29,7 +30,7 @@ def optimize(
 
     Args:
         graph: the graph, which is verified first.
-        passes: the pipeline.
+        passes: the pipeline: its text, or a list of passes and texts.
         dump_ir: a folder for the graph's text before the first pass and after each.
         plugins: Python files that register passes; what installed packages offer is there in any case.
         explain: whether to gather what the passes did, and why rules declined.
@@ -40,7 +41,7 @@ def optimize(
     for text in load_plugins(plugins):
         warnings.warn(text, stacklevel=2)
     verify(graph)
-    return rewrite(graph, passes, dump_ir=None if dump_ir is None else Path(dump_ir), explain=explain)
+    return rewrite(graph, passes, dump_ir=dump_folder(dump_ir), explain=explain)
 
 
 def write_optimized(graph: Graph, output: Path | None) -> None:

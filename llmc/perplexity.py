@@ -13,8 +13,8 @@ import torch
 
 from compiler.errors import EngineError, RequestError
 from compiler.plugins import load_plugins
-from llmc.opened import Runner, longest_input, opened
-from llmc.progress import Progress
+from llmc.opened import Runner, is_engine, longest_input, opened
+from llmc.progress import Progress, Stages
 from llmc.scoring import Score, Scorer, rows_at_once, windows
 from runtime.engine import Engine
 from runtime.manifest import no_tokenizer
@@ -87,7 +87,7 @@ def measure_perplexity(
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of an engine.
         plugins: as of `llmc.load`.
-        progress: called as work proceeds.
+        progress: called as work proceeds; see `llmc.progress.Progress`.
         note: called with sentences for the user; warnings if None.
 
     Raises:
@@ -95,11 +95,18 @@ def measure_perplexity(
         EngineError: if the models do not have one vocabulary.
         LlmcError: if a model cannot be compiled or loaded.
     """
-    report: Progress = progress or (lambda stage, done, total: None)
-    tell = note or warnings.warn
+    report = Stages(progress)
+    told: set[str] = set()
+
+    def tell(text: str) -> None:
+        if text not in told:  # two models may have the same to say
+            told.add(text)
+            (note or warnings.warn)(text)
+
     for sentence in load_plugins(plugins):
         tell(sentence)
     models = [model] if against is None else [model, against]
+    _check_dtype(models, dtype, tell)
     size = _window(models, window, tell)
     runner = Runner(executor, device, threads, check_files)
     with ExitStack() as stack:
@@ -110,6 +117,18 @@ def measure_perplexity(
         if not pieces:
             raise RequestError("the text has fewer than two tokens, so none can be scored", hint="give a longer text")
         return _measure(engines, pieces, size, report)
+
+
+def _check_dtype(models: Sequence[str | Path], dtype: str | None, note: Callable[[str], None]) -> None:
+    """Say of a `dtype` that it is not for engines, which have their own; RequestError if there is nothing else."""
+    engines = [model for model in models if is_engine(model)]
+    if dtype is None or not engines:
+        return
+    if len(engines) == len(models):
+        raise RequestError(
+            f"{engines[0]} is an engine, whose element type is fixed", hint="leave out --dtype, or give the checkpoint"
+        )
+    note(f"--dtype is for the checkpoint: {engines[0]} is an engine, whose element type is fixed")
 
 
 def _window(models: Sequence[str | Path], wanted: int | None, note: Callable[[str], None]) -> int:
@@ -126,12 +145,15 @@ def _window(models: Sequence[str | Path], wanted: int | None, note: Callable[[st
             raise RequestError(f"the window is {size} tokens; it must be at least 2")
         for model, (context, most) in zip(models, lengths, strict=True):
             if size > most:
+                larger = f", or compile with --max-input {size}" * (most < size <= context)
                 raise RequestError(
                     f"the window is {size} tokens; {model} takes at most {most}",
-                    hint="use a smaller --window" + (", or compile with a larger --max-input" * (most < context)),
+                    hint=f"use --window {most} or less{larger}",
                 )
     if size < 2:
-        raise RequestError("an engine takes one token at once, so none can be scored", hint="compile with --max-input")
+        raise RequestError(
+            "an engine takes one token at once, so none can be scored", hint="compile it with --max-input 2 or more"
+        )
     return size
 
 

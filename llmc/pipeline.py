@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
-from compiler.passes import Pass, parse_pipeline, run_pipeline
+from compiler.passes import Pass, PipelineResult, canonical, parse_pipeline, run_pipeline, spell
 from compiler.passes.pipeline import pass_name
-from llmc.progress import Progress
+from llmc.progress import Phase, Progress
 
 # Added after the user's passes, unless the user named them, because no target is fast without them.
 AUTOMATIC = ("merge-linears", "fuse-attention", "cleanup")
+
+
+Passes = str | Sequence[Pass | str]
+"""A pipeline: its text, such as `quant=awq,tp=2`, or passes and such texts, in order."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,45 @@ class Rewritten:
     notes: tuple[str, ...] = ()
 
 
-def compose(passes: str, dtype: str | None) -> tuple[Pass, ...]:
+def read_passes(passes: Passes) -> tuple[Pass, ...]:
+    """The passes that a pipeline's text, or a list of passes and such texts, names, in order.
+
+    Raises:
+        PassError: if a text is no pipeline, or something in the list is no pass.
+    """
+    if isinstance(passes, str):
+        return parse_pipeline(passes)
+    if callable(passes) or not isinstance(passes, Iterable):
+        raise PassError(f"passes is {passes!r}, not a list", hint="write a list, even of one pass: passes=[...]")
+    return tuple(step for item in passes for step in _steps(item))
+
+
+def _steps(item: object) -> tuple[Pass, ...]:
+    if isinstance(item, str):
+        return parse_pipeline(item)
+    if isinstance(item, type):
+        raise PassError(
+            f"passes holds the class {item.__name__}, not a pass", hint=f"make one of it: {item.__name__}(...)"
+        )
+    if not callable(item):
+        raise PassError(
+            f"passes holds {item!r}, which is no pass", hint="give functions of a graph, or texts such as 'tp=2'"
+        )
+    step: Pass = item
+    return (step,)
+
+
+def compose(passes: Passes, dtype: str | None) -> tuple[Pass, ...]:
     """The whole pipeline of a compilation: the element type first, then the user's passes, then the automatic ones.
 
     Args:
-        passes: the user's pipeline.
+        passes: the user's pipeline, as `read_passes` takes it.
         dtype: the element type to compute in; None for the checkpoint's own.
 
     Raises:
         PassError: if the text is no pipeline, or names a pass or an option that does not exist.
     """
-    given = parse_pipeline(passes)
+    given = read_passes(passes)
     named = {pass_name(step) for step in given}
     first = parse_pipeline(f"dtype={dtype}") if dtype else ()
     last = parse_pipeline(",".join(name for name in AUTOMATIC if name not in named))
@@ -54,27 +87,40 @@ def compose(passes: str, dtype: str | None) -> tuple[Pass, ...]:
 
 def rewrite(
     graph: Graph,
-    passes: str | Sequence[Pass],
+    passes: Passes,
     *,
     dump_ir: Path | None = None,
     explain: bool = False,
     progress: Progress | None = None,
 ) -> Rewritten:
     """Run a pipeline; the arguments and errors are those of `llmc.optimize`, with `progress` called at each pass."""
+    stages = read_passes(passes)
     trace = Trace() if explain else None
     result = run_pipeline(
         graph,
-        passes,
+        stages,
         dump_dir=dump_ir,
         trace=trace,
-        on_pass=(lambda spelling, index, count: progress("rewrite", index, count)) if progress else None,
+        on_pass=(lambda spelling, index, count: progress(Phase("rewrite", spelling), index, count))
+        if progress
+        else None,
     )
+    return rewritten(result, stages, trace)
+
+
+def rewritten(result: PipelineResult, stages: Sequence[Pass], trace: Trace | None) -> Rewritten:
+    """What the run of a pipeline comes to.
+
+    Args:
+        result: the run.
+        stages: the passes as the user knows them, one for each that ran.
+        trace: what was recorded, if it is to be explained.
+    """
     timings: dict[str, float] = {}
-    for done in result.timings:
-        timings[done.name] = timings.get(done.name, 0.0) + done.seconds
-    lines = [
-        f"{done.spelling}: {done.ops_before} ops became {done.ops_after}, {done.seconds * 1e3:.1f} ms"
-        for done in result.timings
-    ]
+    lines = []
+    for done, stage in zip(result.timings, stages, strict=True):
+        name = pass_name(stage)
+        timings[name] = timings.get(name, 0.0) + done.seconds
+        lines.append(f"{spell(stage)}: {done.ops_before} ops became {done.ops_after}, {done.seconds * 1e3:.1f} ms")
     explanation = "\n".join(lines) + "\n" + trace.text() if trace else ""
-    return Rewritten(result.graph, timings, result.canonical, explanation, result.notes)
+    return Rewritten(result.graph, timings, canonical(stages), explanation, result.notes)

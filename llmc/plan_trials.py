@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
+from operator import attrgetter
 
 import torch
 
+from llmc.plan_facts import listed_plans, plans_target
 from llmc.trials import Trial
+from runtime.engine import Engine
+from runtime.executor import PlanSize
 from runtime.manifest import EngineLimits
+from runtime.parallel.workers import ParallelExecutor
 from runtime.requests import Request
-from runtime.tensorrt_executor.plan import Plan
 
 
 def plan_trials(
-    plans: Sequence[Plan], requests: Sequence[Request], new_tokens: int, limits: EngineLimits, seed: int, vocab: int
+    plans: Sequence[PlanSize],
+    requests: Sequence[Request],
+    new_tokens: int,
+    limits: EngineLimits,
+    seed: int,
+    vocab: int,
 ) -> list[Trial]:
     """A trial for each plan, which is named after it and has that plan and one more to run on.
 
@@ -30,33 +39,46 @@ def plan_trials(
         seed: what prompts are drawn from.
         vocab: how many token ids there are.
     """
-    decoding = [plan for plan in plans if _rows(plan)]
-    wide = [plan for plan in plans if _width(plan) > 1]
+    decoding = [plan for plan in plans if plan.rows]
+    wide = [plan for plan in plans if plan.width > 1]
     trials = []
     for plan in decoding:
-        count = max(_rows(plan), len(requests))
+        count = max(plan.rows, len(requests))
         numbers, filled = zip(*islice(cycle(enumerate(requests, 1)), count), strict=True)
-        trials.append(Trial(plan.name, numbers, filled, _rows(plan), _pair(plan, wide, _width)))
+        trials.append(Trial(plan.name, numbers, filled, plan.rows, _pair(plan, wide, attrgetter("width"))))
     for number, plan in enumerate(wide, len(requests) + 1):
-        request = _request(_width(plan), new_tokens, limits, seed + number, vocab)
-        trials.append(Trial(plan.name, (number,), (request,), 1, _pair(plan, decoding, _rows)))
+        request = _request(plan.width, new_tokens, limits, seed + number, vocab)
+        trials.append(Trial(plan.name, (number,), (request,), 1, _pair(plan, decoding, attrgetter("rows"))))
     return trials
 
 
-def _pair(plan: Plan, others: Sequence[Plan], size: Callable[[Plan], int]) -> tuple[str, ...]:
+def plan_notes(engine: Engine, tried: Sequence[Trial]) -> list[str]:
+    """What is to be said of the plans of an engine that are not tried, on some ranks or at all."""
+    target = plans_target(engine.manifest)
+    if target is None:
+        return []
+    if not tried:
+        listed = listed_plans(engine.path, engine.manifest, target)
+        count = len(listed.plans) if listed else 0
+        return [f"its {count} TensorRT plans are not tried: {engine.executor.name} runs it (--executor emulator does)"]
+    if not isinstance(engine.executor, ParallelExecutor):
+        return []
+    plans, everyone = engine.executor.plans, engine.manifest.mesh.size
+    return [
+        f"only {_named(ranks)} the plan {size.name}; the others run on plans of their own while it is tried"
+        for size, ranks in zip(plans.sizes, plans.ranks, strict=True)
+        if len(ranks) < everyone
+    ]
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]} has" if len(ranks) == 1 else f"the ranks {', '.join(map(str, ranks))} have"
+
+
+def _pair(plan: PlanSize, others: Sequence[PlanSize], size: Callable[[PlanSize], int]) -> tuple[str, ...]:
     """The names of a plan and of the smallest of others with caches of the same length."""
-    alike = [other for other in others if other.signature.capacity == plan.signature.capacity]
+    alike = [other for other in others if other.capacity == plan.capacity]
     return tuple(dict.fromkeys([plan.name, *(other.name for other in sorted(alike, key=size)[:1])]))
-
-
-def _rows(plan: Plan) -> int:
-    """The most rows that a plan runs one token of; 0 for a plan that does not."""
-    return max((profile.rows[1] for profile in plan.signature.profiles if profile.width[0] == 1), default=0)
-
-
-def _width(plan: Plan) -> int:
-    """The most tokens of a row that a plan runs."""
-    return max(profile.width[1] for profile in plan.signature.profiles)
 
 
 def _request(width: int, new_tokens: int, limits: EngineLimits, seed: int, vocab: int) -> Request:

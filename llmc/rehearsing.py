@@ -7,7 +7,8 @@ weights are rounded to the nearest value, and scales are placeholders. Nothing i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from torch import Tensor
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
-from compiler.passes import Pass, run_pipeline
+from compiler.passes import Pass, PipelineResult, run_pipeline
+from compiler.passes.pipeline import OnPass
 from compiler.passes.quant import Quantize, QuantizeCaches
 from compiler.passes.quant.calibration import CalibrationSource
 from compiler.passes.quant.kv import quantize_caches
@@ -41,18 +43,33 @@ class _NoData(CalibrationSource):
 
 def calibrates(stages: Sequence[Pass]) -> bool:
     """Whether a pipeline has passes that may calibrate."""
-    return any(isinstance(stage, (Quantize, QuantizeCaches)) for stage in stages)
+    return any(isinstance(stage, Quantize) or _quantizes_caches(stage) for stage in stages)
 
 
-def rehearse(graph: Graph, stages: Sequence[Pass]) -> Graph | None:
+def rehearse(
+    graph: Graph,
+    stages: Sequence[Pass],
+    *,
+    dump_dir: Path | None = None,
+    on_pass: OnPass | None = None,
+    trace: Trace | None = None,
+) -> PipelineResult | None:
     """What a pipeline will make of a graph, in ops and types; None if that cannot be told without data.
+
+    Args:
+        graph: the graph.
+        stages: the pipeline.
+        dump_dir: as of `run_pipeline`.
+        on_pass: as of `run_pipeline`.
+        trace: as of `run_pipeline`.
 
     Raises:
         PassError: if a pass cannot be applied, as the pipeline itself would.
     """
+    stand_ins = [_stand_in(stage) for stage in stages]
     try:
         with _NoData().active():
-            return run_pipeline(graph, [_stand_in(stage) for stage in stages], trace=Trace()).graph
+            return run_pipeline(graph, stand_ins, dump_dir=dump_dir, on_pass=on_pass, trace=trace or Trace())
     except _NeedsDataError:
         return None
 
@@ -60,7 +77,11 @@ def rehearse(graph: Graph, stages: Sequence[Pass]) -> Graph | None:
 def _stand_in(stage: Pass) -> Pass:
     if isinstance(stage, Quantize):
         return _nearest(stage)
-    return _placeholders(stage) if isinstance(stage, QuantizeCaches) and stage.to != "off" else stage
+    return _placeholders(stage) if _quantizes_caches(stage) else stage
+
+
+def _quantizes_caches(stage: Pass) -> TypeGuard[QuantizeCaches]:
+    return isinstance(stage, QuantizeCaches) and stage.to != "off"
 
 
 def _nearest(stage: Any) -> Callable[[Graph], Graph]:

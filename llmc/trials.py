@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from compiler.errors import RequestError
 from runtime.engine import Engine, Prompt
-from runtime.executor import Executor
+from runtime.executor import Executor, PlannedExecutor
 from runtime.generate import generate
 from runtime.manifest import EngineLimits
+from runtime.parallel.workers import ParallelExecutor
 from runtime.requests import Request, check_requests
 
 _LONGEST = 32
@@ -20,19 +21,36 @@ _LONGEST = 32
 
 @dataclass
 class Recorder:
-    """A greedy sampler that keeps the logits of every step: for each request a list of `[vocabulary]`."""
+    """A greedy sampler that keeps the logits of every step: for each request a list of `[vocabulary]`.
+
+    Attributes:
+        logits: the logits by the number of the request.
+        tokens: the tokens that were chosen from them.
+        others: the logits that other ranks of an engine had where the first rank had these, by rank.
+    """
 
     logits: dict[int, list[Tensor]] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
+    others: dict[int, Recorder] = field(default_factory=dict)
+    _shown: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def show(self, logits: Mapping[int, Tensor]) -> None:
+        """Take what the other ranks made in the step whose tokens are chosen next, `[rows, 1, vocabulary]` each."""
+        self._shown = logits
 
     def choose(self, logits: Tensor, requests: Sequence[int | None]) -> list[int]:
         """See `runtime.sampling.Sampler.choose`; logits that are no numbers are kept, too."""
-        chosen = logits.max(-1).indices.tolist()
+        chosen = list(map(int, logits.max(-1).indices.tolist()))
+        self._keep(logits, chosen, requests)
+        for rank, other in self._shown.items():
+            self.others.setdefault(rank, Recorder())._keep(other[:, 0], chosen, requests)
+        return chosen
+
+    def _keep(self, logits: Tensor, chosen: Sequence[int], requests: Sequence[int | None]) -> None:
         for row, (token, request) in enumerate(zip(chosen, requests, strict=True)):
             if request is not None:
                 self.logits.setdefault(request, []).append(logits[row].float().cpu().clone())
                 self.tokens.setdefault(request, []).append(token)
-        return list(map(int, chosen))
 
 
 @dataclass(frozen=True)
@@ -53,9 +71,23 @@ class Trial:
     batch: int
     plans: tuple[str, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """What it runs, for a person who waits."""
+        if self.plans:
+            return f"the plan {self.mode}"
+        return "all prompts in a batch" if self.mode == "batch" else f"prompt {self.numbers[0]} alone"
+
     def run(self, executor: Executor) -> Recorder:
-        """Extend the requests greedily, through end tokens."""
+        """Extend the requests greedily, through end tokens, on the plans of the trial, if it names some.
+
+        Of an engine of several ranks, the logits of all that have some are kept.
+        """
         recorder = Recorder()
+        if isinstance(executor, ParallelExecutor):
+            executor = executor.showing(recorder.show, self.plans)
+        elif self.plans and isinstance(executor, PlannedExecutor):
+            executor = executor.limited_to(self.plans)
         generate(executor, self.requests, batch=self.batch, sampler=recorder)
         return recorder
 
@@ -88,7 +120,10 @@ def as_requests(
     add_special_tokens: bool = True,
 ) -> list[Request]:
     """The prompts as requests within `limits`; RequestError, naming the prompt, if one cannot be served."""
+    manifest = engine.manifest
     ids = [
         engine.encode(prompt, number, add_special_tokens=add_special_tokens) for number, prompt in enumerate(prompts, 1)
     ]
-    return check_requests(ids, new_tokens, limits=limits, vocab_size=engine.manifest.vocab_size, note=note)
+    return check_requests(
+        ids, new_tokens, limits=limits, vocab_size=manifest.vocab_size, note=note, facts=manifest.model
+    )

@@ -42,6 +42,7 @@ class Run:
         differences: where the tokens differ.
         tolerance: the largest error that passes: that of the verification, or, where it is more, what quantized
             activations and caches explain.
+        rank: whose logits these are: of an engine of several ranks, those of the worst.
     """
 
     prompt: int
@@ -52,6 +53,12 @@ class Run:
     error: float
     differences: tuple[TokenDifference, ...]
     tolerance: float
+    rank: int = 0
+
+    @property
+    def badness(self) -> tuple[int, float, float]:
+        """What tells which of two runs is worse: tokens that differ, then how far the logits are off."""
+        return len(self.failures), self.error / self.tolerance, self.error
 
     @property
     def failures(self) -> tuple[TokenDifference, ...]:

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from compiler.errors import RequestError
 from compiler.ir.graph import Graph
+from compiler.ir.suggest import did_you_mean
 from compiler.plugins import load_plugins
 from llmc.comparing import Reference, compare
 from llmc.dtypes import long_spelling
 from llmc.localizing import locate
-from llmc.plan_facts import plans_target
-from llmc.plan_trials import plan_trials
-from llmc.progress import Progress, counter
+from llmc.naming import checkpoint_folder
+from llmc.opened import is_engine, load
+from llmc.plan_trials import plan_notes, plan_trials
+from llmc.progress import Phase, Progress, Stages
 from llmc.references import other_reference, own_reference
+from llmc.seeds import check_seed
 from llmc.tolerance import logits_tolerance
 from llmc.trials import Trial, as_requests, random_prompts, trials
 from llmc.verification import Run, Verification
 from runtime.engine import Engine, Prompt
 from runtime.engine_folder import open_engine
-from runtime.executor import Executor
+from runtime.executor import Executor, PlannedExecutor
 from runtime.executor_choice import choose
-from runtime.loading import load_engine
+from runtime.ignored import Case, ignored_notes
 from runtime.manifest import EngineLimits
-from runtime.tensorrt_executor import TensorRTExecutor
+
+_NOT_LOCATED = (
+    "the rank and the operation at which an engine of several ranks goes wrong are not looked for: an engine of the "
+    "same checkpoint and passes, without tp and pp, tells whether the fault is theirs"
+)
+_PROMPTS = 4
+_MOST_PROMPTS = 10_000
 
 __all__ = ["Verification", "verify", "verify_loaded"]
 
@@ -37,7 +49,7 @@ def verify(
     against: str | Path | None = None,
     *,
     prompts: Sequence[Prompt] = (),
-    random: int = 4,
+    random: int = _PROMPTS,
     seed: int = 0,
     max_new_tokens: int = 16,
     tolerance: float | None = None,
@@ -74,7 +86,7 @@ def verify(
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of the engine first.
         plugins: as of `llmc.load`.
-        progress: called as work proceeds.
+        progress: called as work proceeds; see `llmc.progress.Progress`.
 
     Returns:
         What was found; `holds` says whether the engine is right.
@@ -83,8 +95,10 @@ def verify(
         EngineError: if the engine is damaged, or cannot be compared with `against`.
         LlmcError: if the engine or the reference cannot be loaded, or the engine cannot serve the prompts.
     """
-    report: Progress = progress or (lambda stage, done, total: None)
+    report = Stages(progress)
     notes = load_plugins(plugins)
+    check_wishes(random, seed, max_new_tokens, tolerance, plans)
+    check_against(against)
     loaded = _load(engine, executor, device, threads, check_files, report, notes)
     return verify_loaded(
         loaded,
@@ -101,12 +115,41 @@ def verify(
     )
 
 
+def check_wishes(random: int, seed: int, max_new_tokens: int, tolerance: float | None, plans: str) -> None:
+    """RequestError, naming what is wrong, if an argument of `verify` can be right for no engine."""
+    check_seed(seed, RequestError)
+    if not 1 <= random <= _MOST_PROMPTS:
+        raise RequestError(f"the number of prompts is {random}; it must be at least 1, and at most {_MOST_PROMPTS}")
+    if max_new_tokens < 1:
+        raise RequestError(f"the number of new tokens is {max_new_tokens}; it must be at least 1")
+    if tolerance is not None and not 0 < tolerance < math.inf:
+        raise RequestError(
+            f"the tolerance is {tolerance}; it must be a number above 0", hint="leave it out to have it derived"
+        )
+    if plans not in ("all", "default"):
+        raise RequestError(
+            f"there are no plans {plans!r} to verify{did_you_mean(plans, ('all', 'default'))}",
+            hint="choose from: all, default",
+        )
+
+
+def _with_prompts(given: bool, random: int) -> Case:
+    """The options of random prompts, where there are others."""
+    return Case(given, "the prompts are given", {"--prompts": random != _PROMPTS})
+
+
+def check_against(against: str | Path | None) -> None:
+    """See, before the files of an engine are read, that what it is to be compared with is there; LlmcError if not."""
+    if against is not None and not is_engine(against):
+        checkpoint_folder(against)
+
+
 def verify_loaded(
     loaded: Engine,
     against: str | Path | None = None,
     *,
     prompts: Sequence[Prompt] = (),
-    random: int = 4,
+    random: int = _PROMPTS,
     seed: int = 0,
     max_new_tokens: int = 16,
     tolerance: float | None = None,
@@ -117,25 +160,26 @@ def verify_loaded(
 ) -> Verification:
     """Compare an engine that is loaded with a reference; the arguments and errors are those of `verify`.
 
-    Of an engine of several ranks, the operation at which it goes wrong is not located.
+    An engine of several ranks runs on all of them; the operation at which it goes wrong is not located.
     """
-    if plans not in ("all", "default"):
-        raise RequestError(f"there are no plans {plans!r} to verify", hint="choose from: all, default")
-    report: Progress = progress or (lambda stage, done, total: None)
-    said = list(notes)
-    whole = loaded.manifest.mesh.size == 1
+    check_wishes(random, seed, max_new_tokens, tolerance, plans)
+    report = Stages(progress)
+    said = [*notes, *ignored_notes(_with_prompts(bool(prompts), random))]
     own = own_reference(loaded)
     reference = own if against is None else other_reference(against, loaded)
     dtype = _worst_dtype(own.graph, reference.graph)
     derived = logits_tolerance(dtype, int(own.graph.facts["layers"]))
-    limit = _checked(derived if tolerance is None else tolerance)
+    limit = derived if tolerance is None else tolerance
     limits = _common_limits(loaded.manifest.limits, reference.max_seq)
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
     requests = as_requests(loaded, given, max_new_tokens, limits, said.append, add_special_tokens=add_special_tokens)
     planned = trials(requests, limits.max_batch)
-    runner = loaded.executor
-    if isinstance(runner, TensorRTExecutor) and plans == "all":
-        planned += plan_trials(runner.plans, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
+    if plans == "all":
+        sizes = loaded.executor.plan_sizes if isinstance(loaded.executor, PlannedExecutor) else ()
+        planned += plan_trials(sizes, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
+        said += plan_notes(loaded, [trial for trial in planned if trial.plans])
+    drawn = not prompts or any(trial.plans for trial in planned)
+    said += ignored_notes(Case(not drawn, "no prompt is drawn", {"--seed": seed != 0}))
     ours = Reference(*own.graphs)
     right = ours if reference is own else Reference(*reference.graphs)
     result = Verification(
@@ -144,17 +188,19 @@ def verify_loaded(
         reference=reference.words,
         dtype=dtype,
         tolerance=limit,
-        runs=tuple(_runs(runner, planned, right, limit, ours if tolerance is None else None, report)),
+        runs=tuple(_runs(loaded.executor, planned, right, limit, ours if tolerance is None else None, report)),
         plans=tuple(trial.mode for trial in planned if trial.plans),
         notes=tuple(said),
     )
-    if (failed := result.failed_run) is None or not whole:
+    if (failed := result.failed_run) is None:
         return result
-    report("looking for the difference", 0, 0)
+    if loaded.manifest.mesh.size > 1:
+        return replace(result, notes=(*result.notes, _NOT_LOCATED))
     trial = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed)
-    divergence, note = locate(
-        loaded, own.graph, None if reference is own else reference.graph, trial, max(failed.tolerance, derived)
-    )
+    with report.stage("looking for the difference"):
+        divergence, note = locate(
+            loaded, own.graph, None if reference is own else reference.graph, trial, max(failed.tolerance, derived)
+        )
     return replace(result, divergence=divergence, notes=(*result.notes, *([note] if note else [])))
 
 
@@ -167,20 +213,11 @@ def _load(
     report: Progress,
     notes: list[str],
 ) -> Engine:
-    folder = open_engine(path, verify=False)
-    total = sum(entry.bytes for entry in folder.manifest.files.values())
-    has_plans = plans_target(folder.manifest) is not None and not device.startswith("cuda")
-    if executor == "auto" and has_plans and choose(folder, executor, device).executor == "torch":
-        executor = "emulator"
-    return load_engine(
-        path,
-        executor=executor,
-        device=device,
-        threads=threads,
-        verify=check_files,
-        advance=counter(lambda done, total: report("engine digest", done, total), total),
-        note=notes.append,
-    )
+    if executor == "auto":
+        chosen = choose(open_engine(path, verify=False), executor, device, emulate=True).executor
+        executor = chosen if chosen == "emulator" else executor
+    how: Any = {"executor": executor, "device": device, "threads": threads}
+    return load(path, progress=report, verify=check_files, note=notes.append, **how)
 
 
 def _runs(
@@ -193,19 +230,23 @@ def _runs(
 ) -> list[Run]:
     runs: list[Run] = []
     for index, trial in enumerate(planned):
-        report("verify", index, len(planned))
-        runner = executor
-        if trial.plans and isinstance(executor, TensorRTExecutor):
-            runner = executor.limited_to(trial.plans)
-        runs += compare(trial, trial.run(runner), reference, tolerance, own)
+        report(Phase("verify", trial.words), index, len(planned))
+        recorder = trial.run(executor)
+        runs += _worst(
+            replace(run, rank=rank)
+            for rank, seen in {0: recorder, **recorder.others}.items()
+            for run in compare(trial, seen, reference, tolerance, own)
+        )
     report("verify", len(planned), len(planned))
     return runs
 
 
-def _checked(tolerance: float) -> float:
-    if tolerance > 0:
-        return tolerance
-    raise RequestError(f"the tolerance is {tolerance}; it must be above 0", hint="leave it out to have it derived")
+def _worst(runs: Iterable[Run]) -> list[Run]:
+    """Of the runs of each prompt the worst; the first of those that are alike."""
+    worst: dict[int, Run] = {}
+    for run in runs:
+        worst[run.prompt] = max(worst.get(run.prompt, run), run, key=attrgetter("badness"))
+    return list(worst.values())
 
 
 def _worst_dtype(*graphs: Graph) -> str:

@@ -111,6 +111,7 @@ class Engine:
             limits=self.manifest.limits,
             vocab_size=self.manifest.vocab_size,
             note=tell,
+            facts=self.manifest.model,
         )
         results, self.timings = generate(
             self.executor,
@@ -128,7 +129,7 @@ class Engine:
         Raises:
             RequestError: if there are none, more than the engine takes, or one is not the model's.
         """
-        check_prompt(1, token_ids, self.manifest.limits, self.manifest.vocab_size)
+        check_prompt(1, token_ids, self.manifest.limits, self.manifest.vocab_size, self.manifest.model)
         count = len(token_ids)
         session = self.executor.open(1, count)
         return session.step(

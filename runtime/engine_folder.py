@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import EngineError
+from compiler.ir.os_errors import reading_hint
 from runtime.hashing import Advance, sha256_file
 from runtime.manifest import Manifest, RankFiles
 from runtime.manifest_reading import read_manifest
@@ -50,7 +51,8 @@ def open_engine(path: str | Path, *, verify: bool = True, advance: Advance | Non
     for name, entry in manifest.files.items():
         file = folder / name
         if not file.is_file():
-            raise EngineError(f"{file} is missing; the manifest lists it", hint=_AGAIN)
+            state = "a folder" if file.is_dir() else "missing"
+            raise EngineError(f"{file} is {state}; the manifest lists it", hint=_AGAIN)
         size = file.stat().st_size
         if size != entry.bytes:
             raise EngineError(f"{file} has {size:,} bytes; the manifest says {entry.bytes:,}", hint=_AGAIN)
@@ -64,7 +66,9 @@ def _compare_digests(folder: Path, manifest: Manifest, advance: Advance | None) 
         try:
             found = sha256_file(folder / name, advance)
         except OSError as error:
-            raise EngineError(f"cannot read {folder / name}: {error.strerror}", hint=_AGAIN) from None
+            raise EngineError(
+                f"cannot read {folder / name}: {error.strerror}", hint=reading_hint(error, _AGAIN)
+            ) from None
         if found != entry.sha256:
             raise EngineError(
                 f"{folder / name} is damaged or was changed: its sha256 is {found[:16]}..., "

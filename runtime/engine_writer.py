@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,12 @@ from runtime.sizes import bytes_text
 _ELSEWHERE = "choose another place: -o DIR"
 
 
-def check_place(place: Path) -> Path:
+def check_place(place: Path, *, make_folder: bool = True) -> Path:
     """The absolute place of an engine to be written, after making sure that writing it destroys nothing else.
+
+    Args:
+        place: the place.
+        make_folder: whether to make the folder around it, if it is missing.
 
     Raises:
         EngineError: if something other than an engine is there, or the folder around it cannot be made.
@@ -30,6 +35,13 @@ def check_place(place: Path) -> Path:
         raise EngineError(f"{place} is a file; an engine is a folder", hint=_ELSEWHERE)
     if place.is_dir():
         _check_replaceable(place)
+    if outer := next(filter(is_engine, place.parents), None):
+        raise EngineError(f"{place} is inside the engine {outer}", hint=_ELSEWHERE)
+    if not make_folder:
+        around = next(folder for folder in place.parents if folder.exists())
+        if not around.is_dir() or not os.access(around, os.W_OK | os.X_OK):
+            raise EngineError(f"cannot make the folder {place}: {around} is no folder to write in", hint=_ELSEWHERE)
+        return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -42,9 +54,7 @@ def _check_replaceable(place: Path) -> None:
     if not present:
         return
     if not is_engine(place):
-        raise EngineError(
-            f"{place} exists and is not an llmc engine; it is not overwritten", hint=f"{_ELSEWHERE}, or remove it"
-        )
+        raise EngineError(f"{place} exists and is not an llmc engine; it is not overwritten", hint=_ELSEWHERE)
     try:
         known = {MANIFEST, *read_manifest(place, verify=False).files}
     except EngineError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -41,4 +43,35 @@ class Executor(Protocol):
         Raises:
             RequestError: if the engine was not built for so many, or the memory does not suffice.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class PlanSize:
+    """What steps a TensorRT plan is for.
+
+    Attributes:
+        name: the plan's name.
+        rows: the most rows that it runs one token of; 0 for a plan that does not.
+        width: the most tokens of a row that it runs.
+        capacity: how many tokens the caches of a row hold.
+    """
+
+    name: str
+    rows: int
+    width: int
+    capacity: int
+
+
+@runtime_checkable
+class PlannedExecutor(Protocol):
+    """An executor that runs plans, if there are some; each can be tried by itself."""
+
+    @property
+    def plan_sizes(self) -> Sequence[PlanSize]:
+        """The plans; none if it runs something else."""
+        ...
+
+    def limited_to(self, names: Collection[str]) -> Executor:
+        """An executor that has only the plans of these names, and shares all else with this one."""
         ...

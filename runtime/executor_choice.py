@@ -30,20 +30,24 @@ class Choice:
     note: str = ""
 
 
-def choose(folder: EngineFolder, executor: str, device: str) -> Choice:
+def choose(folder: EngineFolder, executor: str, device: str, *, emulate: bool = False) -> Choice:
     """What runs an engine.
 
     Args:
         folder: the engine.
         executor: `auto`, or what a `Choice` can name.
         device: as given by the user.
+        emulate: whether `auto` emulates plans where nothing runs them, slowly, rather than to take torch.
 
     Raises:
         EngineError: if the engine has no files for the executor.
     """
     tensorrt = _tensorrt_target(folder)
     if executor == "auto":
-        return _automatic(folder, tensorrt, device)
+        choice = _automatic(folder, tensorrt, device)
+        if emulate and tensorrt is not None and choice.executor == "torch" and not device.startswith("cuda"):
+            return Choice("emulator", tensorrt)
+        return choice
     if executor in ("torch", "interpreter"):
         return Choice(executor, "torch")
     if tensorrt is None:
@@ -52,6 +56,13 @@ def choose(folder: EngineFolder, executor: str, device: str) -> Choice:
             hint="compile it again with --target tensorrt-rtx, or run it with --executor torch",
         )
     return Choice(executor, tensorrt)
+
+
+def runs_on_gpu(choice: Choice, device: str) -> bool:
+    """Whether what was chosen computes on a GPU, given a device as the user says it."""
+    if choice.executor == "torch":
+        return device.startswith("cuda") or (device == "auto" and _sees_gpu())
+    return choice.executor == "tensorrt"
 
 
 def load_executor(

@@ -8,6 +8,8 @@ from pathlib import Path
 from compiler.errors import EngineError
 from compiler.ir.graph import DimRange
 from compiler.ir.mesh import Mesh
+from compiler.ir.os_errors import reading_hint
+from compiler.ir.suggest import did_you_mean_path, folders_with
 from runtime.json_fields import Fields
 from runtime.manifest import (
     FORMAT,
@@ -42,7 +44,8 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     except (FileNotFoundError, NotADirectoryError):
         raise _no_engine(folder) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise EngineError(f"cannot read {path}: {error}", hint=_AGAIN) from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise EngineError(f"cannot read {path}: {reason}", hint=reading_hint(error, _AGAIN)) from None
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -73,14 +76,18 @@ def is_engine(folder: Path) -> bool:
 
 def _no_engine(folder: Path) -> EngineError:
     if not folder.exists():
-        return EngineError(f"there is no engine at {folder}", hint="compile one first: llmc compile MODEL -o DIR")
+        near = did_you_mean_path(folder, is_engine)
+        return EngineError(f"there is no engine at {folder}{near}", hint="compile one first: llmc compile MODEL -o DIR")
     if not folder.is_dir():
-        return EngineError(f"{folder} is a file, not an engine", hint="give the folder that llmc compile wrote")
+        hint = f"give its folder: {folder.parent}" if is_engine(folder.parent) else "give the folder of an engine"
+        return EngineError(f"{folder} is a file, not an engine", hint=hint)
     if (folder / "config.json").is_file():
         return EngineError(
             f"{folder} is a checkpoint, not an engine", hint=f"compile it first: llmc compile {folder} -o DIR"
         )
-    return EngineError(f"{folder} is no engine: it has no {MANIFEST}", hint="give a folder that llmc compile wrote")
+    within = folders_with(folder, MANIFEST)
+    hint = f"it holds engines: give one, such as {within[0]}" if within else "give a folder that llmc compile wrote"
+    return EngineError(f"{folder} is no engine: it has no {MANIFEST}", hint=hint)
 
 
 def _check_schema(fields: Fields) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from compiler.plugins import load_plugins
 from runtime.engine_folder import EngineFolder, open_engine
 from runtime.executor_choice import Choice, choose, load_executor
+from runtime.ignored import device_cases, ignored_notes
 from runtime.loading import check_request, prepare_torch
-from runtime.parallel.environment import share_cores
+from runtime.parallel.environment import rank_from_environment, share_cores
 from runtime.used_plugins import plugin_notes, plugins_found
 
 if TYPE_CHECKING:
@@ -34,16 +35,21 @@ def run_on_ranks(
     batch: int | None = None,
     verify: bool = True,
     plugins: Sequence[str | Path] = (),
+    emulate: bool = False,
     note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> None:
     """Load an engine on the ranks that mpirun started, and run `main` with it on rank 0. Every rank calls this.
 
-    The other arguments are those of `runtime.loading.load_engine`; `cuda` means each rank's own GPU.
+    The other arguments are those of `runtime.loading.load_engine`, and `emulate` that of `choose`; `cuda` means each
+    rank's own GPU. On rank 0, `progress` is called as loading begins and ends.
 
     Raises:
         LlmcError: on rank 0, whatever rank failed, whose name is in the message; the other ranks end with it.
     """
     share_cores()
+    if rank_from_environment() == 0:
+        progress("load", 0, 0)
     from runtime.parallel.agreement import check_agreement, check_world_size
     from runtime.parallel.workers import drive
     from runtime.parallel.world import LOADING_SECONDS, join
@@ -53,7 +59,7 @@ def run_on_ranks(
         notes: list[str] = []
 
         def facts() -> dict[str, str]:
-            check_request(executor, threads)
+            check_request(executor, threads, device)
             notes.extend(load_plugins(plugins))
             opened.append(open_engine(path, verify=verify))
             manifest = opened[0].manifest
@@ -71,15 +77,18 @@ def run_on_ranks(
         plans: list[_Plan] = []
 
         def plan() -> dict[str, str]:
-            plans.append(_plan(folder, world, device, executor))
+            plans.append(_plan(folder, world, device, executor, emulate))
             return {"executor": plans[0].choice.executor, "kind of device": plans[0].device.partition(":")[0]}
 
         check_agreement(world, plan, hint="say what all ranks are to use: --device, --executor")
-        notes += [plans[0].choice.note] if plans[0].choice.note else []
-        for text in notes if world.rank == 0 else ():
-            note(text)
+        if world.rank == 0:
+            cases = device_cases(plans[0].choice.executor, device, threads, on_gpu=plans[0].device != "cpu")
+            for text in (*notes, *filter(None, [plans[0].choice.note]), *ignored_notes(*cases)):
+                note(text)
         local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
-        drive(world, local, lambda everyone: main(Engine.over(folder, everyone)))
+        if world.rank == 0:
+            progress("load", 1, 1)
+        drive(world, local, lambda everyone: main(Engine.over(folder, everyone)), scoring=mesh.tp)
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ class _Plan:
     upgrade: Upgrade
 
 
-def _plan(folder: EngineFolder, world: World, device: str, name: str) -> _Plan:
+def _plan(folder: EngineFolder, world: World, device: str, name: str, emulate: bool) -> _Plan:
     """This rank's plan. It waits for no other rank, so that an error of one stops all."""
     import torch
 
@@ -99,8 +108,9 @@ def _plan(folder: EngineFolder, world: World, device: str, name: str) -> _Plan:
     from runtime.parallel.nccl_communicator import NcclCommunicator
 
     own = "cpu" if name in _ON_CPU else device_of_rank(world, device, gpus=torch.cuda.device_count())
-    choice = choose(folder, name, own)
-    if own == "cpu":
+    choice = choose(folder, name, own, emulate=emulate and device in ("auto", "cpu"))
+    if own == "cpu" or choice.executor in _ON_CPU:
+        own = "cpu"
         return _Plan(choice, own, lambda group: group)
     torch.cuda.set_device(own)
     return _Plan(choice, own, NcclCommunicator.over(torch.device(own)))

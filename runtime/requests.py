@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.errors import RequestError
+from compiler.ir.facts import larger_limits, most_positions
+from compiler.ir.frozen import EMPTY
+from compiler.ir.graph import Fact
 from runtime.manifest import EngineLimits
 
 
@@ -24,6 +27,7 @@ def check_requests(
     limits: EngineLimits,
     vocab_size: int,
     note: Callable[[str], None],
+    facts: Mapping[str, Fact] = EMPTY,
 ) -> list[Request]:
     """The prompts as requests that the engine can serve.
 
@@ -33,6 +37,7 @@ def check_requests(
         limits: what the engine was built for.
         vocab_size: token ids must be below it.
         note: called with a sentence for each request that gets fewer tokens.
+        facts: what is known about the model, which decides what can be done about a prompt that is too long.
 
     Raises:
         RequestError: naming the prompt by number, from 1, and the mend.
@@ -40,7 +45,8 @@ def check_requests(
     if max_new_tokens < 1:
         raise RequestError(f"the number of new tokens is {max_new_tokens}; it must be at least 1")
     return [
-        _request(number, prompt, max_new_tokens, limits, vocab_size, note) for number, prompt in enumerate(prompts, 1)
+        _request(number, prompt, max_new_tokens, limits, vocab_size, note, facts)
+        for number, prompt in enumerate(prompts, 1)
     ]
 
 
@@ -51,23 +57,41 @@ def _request(
     limits: EngineLimits,
     vocab_size: int,
     note: Callable[[str], None],
+    facts: Mapping[str, Fact],
 ) -> Request:
-    check_prompt(number, prompt, limits, vocab_size)
+    check_prompt(number, prompt, limits, vocab_size, facts, new=1)
     length = len(prompt)
     room = limits.max_seq - length
     if not room:
         raise RequestError(
             f"prompt {number} has {length} tokens, which leaves no room for new ones: "
             f"the engine holds {limits.max_seq} a sequence",
-            hint=f"shorten it, or compile with --max-seq {length + wanted}",
+            hint=_longer(limits, facts, length, length + wanted, length + 1),
         )
     if room < wanted:
         note(f"prompt {number} gets at most {room} new tokens: the engine holds {limits.max_seq} tokens a sequence")
     return Request(tuple(prompt), min(wanted, room))
 
 
-def check_prompt(number: int, prompt: Sequence[int], limits: EngineLimits, vocab_size: int) -> None:
-    """RequestError, naming the prompt by `number`, if it is empty, too long, or holds an id that is not the model's."""
+def check_prompt(
+    number: int,
+    prompt: Sequence[int],
+    limits: EngineLimits,
+    vocab_size: int,
+    facts: Mapping[str, Fact] = EMPTY,
+    *,
+    new: int = 0,
+) -> None:
+    """RequestError, naming the prompt by `number`, if it is empty, too long, or holds an id that is not the model's.
+
+    Args:
+        number: the number of the prompt.
+        prompt: its token ids.
+        limits: what the engine was built for.
+        vocab_size: token ids must be below it.
+        facts: what is known about the model.
+        new: how many tokens are to follow at least.
+    """
     if not prompt:
         raise RequestError(f"prompt {number} is empty", hint="give at least one token; a text's start token will do")
     for token in prompt:
@@ -79,5 +103,14 @@ def check_prompt(number: int, prompt: Sequence[int], limits: EngineLimits, vocab
     if len(prompt) > limits.max_input:
         raise RequestError(
             f"prompt {number} has {len(prompt)} tokens; the engine takes at most {limits.max_input}",
-            hint=f"shorten it, or compile with --max-input {len(prompt)} or more (and --max-seq to match)",
+            hint=_longer(limits, facts, len(prompt), len(prompt) + new),
         )
+
+
+def _longer(limits: EngineLimits, facts: Mapping[str, Fact], prompt: int, *sequences: int) -> str:
+    """What to do about a prompt of so many tokens: a sequence is as long as the first that the model can have."""
+    sizes = {"max_input": limits.max_input, "max_seq": limits.max_seq, "prompt": prompt}
+    for sequence in sequences:
+        if options := larger_limits(facts, **sizes, sequence=sequence):
+            return f"shorten it, or compile with {options}"
+    return f"shorten it: the model has learned only {most_positions(facts)} positions"

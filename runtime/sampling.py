@@ -38,6 +38,7 @@ class Greedy:
             if request is not None and not math.isfinite(value):
                 raise RequestError(
                     f"the model's logits for prompt {request + 1} are not finite ({value})",
-                    hint="float16 overflows in some models: compile with --dtype bfloat16 or float32",
+                    hint="float16 overflows in some models: compile with --dtype bfloat16 or float32; if it was, "
+                    "the checkpoint's weights may hold NaN",
                 )
         return list(map(int, ids.tolist()))

@@ -2,8 +2,8 @@
 
 from compiler.backend_trt.build import build_plans
 from compiler.backend_trt.capability import able
-from compiler.backend_trt.checks import check_plans, wanted_plans
+from compiler.backend_trt.checks import check_plans
 from compiler.backend_trt.emission import Emission, emits
 from compiler.backend_trt.options import BuildOptions
 
-__all__ = ["BuildOptions", "Emission", "able", "build_plans", "check_plans", "emits", "wanted_plans"]
+__all__ = ["BuildOptions", "Emission", "able", "build_plans", "check_plans", "emits"]

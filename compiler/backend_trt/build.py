@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from os import cpu_count
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from compiler.backend_trt.builders import Builders
@@ -19,7 +17,7 @@ from compiler.backend_trt.messages import Messages, ops_named
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.plans import PlanSpec
 from compiler.backend_trt.profile import add_profile
-from compiler.backend_trt.progress import Progress, progress_monitor
+from compiler.backend_trt.progress import Progress, progress_monitor, shared_progress
 from compiler.backend_trt.readback import read_back
 from compiler.backend_trt.reuse import plan_cache, plan_key
 from compiler.errors import TargetError
@@ -55,7 +53,7 @@ def build_plans(
         weights: the name of the file of weights.
         name: what the files are called before their suffix.
         options: how to build.
-        progress: called with the steps done and in total, as TensorRT reports them.
+        progress: called with how much of all plans is done and in total.
 
     Raises:
         TargetError: if an op cannot be emitted, or TensorRT refuses a network, naming the op and its origin.
@@ -63,10 +61,13 @@ def build_plans(
     """
     options = options or BuildOptions()
     specs = check_plans(graph, options)
-    reports = _shared_progress(progress, len(specs)) if progress else [None] * len(specs)
+    reports = shared_progress(progress, len(specs)) if progress else [None] * len(specs)
 
     def build(spec: PlanSpec, report: Progress | None) -> PlanFiles:
-        return build_plan(library, graph, load, folder, spec, name=name, options=options, progress=report)
+        files = build_plan(library, graph, load, folder, spec, name=name, options=options, progress=report)
+        if report:
+            report(1, 1)  # plans that were built before take no steps
+        return files
 
     with ThreadPoolExecutor(options.workers or cpu_count() or 1) as workers:
         plans = Plans(weights, tuple(workers.map(build, specs, reports)))
@@ -135,22 +136,6 @@ def _build_plan(
         folder / files.network
     )
     return files
-
-
-def _shared_progress(progress: Progress, count: int) -> list[Progress]:
-    """A progress function for each of several builds that run side by side; `progress` hears their sums."""
-    lock = Lock()
-    steps = [(0, 0)] * count
-
-    def reporter(index: int) -> Callable[[int, int], None]:
-        def report(done: int, total: int) -> None:
-            with lock:
-                steps[index] = (done, total)
-                progress(sum(pair[0] for pair in steps), sum(pair[1] for pair in steps))
-
-        return report
-
-    return [reporter(index) for index in range(count)]
 
 
 def _serialize(trt: Any, builder: Any, network: Any, config: Any, path: Path, graph: Graph, messages: Messages) -> None:

@@ -31,6 +31,7 @@ def wanted_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
         batches=options.batch_sizes,
         widths=options.prompt_sizes,
         capacities=options.capacities,
+        facts=graph.facts,
         few=holds_weights(graph),
         product=max(1, elements_per_token(graph, 1, 1, holds_scores=lambda op: False)),
     )

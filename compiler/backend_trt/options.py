@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.errors import TargetError
+from compiler.ir.suggest import did_you_mean
 
 COMPUTE_CAPABILITIES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120"}
 """The compute capabilities an engine can be restricted to: RTX 20 and T4; A100; RTX 30; RTX 40 and L4; RTX 50."""
@@ -52,7 +53,8 @@ class BuildOptions:
             raise TargetError(f"{self.workers} workers were asked for; at least 1 is needed")
         if self.profiling_verbosity not in VERBOSITIES:
             raise TargetError(
-                f"there is no profiling verbosity {self.profiling_verbosity!r}",
+                f"there is no profiling verbosity {self.profiling_verbosity!r}"
+                f"{did_you_mean(self.profiling_verbosity, VERBOSITIES)}",
                 hint=f"choose from: {', '.join(VERBOSITIES)}",
             )
 

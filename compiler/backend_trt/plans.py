@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 from compiler.errors import TargetError
-from compiler.ir.graph import DimRange, Graph
+from compiler.ir.facts import larger_limits
+from compiler.ir.frozen import EMPTY
+from compiler.ir.graph import DimRange, Fact, Graph
 from compiler.ir.specialize import bind_dims
 
 # Rows of a cache must begin at multiples of 256 bytes: this many slots make sure of it, whatever the width of a head.
@@ -55,6 +57,7 @@ def plan_specs(
     batches: Sequence[int] = (),
     widths: Sequence[int] = (),
     capacities: Sequence[int] = (),
+    facts: Mapping[str, Fact] = EMPTY,
     few: bool = False,
     product: int = 1,
 ) -> tuple[PlanSpec, ...]:
@@ -70,6 +73,7 @@ def plan_specs(
         widths: the numbers of tokens; if empty, for each capacity the largest and its eighths, down to 64. The largest
             is then 2048, or less if the graph takes no longer prompts, or if its masks would have too many elements.
         capacities: the lengths of the caches; the largest and its quarters, down to 256, if empty.
+        facts: what is known about the model, which decides what can be done about a size that is too large.
         few: whether what is empty stands for as few plans as can be, since each holds weights: two sizes of the batch,
             one width of 256 tokens at most, the largest caches.
         product: how many elements the largest value with both `S` and `C` in its shape has for each pair of a token of
@@ -83,9 +87,18 @@ def plan_specs(
     largest, longest, prompt = dims["B"].max, dims["C"].max, dims["S"].max
     if few:
         batches, capacities = batches or (largest,), capacities or (longest,)
-    batches = _sizes("batch", largest, [*(batches or _shares(largest, 8, 1)), 1, largest])
-    widths = _sizes("width", prompt, widths) if widths else []
-    capacities = _sizes("capacity", longest, [*(capacities or _shares(longest, 4, _LEAST_CAPACITY)), longest])
+    now = {"max_input": prompt, "max_seq": longest}
+    batches = _sizes(
+        "batch", largest, [*(batches or _shares(largest, 8, 1)), 1, largest], lambda size: f"--max-batch {size}"
+    )
+    if widths:
+        widths = _sizes("width", prompt, widths, lambda size: larger_limits(facts, **now, prompt=size))
+    capacities = _sizes(
+        "capacity",
+        longest,
+        [*(capacities or _shares(longest, 4, _LEAST_CAPACITY)), longest],
+        lambda size: larger_limits(facts, **now, sequence=size),
+    )
     slots = sorted({-(-capacity // _SLOTS) * _SLOTS for capacity in capacities})
     decode = [_plan(f"decode-b{batch}", batch, 1, length) for length in slots for batch in batches]
     prefill = [
@@ -121,12 +134,14 @@ def _shares(largest: int, step: int, least: int) -> list[int]:
     return sizes
 
 
-def _sizes(what: str, largest: int, given: Sequence[int]) -> list[int]:
+def _sizes(what: str, largest: int, given: Sequence[int], larger: Callable[[int], str | None]) -> list[int]:
+    """The sizes in order, each once; `larger` says how to compile for a size that is too large, if that can be done."""
     sizes = sorted(set(given))
     for size in (sizes[0], sizes[-1]):
         if not 1 <= size <= largest:
+            options = larger(size) if size > largest else None
             raise TargetError(
                 f"a plan for a {what} of {size} was asked for; the engine's go from 1 to {largest}",
-                hint="give other sizes, or compile with a larger --max-batch, --max-input or --max-seq",
+                hint="give other sizes" + (f", or compile with {options}" if options else ""),
             )
     return sizes

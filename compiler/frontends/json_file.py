@@ -8,6 +8,7 @@ from typing import Any
 
 from compiler.errors import ConfigError
 from compiler.frontends.file_kinds import read_start
+from compiler.ir.text_files import read_text
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     read_start(path, str(path))
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
+        content = json.loads(read_text(path, ConfigError).text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is no JSON: {error}", hint="correct it there, or download or copy the file again"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from compiler.errors import ConfigError
 from compiler.ir.graph import DimRange
 
+_MOST = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,6 +39,8 @@ class Limits:
         for name, value in (("max_batch", self.max_batch), ("max_seq", seq), ("max_input", new)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
+            if value > _MOST:
+                raise ConfigError(f"{name} is {value}; it must be at most {_MOST}, as positions have 32 bits")
         if learned is not None and seq > learned:
             mend = f"--max-seq {learned}"
             if self.max_input is not None and self.max_input > learned:

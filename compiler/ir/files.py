@@ -11,22 +11,17 @@ from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
 from compiler.ir.replacing import replacing
+from compiler.ir.text_files import read_text
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:
     """The graph in the file at `path`. A relative root is taken from the file's folder, so that both move together.
 
     Raises:
-        ParseError: naming the file and the line.
-        GraphError: if the file cannot be read.
+        ParseError: naming the file, and the line, if it cannot be read or holds no graph.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ParseError(f"{path} is no graph: it is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise GraphError(f"cannot read {path}: {error.strerror}") from None
+    text = read_text(path, ParseError).text
     try:
         graph = parse_graph(text)
     except ParseError as error:
@@ -46,4 +41,6 @@ def write_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
-        raise GraphError(f"cannot write {path}: {error.strerror}") from None
+        inside = "give a file in it" if path.is_dir() else None
+        hint = f"make the folder first: mkdir -p {path.parent}" if not path.parent.exists() else inside
+        raise GraphError(f"cannot write {path}: {error.strerror}", hint=hint) from None

@@ -9,6 +9,7 @@ spelling has the options in order and leaves defaults out; reading it gives equa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from compiler.errors import PassError
@@ -107,7 +108,11 @@ def _value(info: PassInfo, option: Option, text: str | None) -> object:
     try:
         return read_value(option.type, text)
     except ValueError as error:
-        raise PassError(f"the option {option.name!r} of {info.name!r} is {error}, not {text!r}") from None
+        near = did_you_mean(text, option.choices)
+        hint = "stages are separated by commas" if re.search(r"[;\s]", text) else None
+        raise PassError(
+            f"the option {option.name!r} of {info.name!r} is {error}, not {text!r}{near}", hint=hint
+        ) from None
 
 
 def _make(info: PassInfo, values: dict[str, object]) -> Pass:

@@ -50,6 +50,11 @@ class Option:
         return describe_type(self.type)
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that there are, as texts; none if any of the type will do."""
+        return tuple(_choices(_optional(self.type) or self.type) or ())
+
+    @property
     def text(self) -> str:
         """The option with its default, such as `group=128`."""
         value = f"{self.type_text} (required)" if self.required else spell_value(self.type, self.default)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from compiler.errors import EngineError
+from compiler.ir.os_errors import reading_hint
 
 SCHEMA = 1
 _AGAIN = "compile the engine again"
@@ -58,7 +59,7 @@ def read_plans(path: Path) -> Plans:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"cannot read {path}: {error}", hint=_AGAIN) from None
+        raise EngineError(f"cannot read {path}: {error}", hint=reading_hint(error, _AGAIN)) from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise EngineError(f"{path} is no list of plans of version {SCHEMA}", hint=f"{_AGAIN} with this llmc")
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import EngineError
+from compiler.ir.os_errors import reading_hint
 
 SCHEMA = 3
 
@@ -179,7 +180,9 @@ def read_record(path: Path) -> NetworkRecord:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"cannot read {path}: {error}", hint="compile the engine again") from None
+        raise EngineError(
+            f"cannot read {path}: {error}", hint=reading_hint(error, "compile the engine again")
+        ) from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise EngineError(
             f"{path} is no network record of version {SCHEMA}", hint="compile the engine again with this llmc"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compiler.errors import EngineError
+from compiler.ir.os_errors import reading_hint
 from compiler.ir.safetensors_header import Entry, read_header
 
 _AGAIN = "copy the engine again from where it came, or compile it again"
@@ -20,6 +21,6 @@ def read_spans(path: Path) -> Mapping[str, Entry]:
     try:
         return read_header(path)
     except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}", hint=_AGAIN) from None
+        raise EngineError(f"cannot read {path}: {error.strerror}", hint=reading_hint(error, _AGAIN)) from None
     except ValueError as error:
         raise EngineError(f"{path} {error}", hint=_AGAIN) from None

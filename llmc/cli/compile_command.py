@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmc.cli import options
-from llmc.cli.compiled_text import compiled_json, summary
+from llmc.cli.compiled_text import made_text
 from llmc.cli.console import Console, note
+
+if TYPE_CHECKING:
+    from llmc.compile_request import CompileOptions
+    from llmc.compiling import Compiled
+    from llmc.dry_running import DryRun
 
 
 def compile_command(
@@ -27,17 +32,9 @@ def compile_command(
         str | None,
         typer.Option(metavar="TYPE", help="float32, float16 or bfloat16; the checkpoint's own if not given."),
     ] = None,
-    max_batch: Annotated[int, typer.Option(metavar="N", help="How many sequences run at once.")] = 8,
-    max_input: Annotated[
-        int | None, typer.Option(metavar="N", help="How many tokens a prompt may have; --max-seq if not given.")
-    ] = None,
-    max_seq: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="How many tokens a prompt and its continuation may have; the model's context if not given.",
-        ),
-    ] = None,
+    max_batch: options.MaxBatch = 8,
+    max_input: options.MaxInput = None,
+    max_seq: options.MaxSeq = None,
     compute_capability: Annotated[
         str,
         typer.Option(
@@ -100,6 +97,14 @@ def compile_command(
         int | None, typer.Option(metavar="N", help="How many tokens a window has; up to 512 if not given.")
     ] = None,
     calib_seed: Annotated[int, typer.Option(metavar="N", help="Decides which windows are used.")] = 0,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything, and say what would be made (with --dump-ir the graphs, too), but read no weights, "
+            "calibrate nothing and write no engine.",
+        ),
+    ] = False,
     dummy_weights: options.DummyWeights = False,
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
@@ -117,48 +122,49 @@ def compile_command(
     llmc compile examples/models/opt-tiny
     llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
     llmc compile my-checkpoint -o my.engine --target tensorrt-rtx --batch-sizes 1,8,64 --max-batch 64
+    llmc compile my-checkpoint --passes quant=awq,tp=2 --dry-run --dump-ir dumps
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
     from compiler.backend_trt import BuildOptions
 
     capabilities = () if compute_capability == "all" else tuple(part.strip() for part in compute_capability.split(","))
+    request: CompileOptions = {
+        "passes": passes,
+        "target": target,
+        "dtype": dtype,
+        "max_batch": max_batch,
+        "max_input": max_input,
+        "max_seq": max_seq,
+        "build": BuildOptions(
+            capabilities,
+            optimization_level,
+            profiling_verbosity,
+            batch_sizes=options.sizes("--batch-sizes", batch_sizes),
+            prompt_sizes=options.sizes("--prompt-sizes", prompt_sizes),
+            capacities=options.sizes("--capacities", capacities),
+            workers=workers,
+        ),
+        "dummy_weights": dummy_weights,
+        "dump_ir": dump_ir,
+        "explain": explain,
+        "calib": calib,
+        "calib_samples": calib_samples,
+        "calib_length": calib_length,
+        "calib_seed": calib_seed,
+    }
+    made: Compiled | DryRun
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:
-        compiled = llmc.compile(
-            model,
-            output,
-            passes=passes,
-            target=target,
-            dtype=dtype,
-            max_batch=max_batch,
-            max_input=max_input,
-            max_seq=max_seq,
-            build=BuildOptions(
-                capabilities,
-                optimization_level,
-                profiling_verbosity,
-                batch_sizes=options.sizes("--batch-sizes", batch_sizes),
-                prompt_sizes=options.sizes("--prompt-sizes", prompt_sizes),
-                capacities=options.sizes("--capacities", capacities),
-                workers=workers,
-            ),
-            dummy_weights=dummy_weights,
-            dump_ir=dump_ir,
-            explain=explain,
-            calib=calib,
-            calib_samples=calib_samples,
-            calib_length=calib_length,
-            calib_seed=calib_seed,
-            progress=console,
-        )
+        if dry_run:
+            made = llmc.dry_run(model, output, progress=console, **request)
+        else:
+            made = llmc.compile(model, output, progress=console, **request)
     if not quiet:
-        for text in compiled.notes:
+        for text in made.notes:
             note(text)
     if json_output:
-        print(json.dumps(compiled_json(compiled), indent=2))
+        print(json.dumps(made.to_json(), indent=2))
         return
     if explain:
-        print(compiled.explanation)
+        print(made.explanation)
     if not quiet:
-        if compiled.fidelity.entries:
-            print(compiled.fidelity.text())
-        print(summary(compiled))
+        print(made_text(made))

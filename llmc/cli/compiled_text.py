@@ -1,64 +1,85 @@
-"""What `llmc compile` prints of an engine."""
+"""What `llmc compile` prints of an engine, or of a dry run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.cli.console import table
+from llmc.cli.console import table, terminal_width
 
 if TYPE_CHECKING:
     from llmc.compiling import Compiled
+    from llmc.dry_running import DryRun
+    from runtime.manifest import Manifest
 
 
-def compiled_json(compiled: Compiled) -> dict[str, object]:
-    """What `--json` prints."""
-    return {
-        "path": str(compiled.path),
-        "manifest": compiled.manifest.to_json(),
-        "timings": dict(compiled.timings),
-        "pass_timings": dict(compiled.pass_timings),
-        "notes": list(compiled.notes),
-        "explanation": compiled.explanation,
-        "fidelity": compiled.fidelity.to_json(),
-        "plans": {target: list(names) for target, names in compiled.plans.items()},
-    }
+def made_text(made: Compiled | DryRun) -> str:
+    """The engine, or what it would be, in a few lines."""
+    from llmc.compiling import Compiled
+
+    if not isinstance(made, Compiled):
+        return _dry_run(made)
+    quantized = [made.fidelity.text(width=terminal_width())] if made.fidelity.entries else []
+    return "\n".join([*quantized, _engine(made)])
 
 
-def summary(compiled: Compiled) -> str:
-    """The engine in a few lines."""
-    from runtime.sizes import bytes_text, count_text
+def _engine(compiled: Compiled) -> str:
+    from runtime.sizes import bytes_text
 
-    manifest, limits = compiled.manifest, compiled.manifest.limits
-    size = sum(entry.bytes for entry in manifest.files.values())
-    slowest = sorted(compiled.timings.items(), key=lambda item: -item[1])[:3]
-    times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in slowest)
-    parameters = count_text(int(manifest.model["parameters"]))
-    made_up = ", dummy weights" if manifest.source.dummy_weights else ""
+    size = sum(entry.bytes for entry in compiled.manifest.files.values())
     return table(
         [
             ("engine", f"{_shown(compiled.path)} ({bytes_text(size)})"),
-            (
-                "model",
-                f"{manifest.model['family']}, {parameters} parameters, {manifest.dtype}{made_up}",
-            ),
-            ("pipeline", manifest.pipeline),
-            ("target", _targets(compiled)),
-            ("limits", f"batch {limits.max_batch}, prompt {limits.max_input}, sequence {limits.max_seq} tokens"),
-            ("time", f"{sum(compiled.timings.values()):.2f} s ({times})"),
+            *_facts(compiled.manifest, _targets(compiled.plans, compiled.manifest.targets)),
+            ("time", _times(compiled.timings)),
             ("run it", f'llmc run {_shown(compiled.path)} --prompt "..."'),
         ],
         wrap=False,
     )
 
 
-def _targets(compiled: Compiled) -> str:
+def _dry_run(run: DryRun) -> str:
+    from runtime.sizes import bytes_text
+
+    ranks = run.manifest.mesh.size
+    return table(
+        [
+            ("dry run", f"{_shown(run.path)} would be written"),
+            *_facts(run.manifest, _targets(run.plans, run.targets) + (f", {ranks} ranks" if ranks > 1 else "")),
+            *((f"{target} plans", ", ".join(names)) for target, names in run.plans.items()),
+            ("disk", f"about {bytes_text(run.needed_bytes)} needed, {bytes_text(run.free_bytes)} free"),
+            ("time", _times(run.timings)),
+        ],
+        wrap=False,
+    )
+
+
+def _facts(manifest: Manifest, targets: str) -> Sequence[tuple[str, str]]:
+    from runtime.sizes import count_text
+
+    limits, parameters = manifest.limits, count_text(int(manifest.model["parameters"]))
+    made_up = ", dummy weights" if manifest.source.dummy_weights else ""
+    return [
+        ("model", f"{manifest.model['family']}, {parameters} parameters, {manifest.dtype}{made_up}"),
+        ("pipeline", manifest.pipeline),
+        ("target", targets),
+        ("limits", f"batch {limits.max_batch}, prompt {limits.max_input}, sequence {limits.max_seq} tokens"),
+    ]
+
+
+def _times(timings: Mapping[str, float]) -> str:
+    """All of it, and the longest stages."""
+    slowest = sorted(timings.items(), key=lambda item: -item[1])[:3]
+    return f"{sum(timings.values()):.2f} s ({', '.join(f'{name} {seconds:.2f} s' for name, seconds in slowest)})"
+
+
+def _targets(plans: Mapping[str, Sequence[str]], targets: Iterable[str]) -> str:
     """`tensorrt-rtx (7 plans), torch`: torch, which every engine has, comes last."""
-    plans = compiled.plans
     counted = (f"{target} ({len(names)} plan{'s' * (len(names) != 1)})" for target, names in plans.items())
-    return ", ".join([*counted, *(target for target in compiled.manifest.targets if target not in plans)])
+    return ", ".join([*counted, *(target for target in targets if target not in plans)])
 
 
 def _shown(path: Path) -> str:
-    """The path relative to the current folder, if it lies within."""
+    """As short as it can be typed here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

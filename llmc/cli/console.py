@@ -25,7 +25,10 @@ _STAGES = {
     "engine digest": "hashing the engine",
     "verify": "verifying the engine",
     "generate": "generating",
+    "load": "loading the engine",
 }
+# Of these stages every step gets a line where there are no bars: one may take long.
+_STEP_BY_STEP = ("rewrite",)
 
 
 def note(text: str) -> None:
@@ -55,17 +58,19 @@ class Console:
             self.bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show how far a stage is; a total of 0 if that is not known."""
+        """Show how far a stage is, and what of it is in work; a total of 0 if that is not known."""
+        detail = getattr(stage, "detail", "")
+        shown = _STAGES.get(stage, str(stage)) + (f": {detail}" if detail else "")
         if self.bars:
             if stage not in self.tasks:
-                self.tasks[stage] = self.bars.add_task(_STAGES.get(stage, stage), total=None)
+                self.tasks[stage] = self.bars.add_task(shown, total=None)
             if done < self.done.get(stage, 0):  # the same work once more, such as another pass that calibrates
                 self.bars.reset(self.tasks[stage])
             self.done[stage] = done
-            self.bars.update(self.tasks[stage], completed=done, total=total or None)
-        elif self.lines and stage not in self.seen:
-            self.seen.add(stage)
-            print(f"{_STAGES.get(stage, stage)} ...", file=sys.stderr, flush=True)
+            self.bars.update(self.tasks[stage], description=shown, completed=done, total=total or None)
+        elif self.lines and (line := shown if stage in _STEP_BY_STEP else _STAGES.get(stage, stage)) not in self.seen:
+            self.seen.add(line)
+            print(f"{line} ...", file=sys.stderr, flush=True)
 
 
 def _bars() -> Bars:
@@ -101,13 +106,18 @@ def time_left(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02} left"
 
 
+def terminal_width() -> int:
+    """How many characters a line may have; 110 where there is no terminal."""
+    return shutil.get_terminal_size((110, 24)).columns
+
+
 def table(rows: Sequence[tuple[str, str]], *, wrap: bool = True) -> str:
     """Two columns, the first as wide as it must be, the second wrapped to the terminal unless it is to be copied."""
     width = max((len(name) for name, _ in rows), default=0)
     if not wrap:
         return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
     wrapper = TextWrapper(
-        width=shutil.get_terminal_size((110, 24)).columns,
+        width=terminal_width(),
         subsequent_indent=" " * (width + 2),
         break_long_words=False,
         break_on_hyphens=False,

@@ -17,13 +17,16 @@ from llmc.cli.diff_command import diff_command
 from llmc.cli.eval_command import eval_app
 from llmc.cli.failures import guarded
 from llmc.cli.inspect_command import inspect_command
+from llmc.cli.lift_command import lift_command
 from llmc.cli.opt_command import opt_command
 from llmc.cli.passes_command import passes_command
 from llmc.cli.run_command import run_command
+from llmc.cli.usage import NamingGroup, strict
 from llmc.cli.verify_command import verify_command
 
 app = typer.Typer(
     name="llmc",
+    cls=NamingGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,14 +61,15 @@ def llmc_command(
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
 
 
-app.command("compile")(guarded(compile_command))
-app.command("run")(guarded(run_command))
-app.command("inspect")(guarded(inspect_command))
-app.command("verify")(guarded(verify_command))
+app.command("compile", cls=strict("the engine's folder goes after -o"))(guarded(compile_command))
+app.command("run", cls=strict("prompts go after --prompt, in quotes if they have spaces"))(guarded(run_command))
+app.command("lift", cls=strict("the file to write goes after -o"))(guarded(lift_command))
+app.command("inspect", cls=strict("inspect one thing at a time"))(guarded(inspect_command))
+app.command("verify", cls=strict("what to compare with goes after --against"))(guarded(verify_command))
 app.add_typer(eval_app, name="eval")
-app.command("passes")(guarded(passes_command))
-app.command("opt")(guarded(opt_command))
-app.command("diff")(guarded(diff_command))
+app.command("passes", cls=strict("name one pass, or none"))(guarded(passes_command))
+app.command("opt", cls=strict("passes go after --passes, the file to write after -o"))(guarded(opt_command))
+app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

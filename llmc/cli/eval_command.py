@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compiler.errors import RequestError
+from compiler.ir.text_files import TextFile, decode_text, read_text
 from llmc.cli import options
 from llmc.cli.console import Console, note, table
 from llmc.cli.failures import guarded
+from llmc.cli.usage import NamingGroup, strict
 
 if TYPE_CHECKING:
     from llmc.perplexity import Perplexity
 
-eval_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+eval_app = typer.Typer(cls=NamingGroup, no_args_is_help=True, rich_markup_mode=None)
 
 
 @eval_app.callback()
@@ -26,7 +28,7 @@ def _eval() -> None:
 
 def ppl_command(
     model: Annotated[str, typer.Argument(help="An engine directory, or a checkpoint: a folder or an id of the hub.")],
-    text: Annotated[Path, typer.Option(metavar="FILE", help="The text to score, in UTF-8.")],
+    text: Annotated[str, typer.Option(metavar="FILE", help="The text to score, in UTF-8; -: standard input.")],
     window: Annotated[
         int | None,
         typer.Option(metavar="N", help="Tokens a window; the model's context length if not given, at most 512."),
@@ -68,11 +70,11 @@ def ppl_command(
     if stride != "none":
         raise RequestError(f"there is no stride {stride!r}; windows do not overlap", hint="leave --stride out")
     content = _read(text)
-    notes: list[str] = []
+    notes = [said] if (said := content.note(text)) else []
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:
         result = llmc.measure_perplexity(
             model,
-            content,
+            content.text,
             window=window,
             against=against,
             dtype=dtype,
@@ -87,23 +89,22 @@ def ppl_command(
     if not quiet:
         for sentence in notes:
             note(sentence)
-    print(json.dumps(result.to_json()) if json_output else table(_rows(result)))
+    said_too = {"notes": notes} if notes else {}
+    print(json.dumps({**result.to_json(), **said_too}) if json_output else table(_rows(result)))
 
 
-eval_app.command("ppl")(guarded(ppl_command))
+eval_app.command("ppl", cls=strict("the text goes after --text"))(guarded(ppl_command))
 
 
-def _read(path: Path) -> str:
-    """The text; RequestError if it cannot be read, is not UTF-8, or is empty."""
-    try:
-        text = path.expanduser().read_bytes().decode()
-    except OSError as error:
-        raise RequestError(f"cannot read the text in {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    if not text:
-        raise RequestError(f"{path} is empty", hint="give a text to score")
-    return text
+def _read(file: str) -> TextFile:
+    """The text in a file, or `-`, standard input; RequestError if it cannot be read, is not UTF-8, or is empty."""
+    if file == "-":
+        content = decode_text(sys.stdin.buffer.read(), "standard input", RequestError)
+    else:
+        content = read_text(file, RequestError, what="the text in")
+    if not content.text:
+        raise RequestError(f"{'standard input' if file == '-' else file} is empty", hint="give a text to score")
+    return content
 
 
 def _rows(result: Perplexity) -> list[tuple[str, str]]:

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from llmc.cli import options
-from llmc.cli.console import table
+from llmc.cli.console import note, table
 from llmc.cli.network_text import chosen_plan, layer_lines, plan_rows
 
 
 def inspect_command(
-    path: Annotated[str, typer.Argument(help="A checkpoint's folder, an engine, or an .ir file.")],
+    path: Annotated[str, typer.Argument(help="A checkpoint, an engine, an .ir file, or a folder of dumps.")],
     layers: Annotated[
         bool, typer.Option("--layers", help="List the layers of one of an engine's TensorRT plans, one a line.")
     ] = False,
@@ -35,14 +35,22 @@ def inspect_command(
     llmc inspect examples/models/mpt-tiny
     llmc inspect my.engine --json
     llmc inspect my.engine --layers --plan decode-b1-c512
-    llmc inspect dumps/00-lifted.ir
+    llmc inspect dumps
+    llmc inspect dumps/00-lift.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from llmc.inspecting import inspect_path
+    from runtime.ignored import Case, ignored_notes
 
-    facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers)
+    notes: list[str] = []
+    facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers, note=notes.append)
+    notes += ignored_notes(Case(json_output, "with --json all plans are shown", {"--plan": plan is not None}))
     chosen = chosen_plan(facts["tensorrt"]["plans"] if "tensorrt" in facts else (), plan)
+    for text in notes:
+        note(text)
     if json_output:
-        print(json.dumps(facts, indent=2))
+        print(json.dumps({**facts, **({"notes": notes} if notes else {})}, indent=2))
+    elif facts["kind"] == "dumps":
+        print(table([("dumps", facts["path"]), *_dump_rows(facts["graphs"])]))
     elif layers and chosen:
         print(layer_lines(chosen["layer_list"]))
     else:
@@ -76,6 +84,22 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts["passes"]:
         rows.append(("passes", ", ".join(facts["passes"])))
     return rows + (_engine_rows(facts) if facts["kind"] == "engine" else [])
+
+
+def _dump_rows(graphs: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """A row a graph: its size, and how many operations of which kinds it has more or fewer than the one before."""
+    from runtime.sizes import bytes_text
+
+    rows, before = [], None
+    for graph in graphs:
+        ops = graph["ops"]
+        text = f"{sum(ops.values())} ops, weights {bytes_text(graph['weights']['bytes'])}"
+        if before is not None:
+            changes = {kind: ops.get(kind, 0) - before.get(kind, 0) for kind in {**before, **ops}}
+            text += "".join(f", {kind} {change:+}" for kind, change in changes.items() if change)
+        rows.append((f"  {graph['file']}", text))
+        before = ops
+    return rows
 
 
 def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

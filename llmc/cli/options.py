@@ -71,6 +71,23 @@ NoSpecialTokens = Annotated[
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(metavar="N", help="How many tokens to add to each prompt.")]
+MaxBatch = Annotated[int, typer.Option(metavar="N", help="How many sequences run at once.")]
+MaxBatchOrNone = Annotated[
+    int | None, typer.Option(metavar="N", help="How many sequences run at once; 8 if not given.")
+]
+MaxInput = Annotated[
+    int | None, typer.Option(metavar="N", help="How many tokens a prompt may have; --max-seq if not given.")
+]
+MaxSeq = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="How many tokens a prompt and its continuation may have; the model's context if not given."
+    ),
+]
+GraphOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="OUT.ir", help="Where to write; standard output if not given, or for -."),
+]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
@@ -78,6 +95,11 @@ Threads = Annotated[
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Do not compare an engine's files with their digests: starts sooner.")
 ]
+
+
+def file_or_none(output: Path | None) -> Path | None:
+    """The file to write; None for standard output, which `-` is, too."""
+    return None if output is None or str(output) == "-" else output
 
 
 def sizes(option: str, text: str | None) -> tuple[int, ...]:

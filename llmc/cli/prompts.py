@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from compiler.errors import RequestError
+from compiler.ir.text_files import decode_text, read_text
 from runtime.parallel.streams import standard_input
 
 Prompt = str | list[int]
@@ -43,13 +43,10 @@ def _ids(text: str) -> list[int]:
 
 def _from_file(file: str, read: Callable[[], bytes]) -> list[str]:
     name = "standard input" if file == "-" else file
-    try:
-        data = read() if file == "-" else Path(file).expanduser().read_bytes()
-        text = data.decode()
-    except OSError as error:
-        raise RequestError(f"cannot read the prompts in {name}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{name} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if file == "-":
+        text = decode_text(read(), name, RequestError).text
+    else:
+        text = read_text(file, RequestError, what="the prompts in").text
     if file.endswith(".json"):
         prompts = _json_list(name, text)
     elif file.endswith(".jsonl"):
@@ -60,7 +57,7 @@ def _from_file(file: str, read: Callable[[], bytes]) -> list[str]:
     else:
         prompts = _lines(text)
     if not prompts:
-        raise RequestError(f"{name} holds no prompts")
+        raise RequestError(f"{name} holds no prompts", hint="write a prompt a line, or a list of them in JSON")
     for number, prompt in enumerate(prompts, 1):
         if not prompt.strip():
             where = "entry" if file.endswith(".json") else "line"
@@ -69,10 +66,8 @@ def _from_file(file: str, read: Callable[[], bytes]) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    lines = text.removeprefix("\ufeff").split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def _json_list(name: str, text: str) -> list[str]:
@@ -86,7 +81,9 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text) if text.strip() else ""
     except ValueError as error:
-        raise RequestError(f"{where}: no JSON ({error})") from None
+        raise RequestError(
+            f"{where}: no JSON ({error})", hint="mend it, or give a file of lines: one whose name ends otherwise"
+        ) from None
 
 
 def _prompt(value: Any, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from llmc.cli.options import settings
+from runtime.ignored import Case
 from runtime.manifest_reading import read_manifest
 from runtime.parallel.environment import world_size_from_environment
 from runtime.parallel.launch import launch
+from runtime.parallel.streams import TERMINAL
 from runtime.ranks import run_on_ranks
 
 if TYPE_CHECKING:
@@ -48,6 +51,12 @@ def on_ranks(
     if world_size_from_environment() is None:
         raise typer.Exit(launch(settings.arguments, _ranks(engine), hostfile=hostfile, stdin=stdin))
     run_on_ranks(engine, action, **how)
+
+
+def hosts_chosen(hostfile: Path | None) -> Case:
+    """The option --hostfile, where the user's own mpirun has started the ranks."""
+    users = world_size_from_environment() is not None and TERMINAL not in os.environ
+    return Case(users, "your own mpirun chooses the hosts", {"--hostfile": hostfile is not None})
 
 
 def _ranks(engine: Path) -> int:

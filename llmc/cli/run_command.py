@@ -13,7 +13,8 @@ import typer
 from llmc.cli import options
 from llmc.cli.console import Console, note
 from llmc.cli.prompts import Prompt, gather_prompts
-from llmc.cli.ranks import needs_ranks, on_ranks
+from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
+from runtime.ignored import ignored_notes
 from runtime.parallel.environment import rank_from_environment
 from runtime.parallel.streams import standard_input, writes_to_terminal
 
@@ -78,7 +79,7 @@ def run_command(
     several = needs_ranks(engine)
     if hostfile is not None and not several:
         raise typer.BadParameter(f"{engine} is an engine of one rank, which needs no hosts", param_hint="--hostfile")
-    notes: list[str] = []
+    notes = list(ignored_notes(hosts_chosen(hostfile)))
     wishes: Any = {
         "max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos, "add_special_tokens": not no_special_tokens,
     }  # fmt: skip
@@ -103,22 +104,22 @@ def run_command(
     if several:
         on_ranks(engine, answer, hostfile=hostfile, stdin=piped, **how)
         return
-    import llmc
+    from llmc.opened import load
 
-    answer(llmc.load(engine, **how))
+    with Console(quiet=quiet, bars_only=True) as console:
+        loaded = load(engine, progress=console, **how)
+    answer(loaded)
 
 
 def _generate(
     loaded: Engine, prompts: list[Prompt], wishes: Any, console: Console, notes: list[str]
 ) -> list[Completion]:
-    total, done = len(prompts) * int(wishes["max_new_tokens"]), 0
+    from llmc.progress import Stages, counter
 
-    def count(request: int, token: int) -> None:
-        nonlocal done
-        done += 1
-        console("generate", done, total)
-
-    return loaded.generate(prompts, on_token=count if console.bars else None, note=notes.append, **wishes)
+    with Stages(console).stage("generate") as report:
+        count = counter(report, len(prompts) * int(wishes["max_new_tokens"]))
+        on_token = (lambda request, token: count(1)) if console.bars else None
+        return loaded.generate(prompts, on_token=on_token, note=notes.append, **wishes)
 
 
 def _text(completion: Completion, number: int, count: int, *, readable: bool) -> str:

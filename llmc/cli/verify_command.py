@@ -14,8 +14,10 @@ from llmc.cli import options
 from llmc.cli.console import Console, note, table
 from llmc.cli.prompts import gather_prompts
 from llmc.cli.ranks import needs_ranks, on_ranks
+from runtime.parallel.environment import rank_from_environment
 
 if TYPE_CHECKING:
+    from llmc.progress import Progress
     from llmc.verification import Divergence, Run, Verification
     from runtime.engine import Engine
 
@@ -64,7 +66,7 @@ def verify_command(
     too. The plans of a TensorRT engine are then tried one by one: those for single tokens in all of their rows, those
     for prompts on a long one. If the engine fails, the first operation that differs is named.
 
-    An engine of several ranks runs on all of them.
+    An engine of several ranks runs on all of them, and each plan is tried on all ranks at once.
 
     The exit status is 0 if the engine is right, 1 if it is not, 2 if it could not be tried.
 
@@ -73,12 +75,17 @@ def verify_command(
     llmc verify my.engine --against my-checkpoint
     llmc verify my.engine --plans default
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
+    from llmc.verifying import check_against, check_wishes, verify
+
     what: Any = {
         "prompts": gather_prompts(prompt or (), (), prompt_ids or ()),
         "random": prompts, "seed": seed, "max_new_tokens": max_new_tokens, "tolerance": tolerance, "plans": plans,
         "add_special_tokens": not no_special_tokens,
     }  # fmt: skip
     how: Any = {"executor": executor, "device": device, "threads": threads}
+    if rank_from_environment() == 0:
+        check_wishes(prompts, seed, max_new_tokens, tolerance, plans)
+        check_against(against)
 
     def show(result: Verification) -> None:
         if json_output:
@@ -88,21 +95,25 @@ def verify_command(
                 note(text)
             print(_text(result))
 
-    if needs_ranks(engine):
-        on_ranks(engine, lambda loaded: _verify_loaded(loaded, against, what, show), verify=not no_verify, **how)
-        return
-    import llmc
-
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:
-        result = llmc.verify(engine, against, check_files=not no_verify, progress=console, **what, **how)
+        if needs_ranks(engine):
+            notes: list[str] = []
+            how |= {"emulate": True, "verify": not no_verify, "note": notes.append, "progress": console}
+            on_ranks(
+                engine, lambda loaded: _verify_loaded(loaded, against, {**what, "notes": notes}, show, console), **how
+            )
+            return
+        result = verify(engine, against, check_files=not no_verify, progress=console, **what, **how)
     show(result)
     raise typer.Exit(0 if result.holds else 1)
 
 
-def _verify_loaded(loaded: Engine, against: str | None, what: Any, show: Callable[[Verification], None]) -> None:
+def _verify_loaded(
+    loaded: Engine, against: str | None, what: Any, show: Callable[[Verification], None], progress: Progress
+) -> None:
     from llmc.verifying import verify_loaded
 
-    result = verify_loaded(loaded, against, **what)
+    result = verify_loaded(loaded, against, progress=progress, **what)
     show(result)
     if not result.holds:
         sys.stdout.flush()
@@ -133,19 +144,24 @@ def _tolerance(result: Verification) -> str:
 
 
 def _runs(result: Verification) -> str:
-    width = max(5, *(len(run.mode) for run in result.runs))
+    width = max(5, *(len(_mode(run)) for run in result.runs))
     lines = [f"{'prompt':>6}  {'tokens':>6}  {'run':{width}}  {'logits error':>12}  tokens equal"]
     for run in result.runs:
         count = f"{run.equal} of {len(run.token_ids)}"
-        lines.append(f"{run.prompt:>6}  {run.prompt_tokens:>6}  {run.mode:{width}}  {run.error:>12.1e}  {count}")
+        lines.append(f"{run.prompt:>6}  {run.prompt_tokens:>6}  {_mode(run):{width}}  {run.error:>12.1e}  {count}")
     return "\n".join(lines)
+
+
+def _mode(run: Run) -> str:
+    """What ran; of several ranks also the one that is worse than the first."""
+    return run.mode + (f", rank {run.rank}" if run.rank else "")
 
 
 def _differences(run: Run) -> list[str]:
     """The first tie of a run, and the first difference that is none."""
     ties = [difference for difference in run.differences if difference.tie]
     return [
-        f"prompt {run.prompt} ({run.mode}), new token {first.step + 1}: {first.token}, where the reference prefers "
+        f"prompt {run.prompt} ({_mode(run)}), new token {first.step + 1}: {first.token}, where the reference prefers "
         f"{first.reference} by {first.gap:.1e} of the logits' RMS: {meaning}"
         for first, meaning in (
             *((tie, "a tie within rounding") for tie in ties[:1]),

@@ -25,7 +25,7 @@ def check_world_size(size: int, mesh: Mesh, path: Path | str) -> None:
     if size != mesh.size:
         raise EngineError(
             f"{path} is an engine of {mesh.size} rank{'s' * (mesh.size != 1)} ({mesh}), but mpirun started {size}",
-            hint=f"mpirun -n {mesh.size} llmc run {path}, or llmc run {path} without mpirun",
+            hint=f"start it with mpirun -n {mesh.size}, or leave mpirun out: llmc starts the ranks itself",
         )
 
 

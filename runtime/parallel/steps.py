@@ -27,11 +27,13 @@ class Kind(IntEnum):
     STOP = 0
     """End. []"""
     OPEN = 1
-    """Open a session. [number of the session, batch, capacity]"""
+    """Open a session. [number of the session, batch, capacity, whether logits are shown, the plans to run on]"""
     CLOSE = 2
     """Forget a session. [number]"""
     STEP = 3
     """Run a step. [number, B, S, R, token_ids, past_len, new_len, logit_pos]"""
+    PLANS = 4
+    """Say which plans there are. []"""
 
 
 class Channel:

@@ -11,6 +11,7 @@ from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt.library import Library, load_library
 from compiler.trt.plans import Plans, read_plans
 from compiler.trt.record import read_record
+from runtime.executor import PlanSize
 from runtime.parallel.communicator import Alone, Communicator
 from runtime.stage import WholeSession
 from runtime.tensorrt_executor.caches import cache_bytes
@@ -117,8 +118,13 @@ class TensorRTExecutor:
         plans = [Plan(backend, plan, record) for plan, record in zip(listed.plans, records, strict=True)]
         return cls(backend, plans, name="emulator" if emulate else target, cuda_graphs=cuda_graphs)
 
+    @property
+    def plan_sizes(self) -> tuple[PlanSize, ...]:
+        """See `runtime.executor.PlannedExecutor`."""
+        return tuple(plan.size for plan in self.plans)
+
     def limited_to(self, names: Collection[str]) -> TensorRTExecutor:
-        """An executor that has only the plans of these names, and shares weights and contexts with this one."""
+        """See `runtime.executor.PlannedExecutor`: weights and contexts are shared."""
         plans = [plan for plan in self.plans if plan.name in names]
         return TensorRTExecutor(self._backend, plans, name=self.name, cuda_graphs=self._record)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from compiler.errors import EngineError, RequestError, TargetError
+from compiler.ir.os_errors import reading_hint
 from compiler.trt.capabilities import CAPABILITIES
 from compiler.trt.library import Library
 from compiler.trt.plans import PlanFiles
@@ -76,7 +77,9 @@ class GpuBackend:
             with path.open("rb") as file:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            raise EngineError(f"cannot read {path}: {error}", hint="compile the engine again") from None
+            raise EngineError(
+                f"cannot read {path}: {error}", hint=reading_hint(error, "compile the engine again")
+            ) from None
         check_memory(path, len(content), self._device)
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is not None:

@@ -10,7 +10,7 @@ from runtime.tensorrt_executor.pieces import Piece, cut
 from runtime.tensorrt_executor.plan import Plan
 from runtime.tensorrt_executor.signature import AGAIN, Signature
 
-_SMALLER = "ask for less at a time, or compile with larger --max-batch, --max-input and --max-seq"
+_SMALLER = "ask for less at a time: what an engine takes follows from --max-batch, --max-input and --max-seq of compile"
 
 
 @dataclass(frozen=True)

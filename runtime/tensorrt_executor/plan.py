@@ -6,6 +6,7 @@ from functools import cached_property
 
 from compiler.trt.plans import PlanFiles
 from compiler.trt.record import NetworkRecord
+from runtime.executor import PlanSize
 from runtime.tensorrt_executor.context import ProfileContext
 from runtime.tensorrt_executor.engine_check import check_engine
 from runtime.tensorrt_executor.interface import Backend, TensorEngine
@@ -26,6 +27,13 @@ class Plan:
         self.signature = read_signature(record, files.network)
         self._backend, self._files, self._record = backend, files, record
         self._contexts: dict[int, ProfileContext] = {}
+
+    @property
+    def size(self) -> PlanSize:
+        """What steps it is for."""
+        profiles = self.signature.profiles
+        rows = max((profile.rows[1] for profile in profiles if profile.width[0] == 1), default=0)
+        return PlanSize(self.name, rows, max(profile.width[1] for profile in profiles), self.signature.capacity)
 
     @cached_property
     def engine(self) -> TensorEngine:

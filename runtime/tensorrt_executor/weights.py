@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import EngineError
+from compiler.ir.os_errors import reading_hint
 from compiler.ir.quant_evaluators import dequantize
 from compiler.ir.safetensors_header import Entry
 from compiler.trt.emulator.memory import byte_count, convert, from_bytes
@@ -131,7 +132,9 @@ def _map(file: Path) -> Tensor:
     try:
         return torch.from_file(str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8)
     except (OSError, RuntimeError) as error:
-        raise EngineError(f"cannot read {file}: {error}", hint="compile the engine again") from None
+        raise EngineError(
+            f"cannot read {file}: {error}", hint=reading_hint(error, "compile the engine again")
+        ) from None
 
 
 def _aligned_view(data: Tensor, span: Entry) -> Tensor:

@@ -112,21 +112,33 @@ def test_bad_requests(tmp_path: Path, arguments: list[str], message: str, hint: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "hint"),
     [
-        (["--batch-sizes", "1,9"], "a plan for a batch of 9 was asked for; the engine's go from 1 to 8"),
-        (["--prompt-sizes", "0"], "a plan for a width of 0 was asked for; the engine's go from 1 to 512"),
-        (["--capacities", "256,513"], "a plan for a capacity of 513 was asked for; the engine's go from 1 to 512"),
+        (
+            ["--batch-sizes", "1,9"],
+            "a plan for a batch of 9 was asked for; the engine's go from 1 to 8",
+            "--max-batch 9",
+        ),
+        (
+            ["--prompt-sizes", "0"],
+            "a plan for a width of 0 was asked for; the engine's go from 1 to 512",
+            "other sizes",
+        ),
+        (
+            ["--capacities", "256,300", "--max-seq", "280"],
+            "a plan for a capacity of 300 was asked for; the engine's go from 1 to 280",
+            "--max-seq 300",
+        ),
     ],
 )
 def test_sizes_of_plans_are_checked_before_weights_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str, hint: str
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
     monkeypatch.setattr("llmc.compiling.emit", lambda *_, **__: pytest.fail("weights are read"))
     place = tmp_path / "engine"
     result = llmc("compile", EXAMPLES / "opt-tiny", "-o", place, "-q", "--target", "tensorrt-rtx", *arguments)
-    result.failed(message, "--max-batch")
+    result.failed(message, hint)
     assert os.listdir(tmp_path) == []
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from llmc.cli.console import Console, time_left
+from llmc.progress import Phase, Stages
 from tests.cli.llmc_command import EXAMPLES
 
 
@@ -31,6 +32,30 @@ def test_work_that_begins_again_is_not_finished(console):
     console("calibrate", 2, 5)
     assert not task.finished
     assert task.time_remaining is not None
+
+
+def test_a_bar_says_what_is_in_work_until_all_is_done(console):
+    with Stages(console).stage("rewrite"):
+        for done, name in enumerate(["quant=awq", "cleanup"]):
+            console(Phase("rewrite", name), done, 2)
+            [task] = console.bars.tasks
+            assert (task.description, task.completed) == (f"rewriting the graph: {name}", done)
+            assert not task.finished
+        console("rewrite", 2, 2)
+    assert (task.description, task.finished) == ("rewriting the graph", True)
+
+
+def test_without_bars_each_pass_has_a_line(capsys):
+    with Console(quiet=False) as shown:
+        for stage in ("lift", Phase("rewrite", "quant=awq"), Phase("rewrite", "cleanup"), Phase("verify", "a plan")):
+            shown(stage, 0, 2)
+            shown(stage, 2, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading config and headers ...",
+        "rewriting the graph: quant=awq ...",
+        "rewriting the graph: cleanup ...",
+        "verifying the engine ...",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -59,3 +84,5 @@ def test_calibration_shows_how_far_it_is_on_a_terminal(tmp_path, options, shown)
     os.close(ours)
     assert process.wait() == 0, found
     assert bool(re.search(rb"calibrating.*100%", found)) is (b"calibrating" in found) is shown
+    assert bool(re.search(rb"rewriting the graph .*100%", found)) is shown
+    assert (b"rewriting the graph: quant=fp8" in found) is shown

@@ -84,6 +84,26 @@ def test_the_emulator_scores_the_plans(tmp_path: Path, text: Path) -> None:
     assert found["nll"] == pytest.approx(wanted["nll"], rel=1e-4)
 
 
+def test_a_text_from_windows_scores_as_any_other(engine: Path, text: Path) -> None:
+    arguments = ("eval", "ppl", engine, "--text", text, "--window", 64, "--json")
+    expected = json.loads(llmc(*arguments).out)
+    lines = TEXT.count("\n")
+    assert lines > 10
+    text.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    result = llmc(*arguments)
+    content = json.loads(result.out)
+    [note] = content.pop("notes")
+    assert content == expected
+    assert note.startswith(f"{text}: the byte order mark at its beginning is left out, and {lines} line ends of")
+    assert f"note: {note}" in result.err
+
+
+def test_a_text_may_come_from_standard_input(engine: Path, text: Path) -> None:
+    result = llmc("eval", "ppl", engine, "--text", "-", "--json", stdin=TEXT)
+    assert json.loads(result.out) == ppl(engine, "--text", text)
+    llmc("eval", "ppl", engine, "--text", "-", stdin="").failed("standard input is empty", "a text to score")
+
+
 def test_the_window_is_what_the_engine_takes(engine: Path, text: Path) -> None:
     result = llmc("eval", "ppl", engine, "--text", text, "--json")
     assert "note: windows have 64 tokens, not 512: an engine takes no more at once" in result.err

@@ -103,3 +103,58 @@ def test_diff_takes_checkpoints_and_engines(dumps: Path) -> None:
     assert llmc("diff", EXAMPLES / "gptj-tiny", dumps / "00-lift.ir") == (0, "", "")
     assert llmc("diff", dumps / "engine", dumps / "engine" / "rank0.ir") == (0, "", "")
     assert llmc("diff", EXAMPLES / "gptj-tiny", dumps / "engine").status == 1
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Dumps of the same model with one more pass before the others."""
+    folder = tmp_path_factory.mktemp("longer")
+    arguments = ("compile", EXAMPLES / "gptj-tiny", "-o", folder / "engine", "--dump-ir", folder / "dumps", "-q")
+    assert llmc(*arguments, "--passes", "dce").status == 0
+    return folder / "dumps"
+
+
+def test_folders_of_dumps_are_compared_pass_by_pass(dumps: Path, longer: Path) -> None:
+    result = llmc("diff", dumps, longer)
+    assert result.status == 1
+    assert result.out.splitlines() == [
+        "== 00-lift.ir: the same",
+        "== 01-merge-linears.ir | 02-merge-linears.ir: the same",
+        "== 02-fuse-attention.ir | 03-fuse-attention.ir: the same",
+        "== 03-cleanup.ir | 04-cleanup.ir: the same",
+        f"== only in {longer}: 01-dce.ir",
+    ]
+    assert llmc("diff", dumps, dumps).status == 0
+    content = json.loads(llmc("diff", dumps, longer, "--json").out)
+    assert content["equal"] is False
+    assert [(entry["a"], entry["b"], entry["equal"]) for entry in content["graphs"]] == [
+        ("00-lift.ir", "00-lift.ir", True),
+        ("01-merge-linears.ir", "02-merge-linears.ir", True),
+        ("02-fuse-attention.ir", "03-fuse-attention.ir", True),
+        ("03-cleanup.ir", "04-cleanup.ir", True),
+        (None, "01-dce.ir", False),
+    ]
+
+
+def test_folders_of_dumps_that_differ_show_how(dumps: Path, tmp_path: Path) -> None:
+    for path in dumps.glob("*.ir"):
+        (tmp_path / path.name).write_text(path.read_text().replace("gelu(", "relu(").replace(", tanh=true", ""))
+    result = llmc("diff", dumps, tmp_path)
+    assert result.status == 1
+    assert "== 03-cleanup.ir\n" in result.out
+    assert any(line.startswith("+ ") and "relu(" in line for line in result.out.splitlines())
+
+
+def test_a_folder_of_dumps_is_inspected_pass_by_pass(dumps: Path) -> None:
+    facts = json.loads(llmc("inspect", dumps, "--json").out)
+    assert (facts["kind"], facts["path"]) == ("dumps", str(dumps))
+    assert [graph["file"] for graph in facts["graphs"]] == [
+        *("00-lift.ir", "01-merge-linears.ir", "02-fuse-attention.ir", "03-cleanup.ir")
+    ]
+    first, *_, last = facts["graphs"]
+    assert "softmax" in first["ops"]
+    assert last["ops"]["attention"] == 4
+    shown = " ".join(llmc("inspect", dumps).out.split())
+    assert f"00-lift.ir {sum(first['ops'].values())} ops" in shown
+    assert "softmax -4" in shown
+    assert "attention +4" in shown

@@ -142,7 +142,7 @@ def test_plans_are_tried_with_a_partner_of_the_same_capacity(trt: Path) -> None:
     executor = api.load(trt, executor="emulator").executor
     assert isinstance(executor, TensorRTExecutor)
     requests = [Request((1, 2), 3), Request((3,), 3)]
-    trials = {t.mode: t for t in plan_trials(executor.plans, requests, 3, EngineLimits(3, 64, 200), 0, 1024)}
+    trials = {t.mode: t for t in plan_trials(executor.plan_sizes, requests, 3, EngineLimits(3, 64, 200), 0, 1024)}
     assert list(trials) == PLANS
     assert trials["decode-b3-c256"].plans == ("decode-b3-c256", "prefill-s16-c256")
     assert trials["decode-b3-c256"].numbers == (1, 2, 1)
@@ -156,6 +156,9 @@ def test_plans_are_tried_with_a_partner_of_the_same_capacity(trt: Path) -> None:
 def test_an_engine_with_plans_is_verified_as_torch_too(trt: Path) -> None:
     content = json.loads(llmc("verify", trt, *QUICK, "--json", "--executor", "torch").out)
     assert (content["holds"], content["executor"], content["plans"]) == (True, "torch", [])
+    said = "its 10 TensorRT plans are not tried: torch runs it (--executor emulator does)"
+    assert content["notes"] == [said]
+    assert llmc("verify", trt, *QUICK, "--executor", "torch", "--plans", "default").err.count("note: ") == 0
 
 
 def test_the_plans_are_inspected(trt: Path) -> None:

@@ -72,8 +72,34 @@ def test_a_path_with_a_typo(tmp_path):
     (tmp_path / "pythia-160m").mkdir()
     with pytest.raises(CheckpointError) as error:
         resolve_model(str(tmp_path / "pythia-160"))
-    assert error.value.message == f"there is no folder '{tmp_path / 'pythia-160'}'; did you mean 'pythia-160m'?"
+    near = tmp_path / "pythia-160m"
+    assert error.value.message == f"there is no folder '{tmp_path / 'pythia-160'}'; did you mean '{near}'?"
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(CheckpointError) as error:
         resolve_model(str(tmp_path / "model.safetensors"))
     assert error.value.message == f"{tmp_path / 'model.safetensors'} is a file"
+    assert error.value.hint == "give the folder that holds the config.json of a checkpoint"
+
+
+def test_a_missing_folder_is_said_before_what_the_hub_says(tmp_path, monkeypatch):
+    """`models/opt` may be a path or an id: near folders come first, then what lies beside it, then the hub."""
+
+    def download(*args, **kwargs):
+        raise refusal(RepositoryNotFoundError)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "opt-tiny").mkdir(parents=True)
+    expected = {
+        "models/opt-tyni": "there is no folder 'models/opt-tyni'; did you mean 'models/opt-tiny'? (the hub has no such",
+        "modles/opt-tiny": "there is no folder 'modles/opt-tiny'; did you mean 'models/opt-tiny'? (the hub has no such",
+        "models/pythia": "there is no folder 'models/pythia', and the hub has no such model",
+        "./models/OPT-tiny": "there is no folder './models/OPT-tiny'; did you mean 'models/opt-tiny'?",
+        "some/where/else": "there is no folder 'some/where/else'",
+    }
+    for model, message in expected.items():
+        with pytest.raises(CheckpointError) as error:
+            resolve_model(model)
+        assert error.value.message.startswith(message)
+        if model.startswith("models/"):
+            assert error.value.hint == "models holds: opt-tiny"

@@ -373,4 +373,4 @@ def test_file_errors_name_the_file(tmp_path: Path):
     path.write_bytes(b"graph g\xff")
     with pytest.raises(ParseError) as binary:
         read_graph(path)
-    assert binary.value.message == f"{path} is no graph: it is not UTF-8 text (invalid start byte at byte 7)"
+    assert binary.value.message == f"{path} is not UTF-8 text (invalid start byte at byte 7)"

@@ -48,6 +48,23 @@ def test_auto_takes_tensorrt_where_it_runs_and_torch_where_it_does_not(tmp_path,
     assert automatic(tmp_path, *both).executor == "torch"
 
 
+def test_plans_can_be_emulated_where_nothing_runs_them(tmp_path, machine) -> None:
+    both = folder(tmp_path, "torch", "tensorrt-rtx")
+
+    def emulated(executor="auto", device="auto"):
+        return choose(both, executor, device, emulate=True).executor
+
+    assert emulated() == "tensorrt"
+    assert emulated(device="cpu") == "emulator"
+    machine("tensorrt_rtx", gpu=False)
+    assert emulated() == "emulator"
+    assert emulated("torch") == "torch"
+    machine(gpu=True)  # a GPU, and no package that runs the plans
+    assert choose(both, "auto", "auto", emulate=True) == Choice("emulator", "tensorrt-rtx")
+    assert emulated(device="cuda") == "torch"
+    assert choose(folder(tmp_path, "torch"), "auto", "auto", emulate=True).executor == "torch"
+
+
 def test_auto_says_so_if_only_the_package_keeps_it_from_tensorrt(tmp_path, machine) -> None:
     machine(gpu=True)
     choice = automatic(tmp_path, "torch", "tensorrt")

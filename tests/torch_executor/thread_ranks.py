@@ -23,6 +23,7 @@ class Meeting:
     def __init__(self, size: int) -> None:
         self.size = size
         self.places: list[Tensor] = [torch.empty(0)] * size
+        self.objects: list[Any] = [None] * size
         self.barrier = threading.Barrier(size, timeout=SECONDS)
         self.queues: dict[tuple[int, int], Queue[Any]] = {(a, b): Queue() for a in range(size) for b in range(size)}
 
@@ -64,6 +65,14 @@ class ThreadCommunicator:
 
     def take(self, data: Any) -> None:
         data[:] = self._meeting.queues[0, self.rank].get(timeout=SECONDS)
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        meeting = self._meeting
+        meeting.objects[self.rank] = value
+        meeting.barrier.wait()
+        every = list(meeting.objects)
+        meeting.barrier.wait()
+        return every
 
     def _exchange(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all ranks; all of them call the same operation with one shape and dtype."""

@@ -32,6 +32,7 @@ class CalibrationSource:
         device: where to compute; a CUDA GPU if there is one, if None.
         progress: called as `progress(done, total)`.
         report: what passes found out about their errors.
+        used: whether a pass has asked for windows.
     """
 
     encode: Callable[[str], Sequence[int]] | None = None
@@ -42,6 +43,7 @@ class CalibrationSource:
     device: str | torch.device | None = None
     progress: Callable[[int, int], None] = lambda done, total: None
     report: FidelityReport = field(default_factory=FidelityReport)
+    used: bool = False
 
     @contextmanager
     def active(self) -> Iterator[CalibrationSource]:
@@ -82,6 +84,7 @@ class CalibrationSource:
             PassError: if there is no tokenizer for a text, the texts are too short, a window is longer than the model
                 takes at once, or a token id is not in its vocabulary.
         """
+        self.used = True
         self.check(graph)
         length = self._length(graph)
         ids = [token for document in self.documents or default_texts() for token in self._ids(document)]
@@ -117,9 +120,17 @@ class CalibrationSource:
         if not 2 <= length <= limit:
             raise PassError(
                 f"calibration windows of {length} tokens do not fit the model, which takes 2 to {limit} at once",
-                hint="give another --calib-length, or compile with a larger --max-input",
+                hint=self._fitting(graph, limit),
             )
         return length
+
+    @staticmethod
+    def _fitting(graph: Graph, limit: int) -> str:
+        """What to do about windows that do not fit a model which takes `limit` tokens at once."""
+        longest = graph.dims["C"].max if "C" in graph.dims else limit
+        more = "compile with a larger --max-input" if limit < longest else None
+        fewer = f"use --calib-length {limit} or less, but at least 2" if limit >= 2 else None
+        return ", or ".join(filter(None, [fewer, more])) or "compile for sequences of 2 tokens or more: --max-seq"
 
     def _check_ids(self, ids: Sequence[int], graph: Graph) -> None:
         vocabulary = graph.facts.get("vocab_size")
@@ -148,6 +159,7 @@ def current_calibration() -> CalibrationSource:
     if source is None:
         raise PassError(
             "this pass needs data to calibrate with, and none is there",
-            hint="llmc compile has some; in Python: with CalibrationSource(tokenizer.encode).active(): ...",
+            hint="llmc compile has some, and with --dry-run --dump-ir it shows about what the pass makes without any; "
+            "in Python: with CalibrationSource(tokenizer.encode).active(): ...",
         )
     return source

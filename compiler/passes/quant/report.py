@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,10 +54,29 @@ class FidelityReport:
         """What a manifest keeps: every op, in order."""
         return {"mean": self.mean, "ops": [entry.to_json() for entry in self.entries]}
 
-    def text(self, count: int = 5) -> str:
-        """A few lines for a reader: the mean, and the worst ops by name. Empty if nothing was quantized."""
+    def text(self, count: int = 5, width: int | None = None) -> str:
+        """A few lines for a reader: the mean, and the worst ops by name. Empty if nothing was quantized.
+
+        Args:
+            count: how many ops.
+            width: how many characters a line may have; longer ones go on below the op's name. None for any number.
+        """
         if not self.entries:
             return ""
         first = f"{len(self.entries)} quantized ops, relative error of outputs {self.mean:.2%} on average; the worst:"
-        rows = [f"  {entry.error:7.2%}  {entry.op} from {entry.module} ({entry.recipe})" for entry in self.worst(count)]
-        return "\n".join([first, *rows])
+        rows = [
+            _filled((f"  {entry.error:7.2%}  {entry.op}", f"from {entry.module}", f"({entry.recipe})"), 11, width)
+            for entry in self.worst(count)
+        ]
+        return "\n".join([_filled(first.split(" "), 2, width), *rows])
+
+
+def _filled(parts: Sequence[str], indent: int, width: int | None) -> str:
+    """Parts side by side, as many a line as fit into the width; lines after the first are indented."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if width is None or len(lines[-1]) + 1 + len(part) <= width:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(" " * indent + part)
+    return "\n".join(lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import PassError
+from compiler.ir.text_files import read_text
 
 Document = str | tuple[int, ...]
 """A text, or the token ids of one."""
@@ -28,18 +29,13 @@ def read_texts(path: str | os.PathLike[str]) -> tuple[Document, ...]:
     Raises:
         PassError: if the file cannot be read, is empty, or a line of JSON is neither a text nor token ids.
     """
-    path = Path(path).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise PassError(f"the calibration text {path} is not UTF-8: {error.reason} at byte {error.start}") from None
-    except OSError as error:
-        raise PassError(f"cannot read the calibration text {path}: {error.strerror}") from None
+    path = Path(path)
+    text = read_text(path, PassError, what="the calibration text").text
     if not text.strip():
         raise PassError(f"the calibration text {path} is empty", hint="give a file with some thousand words")
     if path.suffix != ".jsonl":
         return (text,)
-    lines = enumerate(text.splitlines(), start=1)
+    lines = enumerate(text.split("\n"), start=1)
     return tuple([_document(line, f"{path}, line {number}") for number, line in lines if line.strip()])
 
 

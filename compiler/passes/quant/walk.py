@@ -25,6 +25,10 @@ from compiler.passes.quant.stops import Stop
 Report = Callable[[int, int], None]
 
 
+def _unheard(done: int, total: int) -> None:
+    """The progress that nobody asks for."""
+
+
 @dataclass(frozen=True)
 class View:
     """What the walk shows at a stop.
@@ -53,7 +57,7 @@ class Walk:
         graph: the graph of a model, before its steps are cut or sharded.
         windows: token ids, int32 `[samples, length]`.
         device: where to compute.
-        progress: called as `progress(done, total)`, in stops.
+        progress: called as `progress(done, total)`, in stops; in batches if there are no stops.
         observers: as those of the interpreter, called for every batch.
     """
 
@@ -62,7 +66,7 @@ class Walk:
         graph: Graph,
         windows: Tensor,
         device: torch.device,
-        progress: Report = lambda done, total: None,
+        progress: Report = _unheard,
         observers: Sequence[Observer] = (),
     ) -> None:
         self.graph = graph
@@ -87,16 +91,17 @@ class Walk:
         start = 0
         for number, cut in enumerate([*cuts, len(later)]):
             kept = {stop.x.name for stop in ordered[number:]} | used_names(later[cut:]) - plain.keys()
-            self._advance(later[start:cut], plain, states, kept)
+            self._advance(later[start:cut], plain, states, kept, _unheard if ordered else self.progress)
             start = cut
-            self.progress(number, len(ordered))
+            if ordered:
+                self.progress(number, len(ordered))
             if number < len(ordered):
                 self._show(ordered[number], states, visit)
 
     def _advance(
-        self, ops: Sequence[Op], plain: Mapping[str, Op], states: list[dict[str, Tensor]], kept: set[str]
+        self, ops: Sequence[Op], plain: Mapping[str, Op], states: list[dict[str, Tensor]], kept: set[str], told: Report
     ) -> None:
-        """Run some ops on every batch; of the values, those in `kept` stay."""
+        """Run some ops on every batch; of the values, those in `kept` stay. Calls `told` after each batch."""
         ops = [*needed_ops(ops, plain), *ops]
         segment = self.graph.with_ops(tuple(ops), {})
         dead_after = last_uses(segment, keep=kept | {value.name for value in self.graph.inputs})
@@ -116,6 +121,7 @@ class Walk:
                 for name in dead:
                     values.pop(name, None)
             states[i] = {name: values[name].cpu() for name in kept & values.keys() - self.constant}
+            told(i + 1, len(self.batches))
         for op in ops:
             self.replaced.pop(op.name, None)
 

@@ -27,3 +27,16 @@ def test_what_is_left_is_said():
     report = FidelityReport([OpError("a", "m", "fp8", 0.5), OpError("b", "n", "fp8", 0.25)])
     report.leave({"b"})
     assert report.entries == [OpError("a", "m", "fp8", 0.5), OpError("b", "n", "left as it is", 0.25)]
+
+
+def test_narrow_lines_break_between_columns():
+    report = FidelityReport([OpError("layers.0.attn.v", "model.layers.0.self_attn.v_proj", "awq, 4 bits", 0.0937)])
+    assert report.text(width=50).splitlines() == [
+        "1 quantized ops, relative error of outputs 9.37%",
+        "  on average; the worst:",
+        "    9.37%  layers.0.attn.v",
+        "           from model.layers.0.self_attn.v_proj",
+        "           (awq, 4 bits)",
+    ]
+    assert len(report.text(width=200).splitlines()) == 2
+    assert report.text(width=200) == report.text()

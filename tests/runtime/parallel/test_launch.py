@@ -88,3 +88,19 @@ def test_ranks_of_a_host_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     assert share_cores({"OMP_NUM_THREADS": "9"}) == 9
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 4})  # bound by mpirun
     assert share_cores({}) == 2
+
+
+def test_a_hostfile_from_windows(tmp_path: Path) -> None:
+    """Mpirun would take the mark for a part of the host's name, and the carriage return for one of the slots."""
+    hosts, out = tmp_path / "hosts", tmp_path / "out"
+    hosts.write_bytes(b"\xef\xbb\xbflocalhost slots=2\r\n")
+    program = f"import os, pathlib; pathlib.Path('{out}' + os.environ['PMIX_RANK']).touch()"
+    assert launch([], 2, hostfile=hosts, program=[sys.executable, "-c", program]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hosts", "out0", "out1"]
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"\n", "is empty"), (b"\xff", "is not UTF-8 text")])
+def test_a_hostfile_that_names_no_host(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "hosts").write_bytes(content)
+    with pytest.raises(TargetError, match=message):
+        launch([], 2, hostfile=tmp_path / "hosts")
