@@ -16,13 +16,12 @@ from llmc.checkpoint_digest import source_digest
 from llmc.compile_request import CompileRequest, compile_request, without_calibration
 from llmc.emitting import capabilities, emit
 from llmc.engine_facts import describe_engine, used_plugins
-from llmc.job import Job, lift_model
+from llmc.job import Job, export_tokenizer, lift_model
 from llmc.outline import checked_outline
 from llmc.pipeline import Passes, rewrite
 from llmc.plan_facts import plan_names
 from llmc.progress import Phase, Progress, Stages, counter
 from llmc.rehearsing import calibrates, rehearse
-from llmc.tokenizer import write_tokenizer
 from runtime.engine_writer import EngineWriter, engine_writer
 from runtime.ignored import ignored_notes
 from runtime.manifest import Manifest, NoTokenizer, Source
@@ -178,11 +177,7 @@ def _write(
     job: Job, writer: EngineWriter, manifest: Manifest, graph: Graph, checkpoint: Checkpoint, request: CompileRequest
 ) -> Manifest:
     """Write every file of the engine, the manifest last, and put it at its place."""
-    with job.stage("tokenizer"):
-        tokenizer = write_tokenizer(checkpoint.folder, writer.folder, job.notes.append)
-    if isinstance(tokenizer, NoTokenizer):
-        why = f"{tokenizer.reason}; {tokenizer.mend}"
-        job.notes.append(f"the engine has no tokenizer: {why}, or give llmc run token ids (--prompt-ids)")
+    tokenizer = export_tokenizer(job, checkpoint, writer.folder)
     files = emit(graph, request.targets, writer.folder, options=request.build, stage=job.stage)
     with job.stage("source digest") as report:
         digest = source_digest(checkpoint, report)

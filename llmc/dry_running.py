@@ -15,12 +15,11 @@ from compiler.ir.trace import Trace
 from compiler.passes import PipelineResult, spell
 from llmc.compile_request import CompileOptions, CompileRequest, compile_request, without_calibration
 from llmc.engine_facts import describe_engine, used_plugins
-from llmc.job import Job, lift_model
+from llmc.job import Job, export_tokenizer, lift_model
 from llmc.outline import checked_outline, nearest_folder
 from llmc.pipeline import Rewritten, rewritten
 from llmc.progress import Phase, Progress, Stages
 from llmc.rehearsing import calibrates, rehearse
-from llmc.tokenizer import write_tokenizer
 from runtime.ignored import ignored_notes
 from runtime.manifest import Manifest, Source
 
@@ -102,8 +101,8 @@ def dry_run(
     job.notes += made.notes
     job.notes += ignored_notes(without_calibration(request.calibration, used=calibrates(request.stages)))
     outline = checked_outline(made.graph, request.targets, request.build, request.place)
-    with job.stage("tokenizer"), TemporaryDirectory() as folder:
-        write_tokenizer(lifted.checkpoint.folder, Path(folder), job.notes.append)
+    with TemporaryDirectory() as folder:
+        export_tokenizer(job, lifted.checkpoint, Path(folder))
     manifest = replace(
         describe_engine(made.graph, pipeline=made.canonical, version=llmc.__version__),
         plugins=used_plugins(made.graph, request.stages),

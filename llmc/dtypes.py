@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compiler.errors import PassError
 from compiler.ir.dtypes import COMPUTE_DTYPES
-from compiler.ir.suggest import did_you_mean
+from compiler.suggest import did_you_mean
 
 # What other programs call the types.
 _OTHERS = {

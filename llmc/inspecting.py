@@ -16,8 +16,8 @@ from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from compiler.ir.tensor_ref import TensorRef
-from compiler.ir.text_files import decode_text
 from compiler.ir.types import TensorType
+from compiler.text_files import decode_text
 from llmc.models import lift
 from llmc.naming import dumped_graphs, dumps_error, whole_of_file
 from llmc.plan_facts import plan_facts

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from compiler.frontends import Checkpoint, open_checkpoint
 from compiler.frontends import lift as lift_checkpoint
@@ -15,7 +16,8 @@ from llmc.compile_request import CompileRequest
 from llmc.naming import checkpoint_folder
 from llmc.progress import Report, Stages
 from llmc.special_tokens import generation_notes, special_tokens
-from runtime.manifest import SpecialTokens
+from llmc.tokenizer import write_tokenizer
+from runtime.manifest import NoTokenizer, SpecialTokens
 
 
 @dataclass
@@ -42,6 +44,16 @@ def _beyond_training(graph: Graph) -> list[str]:
         return []
     said = f"sequences may have {longest} tokens, but the model was trained for {context}"
     return [f"{said}: what it writes beyond them may be poor"]
+
+
+def export_tokenizer(job: Job, checkpoint: Checkpoint, folder: Path) -> str | NoTokenizer:
+    """See `llmc.tokenizer.write_tokenizer`; if there is none, that is noted."""
+    with job.stage("tokenizer"):
+        written = write_tokenizer(checkpoint.folder, folder, job.notes.append)
+    if isinstance(written, NoTokenizer):
+        why = f"{written.reason}; {written.mend}"
+        job.notes.append(f"the engine has no tokenizer: {why}, or give llmc run token ids (--prompt-ids)")
+    return written
 
 
 @dataclass(frozen=True)

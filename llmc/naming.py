@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compiler.errors import CheckpointError, EngineError, GraphError, LlmcError
-from compiler.ir.suggest import folders_with, names_in
+from compiler.suggest import folders_with, names_in
 from runtime.manifest import MANIFEST
 from runtime.manifest_reading import is_engine, read_manifest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from compiler.errors import TargetError
-from compiler.ir.suggest import did_you_mean
+from compiler.suggest import did_you_mean
 from compiler.trt.capabilities import CAPABILITIES
 from compiler.trt.library import PACKAGES
 

@@ -13,8 +13,8 @@ import torch
 
 from compiler.errors import RequestError
 from compiler.ir.graph import Graph
-from compiler.ir.suggest import did_you_mean
 from compiler.plugins import load_plugins
+from compiler.suggest import did_you_mean
 from llmc.comparing import Reference, compare
 from llmc.dtypes import long_spelling
 from llmc.localizing import locate

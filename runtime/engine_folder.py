@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import EngineError
-from compiler.ir.os_errors import reading_hint
+from compiler.os_errors import reading_hint
 from runtime.hashing import Advance, sha256_file
 from runtime.manifest import Manifest, RankFiles
 from runtime.manifest_reading import read_manifest

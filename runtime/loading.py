@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.errors import EngineError, TargetError
-from compiler.ir.suggest import did_you_mean
 from compiler.plugins import load_plugins
+from compiler.suggest import did_you_mean
 from runtime.engine_folder import open_engine
 from runtime.executor_choice import choose, load_executor, runs_on_gpu
 from runtime.hashing import Advance

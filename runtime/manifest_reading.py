@@ -8,8 +8,8 @@ from pathlib import Path
 from compiler.errors import EngineError
 from compiler.ir.graph import DimRange
 from compiler.ir.mesh import Mesh
-from compiler.ir.os_errors import reading_hint
-from compiler.ir.suggest import did_you_mean_path, folders_with
+from compiler.os_errors import reading_hint
+from compiler.suggest import did_you_mean_path, folders_with
 from runtime.json_fields import Fields
 from runtime.manifest import (
     FORMAT,

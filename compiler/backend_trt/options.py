@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.errors import TargetError
-from compiler.ir.suggest import did_you_mean
+from compiler.suggest import did_you_mean
 
 COMPUTE_CAPABILITIES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120"}
 """The compute capabilities an engine can be restricted to: RTX 20 and T4; A100; RTX 30; RTX 40 and L4; RTX 50."""

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from compiler.errors import CheckpointError
-from compiler.ir.suggest import did_you_mean_path, names_in
+from compiler.suggest import did_you_mean_path, names_in
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BESIDE_WEIGHTS = ["*.json", "*.model", "*.txt", "*.jinja"]

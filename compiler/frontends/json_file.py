@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.errors import ConfigError
 from compiler.frontends.file_kinds import read_start
-from compiler.ir.text_files import read_text
+from compiler.text_files import read_text
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
-from compiler.ir.suggest import did_you_mean
+from compiler.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor

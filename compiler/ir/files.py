@@ -11,7 +11,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
 from compiler.ir.replacing import replacing
-from compiler.ir.text_files import read_text
+from compiler.text_files import read_text
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from compiler.errors import GraphError
 from compiler.ir.frozen import EMPTY, FrozenDict
 from compiler.ir.op import Op, Value
-from compiler.ir.suggest import did_you_mean
+from compiler.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import networkx

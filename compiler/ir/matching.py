@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from compiler.errors import GraphError
 from compiler.ir.op import Op, Value
-from compiler.ir.suggest import did_you_mean
+from compiler.suggest import did_you_mean
 
 
 class Source(Protocol):

@@ -19,10 +19,10 @@ from compiler.errors import GraphError, PluginError
 from compiler.ir.dims import Dim
 from compiler.ir.dtypes import DType
 from compiler.ir.frozen import EMPTY, FrozenDict
-from compiler.ir.suggest import did_you_mean
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from compiler.plugins import Registry, blame, broken_hint, place_of
+from compiler.suggest import did_you_mean
 
 Attr = int | float | bool | str | DType | Dim | TensorRef | tuple["Attr", ...]
 ResultTypes = TensorType | tuple[TensorType, ...]

@@ -14,7 +14,7 @@ from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import DimRange, Fact, Graph
 from compiler.ir.literals import NAME, STRING, TYPE, attr_text, read_attr, read_attrs, read_name, type_of
 from compiler.ir.op import NO_ORIGIN, Attr, Op, OpKind, Origin, Value, op_kind
-from compiler.ir.suggest import did_you_mean
+from compiler.suggest import did_you_mean
 
 _RESULT = rf"%({NAME})\s*:\s*({TYPE})"
 _OPERANDS = rf"%{NAME}(?:\s*,\s*%{NAME})*"

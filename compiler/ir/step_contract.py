@@ -13,8 +13,8 @@ from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.mesh_stages import RECEIVE, SEND
-from compiler.ir.suggest import did_you_mean
 from compiler.ir.types import TensorType
+from compiler.suggest import did_you_mean
 
 B, S, C, R = map(symbol, "BSCR")
 

@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterable, Iterator
 
 from compiler.errors import PassError
-from compiler.ir.suggest import did_you_mean
 from compiler.passes.options import Option, read_value, spell_value
 from compiler.passes.protocol import Pass, default_name, maker_of, takes_options
 from compiler.passes.registry import PassInfo, find_pass, info_of
 from compiler.plugins import blame
+from compiler.suggest import did_you_mean
 
 
 def parse_pipeline(text: str) -> tuple[Pass, ...]:

@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import Any, TypeVar, overload
 
 from compiler.errors import PassError
-from compiler.ir.suggest import did_you_mean
 from compiler.passes.options import Option, options_of, spell_value
 from compiler.passes.protocol import Pass, PassMaker, default_name, maker_of, takes_options
 from compiler.plugins import Plugin, Registry, adopt, broken_hint, place_of
 from compiler.plugins.source import Place
+from compiler.suggest import did_you_mean
 
 ENTRY_POINTS = "llmc.passes"
 

@@ -25,6 +25,7 @@ from compiler.errors import LlmcError, PluginError
 from compiler.plugins.faults import blamed_line
 from compiler.plugins.registry import all_or_nothing, loading
 from compiler.plugins.source import FILE_PREFIX, Plugin, top_level
+from compiler.suggest import did_you_mean_path, names_in
 
 GROUPS = ("llmc.plugins", "llmc.passes")
 """The groups of entry points that are looked at."""
@@ -143,7 +144,7 @@ def load_file(path: str | os.PathLike[str]) -> ModuleType:
     """
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise PluginError(f"there is no plugin {path}")
+        raise _missing(path, file)
     # Two plugins may share a file name, so that the whole path is in the module's.
     name = f"{FILE_PREFIX}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     with _state.lock:
@@ -165,6 +166,17 @@ def load_file(path: str | os.PathLike[str]) -> ModuleType:
             hint = error.hint if isinstance(error, LlmcError) else None
             raise PluginError(f"the plugin {path} fails{_line(error, file)}: {reason}", hint=hint) from error
     return module
+
+
+def _missing(path: str | os.PathLike[str], file: Path) -> PluginError:
+    """That there is no such file, and which one may have been meant."""
+    if not file.is_dir():
+        return PluginError(f"there is no plugin {path}{did_you_mean_path(path, Path.is_file)}")
+    plugins = [f"--plugin {Path(path) / name}" for name in names_in(file) if name.endswith(".py")]
+    return PluginError(
+        f"the plugin {path} is a folder, not a Python file",
+        hint=f"name the files in it: {' '.join(plugins)}" if plugins else "it holds no .py files",
+    )
 
 
 def _line(error: BaseException, file: Path) -> str:

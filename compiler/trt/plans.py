@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from compiler.errors import EngineError
-from compiler.ir.os_errors import reading_hint
+from compiler.os_errors import reading_hint
 
 SCHEMA = 1
 _AGAIN = "compile the engine again"

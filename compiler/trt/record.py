@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import EngineError
-from compiler.ir.os_errors import reading_hint
+from compiler.os_errors import reading_hint
 
 SCHEMA = 3
 

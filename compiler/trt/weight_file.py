@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compiler.errors import EngineError
-from compiler.ir.os_errors import reading_hint
 from compiler.ir.safetensors_header import Entry, read_header
+from compiler.os_errors import reading_hint
 
 _AGAIN = "copy the engine again from where it came, or compile it again"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compiler.errors import RequestError
-from compiler.ir.text_files import TextFile, decode_text, read_text
+from compiler.text_files import TextFile, decode_text, read_text
 from llmc.cli import options
 from llmc.cli.console import Console, note, table
 from llmc.cli.failures import guarded

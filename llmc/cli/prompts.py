@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compiler.errors import RequestError
-from compiler.ir.text_files import decode_text, read_text
+from compiler.text_files import decode_text, read_text
 from runtime.parallel.streams import standard_input
 
 Prompt = str | list[int]

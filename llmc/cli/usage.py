@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typer.core import TyperCommand, TyperGroup
 
-from compiler.ir.suggest import did_you_mean
+from compiler.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,8 +16,8 @@ from tempfile import NamedTemporaryFile
 from typing import IO
 
 from compiler.errors import TargetError
-from compiler.ir.suggest import did_you_mean_path
-from compiler.ir.text_files import read_text
+from compiler.suggest import did_you_mean_path
+from compiler.text_files import read_text
 from runtime.parallel.environment import TIMEOUT
 from runtime.parallel.notices import Notices, explain
 from runtime.parallel.streams import STDIN_BYTES, TERMINAL

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from compiler.errors import EngineError, RequestError, TargetError
-from compiler.ir.os_errors import reading_hint
+from compiler.os_errors import reading_hint
 from compiler.trt.capabilities import CAPABILITIES
 from compiler.trt.library import Library
 from compiler.trt.plans import PlanFiles

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from compiler.errors import EngineError
-from compiler.ir.os_errors import reading_hint
 from compiler.ir.quant_evaluators import dequantize
 from compiler.ir.safetensors_header import Entry
+from compiler.os_errors import reading_hint
 from compiler.trt.emulator.memory import byte_count, convert, from_bytes
 from compiler.trt.record import Part, Weight
 from compiler.trt.weight_file import read_spans

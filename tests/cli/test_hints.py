@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from compiler.ir.os_errors import reading_hint
+from compiler.os_errors import reading_hint
 from tests.cli.llmc_command import EXAMPLES, Result, llmc
 
 

@@ -9,8 +9,8 @@ from compiler.errors import PassError
 from compiler.ir.analysis import stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
-from compiler.ir.suggest import did_you_mean
 from compiler.passes.quant.recipe import Recipe
+from compiler.suggest import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import PassError
-from compiler.ir.text_files import read_text
+from compiler.text_files import read_text
 
 Document = str | tuple[int, ...]
 """A text, or the token ids of one."""

@@ -9,8 +9,8 @@ import pytest
 import llmc as api
 from compiler.errors import RequestError
 from compiler.frontends.json_file import read_object
-from compiler.ir.text_files import decode_text, read_text
 from compiler.passes.quant.text import read_texts
+from compiler.text_files import decode_text, read_text
 from llmc.cli.prompts import gather_prompts
 from tests.cli.llmc_command import EXAMPLES
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import LlmcError
-from compiler.ir.os_errors import reading_hint
-from compiler.ir.suggest import did_you_mean_path
+from compiler.os_errors import reading_hint
+from compiler.suggest import did_you_mean_path
 
 _MARK = "\ufeff"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.ir.suggest import did_you_mean, did_you_mean_path
+from compiler.suggest import did_you_mean, did_you_mean_path
 
 
 @pytest.mark.parametrize(
