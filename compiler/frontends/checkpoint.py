@@ -61,9 +61,9 @@ class Checkpoint:
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
-        """The content of `generation_config.json`; empty if there is none."""
+        """The content of `generation_config.json`, empty if there is none; LlmcError if it cannot be read."""
         path = self.folder / "generation_config.json"
-        return read_object(path) if path.is_file() else {}
+        return read_object(path) if path.exists() else {}
 
 
 def open_checkpoint(folder: str | Path, *, dummy_weights: bool = False) -> Checkpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compiler.errors import CheckpointError
+from compiler.os_errors import reading_hint
 
 AGAIN = "download or copy the file again"
 _LFS = b"version https://git-lfs"
@@ -30,8 +31,12 @@ def read_start(path: Path, file: str) -> bytes:
     try:
         with path.open("rb") as stream:
             start = stream.read(_START)
+    except IsADirectoryError:
+        raise CheckpointError(
+            f"{file} is a folder, where the file of that name should be", hint="put the file in its place"
+        ) from None
     except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}", hint=f"see to {path}") from None
+        raise CheckpointError(f"cannot read {file}: {error.strerror}", hint=reading_hint(error, AGAIN)) from None
     if start.startswith(_LFS):
         raise CheckpointError(
             f"{file} is a Git LFS pointer of {path.stat().st_size} bytes, not what it points to",

@@ -147,6 +147,13 @@ def test_a_folder_where_a_file_should_be(folder, name):
     assert error.hint == "put the file in its place, or give that folder if it holds the whole checkpoint"
 
 
+def test_a_folder_where_the_settings_of_generation_should_be(folder):
+    (folder / "generation_config.json").unlink()
+    (folder / "generation_config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"generation_config\.json is a folder, where the file of that name"):
+        _ = open_checkpoint(folder).generation_config
+
+
 def test_a_folder_of_another_name_is_no_file_of_weights(single, folder):
     (folder / "old.safetensors").mkdir()
     (folder / "model.safetensors").rename(folder / "pythia.safetensors")
