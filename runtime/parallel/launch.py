@@ -19,12 +19,14 @@ from compiler.errors import TargetError
 from compiler.suggest import did_you_mean_path
 from compiler.text_files import read_text
 from runtime.parallel.environment import TIMEOUT
-from runtime.parallel.notices import Notices, explain
+from runtime.parallel.notices import Notices, explain, started_nothing
 from runtime.parallel.streams import STDIN_BYTES, TERMINAL
 
 _PROGRAM = (sys.executable, "-m", "llmc")
 _PR_SET_PDEATHSIG = 1
 _END_SECONDS = 10.0
+# On a busy machine, mpirun now and then fails before it has started anything.
+_ATTEMPTS = 3
 # What other hosts are told of the environment: there, mpirun starts from that of a new login.
 _PASSED_PREFIXES = ("LLMC_", "OMP_", "NCCL_", "HF_", "NVIDIA_", "CUDA_", "XDG_CACHE_")
 _PASSED = frozenset({"PYTHONPATH", "PYTHONUNBUFFERED", "LD_LIBRARY_PATH", "THP_MEM_ALLOC_ENABLE"})
@@ -62,10 +64,13 @@ def launch(
         variables[TIMEOUT] = str(timeout)
     if stdin is not None:
         variables[STDIN_BYTES] = str(len(stdin))
-    notices = Notices()
     with _hosts(hostfile) as hosts:
         command = [*_mpirun(ranks, hosts), *_exports(variables), *program, *arguments]
-        status = _run(command, variables, stdin, notices)
+        for _ in range(_ATTEMPTS):
+            notices = Notices()
+            status = _run(command, variables, stdin, notices)
+            if not started_nothing(notices.texts):
+                break
     if status and not notices.reported:
         raise TargetError(explain(notices.texts, status), hint=_hint(notices.texts))
     return status

@@ -57,6 +57,11 @@ class Notices:
         return line + b"\n"
 
 
+def started_nothing(texts: list[str]) -> bool:
+    """Whether mpirun says that it failed before it started anything, in a way that passes."""
+    return any("listener thread failed to start" in " ".join(text.split()) for text in texts)
+
+
 def explain(texts: list[str], status: int) -> str:
     """What happened, in one sentence, by mpirun's notices and its exit status."""
     for text in texts:

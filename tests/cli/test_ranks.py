@@ -13,6 +13,7 @@ import pytest
 
 import llmc
 from runtime.parallel.launch import mpirun_path
+from runtime.parallel.notices import started_nothing
 
 pytest.importorskip("mpi4py")
 EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
@@ -25,9 +26,13 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMI", "PRTE"))}
-    return subprocess.run(
-        [*program, *map(str, arguments)], capture_output=True, text=True, timeout=180, env=environment, check=False
-    )
+    for _ in range(3):
+        result = subprocess.run(
+            [*program, *map(str, arguments)], capture_output=True, text=True, timeout=180, env=environment, check=False
+        )
+        if not started_nothing([result.stderr]):
+            break
+    return result
 
 
 def texts(result: subprocess.CompletedProcess[str]) -> list[list[int]]:

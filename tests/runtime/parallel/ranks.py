@@ -12,6 +12,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.parallel.notices import started_nothing
+
 ROOT = Path(__file__).parents[3]
 MARK = "LLMC_TEST_MARK"
 
@@ -44,9 +46,12 @@ def run(command: list[str], *, timeout: float, stdin: str = "", **env: str) -> O
     variables = {**os.environ, "OMP_NUM_THREADS": "1", MARK: mark, "LLMC_RANK_TIMEOUT": str(timeout), **env}
     started = time.monotonic()
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=variables, input=stdin, capture_output=True, text=True, timeout=50.0, check=False
-        )
+        for _ in range(3):
+            done = subprocess.run(
+                command, cwd=ROOT, env=variables, input=stdin, capture_output=True, text=True, timeout=50.0, check=False
+            )
+            if not started_nothing([done.stderr]):
+                break
         seconds = time.monotonic() - started
         left = wait_until_gone(mark)
         assert not left, f"processes {left} are left"

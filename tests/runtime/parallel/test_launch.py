@@ -16,6 +16,18 @@ prterun noticed that process rank 1 with PID 29005 on node one exited on
 signal 9 (Killed).
 {RULE}
 """
+# An mpirun that notes what it is given, and fails before it has started anything, so many times.
+BUSY = f"""#!/bin/bash
+echo $(cat) >> {{calls}}
+[ $(wc -l < {{calls}}) -gt {{failures}} ] && exit 0
+cat >&2 << END
+{RULE}
+The server's listener thread failed to start. We cannot
+continue.
+{RULE}
+END
+exit 213
+"""
 
 
 def fed(text: str, size: int) -> tuple[str, Notices]:
@@ -55,6 +67,23 @@ def test_too_few_slots(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"mpirun failed: .*not enough slots") as caught:
         launch([], 2, hostfile=hosts, program=[sys.executable, "-c", "pass"])
     assert "slots=N" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("failures", "status"), [(0, 0), (2, 0), (3, 213)])
+def test_an_mpirun_that_fails_before_it_starts_anything_is_started_again(
+    failures: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    mpirun = tmp_path / "mpirun"
+    mpirun.write_text(BUSY.format(calls=calls, failures=failures))
+    mpirun.chmod(0o755)
+    monkeypatch.setattr("runtime.parallel.launch.mpirun_path", lambda: mpirun)
+    if status:
+        with pytest.raises(TargetError, match=r"mpirun failed: .* listener thread failed to start"):
+            launch([], 2, stdin=b"text")
+    else:
+        assert launch([], 2, stdin=b"text") == 0
+    assert calls.read_text() == "text\n" * min(failures + 1, 3)
 
 
 def test_a_hostfile_that_is_missing() -> None:
