@@ -19,10 +19,10 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmc
-from runtime.torch_executor import TorchExecutor
+from runtime.executors.torch import TorchExecutor
 
 NEW_TOKENS = 48
-EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
+MODELS = Path(__file__).parents[1] / "examples" / "models"
 
 
 def expected_tokens(model: Any, prompt_ids: list[list[int]], new_tokens: int) -> list[list[int]]:
@@ -55,8 +55,8 @@ def compare(folder: Path, new_tokens: int = NEW_TOKENS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         engine = llmc.compile(folder, Path(temporary) / "engine", dtype="float32", max_batch=8).path
         runtime = llmc.load(engine, device="cpu")
-        together = [c.token_ids for c in runtime.generate(prompt_ids, max_new_tokens=new_tokens)]
-        alone = [runtime.generate([ids], max_new_tokens=new_tokens)[0].token_ids for ids in prompt_ids]
+        together = [c.token_ids for c in runtime.generation.generate(prompt_ids, max_new_tokens=new_tokens)]
+        alone = [runtime.generation.generate([ids], max_new_tokens=new_tokens)[0].token_ids for ids in prompt_ids]
         error = logits_error(folder, engine, max(prompt_ids, key=len))
     return {
         "alone": sum(list(a) == e for a, e in zip(alone, expected, strict=True)),
@@ -68,7 +68,7 @@ def compare(folder: Path, new_tokens: int = NEW_TOKENS) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
+    parser.add_argument("models", nargs="*", type=Path, default=sorted(MODELS.glob("*-tiny")))
     table = Table("checkpoint", "alone", "in batches of 8", "relative error of logits (aim 1e-4)")
     good = True
     for folder in parser.parse_args().models:

@@ -26,7 +26,7 @@ from compiler.ir.mesh import collectives, rank_graph, sent
 from compiler.ir.mesh_weights import weight_report
 from compiler.ir.types import TensorType
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
+MODELS = Path(__file__).parents[1] / "examples" / "models"
 MESHES = ("tp=1", "tp=2", "tp=4", "tp=2,embed=vocab", "tp=2,embed=hidden", "pp=2", "tp=2,pp=2")
 RANKS = ("tp=1", "tp=2", "tp=4", "tp=2,pp=2")
 
@@ -60,7 +60,7 @@ def row(model: Path, mesh: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
+    parser.add_argument("models", nargs="*", type=Path, default=sorted(MODELS.glob("*-tiny")))
     parser.add_argument("--compile", choices=SHAPES, help="an OPT shape to compile for more and more ranks")
     given = parser.parse_args()
     table = Table(

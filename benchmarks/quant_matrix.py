@@ -2,10 +2,10 @@
 
 Each checkpoint folder is quantized by each recipe, for one rank and for two, and run by torch and by the TensorRT
 emulator; ranks are threads. Greedy tokens are compared with the interpreter's on the quantized graph of one rank, given
-the same tokens before each. A token that the interpreter likes as much as its own, but for rounding (`llmc.tolerance`),
-is a tie. In float32 prompts must be exact: the same tokens, from logits that only the order of sums changes; where
-activations or caches are quantized, a quarter of the prompts, since a value can get another code. `import=KIND` stands
-for the checkpoint as another tool stores it, quantized to the nearest values.
+the same tokens before each. A token that the interpreter likes as much as its own, but for rounding
+(`llmc.verification.tolerance`), is a tie. In float32 prompts must be exact: the same tokens, from logits that only the
+order of sums changes; where activations or caches are quantized, a quarter of the prompts, since a value can get
+another code. `import=KIND` stands for the checkpoint as another tool stores it, quantized to the nearest values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 import llmc
 from benchmarks.prompts import prompts
-from runtime.tokenizer import Tokenizer
+from runtime.generation.tokenizer import Tokenizer
 from tests.runtime.quantized_engines import (
     EXECUTORS,
     IMPORTS,
@@ -35,7 +35,7 @@ from tests.runtime.quantized_engines import (
     quantized_graph,
 )
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
+MODELS = Path(__file__).parents[1] / "examples" / "models"
 RECIPES = (
     "quant=int8",
     "quant=int8:group=32",
@@ -140,7 +140,7 @@ def cells(
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
+    parser.add_argument("models", nargs="*", type=Path, default=sorted(MODELS.glob("*-tiny")))
     parser.add_argument("--dtypes", default="float32,float16")
     parser.add_argument("--recipes", default=" ".join(RECIPES), help="pipelines with spaces between them")
     parser.add_argument("--ranks", default=",".join(map(str, RANKS)))

@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from compiler.backend_trt.declared import INDICES, SUPPORT, Entry
+from compiler.backend_trt.support.declared import INDICES, SUPPORT, Entry
 from compiler.errors import GraphError
 from compiler.ir.dtypes import DType
-from compiler.trt.capabilities import CAPABILITIES
+from compiler.trt_network.capabilities import CAPABILITIES
 from tests.backend_trt.cases.draft import Case
 from tests.backend_trt.cases.every import every_case
 from tests.backend_trt.trials import attempt
@@ -97,9 +97,9 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 _PAGE = """# What TensorRT takes
 
-`compiler/backend_trt/declared.py` says for each kind of op which element types TensorRT takes and what else must hold.
-The graph of each plan is held against it before anything is built, and all that is missing is reported at once: the op,
-where it came from, what is missing, and the mend.
+`compiler/backend_trt/support/declared.py` says for each kind of op which element types TensorRT takes and what else
+must hold. The graph of each plan is held against it before anything is built, and all that is missing is reported at
+once: the op, where it came from, what is missing, and the mend.
 
 | target | this table |
 |---|---|

@@ -16,9 +16,9 @@ import torch
 from prompts import prompts
 
 import llmc
-from runtime.engine import Engine
+from runtime.generation.engine import Engine
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
+MODELS = Path(__file__).parents[1] / "examples" / "models"
 GPTJ_6B = {
     "model_type": "gptj",
     "n_embd": 4096,
@@ -70,7 +70,7 @@ def main() -> None:
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for model in sorted(EXAMPLES.glob("*-tiny")):
+        for model in sorted(MODELS.glob("*-tiny")):
             equal, total = same_tokens(model, folder)
             print(f"{model.name}: {equal} of {total} as on the CPU", flush=True)
         (folder / "config.json").write_text(json.dumps(GPTJ_6B))

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 import llmc
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
+MODELS = Path(__file__).parents[1] / "examples" / "models"
 NEW_TOKENS = 24
 PROMPTS = 16
 SCORED = 100
@@ -66,7 +66,7 @@ def compare(model: Path, dtype: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
+    parser.add_argument("models", nargs="*", type=Path, default=sorted(MODELS.glob("*-tiny")))
     parser.add_argument("--dtypes", default="float32,float16,bfloat16")
     given = parser.parse_args()
     table = Table("checkpoint", "type", "as interpreted", "as transformers", "error of logits", "that of transformers")

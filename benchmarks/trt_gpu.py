@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 from prompts import prompts
-from torch_gpu import EXAMPLES, GPTJ_6B, read_bandwidth
+from torch_gpu import GPTJ_6B, MODELS, read_bandwidth
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from runtime.executor import Executor
+from runtime.executors.interface import Executor
 
 BATCHES = (1, 8, 64)
 CONTEXT = 128
@@ -167,7 +167,7 @@ def eager(compiled: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
+    parser.add_argument("checkpoints", nargs="*", type=Path, default=sorted(MODELS.glob("*-tiny")))
     parser.add_argument("--engines", type=Path, default=Path("engines"))
     parser.add_argument("--dtypes", default="float32,float16,bfloat16", help="empty to measure speed only")
     for flag in ("--speed", "--transformers", "--compiled"):

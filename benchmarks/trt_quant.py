@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 from prompts import prompts
-from torch_gpu import EXAMPLES, GPTJ_6B
+from torch_gpu import GPTJ_6B, MODELS
 from trt_gpu import BATCHES, CAPACITY, decode_step, prefill
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from compiler.passes.quant.text import default_texts
-from llmc.perplexity import measure_perplexity
+from compiler.passes.quant.calibration.text import default_texts
+from llmc.evaluation.perplexity import measure_perplexity
 
 RECIPES = (
     "quant=int8",
@@ -92,7 +92,7 @@ def speed(recipe: str, layers: int, folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
+    parser.add_argument("models", nargs="*", type=Path, default=sorted(MODELS.glob("*-tiny")))
     parser.add_argument("--recipes", help="pipelines, separated by spaces")
     parser.add_argument("--characters", type=int, default=4000, help="how much text the perplexity is of")
     parser.add_argument("--cpu", action="store_true")

@@ -27,8 +27,6 @@ import torch
 from torch_gpu import GPTJ_6B
 
 import llmc
-from compiler.backend_torch import emit_torch
-from compiler.backend_torch.safetensors_writer import SafetensorsWriter
 from compiler.backend_trt import BuildOptions, build_plans
 from compiler.errors import PassError
 from compiler.ir.constants import needed_constants
@@ -39,21 +37,23 @@ from compiler.ir.op import make_op, op_kind
 from compiler.ir.rewrite import eliminate_dead
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
-from compiler.trt.library import load_library
-from compiler.trt.plans import read_plans
-from compiler.trt.record import NetworkRecord, read_record
-from runtime.executor import Executor
-from runtime.generate import generate
-from runtime.parallel.communicator import Communicator
-from runtime.parallel.nccl_communicator import NcclCommunicator
-from runtime.parallel.workers import drive
-from runtime.parallel.world import World, join
-from runtime.requests import Request
-from runtime.tensorrt_executor import TensorRTExecutor
-from runtime.torch_executor import TorchExecutor
-from runtime.torch_executor.executor import constant_loader
+from compiler.store import emit_torch
+from compiler.store.safetensors_writer import SafetensorsWriter
+from compiler.trt_network.library import load_library
+from compiler.trt_network.plans import read_plans
+from compiler.trt_network.record import NetworkRecord, read_record
+from runtime.collectives.communicator import Communicator
+from runtime.collectives.nccl_communicator import NcclCommunicator
+from runtime.executors.interface import Executor
+from runtime.executors.parallel.workers import drive
+from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.executors.torch import TorchExecutor
+from runtime.executors.torch.executor import constant_loader
+from runtime.generation.generate import generate
+from runtime.generation.requests import Request
+from runtime.processes.world import World, join
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
+MODELS = Path(__file__).parents[1] / "examples" / "models"
 NEOX_20B: dict[str, Any] = {
     "model_type": "gpt_neox",
     "hidden_size": 6144,
@@ -262,7 +262,7 @@ def speed(rank: Rank, name: str, config: dict[str, Any], mesh: str, folder: Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*-tiny")))
+    parser.add_argument("checkpoints", nargs="*", type=Path, default=sorted(MODELS.glob("*-tiny")))
     parser.add_argument("--shapes", default=",".join(SHAPES), help="which shapes to measure; empty for none")
     parser.add_argument("--embed", default="vocab", choices=("vocab", "hidden", "off"), help="how the head is split")
     parser.add_argument("--no-tokens", action="store_true", help="measure speed only")

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import LlmcError
+from llmc.version import __version__
 
 if TYPE_CHECKING:
     from compiler.ir.diff import GraphDiff
@@ -22,42 +23,41 @@ if TYPE_CHECKING:
     from compiler.ir.parser import parse_graph as parse
     from compiler.ir.printer import print_graph as to_text
     from compiler.passes import register_pass
-    from llmc.compiling import Compiled, compile
-    from llmc.dry_running import DryRun, dry_run
+    from llmc.compiling.driver import Compiled, compile
+    from llmc.compiling.dry_run import DryRun, dry_run
+    from llmc.evaluation.perplexity import Perplexity, measure_perplexity
     from llmc.models import lift
     from llmc.opt import optimize
-    from llmc.perplexity import Perplexity, measure_perplexity
-    from llmc.verification import Verification
-    from llmc.verifying import verify
-    from runtime.engine import Completion, Engine
-    from runtime.loading import load_engine as load
-    from runtime.manifest import Manifest
+    from llmc.verification.report import Verification
+    from llmc.verification.verify import verify
+    from runtime.engine_dir.manifest import Manifest
+    from runtime.generation.engine import Completion, Engine
+    from runtime.load.loading import load_engine as load
 
-__version__ = "0.1.0"
 
 _HOMES = {
-    "Compiled": "llmc.compiling",
-    "Completion": "runtime.engine",
-    "DryRun": "llmc.dry_running",
-    "Engine": "runtime.engine",
+    "Compiled": "llmc.compiling.driver",
+    "Completion": "runtime.generation.engine",
+    "DryRun": "llmc.compiling.dry_run",
+    "Engine": "runtime.generation.engine",
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
-    "Manifest": "runtime.manifest",
-    "Perplexity": "llmc.perplexity",
-    "Verification": "llmc.verification",
-    "compile": "llmc.compiling",
+    "Manifest": "runtime.engine_dir.manifest",
+    "Perplexity": "llmc.evaluation.perplexity",
+    "Verification": "llmc.verification.report",
+    "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
-    "dry_run": "llmc.dry_running",
+    "dry_run": "llmc.compiling.dry_run",
     "format_diff": "compiler.ir.diff_text",
     "lift": "llmc.models",
-    "load": "runtime.loading:load_engine",
-    "measure_perplexity": "llmc.perplexity",
+    "load": "runtime.load.loading:load_engine",
+    "measure_perplexity": "llmc.evaluation.perplexity",
     "optimize": "llmc.opt",
     "parse": "compiler.ir.parser:parse_graph",
     "read_graph": "compiler.ir.files",
     "register_pass": "compiler.passes",
     "to_text": "compiler.ir.printer:print_graph",
-    "verify": "llmc.verifying",
+    "verify": "llmc.verification.verify",
     "write_graph": "compiler.ir.files",
 }
 

@@ -1,13 +1,11 @@
 """The code in the guides runs, from top to bottom."""
 
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.paths import DOCS
 from tests.registrations import forgotten
-
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.mark.parametrize("guide", ["ir.md", "frontends.md"])

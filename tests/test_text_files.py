@@ -9,10 +9,10 @@ import pytest
 import llmc as api
 from compiler.errors import RequestError
 from compiler.frontends.json_file import read_object
-from compiler.passes.quant.text import read_texts
+from compiler.passes.quant.calibration.text import read_texts
 from compiler.text_files import decode_text, read_text
 from llmc.cli.prompts import gather_prompts
-from tests.cli.llmc_command import EXAMPLES
+from tests.paths import MODELS
 
 BOM = b"\xef\xbb\xbf"
 
@@ -61,7 +61,7 @@ def test_every_reader_takes_a_mark_and_carriage_returns(tmp_path: Path, name: st
 
 
 def test_an_index_of_shards_may_have_a_mark(tmp_path: Path) -> None:
-    source = EXAMPLES / "gptneox-tiny"
+    source = MODELS / "gptneox-tiny"
     (tmp_path / "config.json").write_bytes(windows((source / "config.json").read_text()))
     (tmp_path / "all.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     index = {"weight_map": {"gpt_neox.embed_in.weight": "all.safetensors"}}

@@ -1,16 +1,14 @@
 """Compiled engines against transformers in float32: 64 prompts, 48 new tokens each, token for token."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmc
 from benchmarks.prompts import prompts
-from runtime.torch_executor import TorchExecutor
+from runtime.executors.torch import TorchExecutor
+from tests.paths import MODELS
 
-MODELS = Path(__file__).parents[1] / "examples" / "models"
 NEW_TOKENS = 48
 
 

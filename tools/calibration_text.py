@@ -1,6 +1,6 @@
-"""Writes compiler/passes/quant/calibration.txt: sentences of our own, put together at random from a fixed seed.
+"""Writes compiler/passes/quant/calibration/source.txt: sentences of our own, put together at random from a fixed seed.
 
-    python tools/calibration_text.py > compiler/passes/quant/calibration.txt
+    python tools/calibration_text.py > compiler/passes/quant/calibration/source.txt
 
 Every topic has people, things, places, deeds and remarks; templates join them into sentences, and paragraphs mix
 statements, questions, speech, lists, numbers and a few lines of code.

@@ -43,10 +43,10 @@ from benchmarks.quant_tools.process import Outcome, start
 from benchmarks.quant_tools.recipes import RECIPES, TOOLS
 from benchmarks.quant_tools.scoring import import_error, reference, result, score
 from compiler.errors import LlmcError
-from compiler.passes.quant.calibration import CalibrationSource
-from compiler.passes.quant.text import read_texts
+from compiler.passes.quant.calibration.source import CalibrationSource
+from compiler.passes.quant.calibration.text import read_texts
 from llmc.models import lift
-from runtime.tokenizer import Tokenizer
+from runtime.generation.tokenizer import Tokenizer
 
 HEADER = ("model", "recipe", "tool", "perplexity", "change", "KL", "process", "work", "CPU", "memory", "import", "note")
 

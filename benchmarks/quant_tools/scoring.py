@@ -15,7 +15,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.rewrite import eliminate_dead
 from compiler.passes import run_pipeline
 from llmc.models import lift
-from runtime.manifest import MANIFEST
+from runtime.engine_dir.manifest import MANIFEST
 
 CPU = torch.device("cpu")
 

@@ -22,8 +22,8 @@ from compiler.backend_trt.readback import read_back
 from compiler.backend_trt.reuse import plan_cache, plan_key
 from compiler.errors import TargetError
 from compiler.ir.graph import Graph
-from compiler.trt.library import Library
-from compiler.trt.plans import PlanFiles, Plans
+from compiler.trt_network.library import Library
+from compiler.trt_network.plans import PlanFiles, Plans
 
 _OTHERWISE = "leave out the pass that made the op, or build for torch: --target torch"
 _SMALLER = (

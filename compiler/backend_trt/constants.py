@@ -12,7 +12,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op, Value
-from compiler.trt.record import Part, Quantized, Weight
+from compiler.trt_network.record import Part, Quantized, Weight
 
 DATA_TYPES = {
     DType.f32: "FLOAT",

@@ -19,7 +19,7 @@ from compiler.ir.op import Op, Value
 from compiler.ir.tensor_data import pack_int4
 from compiler.ir.torch_types import from_torch, to_torch
 from compiler.plugins import Registry
-from compiler.trt.record import Constant, Weight
+from compiler.trt_network.record import Constant, Weight
 
 TrtTensor = Any
 """A `tensorrt.ITensor`; the package has no types."""

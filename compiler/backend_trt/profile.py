@@ -6,7 +6,7 @@ from typing import Any
 
 from compiler.ir.dims import evaluate
 from compiler.ir.graph import Graph
-from compiler.trt.record import ProfileRecord
+from compiler.trt_network.record import ProfileRecord
 
 
 def add_profile(builder: Any, config: Any, network: Any, name: str, graph: Graph) -> tuple[ProfileRecord, ...]:

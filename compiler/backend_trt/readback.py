@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from compiler.errors import TargetError
-from compiler.trt.record import LayerRecord, NetworkRecord, TensorRecord
+from compiler.trt_network.record import LayerRecord, NetworkRecord, TensorRecord
 
 # The class whose properties a layer of each kind has; the others have none.
 _CLASSES = {

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from compiler.backend_trt.options import BuildOptions
-from compiler.trt.cache import FileCache
-from compiler.trt.record import NetworkRecord
+from compiler.cache import FileCache
+from compiler.trt_network.record import NetworkRecord
 
 _LIMIT = 2 << 30
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from compiler.ir.analysis import packed_weights
 from compiler.ir.dtypes import DType
+from compiler.ir.evaluators.quant import spread
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
-from compiler.ir.quant_evaluators import spread
 from compiler.ir.torch_types import to_torch
 
 if TYPE_CHECKING:

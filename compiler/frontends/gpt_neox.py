@@ -18,7 +18,7 @@ from compiler.ir.op import Value
 _HEAD = ("embed_out", "lm_head")
 
 
-@frontend("gpt_neox", "GPTNeoXForCausalLM")
+@frontend("gpt_neox", "GPTNeoXForCausalLM", special_tokens={"bos": 0, "eos": 2})
 def lift_gpt_neox(lifting: Lifting) -> None:
     """`x + attn(ln1 x) + mlp(ln2 x)`, or one after the other; rotary positions on part of each head."""
     config = lifting.config

@@ -13,7 +13,7 @@ from compiler.frontends.rope import plain_rope
 from compiler.frontends.step import ModelShape
 
 
-@frontend("gptj", "GPTJForCausalLM")
+@frontend("gptj", "GPTJForCausalLM", special_tokens={"bos": 50256, "eos": 50256})
 def lift_gptj(lifting: Lifting) -> None:
     """`x + attn(ln x) + mlp(ln x)` with one norm; interleaved rotary positions on the first `rotary_dim` dims."""
     config = lifting.config

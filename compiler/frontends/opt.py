@@ -23,7 +23,7 @@ from compiler.ir.op import Value
 _UNUSED_POSITIONS = 2
 
 
-@frontend("opt", "OPTForCausalLM")
+@frontend("opt", "OPTForCausalLM", special_tokens={"bos": 2, "eos": 2, "pad": 1})
 def lift_opt(lifting: Lifting) -> None:
     """Norm before each half of a layer, or (350m) after its residual; embeddings may be narrower than the model."""
     config = lifting.config

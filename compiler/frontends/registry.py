@@ -7,32 +7,48 @@ from typing import Any, NamedTuple
 
 from compiler.errors import ConfigError
 from compiler.frontends.lifting import Lifting
+from compiler.ir.frozen import EMPTY
 from compiler.plugins import Registry, broken_hint, load_installed
 
 Frontend = Callable[[Lifting], None]
 
 
 class Family(NamedTuple):
-    """A family of models: its `model_type`, the spellings of its class, and the function that lifts it."""
+    """A family of models.
+
+    Attributes:
+        name: its `model_type`.
+        architectures: the spellings of its class.
+        lift: the function that lifts it.
+        special_tokens: the ids of `bos`, `eos` and `pad` where a config leaves them out.
+    """
 
     name: str
     architectures: tuple[str, ...]
     lift: Frontend
+    special_tokens: Mapping[str, int]
 
 
 FAMILIES = Registry[Family]("model_type {!r} has a frontend already", ConfigError)
 """The families, by their `model_type`."""
 
 
-def frontend(model_type: str, *architectures: str) -> Callable[[Frontend], Frontend]:
+def frontend(
+    model_type: str, *architectures: str, special_tokens: Mapping[str, int] = EMPTY
+) -> Callable[[Frontend], Frontend]:
     """Decorator: the function lifts checkpoints of that `model_type` (or, if they give none, of those classes).
+
+    Args:
+        model_type: what `config.json` says.
+        architectures: the classes of the family.
+        special_tokens: the ids of `bos`, `eos` and `pad` that a config means by leaving them out.
 
     Raises:
         ConfigError: if another function does already.
     """
 
     def register(lift: Frontend) -> Frontend:
-        FAMILIES.add(model_type, Family(model_type, architectures, lift), lift)
+        FAMILIES.add(model_type, Family(model_type, architectures, lift, special_tokens), lift)
         return lift
 
     return register

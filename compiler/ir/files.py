@@ -6,11 +6,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from compiler.atomic_file import replacing
 from compiler.errors import GraphError, ParseError
 from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
-from compiler.ir.replacing import replacing
 from compiler.text_files import read_text
 
 

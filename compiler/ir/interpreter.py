@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import compiler.ir.nn_evaluators
-import compiler.ir.quant_evaluators
-import compiler.ir.unpack_evaluators  # noqa: F401 - registers the evaluators
+import compiler.ir.evaluators.nn
+import compiler.ir.evaluators.quant
+import compiler.ir.evaluators.unpack  # noqa: F401 - registers the evaluators
 from compiler.errors import GraphError, LlmcError, PluginError, is_out_of_memory
 from compiler.ir.analysis import constant_values, last_uses
 from compiler.ir.collectives import COLLECTIVES, Communicate, alone
 from compiler.ir.dims import Affine
-from compiler.ir.evaluators import EVALUATORS, evaluator
+from compiler.ir.evaluators.core import EVALUATORS, evaluator
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.tensor_data import read_tensor

@@ -13,9 +13,9 @@ from llmc.cli.compiled_text import made_text
 from llmc.cli.console import Console, note
 
 if TYPE_CHECKING:
-    from llmc.compile_request import CompileOptions
-    from llmc.compiling import Compiled
-    from llmc.dry_running import DryRun
+    from llmc.compiling.driver import Compiled
+    from llmc.compiling.dry_run import DryRun
+    from llmc.compiling.request import CompileOptions
 
 
 def compile_command(

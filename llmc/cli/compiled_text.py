@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from llmc.cli.console import table, terminal_width
 
 if TYPE_CHECKING:
-    from llmc.compiling import Compiled
-    from llmc.dry_running import DryRun
-    from runtime.manifest import Manifest
+    from llmc.compiling.driver import Compiled
+    from llmc.compiling.dry_run import DryRun
+    from runtime.engine_dir.manifest import Manifest
 
 
 def made_text(made: Compiled | DryRun) -> str:
     """The engine, or what it would be, in a few lines."""
-    from llmc.compiling import Compiled
+    from llmc.compiling.driver import Compiled
 
     if not isinstance(made, Compiled):
         return _dry_run(made)
@@ -25,7 +25,7 @@ def made_text(made: Compiled | DryRun) -> str:
 
 
 def _engine(compiled: Compiled) -> str:
-    from runtime.sizes import bytes_text
+    from runtime.engine_dir.sizes import bytes_text
 
     size = sum(entry.bytes for entry in compiled.manifest.files.values())
     return table(
@@ -40,7 +40,7 @@ def _engine(compiled: Compiled) -> str:
 
 
 def _dry_run(run: DryRun) -> str:
-    from runtime.sizes import bytes_text
+    from runtime.engine_dir.sizes import bytes_text
 
     ranks = run.manifest.mesh.size
     return table(
@@ -56,7 +56,7 @@ def _dry_run(run: DryRun) -> str:
 
 
 def _facts(manifest: Manifest, targets: str) -> Sequence[tuple[str, str]]:
-    from runtime.sizes import count_text
+    from runtime.engine_dir.sizes import count_text
 
     limits, parameters = manifest.limits, count_text(int(manifest.model["parameters"]))
     made_up = ", dummy weights" if manifest.source.dummy_weights else ""

@@ -53,7 +53,7 @@ def diff_command(
 
 def _diff(before: str | Path, after: str | Path) -> GraphDiff:
     from compiler.ir.diff import diff_graphs
-    from llmc.inspecting import open_subject
+    from llmc.inspection.facts import open_subject
 
     return diff_graphs(*(replace(open_subject(path).graph, root=".") for path in (before, after)))
 

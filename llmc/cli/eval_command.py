@@ -16,7 +16,7 @@ from llmc.cli.failures import guarded
 from llmc.cli.usage import NamingGroup, strict
 
 if TYPE_CHECKING:
-    from llmc.perplexity import Perplexity
+    from llmc.evaluation.perplexity import Perplexity
 
 eval_app = typer.Typer(cls=NamingGroup, no_args_is_help=True, rich_markup_mode=None)
 

@@ -16,8 +16,8 @@ import typer
 from compiler.errors import LlmcError, PluginError, is_out_of_memory
 from llmc.cli.console import note
 from llmc.cli.options import settings
-from runtime.parallel.environment import rank_from_environment, world_size_from_environment
-from runtime.parallel.streams import started_by_llmc
+from runtime.processes.environment import rank_from_environment, world_size_from_environment
+from runtime.processes.streams import started_by_llmc
 
 P = ParamSpec("P")
 

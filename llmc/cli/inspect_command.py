@@ -38,8 +38,8 @@ def inspect_command(
     llmc inspect dumps
     llmc inspect dumps/00-lift.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
-    from llmc.inspecting import inspect_path
-    from runtime.ignored import Case, ignored_notes
+    from llmc.inspection.facts import inspect_path
+    from runtime.load.ignored_options import Case, ignored_notes
 
     notes: list[str] = []
     facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers, note=notes.append)
@@ -58,7 +58,7 @@ def inspect_command(
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    from runtime.sizes import bytes_text, count_text
+    from runtime.engine_dir.sizes import bytes_text, count_text
 
     model = facts["facts"]
     weights, cache = facts["weights"], facts["cache"]
@@ -88,7 +88,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _dump_rows(graphs: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """A row a graph: its size, and how many operations of which kinds it has more or fewer than the one before."""
-    from runtime.sizes import bytes_text
+    from runtime.engine_dir.sizes import bytes_text
 
     rows, before = [], None
     for graph in graphs:
@@ -127,7 +127,7 @@ def _plugin(used: dict[str, Any]) -> str:
 
 def _files(facts: dict[str, Any]) -> str:
     """Every file, but for those of plans, which have rows of their own."""
-    from runtime.sizes import bytes_text
+    from runtime.engine_dir.sizes import bytes_text
 
     plans = facts["tensorrt"]["plans"] if "tensorrt" in facts else ()
     hidden = {plan[key] for plan in plans for key in ("engine", "network")}

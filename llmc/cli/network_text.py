@@ -30,7 +30,7 @@ def chosen_plan(plans: Sequence[Facts], name: str | None) -> Facts | None:
 
 def plan_rows(facts: Facts, chosen: Facts) -> list[tuple[str, str]]:
     """The rows of the table: a line for each plan, then what one of them consists of."""
-    from runtime.sizes import bytes_text
+    from runtime.engine_dir.sizes import bytes_text
 
     plans, capabilities = facts["plans"], ", ".join(facts["capabilities"])
     weights = f"{facts['weights_file']} ({bytes_text(facts['weights_bytes'])})"
@@ -44,7 +44,7 @@ def plan_rows(facts: Facts, chosen: Facts) -> list[tuple[str, str]]:
 
 
 def _plan(plan: Facts) -> str:
-    from runtime.sizes import bytes_text
+    from runtime.engine_dir.sizes import bytes_text
 
     engine, cache, weights = (
         bytes_text(size) for size in (plan["engine_bytes"], plan["cache_bytes"], plan["weights"]["bytes"])
@@ -57,7 +57,7 @@ def _plan(plan: Facts) -> str:
 
 
 def _plan_rows(plan: Facts) -> list[tuple[str, str]]:
-    from runtime.sizes import bytes_text
+    from runtime.engine_dir.sizes import bytes_text
 
     def of_type(count: Mapping[str, int]) -> str:
         parts = ((count["weight_bytes"], "weights"), (count["constant_bytes"], "constants"))

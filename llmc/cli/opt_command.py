@@ -41,7 +41,7 @@ def opt_command(
     llmc opt graph.ir --passes my-pass --plugin my_pass.py --explain
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
-    from llmc.inspecting import open_subject
+    from llmc.inspection.facts import open_subject
     from llmc.opt import write_optimized
 
     notes: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.errors import RequestError
 from compiler.text_files import decode_text, read_text
-from runtime.parallel.streams import standard_input
+from runtime.processes.streams import standard_input
 
 Prompt = str | list[int]
 

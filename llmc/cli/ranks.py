@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from llmc.cli.options import settings
-from runtime.ignored import Case
-from runtime.manifest_reading import read_manifest
-from runtime.parallel.environment import world_size_from_environment
-from runtime.parallel.launch import launch
-from runtime.parallel.streams import TERMINAL
-from runtime.ranks import run_on_ranks
+from runtime.engine_dir.manifest_reading import read_manifest
+from runtime.load.ignored_options import Case
+from runtime.load.ranks import run_on_ranks
+from runtime.processes.environment import world_size_from_environment
+from runtime.processes.launch import launch
+from runtime.processes.streams import TERMINAL
 
 if TYPE_CHECKING:
-    from runtime.engine import Engine
+    from runtime.generation.engine import Engine
 
 
 def needs_ranks(engine: Path) -> bool:

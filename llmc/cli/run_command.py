@@ -14,12 +14,12 @@ from llmc.cli import options
 from llmc.cli.console import Console, note
 from llmc.cli.prompts import Prompt, gather_prompts
 from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
-from runtime.ignored import ignored_notes
-from runtime.parallel.environment import rank_from_environment
-from runtime.parallel.streams import standard_input, writes_to_terminal
+from runtime.load.ignored_options import ignored_notes
+from runtime.processes.environment import rank_from_environment
+from runtime.processes.streams import standard_input, writes_to_terminal
 
 if TYPE_CHECKING:
-    from runtime.engine import Completion, Engine
+    from runtime.generation.engine import Completion, Engine
 
 
 def run_command(
@@ -104,7 +104,7 @@ def run_command(
     if several:
         on_ranks(engine, answer, hostfile=hostfile, stdin=piped, **how)
         return
-    from llmc.opened import load
+    from llmc.evaluation.open_model import load
 
     with Console(quiet=quiet, bars_only=True) as console:
         loaded = load(engine, progress=console, **how)

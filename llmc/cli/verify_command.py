@@ -14,12 +14,12 @@ from llmc.cli import options
 from llmc.cli.console import Console, note, table
 from llmc.cli.prompts import gather_prompts
 from llmc.cli.ranks import needs_ranks, on_ranks
-from runtime.parallel.environment import rank_from_environment
+from runtime.processes.environment import rank_from_environment
 
 if TYPE_CHECKING:
     from llmc.progress import Progress
-    from llmc.verification import Divergence, Run, Verification
-    from runtime.engine import Engine
+    from llmc.verification.report import Divergence, Run, Verification
+    from runtime.generation.engine import Engine
 
 
 def verify_command(
@@ -75,7 +75,7 @@ def verify_command(
     llmc verify my.engine --against my-checkpoint
     llmc verify my.engine --plans default
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
-    from llmc.verifying import check_against, check_wishes, verify
+    from llmc.verification.verify import check_against, check_wishes, verify
 
     what: Any = {
         "prompts": gather_prompts(prompt or (), (), prompt_ids or ()),
@@ -111,7 +111,7 @@ def verify_command(
 def _verify_loaded(
     loaded: Engine, against: str | None, what: Any, show: Callable[[Verification], None], progress: Progress
 ) -> None:
-    from llmc.verifying import verify_loaded
+    from llmc.verification.verify import verify_loaded
 
     result = verify_loaded(loaded, against, progress=progress, **what)
     show(result)

@@ -11,7 +11,7 @@ import llmc
 from compiler.backend_trt import BuildOptions
 from compiler.backend_trt.build import build_error
 from compiler.backend_trt.messages import Messages, ops_named
-from compiler.backend_trt.support import require_support
+from compiler.backend_trt.support.check import require_support
 from compiler.errors import TargetError
 from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
@@ -19,10 +19,10 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange
 from compiler.ir.op import op
 from compiler.ir.types import TensorType
-from compiler.trt.library import load_library
-from compiler.trt.plans import read_plans
-from compiler.trt.record import read_record
-from runtime.manifest_reading import read_manifest
+from compiler.trt_network.library import load_library
+from compiler.trt_network.plans import read_plans
+from compiler.trt_network.record import read_record
+from runtime.engine_dir.manifest_reading import read_manifest
 from tests.backend_trt.networks import build
 from tests.registrations import forgotten
 

@@ -12,7 +12,7 @@ PROGRAM = """
 from concurrent.futures import ThreadPoolExecutor
 from compiler.backend_trt.builders import Builders
 from compiler.backend_trt.messages import Messages
-from compiler.trt.library import load_library
+from compiler.trt_network.library import load_library
 
 trt = load_library("tensorrt-rtx").trt
 

@@ -15,8 +15,8 @@ from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange
 from compiler.ir.torch_types import to_torch
-from compiler.trt.emulator.engine import EmulatedEngine, open_emulated
-from compiler.trt.record import read_record
+from compiler.trt_emulator.engine import EmulatedEngine, open_emulated
+from compiler.trt_network.record import read_record
 from tests.backend_trt.networks import build
 
 pytest.importorskip("tensorrt_rtx")

@@ -21,7 +21,7 @@ from compiler.ir.graph import DimRange
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
-from compiler.trt.record import Weight
+from compiler.trt_network.record import Weight
 
 
 def dims(batch=8, prompt=2048, seq=2048):

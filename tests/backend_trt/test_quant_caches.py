@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from compiler.backend_torch import emit_torch
 from compiler.backend_trt import BuildOptions, build_plans
 from compiler.ir.dtypes import DType
 from compiler.ir.files import read_graph
 from compiler.passes import run_pipeline
-from compiler.passes.quant.kv import quantize_caches, scale_of
-from compiler.trt.library import load_library
-from runtime.interpreter_executor import InterpreterExecutor
-from runtime.tensorrt_executor.executor import TensorRTExecutor
-from runtime.tensorrt_executor.frame import place_rows
-from runtime.torch_executor.executor import constant_loader
+from compiler.passes.quant.caches.kv import quantize_caches, scale_of
+from compiler.store import emit_torch
+from compiler.trt_network.library import load_library
+from runtime.executors.interpreter import InterpreterExecutor
+from runtime.executors.tensorrt.executor import TensorRTExecutor
+from runtime.executors.tensorrt.frame import place_rows
+from runtime.executors.torch.executor import constant_loader
 from tests.frontends.steps import lift_folder
 
 MODELS = Path("examples/models")

@@ -6,9 +6,9 @@ from collections import defaultdict
 
 import pytest
 
-from compiler.backend_trt.declared import SUPPORT
 from compiler.backend_trt.emission import rule_of
-from compiler.backend_trt.support import require_support, unsupported
+from compiler.backend_trt.support.check import require_support, unsupported
+from compiler.backend_trt.support.declared import SUPPORT
 from compiler.errors import GraphError, TargetError
 from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol

@@ -22,17 +22,17 @@ from compiler.backend_trt.messages import Messages
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.profile import add_profile
 from compiler.backend_trt.readback import read_back
-from compiler.backend_trt.support import unsupported
+from compiler.backend_trt.support.check import unsupported
 from compiler.errors import LlmcError
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
 from compiler.ir.torch_types import to_torch
-from compiler.trt.emulator import EmulatedEngine
-from compiler.trt.emulator.memory import TORCH_TYPES, from_bytes
-from compiler.trt.library import load_library
-from compiler.trt.record import NetworkRecord
+from compiler.trt_emulator import EmulatedEngine
+from compiler.trt_emulator.memory import TORCH_TYPES, from_bytes
+from compiler.trt_network.library import load_library
+from compiler.trt_network.record import NetworkRecord
 
 SIZES = {"B": 2, "S": 5}
 """The sizes of the dims that a trial leaves dynamic."""

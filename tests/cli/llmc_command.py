@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from typer.testing import CliRunner
 
 from llmc.cli import options
 from llmc.cli.entry import app
-
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "examples" / "models"
 
 
 class Result(NamedTuple):

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
-MODEL = EXAMPLES / "opt-tiny"
+MODEL = MODELS / "opt-tiny"
 
 
 @pytest.fixture(autouse=True)

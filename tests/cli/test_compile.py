@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.engine_folder import open_engine
-from tests.cli.llmc_command import EXAMPLES, llmc
+from runtime.engine_dir.engine_folder import open_engine
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
 
 def test_the_engine_says_what_it_was_made_of(engine: Path) -> None:
@@ -27,14 +28,14 @@ def test_the_engine_says_what_it_was_made_of(engine: Path) -> None:
 
 @pytest.mark.parametrize("model", ["gptj-tiny", "mpt-tiny", "opt-tiny"])
 def test_the_other_families_compile_and_run(tmp_path: Path, model: str) -> None:
-    assert llmc("compile", EXAMPLES / model, "-o", tmp_path / "engine", "--quiet") == (0, "", "")
+    assert llmc("compile", MODELS / model, "-o", tmp_path / "engine", "--quiet") == (0, "", "")
     result = llmc("run", tmp_path / "engine", "--prompt", "The function", "--max-new-tokens", 4, "--json")
     assert len(json.loads(result.out)["token_ids"]) == 4
 
 
 def test_the_summary_shows_the_pipeline_and_how_to_go_on(tmp_path: Path) -> None:
     place = tmp_path / "engine"
-    result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", place, "--passes", "cleanup", "--dummy-weights")
+    result = llmc("compile", MODELS / "gptneox-tiny", "-o", place, "--passes", "cleanup", "--dummy-weights")
     assert result.status == 0
     assert "pipeline  cleanup,merge-linears,fuse-attention\n" in result.out
     assert f"llmc run {place}" in result.out
@@ -45,7 +46,7 @@ def test_the_summary_shows_the_pipeline_and_how_to_go_on(tmp_path: Path) -> None
 def test_sizes_of_plans_are_the_users_and_are_counted(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     place = tmp_path / "engine"
-    arguments = ("compile", EXAMPLES / "opt-tiny", "-o", place, "--target", "tensorrt-rtx", "--max-seq", 300)
+    arguments = ("compile", MODELS / "opt-tiny", "-o", place, "--target", "tensorrt-rtx", "--max-seq", 300)
     sizes = ("--batch-sizes", "1, 4", "--prompt-sizes", "32", "--capacities", "300", "--workers", 1)
     result = llmc(*arguments, *sizes)
     assert result.status == 0, result.err
@@ -62,7 +63,7 @@ def test_sizes_of_plans_are_the_users_and_are_counted(tmp_path: Path) -> None:
 
 
 def test_json_is_all_that_is_on_standard_output(tmp_path: Path) -> None:
-    result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "engine", "--json", "--explain")
+    result = llmc("compile", MODELS / "gptneox-tiny", "-o", tmp_path / "engine", "--json", "--explain")
     content = json.loads(result.out)
     assert content["path"] == str(tmp_path / "engine")
     assert content["manifest"] == json.loads((tmp_path / "engine" / "manifest.json").read_text())
@@ -72,7 +73,7 @@ def test_json_is_all_that_is_on_standard_output(tmp_path: Path) -> None:
 
 def test_the_default_place_is_named_after_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert llmc("compile", EXAMPLES / "gptneox-tiny", "-q").status == 0
+    assert llmc("compile", MODELS / "gptneox-tiny", "-q").status == 0
     assert os.listdir(tmp_path) == ["gptneox-tiny.engine"]
 
 
@@ -93,7 +94,7 @@ def test_a_config_alone_compiles_with_dummy_weights(checkpoint: Path, tmp_path: 
 
 def test_every_stage_is_dumped(tmp_path: Path) -> None:
     result = llmc(
-        "compile", EXAMPLES / "mpt-tiny", "-o", tmp_path / "engine", "--dump-ir", tmp_path / "dumps", "--passes", "dce"
+        "compile", MODELS / "mpt-tiny", "-o", tmp_path / "engine", "--dump-ir", tmp_path / "dumps", "--passes", "dce"
     )
     assert result.status == 0, result.err
     assert sorted(os.listdir(tmp_path / "dumps")) == [
@@ -130,7 +131,7 @@ class Rename:
 def test_a_pass_of_the_users_own_takes_part(tmp_path: Path) -> None:
     (tmp_path / "rename.py").write_text(PLUGIN)
     result = llmc(
-        *("compile", EXAMPLES / "mpt-tiny", "-o", tmp_path / "engine"),
+        *("compile", MODELS / "mpt-tiny", "-o", tmp_path / "engine"),
         *("--plugin", tmp_path / "rename.py", "--passes", "rename=mine"),
     )
     assert result.status == 0, result.err

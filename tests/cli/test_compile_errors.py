@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
 
 def edit_config(folder: Path, **keys: Any) -> None:
@@ -106,7 +107,7 @@ def test_bad_checkpoints(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_bad_requests(tmp_path: Path, arguments: list[str], message: str, hint: str | None) -> None:
-    result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "engine", "-q", *arguments)
+    result = llmc("compile", MODELS / "gptneox-tiny", "-o", tmp_path / "engine", "-q", *arguments)
     result.failed(message, hint)
     assert os.listdir(tmp_path) == []
 
@@ -135,15 +136,15 @@ def test_sizes_of_plans_are_checked_before_weights_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str, hint: str
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setattr("llmc.compiling.emit", lambda *_, **__: pytest.fail("weights are read"))
+    monkeypatch.setattr("llmc.compiling.driver.emit", lambda *_, **__: pytest.fail("weights are read"))
     place = tmp_path / "engine"
-    result = llmc("compile", EXAMPLES / "opt-tiny", "-o", place, "-q", "--target", "tensorrt-rtx", *arguments)
+    result = llmc("compile", MODELS / "opt-tiny", "-o", place, "-q", "--target", "tensorrt-rtx", *arguments)
     result.failed(message, hint)
     assert os.listdir(tmp_path) == []
 
 
 def test_positions_that_the_model_has_not_learned(tmp_path: Path) -> None:
-    result = llmc("compile", EXAMPLES / "opt-tiny", "-o", tmp_path / "engine", "-q", "--max-seq", 513)
+    result = llmc("compile", MODELS / "opt-tiny", "-o", tmp_path / "engine", "-q", "--max-seq", 513)
     result.failed("the model has learned only 512 positions", "--max-seq 512")
 
 
@@ -153,7 +154,7 @@ def test_no_such_model(tmp_path: Path) -> None:
 
 def test_a_folder_of_the_users_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path, "-q")
+    result = llmc("compile", MODELS / "gptneox-tiny", "-o", tmp_path, "-q")
     result.failed("is not an llmc engine; it is not overwritten", "-o DIR")
     assert os.listdir(tmp_path) == ["notes.txt"]
 
@@ -166,7 +167,7 @@ def test_the_checkpoint_itself_is_not_overwritten(checkpoint: Path) -> None:
 
 def test_dumps_do_not_go_into_the_engine(tmp_path: Path) -> None:
     place = tmp_path / "engine"
-    result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", place, "--dump-ir", place / "dumps", "-q")
+    result = llmc("compile", MODELS / "gptneox-tiny", "-o", place, "--dump-ir", place / "dumps", "-q")
     result.failed("which is inside the engine", "--dump-ir")
 
 
@@ -174,8 +175,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("compiler.backend_torch.safetensors_writer.SafetensorsWriter.write", full)
-    result = llmc("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "engine", "-q")
+    monkeypatch.setattr("compiler.store.safetensors_writer.SafetensorsWriter.write", full)
+    result = llmc("compile", MODELS / "gptneox-tiny", "-o", tmp_path / "engine", "-q")
     result.failed(f"the disk is full: {tmp_path} has no room for the engine", "make room")
     assert os.listdir(tmp_path) == []
 
@@ -192,7 +193,7 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("division by zero\nmore")
 
-    monkeypatch.setattr("llmc.inspecting.inspect_path", broken)
+    monkeypatch.setattr("llmc.inspection.facts.inspect_path", broken)
     result = llmc("inspect", "x")
     assert (result.status, result.out) == (1, "")
     assert result.err.splitlines() == [

@@ -10,7 +10,7 @@ import pytest
 
 from llmc.cli.console import Console, time_left
 from llmc.progress import Phase, Stages
-from tests.cli.llmc_command import EXAMPLES
+from tests.paths import MODELS
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_time_left_is_said_once_it_is_known(seconds, text):
 @pytest.mark.parametrize(("options", "shown"), [((), True), (("--json",), False), (("--quiet",), False)])
 def test_calibration_shows_how_far_it_is_on_a_terminal(tmp_path, options, shown):
     ours, theirs = pty.openpty()
-    given = ("compile", EXAMPLES / "opt-tiny", "-o", tmp_path / "e", "--passes", "quant=fp8", "--calib-samples", 2)
+    given = ("compile", MODELS / "opt-tiny", "-o", tmp_path / "e", "--passes", "quant=fp8", "--calib-samples", 2)
     command = [sys.executable, "-m", "llmc", *map(str, given), "--calib-length", "32", *options]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import llmc as api
-from compiler.passes.quant.calibration import CalibrationSource, current_calibration
-from tests.cli.llmc_command import EXAMPLES, llmc
+from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
-MODEL = EXAMPLES / "opt-tiny"
+MODEL = MODELS / "opt-tiny"
 
 # EleutherAI/gpt-neox-20b.
 NEOX_20B = {
@@ -30,7 +31,7 @@ def _nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: Any, **__: Any) -> Any:
         pytest.fail("data is read")
 
-    monkeypatch.setattr("llmc.compiling.emit", read)
+    monkeypatch.setattr("llmc.compiling.driver.emit", read)
     monkeypatch.setattr("compiler.ir.tensor_data.read_tensor", read, raising=False)
     monkeypatch.setattr("compiler.ir.interpreter.Interpreter.evaluate", read)
     monkeypatch.setattr(CalibrationSource, "windows", read)
@@ -115,7 +116,8 @@ def test_what_compile_refuses_a_dry_run_refuses(tmp_path: Path, arguments: list[
 
 
 def test_a_lack_of_room_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.engine_writer.shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("runtime.engine_dir.engine_writer.shutil.disk_usage", lambda folder: usage)
     llmc("compile", MODEL, "-o", tmp_path / "engine", "--dry-run", "-q").failed("the engine needs ")
 
 

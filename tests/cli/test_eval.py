@@ -12,8 +12,9 @@ import transformers
 from torch import Tensor
 
 import llmc as api
-from llmc.scoring import Score, windows
-from tests.cli.llmc_command import EXAMPLES, ROOT, llmc
+from llmc.evaluation.scoring import Score, windows
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS, ROOT
 
 TEXT = (ROOT / "README.md").read_text()[:3000]
 
@@ -37,7 +38,7 @@ def ppl(*arguments: Any) -> dict[str, Any]:
 @torch.no_grad()
 def expected(model: str, window: int) -> list[Tensor]:
     """The log-probabilities by transformers, in float32: for each window `[tokens - 1, vocabulary]`."""
-    network: Any = transformers.AutoModelForCausalLM.from_pretrained(EXAMPLES / model, dtype=torch.float32).eval()
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(MODELS / model, dtype=torch.float32).eval()
     return [
         network(torch.tensor([part])).logits[0, :-1].double().log_softmax(-1) for part in windows(ids(model), window)
     ]
@@ -45,7 +46,7 @@ def expected(model: str, window: int) -> list[Tensor]:
 
 def ids(model: str) -> list[int]:
     """The text's tokens by transformers."""
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(EXAMPLES / model)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(MODELS / model)
     return list(tokenizer(TEXT)["input_ids"])
 
 
@@ -61,7 +62,7 @@ def nll(model: str, window: int) -> tuple[float, int]:
 
 @pytest.mark.parametrize("model", ["gptneox-tiny", "gptj-tiny", "opt-tiny", "mpt-tiny"])
 def test_checkpoints_score_as_in_transformers(text: Path, model: str) -> None:
-    content = ppl(EXAMPLES / model, "--text", text, "--window", 100)
+    content = ppl(MODELS / model, "--text", text, "--window", 100)
     mean, count = nll(model, 100)
     assert sorted(content) == ["nll", "ppl", "tokens"]
     assert content["tokens"] == count
@@ -77,7 +78,7 @@ def test_engines_score_alike_by_any_executor(engine: Path, text: Path, executor:
 
 def test_the_emulator_scores_the_plans(tmp_path: Path, text: Path) -> None:
     text.write_text(TEXT[:200])
-    arguments = ("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "engine", "--dtype", "float32", "--max-seq", 32)
+    arguments = ("compile", MODELS / "gptneox-tiny", "-o", tmp_path / "engine", "--dtype", "float32", "--max-seq", 32)
     assert llmc(*arguments, "--max-batch", 2, "--target", "tensorrt-rtx", "-q").status == 0
     found, wanted = (ppl(tmp_path / "engine", "--text", text, "--executor", name) for name in ("emulator", "torch"))
     assert found["tokens"] == wanted["tokens"]
@@ -117,10 +118,10 @@ def test_tokens_around_the_text_can_be_left_out(metaspace_engine: Path, text: Pa
 
 
 def test_two_models_are_compared(engine: Path, text: Path) -> None:
-    same = ppl(engine, "--text", text, "--against", EXAMPLES / "gptneox-tiny")
+    same = ppl(engine, "--text", text, "--against", MODELS / "gptneox-tiny")
     assert same["kl"] == pytest.approx(0, abs=1e-6)
     assert same["agreement"] > 0.99
-    other = ppl(engine, "--text", text, "--against", EXAMPLES / "mpt-tiny")
+    other = ppl(engine, "--text", text, "--against", MODELS / "mpt-tiny")
     ours, theirs = torch.cat(expected("gptneox-tiny", 64)), torch.cat(expected("mpt-tiny", 64))
     assert other["kl"] == pytest.approx((theirs.exp() * (theirs - ours)).sum(-1).mean().item(), rel=1e-4)
     agreed = (ours.argmax(-1) == theirs.argmax(-1)).double().mean().item()

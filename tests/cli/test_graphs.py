@@ -6,19 +6,20 @@ from pathlib import Path
 import pytest
 
 import llmc as api
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
 
 @pytest.fixture(scope="module")
 def dumps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dumps")
-    arguments = ("compile", EXAMPLES / "gptj-tiny", "-o", folder / "engine", "--dump-ir", folder, "-q")
+    arguments = ("compile", MODELS / "gptj-tiny", "-o", folder / "engine", "--dump-ir", folder, "-q")
     assert llmc(*arguments).status == 0
     return folder
 
 
 def test_inspect_a_checkpoint() -> None:
-    facts = json.loads(llmc("inspect", EXAMPLES / "gptj-tiny", "--json").out)
+    facts = json.loads(llmc("inspect", MODELS / "gptj-tiny", "--json").out)
     assert facts["kind"] == "checkpoint"
     assert facts["facts"]["family"] == "gptj"
     assert facts["facts"]["parameters"] == 1_053_440
@@ -41,7 +42,7 @@ def test_inspect_an_engine_and_its_graph(engine: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["checkpoint", "engine", "graph"])
 def test_inspect_reads_well(engine: Path, kind: str) -> None:
-    path = {"checkpoint": EXAMPLES / "opt-tiny", "engine": engine, "graph": engine / "rank0.ir"}[kind]
+    path = {"checkpoint": MODELS / "opt-tiny", "engine": engine, "graph": engine / "rank0.ir"}[kind]
     lines = llmc("inspect", path).out.splitlines()
     heads = [line.split("  ")[0] for line in lines if not line.startswith(" ")]
     assert heads[0] == kind
@@ -70,7 +71,7 @@ def test_opt_writes_what_the_pipeline_gives(dumps: Path, tmp_path: Path) -> None
     assert api.diff(api.read_graph(dumps / "01-merge-linears.ir"), api.read_graph(out)).empty is False  # other roots
     assert llmc("diff", dumps / "01-merge-linears.ir", out) == (0, "", "")
     # The weights are found from the new place.
-    assert Path(api.read_graph(out).root).resolve() == EXAMPLES / "gptj-tiny"
+    assert Path(api.read_graph(out).root).resolve() == MODELS / "gptj-tiny"
 
 
 def test_opt_prints_if_no_file_is_given(dumps: Path) -> None:
@@ -100,16 +101,16 @@ def test_diff_shows_what_a_pass_did(dumps: Path) -> None:
 
 
 def test_diff_takes_checkpoints_and_engines(dumps: Path) -> None:
-    assert llmc("diff", EXAMPLES / "gptj-tiny", dumps / "00-lift.ir") == (0, "", "")
+    assert llmc("diff", MODELS / "gptj-tiny", dumps / "00-lift.ir") == (0, "", "")
     assert llmc("diff", dumps / "engine", dumps / "engine" / "rank0.ir") == (0, "", "")
-    assert llmc("diff", EXAMPLES / "gptj-tiny", dumps / "engine").status == 1
+    assert llmc("diff", MODELS / "gptj-tiny", dumps / "engine").status == 1
 
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dumps of the same model with one more pass before the others."""
     folder = tmp_path_factory.mktemp("longer")
-    arguments = ("compile", EXAMPLES / "gptj-tiny", "-o", folder / "engine", "--dump-ir", folder / "dumps", "-q")
+    arguments = ("compile", MODELS / "gptj-tiny", "-o", folder / "engine", "--dump-ir", folder / "dumps", "-q")
     assert llmc(*arguments, "--passes", "dce").status == 0
     return folder / "dumps"
 

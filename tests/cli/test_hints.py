@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from compiler.os_errors import reading_hint
-from tests.cli.llmc_command import EXAMPLES, Result, llmc
+from tests.cli.llmc_command import Result, llmc
+from tests.paths import MODELS
 
 
 def hint_of(result: Result) -> str:
@@ -19,7 +20,7 @@ def hint_of(result: Result) -> str:
 
 
 def compiled(model: str, place: Path, *arguments: Any) -> Path:
-    result = llmc("compile", EXAMPLES / model, "-o", place, "-q", *arguments)
+    result = llmc("compile", MODELS / model, "-o", place, "-q", *arguments)
     assert result.status == 0, result.err
     return place
 
@@ -72,7 +73,7 @@ def test_positions_that_were_not_learned_are_no_hint(tmp_path: Path, tokens: int
 
 def test_plans_for_positions_that_were_not_learned_are_no_hint(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    arguments = ("compile", EXAMPLES / "opt-tiny", "-o", tmp_path / "e", "-q", "--target", "tensorrt-rtx", "--dry-run")
+    arguments = ("compile", MODELS / "opt-tiny", "-o", tmp_path / "e", "-q", "--target", "tensorrt-rtx", "--dry-run")
     assert hint_of(llmc(*arguments, "--capacities", "513")) == "give other sizes"
     assert hint_of(llmc(*arguments, "--prompt-sizes", "513")) == "give other sizes"
     hint = hint_of(llmc(*arguments, "--max-seq", 64, "--prompt-sizes", "65"))
@@ -84,7 +85,7 @@ def test_plans_for_positions_that_were_not_learned_are_no_hint(tmp_path: Path) -
 
 
 def test_windows_that_calibrate_fit_what_the_hint_says(tmp_path: Path) -> None:
-    arguments = ("compile", EXAMPLES / "opt-tiny", "-o", tmp_path / "e", "-q", "--dry-run", "--calib-length")
+    arguments = ("compile", MODELS / "opt-tiny", "-o", tmp_path / "e", "-q", "--dry-run", "--calib-length")
     assert hint_of(llmc(*arguments, 513)) == "use --calib-length 512 or less, but at least 2"
     assert hint_of(llmc(*arguments, 65, "--max-input", 64)) == (
         "use --calib-length 64 or less, but at least 2, or compile with a larger --max-input"
@@ -124,11 +125,11 @@ def test_a_file_that_may_not_be_read_is_not_to_be_copied_again(tmp_path: Path, m
     def refuse(path: Path, *_: Any) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("runtime.engine_folder.sha256_file", refuse)
+    monkeypatch.setattr("runtime.engine_dir.engine_folder.sha256_file", refuse)
     llmc("run", place, "--prompt", "a").failed("Permission denied", "you may not read it: chmod +r")
 
 
 def test_nobody_is_told_to_remove_a_folder_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    assert hint_of(llmc("compile", EXAMPLES / "opt-tiny", "-o", tmp_path, "-q")) == "choose another place: -o DIR"
+    assert hint_of(llmc("compile", MODELS / "opt-tiny", "-o", tmp_path, "-q")) == "choose another place: -o DIR"
     assert os.listdir(tmp_path) == ["notes.txt"]

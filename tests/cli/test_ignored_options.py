@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from compiler.passes.quant.calibration import current_calibration
+from compiler.passes.quant.calibration.source import current_calibration
 from llmc import dry_run, measure_perplexity
 from llmc.cli.ranks import hosts_chosen
-from runtime.executor_choice import Choice, runs_on_gpu
-from runtime.ignored import Case, device_cases, ignored_notes
-from tests.cli.llmc_command import EXAMPLES, Result, llmc
+from runtime.load.choice import Choice, runs_on_gpu
+from runtime.load.ignored_options import Case, device_cases, ignored_notes
+from tests.cli.llmc_command import Result, llmc
+from tests.paths import MODELS
 
-MODEL = EXAMPLES / "gptneox-tiny"
+MODEL = MODELS / "gptneox-tiny"
 NO_PLANS = "here: no TensorRT engine is built (--target tensorrt-rtx builds one)"
 NO_CALIBRATION = "here: no pass calibrates"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from compiler.trt.plans import PlanFiles, Plans
-from compiler.trt.record import LayerRecord, NetworkRecord, ProfileRecord, TensorRecord, Weight
+from compiler.trt_network.plans import PlanFiles, Plans
+from compiler.trt_network.record import LayerRecord, NetworkRecord, ProfileRecord, TensorRecord, Weight
 from tests.cli.llmc_command import llmc
 
 TENSORS = [

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import llmc as api
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
-MODEL = EXAMPLES / "opt-tiny"
+MODEL = MODELS / "opt-tiny"
 
 
 def test_the_graph_is_that_which_compile_starts_from(tmp_path: Path) -> None:

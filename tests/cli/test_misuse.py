@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.cli.llmc_command import EXAMPLES, Result, llmc
+from tests.cli.llmc_command import Result, llmc
+from tests.paths import MODELS
 
-MODEL = EXAMPLES / "opt-tiny"
+MODEL = MODELS / "opt-tiny"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         result = llmc("compile", MODEL, "-o", folder / name, "--dump-ir", folder / "dumps", "--max-seq", 64, "-q")
         assert result.status == 0, result.err
-    shutil.copytree(EXAMPLES / "opt-tiny", folder / "models" / "opt-tiny")
+    shutil.copytree(MODELS / "opt-tiny", folder / "models" / "opt-tiny")
     (folder / "plugs").mkdir()
     (folder / "plugs" / "gelu.py").write_text("import llmc\n")
     (folder / "empty").mkdir()

@@ -16,11 +16,12 @@ import torch
 
 import llmc as library
 from compiler.errors import EngineError
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS, ROOT
 from tests.registrations import forgotten
 
-PACKAGE = Path(__file__).parents[1] / "plugins" / "example"
-MODEL = EXAMPLES / "opt-tiny"
+PACKAGE = ROOT / "tests" / "plugins" / "example"
+MODEL = MODELS / "opt-tiny"
 LIMITS = ("--dtype", "float32", "--max-batch", 2, "--max-seq", 32)
 PROMPT = ("--prompt-ids", "72,300,5,41", "--max-new-tokens", 6, "--ignore-eos", "--json")
 NAME = r"llmc-example 1\.0"
@@ -53,7 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {"model_type": "gated", "hidden": 16, "heads": 4, "layers": 2, "vocab_size": 1024, "context": 32}
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(EXAMPLES / "opt-tiny" / name, folder)
+        shutil.copy(MODELS / "opt-tiny" / name, folder)
     return folder
 
 
@@ -145,11 +146,11 @@ def in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
 OP = """
 import torch
 import llmc
-from compiler.ir.evaluators import evaluates
+from compiler.ir.evaluators.core import evaluates
 from compiler.ir.op import op
 from compiler.ir.rewrite import sweep
 from compiler.ir.types import TensorType
-from runtime.torch_executor.lowering import lowers
+from runtime.executors.torch.lowering import lowers
 
 
 @op

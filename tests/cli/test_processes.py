@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import llmc as api
-from runtime.engine_folder import open_engine
-from tests.cli.llmc_command import EXAMPLES, ROOT
+from runtime.engine_dir.engine_folder import open_engine
+from tests.paths import MODELS, ROOT
 
 # Compiles as the command does, and waits where the test says: at a stage of work, or before the last rename.
 COMPILE_AND_WAIT = """
 import sys, time
-import llmc.cli.entry, llmc.compiling, runtime.partial
+import llmc.cli.entry, llmc.compiling.driver, runtime.engine_dir.atomic_folder
 
 model, place, point = sys.argv[1:]
 
@@ -31,7 +31,7 @@ def progress(self, stage, done, total):
 
 llmc.cli.console.Console.__call__ = progress
 if point == "publish":
-    runtime.partial.sync_tree = wait
+    runtime.engine_dir.atomic_folder.sync_tree = wait
 llmc.cli.entry.main(["compile", model, "-o", place])
 """
 POINTS = ["lift", "tokenizer", "weights", "source digest", "engine digest", "publish"]
@@ -45,7 +45,7 @@ def llmc(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
 def signalled(place: Path, point: str, number: int) -> subprocess.Popen[str]:
     """A compilation that got a signal at that point, and ended."""
     process = subprocess.Popen(
-        [sys.executable, "-c", COMPILE_AND_WAIT, EXAMPLES / "gptneox-tiny", place, point],
+        [sys.executable, "-c", COMPILE_AND_WAIT, MODELS / "gptneox-tiny", place, point],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,13 +67,13 @@ def test_a_kill_leaves_no_engine_and_the_next_compilation_no_trace_of_it(tmp_pat
     left = os.listdir(tmp_path)
     assert all(name.startswith(".engine.partial-") for name in left)
     assert len(left) == (point != "lift")
-    api.compile(EXAMPLES / "gptneox-tiny", tmp_path / "engine")
+    api.compile(MODELS / "gptneox-tiny", tmp_path / "engine")
     assert os.listdir(tmp_path) == ["engine"]
     open_engine(tmp_path / "engine")
 
 
 def test_a_kill_leaves_the_old_engine_as_it_was(tmp_path: Path) -> None:
-    before = api.compile(EXAMPLES / "opt-tiny", tmp_path / "engine").manifest
+    before = api.compile(MODELS / "opt-tiny", tmp_path / "engine").manifest
     signalled(tmp_path / "engine", "publish", signal.SIGKILL)
     assert open_engine(tmp_path / "engine").manifest == before
 
@@ -97,7 +97,7 @@ def test_an_error_is_one_message_and_status_2() -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    command = f"{sys.executable} -m llmc inspect {EXAMPLES / 'gptneox-tiny'} --json | true; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m llmc inspect {MODELS / 'gptneox-tiny'} --json | true; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() in ("0", "141")
     assert result.stderr == ""

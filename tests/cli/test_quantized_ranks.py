@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import llmc
-from tests.cli.llmc_command import EXAMPLES
+from tests.paths import MODELS
 
 pytest.importorskip("mpi4py")
 
@@ -21,7 +21,7 @@ def test_ranks_compute_what_the_interpreter_does(model, passes, executor, tmp_pa
     place = tmp_path / "engine"
     target = "tensorrt-rtx" if executor == "emulator" else "torch"
     llmc.compile(
-        EXAMPLES / f"{model}-tiny", place, passes=passes, dtype="float32", target=target, max_batch=2, max_seq=64,
+        MODELS / f"{model}-tiny", place, passes=passes, dtype="float32", target=target, max_batch=2, max_seq=64,
         calib_samples=2, calib_length=48,
     )  # fmt: skip
     command = [sys.executable, "-m", "llmc", "verify", place, "--executor", executor, "--plans", "default"]

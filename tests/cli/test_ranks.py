@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import llmc
-from runtime.parallel.launch import mpirun_path
-from runtime.parallel.notices import started_nothing
+from runtime.processes.launch import mpirun_path
+from runtime.processes.notices import started_nothing
+from tests.paths import MODELS
 
 pytest.importorskip("mpi4py")
-EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 PROMPTS = ["The function returns", "Once upon a time there was a", "A", "On the next day"]
 RUN = ("--json", "--max-new-tokens", "12", "--ignore-eos", *(part for text in PROMPTS for part in ("--prompt", text)))
 
@@ -41,9 +41,7 @@ def texts(result: subprocess.CompletedProcess[str]) -> list[list[int]]:
 
 
 def compiled(model: str, passes: str, place: Path, target: str = "torch") -> Path:
-    return llmc.compile(
-        EXAMPLES / f"{model}-tiny", place, passes=passes, dtype="float32", target=target, max_seq=64
-    ).path
+    return llmc.compile(MODELS / f"{model}-tiny", place, passes=passes, dtype="float32", target=target, max_seq=64).path
 
 
 @pytest.fixture(scope="module")

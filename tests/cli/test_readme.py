@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.llmc_command import ROOT, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
 

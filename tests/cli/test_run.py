@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import llmc as api
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
 PROMPTS = ["The function returns", "A", "In the following example, the", "Names are", "of the"]
 
@@ -31,7 +32,7 @@ def test_json_has_exactly_the_keys_that_are_promised(engine: Path) -> None:
 
 def test_tokens_are_those_of_transformers(engine: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
-    folder = EXAMPLES / "gptneox-tiny"
+    folder = MODELS / "gptneox-tiny"
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     found = run(engine, *(part for text in PROMPTS for part in ("--prompt", text)), "--max-new-tokens", 16)
@@ -84,7 +85,7 @@ def test_an_end_token_stops_and_is_kept_among_the_ids(engine: Path, tmp_path: Pa
     stop = free["token_ids"][2]
     ended = free["token_ids"][: free["token_ids"].index(stop) + 1]
     checkpoint = tmp_path / "checkpoint"
-    shutil.copytree(EXAMPLES / "gptneox-tiny", checkpoint)
+    shutil.copytree(MODELS / "gptneox-tiny", checkpoint)
     (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": stop}))
     llmc("compile", checkpoint, "-o", tmp_path / "engine", "--dtype", "float32", "-q")
     [completion] = run(tmp_path / "engine", "--prompt", PROMPTS[0], "--max-new-tokens", 6)
@@ -191,7 +192,7 @@ def test_engines_that_do_not_match_are_refused(engine: Path, tmp_path: Path) -> 
         llmc("run", damaged(name, change), "--prompt", "a").failed(message)
     arguments = ("--prompt", "a", "--max-new-tokens", 1, "--no-verify")
     assert llmc("run", tmp_path / "flipped", *arguments).status == 0
-    llmc("run", EXAMPLES / "gptneox-tiny", "--prompt", "a").failed("is a checkpoint, not an engine", "llmc compile")
+    llmc("run", MODELS / "gptneox-tiny", "--prompt", "a").failed("is a checkpoint, not an engine", "llmc compile")
 
 
 def test_an_engine_of_an_older_format_says_what_to_do(engine: Path, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from llmc import sentencepiece_model
-from llmc.tokenizer import write_tokenizer
-from runtime.manifest import NoTokenizer
-from runtime.tokenizer import Tokenizer
-from tests.cli.llmc_command import EXAMPLES, llmc
-from tests.llmc.sentencepiece_files import sentencepiece_bytes
-from tests.runtime import small_tokenizers as small
+from llmc.compiling import sentencepiece_model
+from llmc.compiling.tokenizer_export import write_tokenizer
+from runtime.engine_dir.manifest import NoTokenizer
+from runtime.generation.tokenizer import Tokenizer
+from tests.cli.llmc_command import llmc
+from tests.llmc.compiling.sentencepiece_files import sentencepiece_bytes
+from tests.paths import MODELS
+from tests.runtime.generation import small_tokenizers as small
 
 TEXTS = [
     "Hello world",
@@ -47,14 +48,14 @@ def assert_same(original: Any, found: Tokenizer, text: str) -> None:
 
 @pytest.mark.parametrize("model", ["gptneox-tiny", "gptj-tiny", "mpt-tiny", "opt-tiny"])
 def test_the_examples(model: str, tmp_path: Path) -> None:
-    original, found = AutoTokenizer.from_pretrained(EXAMPLES / model), converted(EXAMPLES / model, tmp_path / "out")
+    original, found = AutoTokenizer.from_pretrained(MODELS / model), converted(MODELS / model, tmp_path / "out")
     for text in TEXTS:
         assert_same(original, found, text)
 
 
 def test_any_text(tmp_path_factory: pytest.TempPathFactory) -> None:
-    original = AutoTokenizer.from_pretrained(EXAMPLES / "mpt-tiny")
-    found = converted(EXAMPLES / "mpt-tiny", tmp_path_factory.mktemp("out"))
+    original = AutoTokenizer.from_pretrained(MODELS / "mpt-tiny")
+    found = converted(MODELS / "mpt-tiny", tmp_path_factory.mktemp("out"))
 
     @settings(max_examples=100)
     @given(st.text(max_size=60))
@@ -66,10 +67,10 @@ def test_any_text(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def old_style(folder: Path) -> Path:
     """A tokenizer as OPT's checkpoints have it: a vocabulary, merges, and a start token in front of every text."""
-    model = json.loads((EXAMPLES / "opt-tiny" / "tokenizer.json").read_text())["model"]
+    model = json.loads((MODELS / "opt-tiny" / "tokenizer.json").read_text())["model"]
     folder.mkdir()
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
-    (folder / "config.json").write_bytes((EXAMPLES / "opt-tiny" / "config.json").read_bytes())
+    (folder / "config.json").write_bytes((MODELS / "opt-tiny" / "config.json").read_bytes())
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
     special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
@@ -91,7 +92,7 @@ def test_a_vocabulary_and_merges_with_a_start_token(tmp_path: Path) -> None:
 def test_truncation_left_by_a_training_script_does_not_count(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    for path in (EXAMPLES / "gptneox-tiny").glob("*.json"):
+    for path in (MODELS / "gptneox-tiny").glob("*.json"):
         (source / path.name).write_bytes(path.read_bytes())
     content = json.loads((source / "tokenizer.json").read_text())
     content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
@@ -102,14 +103,14 @@ def test_truncation_left_by_a_training_script_does_not_count(tmp_path: Path) -> 
 def copy_of(name: str, folder: Path, **files: str | bytes) -> Path:
     """A checkpoint's config beside other files of a tokenizer; dots in their names are spelt `__`."""
     folder.mkdir()
-    (folder / "config.json").write_bytes((EXAMPLES / name / "config.json").read_bytes())
+    (folder / "config.json").write_bytes((MODELS / name / "config.json").read_bytes())
     for file, content in files.items():
         data = content if isinstance(content, bytes) else content.encode()
         (folder / file.replace("__", ".")).write_bytes(data)
     return folder
 
 
-VOCABULARY = json.dumps(json.loads((EXAMPLES / "opt-tiny" / "tokenizer.json").read_text())["model"]["vocab"])
+VOCABULARY = json.dumps(json.loads((MODELS / "opt-tiny" / "tokenizer.json").read_text())["model"]["vocab"])
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import llmc as api
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
 QUICK = ("--prompts", 3, "--max-new-tokens", 4)
 
@@ -49,8 +50,8 @@ def test_json_holds_every_run(engine: Path) -> None:
 
 
 def test_an_engine_agrees_with_its_checkpoint_and_no_other(engine: Path) -> None:
-    assert llmc("verify", engine, *QUICK, "--against", EXAMPLES / "gptneox-tiny").status == 0
-    result = llmc("verify", engine, *QUICK, "--against", EXAMPLES / "mpt-tiny")
+    assert llmc("verify", engine, *QUICK, "--against", MODELS / "gptneox-tiny").status == 0
+    result = llmc("verify", engine, *QUICK, "--against", MODELS / "mpt-tiny")
     assert result.status == 1
     assert "Traceback" not in result.err
     assert "DOES NOT HOLD" in result.out
@@ -58,7 +59,7 @@ def test_an_engine_agrees_with_its_checkpoint_and_no_other(engine: Path) -> None
 
 
 def test_engines_are_compared_with_engines(engine: Path, tmp_path: Path) -> None:
-    arguments = ("compile", EXAMPLES / "gptneox-tiny", "-o", tmp_path / "other", "--max-seq", 20, "-q")
+    arguments = ("compile", MODELS / "gptneox-tiny", "-o", tmp_path / "other", "--max-seq", 20, "-q")
     assert llmc(*arguments, "--dtype", "bfloat16").status == 0
     content = json.loads(llmc("verify", engine, *QUICK, "--against", tmp_path / "other", "--json").out)
     assert content["holds"] is True
@@ -70,7 +71,7 @@ def test_engines_are_compared_with_engines(engine: Path, tmp_path: Path) -> None
 def test_a_changed_weight_is_found_and_named(engine: Path, tmp_path: Path) -> None:
     bad = spoilt(engine, tmp_path / "bad")
     llmc("verify", bad, *QUICK).failed("rank0.safetensors is damaged or was changed")
-    arguments = ("verify", bad, *QUICK, "--no-verify", "--against", EXAMPLES / "gptneox-tiny")
+    arguments = ("verify", bad, *QUICK, "--no-verify", "--against", MODELS / "gptneox-tiny")
     result = llmc(*arguments)
     assert result.status == 1
     assert "const %layers.2.mlp.up.weight" in result.out
@@ -84,7 +85,7 @@ def test_a_changed_weight_is_found_and_named(engine: Path, tmp_path: Path) -> No
 
 def scale_logits(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Have the torch executor compute wrong."""
-    from runtime.torch_executor.session import TorchStageSession
+    from runtime.executors.torch.session import TorchStageSession
 
     step = TorchStageSession.step
 
@@ -141,7 +142,7 @@ def test_the_library_does_what_the_command_does(engine: Path) -> None:
 
 
 def test_one_sequence_at_a_time_has_no_batch(tmp_path: Path) -> None:
-    arguments = ("compile", EXAMPLES / "opt-tiny", "-o", tmp_path / "engine", "--max-batch", 1, "--max-seq", 8, "-q")
+    arguments = ("compile", MODELS / "opt-tiny", "-o", tmp_path / "engine", "--max-batch", 1, "--max-seq", 8, "-q")
     assert llmc(*arguments).status == 0
     content = json.loads(llmc("verify", tmp_path / "engine", "--prompts", 2, "--json").out)
     assert {run["mode"] for run in content["runs"]} == {"alone"}
@@ -150,9 +151,9 @@ def test_one_sequence_at_a_time_has_no_batch(tmp_path: Path) -> None:
 
 
 def test_dummy_weights_are_made_up_again(tmp_path: Path) -> None:
-    arguments = ("compile", EXAMPLES / "opt-tiny", "-o", tmp_path / "engine", "--dummy-weights", "-q")
+    arguments = ("compile", MODELS / "opt-tiny", "-o", tmp_path / "engine", "--dummy-weights", "-q")
     assert llmc(*arguments).status == 0
-    content = json.loads(llmc("verify", tmp_path / "engine", *QUICK, "--json", "--against", EXAMPLES / "opt-tiny").out)
+    content = json.loads(llmc("verify", tmp_path / "engine", *QUICK, "--json", "--against", MODELS / "opt-tiny").out)
     assert content["holds"] is True
     assert "with dummy weights" in content["reference"]
 
@@ -173,7 +174,7 @@ def test_bad_requests(engine: Path, arguments: list[Any], message: str, hint: st
 
 
 def test_a_checkpoint_is_no_engine() -> None:
-    llmc("verify", EXAMPLES / "opt-tiny").failed("is a checkpoint, not an engine", "llmc compile")
+    llmc("verify", MODELS / "opt-tiny").failed("is a checkpoint, not an engine", "llmc compile")
 
 
 def test_another_vocabulary_cannot_be_compared(engine: Path, checkpoint: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 import llmc
 from compiler.backend_trt import BuildOptions
-from compiler.trt.plans import read_plans
-from tests.cli.test_ranks import EXAMPLES, run
+from compiler.trt_network.plans import read_plans
+from tests.cli.test_ranks import run
+from tests.paths import MODELS
 
 pytest.importorskip("mpi4py")
 pytest.importorskip("tensorrt_rtx")
@@ -22,7 +23,7 @@ QUICK = ("--prompts", 2, "--max-new-tokens", 2, "--no-verify", "--json")
 def compiled(place: Path, passes: str) -> Path:
     """An engine of opt-tiny in float32, for at most 2 sequences of 40 tokens."""
     build = BuildOptions(batch_sizes=(1, 2), prompt_sizes=(16,), workers=1)
-    model = EXAMPLES / "opt-tiny"
+    model = MODELS / "opt-tiny"
     return llmc.compile(
         model, place, passes=passes, dtype="float32", target="tensorrt-rtx", build=build,
         max_batch=2, max_input=16, max_seq=40,

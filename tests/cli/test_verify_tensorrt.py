@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 
 import llmc as api
-from compiler.trt.plans import read_plans
-from llmc.localizing import locate
-from llmc.plan_divergence import first_plan_divergence
-from llmc.plan_trials import plan_trials
-from llmc.trials import Trial
-from runtime.engine_folder import open_engine
-from runtime.manifest import EngineLimits
-from runtime.requests import Request
-from runtime.tensorrt_executor import TensorRTExecutor
-from tests.cli.llmc_command import EXAMPLES, llmc
+from compiler.trt_network.plans import read_plans
+from llmc.verification.bisect import locate
+from llmc.verification.plan_bisect import first_plan_divergence
+from llmc.verification.plan_test_cases import plan_trials
+from llmc.verification.test_cases import Trial
+from runtime.engine_dir.engine_folder import open_engine
+from runtime.engine_dir.manifest import EngineLimits
+from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.generation.requests import Request
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -35,7 +36,7 @@ def trt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("engines") / "engine"
     sizes = ("--max-batch", 3, "--max-input", 64, "--max-seq", 200)
     result = llmc(
-        *("compile", EXAMPLES / "opt-tiny", "-o", place, "--target", "tensorrt-rtx", *sizes, "-q"),
+        *("compile", MODELS / "opt-tiny", "-o", place, "--target", "tensorrt-rtx", *sizes, "-q"),
         *("--batch-sizes", "2", "--prompt-sizes", "16,64", "--capacities", "100,200", "--workers", 2),
     )
     assert result.status == 0, result.err
@@ -65,7 +66,7 @@ def spoil_norm(record: dict[str, Any]) -> None:
 
 
 def test_every_plan_agrees_with_the_graph_and_the_checkpoint(trt: Path) -> None:
-    for against in ((), ("--against", EXAMPLES / "opt-tiny")):
+    for against in ((), ("--against", MODELS / "opt-tiny")):
         content = json.loads(llmc("verify", trt, *QUICK, "--json", *against).out)
         assert content["holds"] is True
         assert content["executor"] == "emulator"
@@ -179,7 +180,7 @@ def test_the_plans_are_inspected(trt: Path) -> None:
 
 def test_the_manifest_says_which_gpus_plans_were_built_for(trt: Path, tmp_path: Path) -> None:
     assert open_engine(trt).manifest.capabilities == ("8.0", "8.6", "8.9", "12.0")
-    arguments = ("compile", EXAMPLES / "opt-tiny", "-o", tmp_path / "one", "--target", "tensorrt-rtx", "-q")
+    arguments = ("compile", MODELS / "opt-tiny", "-o", tmp_path / "one", "--target", "tensorrt-rtx", "-q")
     result = llmc(*arguments, "--max-seq", 32, "--max-batch", 1, "--compute-capability", "8.9,12.0")
     assert result.status == 0, result.err
     assert open_engine(tmp_path / "one").manifest.capabilities == ("8.9", "12.0")

@@ -1,14 +1,12 @@
 """How long steps may be follows from the values of a graph that grow with a product of lengths."""
 
-from pathlib import Path
-
 import pytest
 
 import llmc
 from compiler.ir import chunks
 from compiler.ir.chunks import BUDGET, chunk_length, elements_per_token
+from tests.paths import MODELS
 
-MODELS = Path(__file__).parents[2] / "examples" / "models"
 HEADS = 4
 FUSED, PLAIN = "merge-linears,fuse-attention,cleanup", "cleanup"
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from compiler.backend_torch import emit_torch
 from compiler.errors import GraphError
 from compiler.ir.builder import Builder
 from compiler.ir.constants import needed_constants, stream_constants
@@ -18,6 +17,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
 from compiler.ir.sinking import sink_pieces
 from compiler.ir.tensor_data import pack_int4, unpack_int4
+from compiler.store import emit_torch
 
 
 def literal(b: Builder, values: Tensor, dtype: DType, name: str) -> Value:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -21,10 +20,10 @@ from compiler.ir.rewrite import eliminate_dead, sweep
 from compiler.ir.step_contract import STEP_INPUTS, check_step, is_step
 from compiler.ir.types import TensorType
 from compiler.passes import run_pipeline
-from runtime.rank_interface import STEP_INPUTS as RUN_INPUTS
+from runtime.executors.rank_interface import STEP_INPUTS as RUN_INPUTS
 from tests.passes.checks import graph_of
+from tests.paths import MODELS
 
-MODELS = Path(__file__).parents[2] / "examples" / "models"
 FAMILIES = ["gptneox-tiny", "gptj-tiny", "opt-tiny", "mpt-tiny"]
 
 

@@ -11,9 +11,10 @@ import llmc
 from compiler.ir.graph import Graph
 from compiler.passes import ChangeDType, Quantize, TensorParallel, cleanup
 from llmc.pipeline import compose, read_passes
-from runtime.engine_folder import open_engine
+from runtime.engine_dir.engine_folder import open_engine
+from tests.paths import MODELS
 
-MODEL = Path(__file__).parents[2] / "examples" / "models" / "opt-tiny"
+MODEL = MODELS / "opt-tiny"
 
 
 def mark_it(graph: Graph) -> Graph:

@@ -9,8 +9,8 @@ import llmc
 from compiler.backend_trt.progress import shared_progress
 from llmc.cli.run_command import _generate
 from llmc.progress import Phase, Stages
+from tests.paths import MODELS
 
-MODELS = Path(__file__).parents[2] / "examples" / "models"
 Calls = list[tuple[str, int, int]]
 
 

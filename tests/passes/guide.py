@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-GUIDE = Path(__file__).parents[2] / "docs" / "passes.md"
+from tests.paths import DOCS
+
+GUIDE = DOCS / "passes.md"
 
 
 def guide_code() -> str:

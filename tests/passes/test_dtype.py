@@ -15,10 +15,11 @@ from compiler.ir.graph import Graph
 from compiler.ir.verifier import verify
 from compiler.passes import ChangeDType, canonical, cleanup, parse_pipeline
 from tests.passes.checks import assert_golden, assert_same_meaning, compute, graph_of, random_inputs
+from tests.paths import MODELS
 
 TYPES = ("float32", "float16", "bfloat16")
 SHORT: dict[Any, Any] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-MODELS = sorted(path for path in (Path(__file__).parents[2] / "examples/models").iterdir() if path.is_dir())
+CHECKPOINTS = sorted(path for path in MODELS.iterdir() if path.is_dir())
 
 
 def step_graph(dtype: str) -> Graph:
@@ -103,7 +104,7 @@ def test_step_graph_from_any_type_to_any(old: str, new: Any) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), list(product(TYPES, TYPES)))
-@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.name)
+@pytest.mark.parametrize("model", CHECKPOINTS, ids=lambda path: path.name)
 def test_lifted_models(model: Path, first: Any, second: Any) -> None:
     graph = lift(open_checkpoint(model))
     once = cleanup(ChangeDType(first)(graph))

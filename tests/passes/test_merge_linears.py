@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from compiler.frontends import lift, open_checkpoint
@@ -12,8 +10,7 @@ from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify
 from compiler.passes import MergeLinears, cleanup, merge_linears
 from tests.passes.checks import assert_golden, assert_same_meaning, graph_of
-
-MODELS = Path(__file__).parents[2] / "examples/models"
+from tests.paths import MODELS
 
 
 def random(name: str, *shape: int) -> str:

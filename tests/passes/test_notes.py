@@ -11,8 +11,9 @@ import pytest
 import llmc as library
 from compiler.ir.graph import Graph
 from compiler.passes import note, register_pass, run_pipeline
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
 from tests.passes.checks import graph_of
+from tests.paths import MODELS
 from tests.registrations import forgotten
 
 GRAPH = graph_of("""
@@ -60,7 +61,7 @@ def test_outside_a_pipeline_a_note_is_a_warning() -> None:
 
 
 def test_commands_show_notes(tmp_path: Path) -> None:
-    model, engine = EXAMPLES / "opt-tiny", tmp_path / "engine"
+    model, engine = MODELS / "opt-tiny", tmp_path / "engine"
     compiling = ("compile", model, "-o", engine, "--passes", "talks", "--max-seq", 32, "--target", "torch")
     result = llmc(*compiling, "--dump-ir", tmp_path)
     assert result.status == 0, result.err
@@ -74,7 +75,7 @@ def test_commands_show_notes(tmp_path: Path) -> None:
 def test_calibration_is_rehearsed_without_notes(tmp_path: Path) -> None:
     """The passes run twice then, and what they say is said once."""
     made = library.compile(
-        EXAMPLES / "opt-tiny",
+        MODELS / "opt-tiny",
         tmp_path / "engine",
         passes="talks,quant=smoothquant",
         target="torch",

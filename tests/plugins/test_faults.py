@@ -13,10 +13,11 @@ import torch
 
 from compiler.errors import GraphError, LlmcError, PluginError, RequestError
 from compiler.plugins import blamed, load_plugins
-from tests.cli.llmc_command import EXAMPLES, llmc
+from tests.cli.llmc_command import llmc
+from tests.paths import MODELS
 from tests.registrations import forgotten
 
-MODEL = EXAMPLES / "opt-tiny"
+MODEL = MODELS / "opt-tiny"
 SMALL = ("--dtype", "float32", "--max-batch", 2, "--max-seq", 32, "--batch-sizes", "2", "--prompt-sizes", "32")
 
 # An op with all its parts, each of which a test replaces by one with a mistake.
@@ -67,14 +68,14 @@ import torch
 import llmc
 from compiler.backend_trt.emission import emits
 from compiler.frontends import frontend
-from compiler.ir.evaluators import evaluates
+from compiler.ir.evaluators.core import evaluates
 from compiler.ir.op import op
 from compiler.ir.patterns import P
 from compiler.ir.rewrite import sweep
 from compiler.ir.rules import apply_rules, rule
 from compiler.ir.types import TensorType
 from compiler.passes.parallel import placement
-from runtime.torch_executor.lowering import lowers
+from runtime.executors.torch.lowering import lowers
 """
 
 

@@ -16,13 +16,13 @@ from compiler.backend_trt.emission import RULES as TENSORRT_RULES
 from compiler.errors import ConfigError, GraphError, LlmcError, PassError, PluginError, TargetError
 from compiler.frontends import families
 from compiler.frontends.registry import FAMILIES, family_of
-from compiler.ir.evaluators import EVALUATORS, evaluator
+from compiler.ir.evaluators.core import EVALUATORS, evaluator
 from compiler.ir.op import OPS, op_kind
 from compiler.passes import describe_passes, find_pass, load_plugin, parse_pipeline, run_pipeline
 from compiler.passes.parallel.layout import PLACEMENTS
 from compiler.passes.registry import PASSES
 from compiler.plugins import Plugin, Registry, load_plugins
-from runtime.torch_executor.lowering import RULES as TORCH_RULES
+from runtime.executors.torch.lowering import RULES as TORCH_RULES
 from tests.passes.checks import body_of, graph_of
 from tests.registrations import forgotten
 
@@ -47,11 +47,11 @@ EVERYTHING = """
     import llmc
     from compiler.backend_trt.emission import emits
     from compiler.frontends import frontend
-    from compiler.ir.evaluators import evaluates
+    from compiler.ir.evaluators.core import evaluates
     from compiler.ir.op import op
     from compiler.ir.types import TensorType
     from compiler.passes.parallel import placement
-    from runtime.torch_executor.lowering import lowers
+    from runtime.executors.torch.lowering import lowers
 
 
     @op
@@ -137,7 +137,7 @@ def test_a_plugin_file_adds_passes_and_ops(plugin) -> None:
         from typing import Annotated
 
         import llmc
-        from compiler.ir.evaluators import evaluates
+        from compiler.ir.evaluators.core import evaluates
         from compiler.ir.op import op
         from compiler.ir.patterns import P
         from compiler.ir.rules import Rule, apply_rules
@@ -377,7 +377,7 @@ def test_a_rule_of_a_plugin_has_a_place_in_messages() -> None:
     with pytest.raises(TargetError) as caught:
         TORCH_RULES.add("gelu", lambda state, op: "x", test_no_such_plugin)
     assert re.fullmatch(
-        r"the op 'gelu' has a rule of the torch executor already, in runtime\.torch_executor\.rules, line \d+; "
+        r"the op 'gelu' has a rule of the torch executor already, in runtime\.executors\.torch\.rules, line \d+; "
         r"the new one is in tests/plugins/test_loading\.py, line \d+",
         caught.value.message,
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from compiler.ir.graph import DimRange
 from compiler.ir.mesh import Mesh
-from runtime.engine_writer import check_place, engine_writer
-from runtime.manifest import EngineLimits, Manifest, Source, SpecialTokens
+from runtime.engine_dir.engine_writer import check_place, engine_writer
+from runtime.engine_dir.manifest import EngineLimits, Manifest, Source, SpecialTokens
 
 MANIFEST = Manifest(
     llmc="0.1.0",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from runtime.executor import Session
+from runtime.executors.interface import Session
 
 VOCAB = 97
 
@@ -38,7 +38,7 @@ class FakeSession:
         self.cache = torch.full((batch, capacity), -1)
 
     def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
-        """See `runtime.executor.Session.step`."""
+        """See `runtime.executors.interface.Session.step`."""
         assert token_ids.dtype == past_len.dtype == new_len.dtype == logit_pos.dtype == torch.int32
         assert len(token_ids) == len(past_len) == len(new_len) == len(logit_pos) == self.batch
         assert ((token_ids >= 0) & (token_ids < VOCAB)).all()
@@ -67,6 +67,6 @@ class FakeExecutor:
         self.steps: list[list[int]] = []
 
     def open(self, batch: int, capacity: int) -> Session:
-        """See `runtime.executor.Executor.open`."""
+        """See `runtime.executors.interface.Executor.open`."""
         self.opened.append((batch, capacity))
         return FakeSession(self, batch, capacity)

@@ -17,18 +17,18 @@ import llmc
 from compiler.backend_trt import BuildOptions
 from compiler.ir.graph import Graph
 from compiler.passes import run_pipeline
-from llmc.calibrating import calibration_settings
-from llmc.comparing import Reference, compare
-from llmc.tolerance import logits_tolerance, unrounded
-from llmc.trials import Trial
-from runtime.engine_folder import open_engine
-from runtime.executor import Executor
-from runtime.executor_choice import choose, load_executor
-from runtime.requests import Request
+from llmc.compiling.calibration import calibration_settings
+from llmc.verification.compare import Reference, compare
+from llmc.verification.test_cases import Trial
+from llmc.verification.tolerance import logits_tolerance, unrounded
+from runtime.engine_dir.engine_folder import open_engine
+from runtime.executors.interface import Executor
+from runtime.generation.requests import Request
+from runtime.load.choice import choose, load_executor
 from tests.frontends.quantized import writers
 from tests.frontends.quantized.checkpoints import write
 from tests.frontends.quantized.writers import Writer
-from tests.runtime.tensorrt_executor.thread_ranks import ThreadExecutor, ThreadGroup
+from tests.runtime.executors.tensorrt.thread_ranks import ThreadExecutor, ThreadGroup
 
 EXECUTORS = ("torch", "emulator")
 BATCH = 3
@@ -140,8 +140,8 @@ class Oracle:
     """The interpreter's reading of a quantized graph.
 
     In float32 an engine computes what the interpreter does but for the order of sums. Where activations are quantized,
-    a value can thereby get another code, after which a prompt differs by what quantization costs (`llmc.tolerance`).
-    That is rare: many short prompts are exact, none if something rounds otherwise.
+    a value can thereby get another code, after which a prompt differs by what quantization costs
+    (`llmc.verification.tolerance`). That is rare: many short prompts are exact, none if something rounds otherwise.
     """
 
     def __init__(self, graph: Graph, dtype: str, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:

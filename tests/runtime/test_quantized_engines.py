@@ -3,15 +3,13 @@
 A spread: `python -m benchmarks.quant_matrix` tries all of it.
 """
 
-from pathlib import Path
-
 import pytest
 
-from runtime.tokenizer import Tokenizer
+from runtime.generation.tokenizer import Tokenizer
+from tests.paths import MODELS
 from tests.runtime.quantized_engines import EXECUTORS, Oracle, compiled, imported, loaded, quantized_graph
 
 pytest.importorskip("tensorrt_rtx")
-MODELS = Path(__file__).parents[2] / "examples" / "models"
 TEXT = "The function returns a list of the names that are in use, or nothing if the file cannot be read."
 
 

@@ -154,8 +154,8 @@ def in_order(weights: Weights, tensor: str, groups: int, width: int) -> bool:
 
 def stored_integers(words: Tensor, bits: int, axis: int) -> Tensor:
     """What the op `unpack` makes of stored words: the integers along an axis, less half of their range, as int8."""
-    import compiler.ir.unpack_evaluators  # noqa: F401 - registers the evaluator
-    from compiler.ir.evaluators import evaluator
+    import compiler.ir.evaluators.unpack  # noqa: F401 - registers the evaluator
+    from compiler.ir.evaluators.core import evaluator
 
     found: Tensor = evaluator("unpack").compute({"bits": bits, "axis": axis, "order": (), "signed": False}, {}, words)
     return found

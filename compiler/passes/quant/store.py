@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from compiler.atomic_file import replacing
+from compiler.cache import cache_folder
 from compiler.errors import PassError
 from compiler.ir.dtypes import DType
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
-from compiler.ir.replacing import replacing
 from compiler.ir.tensor_data import pack_int4, read_tensor
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import from_torch
 from compiler.ir.types import TensorType, parse_type
-from compiler.trt.cache import cache_folder
 
 # Part of every key: results of an older way of computing them are not found again.
 _VERSION = "2"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,8 +16,8 @@ from compiler.ir.torch_types import to_torch
 from compiler.ir.verifier import verify
 from compiler.ir.virtual_ranks import VirtualRanks
 from compiler.passes import run_pipeline
+from tests.paths import MODELS
 
-MODELS = Path(__file__).parents[3] / "examples" / "models"
 FAMILIES = ("gptneox", "gptj", "opt", "mpt")
 AUTOMATIC = "merge-linears,fuse-attention,cleanup"
 

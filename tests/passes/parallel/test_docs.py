@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from compiler.ir.mesh import collectives
 from compiler.ir.mesh_weights import weight_report
 from compiler.passes.parallel.layout import PLACEMENTS
-from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, MODELS, lifted, rewritten
+from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, lifted, rewritten
+from tests.paths import DOCS, MODELS
 from tests.registrations import forgotten
 
-GUIDE = Path(__file__).parents[3] / "docs" / "parallel.md"
+GUIDE = DOCS / "parallel.md"
 MESHES = ("", "tp=2", "tp=4", "tp=4,embed=vocab", "tp=4,embed=hidden", "pp=2", "pp=3", "tp=2,embed=vocab,pp=2")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compiler.errors import PassError
-from compiler.ir.evaluators import evaluates
+from compiler.ir.evaluators.core import evaluates
 from compiler.ir.mesh import collectives, with_facts
 from compiler.ir.mesh_weights import weight_report
 from compiler.ir.op import op

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.backend_torch import stored_ranks
 from compiler.backend_trt import BuildOptions
 from compiler.errors import GraphError, PassError
 from compiler.ir.mesh import collectives, rank_graph
@@ -17,7 +16,8 @@ from compiler.ir.rewrite import sweep
 from compiler.ir.trace import Trace
 from compiler.passes import run_pipeline
 from compiler.passes.parallel.stages import Line, cut_line, line_of
-from llmc.emitting import check_targets
+from compiler.store import stored_ranks
+from llmc.compiling.emit import check_targets
 from tests.passes.parallel.configs import noise_model
 from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, lifted, logits, rewritten
 

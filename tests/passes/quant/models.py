@@ -1,20 +1,19 @@
 """The example checkpoints, and token ids to calibrate them with."""
 
 from functools import cache
-from pathlib import Path
 
 import torch
 
-from compiler.passes.quant.calibration import CalibrationSource
+from compiler.passes.quant.calibration.source import CalibrationSource
 from llmc.models import lift
+from tests.paths import MODELS
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "models"
 FAMILIES = ("gptneox", "gptj", "opt", "mpt")
 
 
 @cache
 def model(family):
-    return lift(EXAMPLES / f"{family}-tiny")
+    return lift(MODELS / f"{family}-tiny")
 
 
 def calibration(samples=4, length=32, **settings):

@@ -19,7 +19,7 @@ from compiler.ir.sinking import sink_pieces
 from compiler.passes import run_pipeline
 from compiler.passes.quant import Quantize
 from compiler.passes.quant.algorithms.grid import FloatGrid, IntegerGrid
-from compiler.passes.quant.targets import targets
+from compiler.passes.quant.linears.targets import targets
 from tests.frontends.steps import lift_folder, random_rows, run_rows
 
 MODELS = Path("examples/models")

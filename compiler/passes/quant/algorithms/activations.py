@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compiler.ir.dtypes import DType
-from compiler.ir.quant_evaluators import dequantize, quantize
+from compiler.ir.evaluators.quant import dequantize, quantize
 from compiler.passes.quant.algorithms.grid import LEAST_SCALE
 
 LARGEST = {DType.i8: 127, DType.f8e4m3: 448}

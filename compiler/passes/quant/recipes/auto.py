@@ -10,14 +10,14 @@ from compiler.errors import PassError
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.grid import IntegerGrid
-from compiler.passes.quant.calibration import current_calibration
-from compiler.passes.quant.layers import LayerResult, calibrate
+from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.source import current_calibration
+from compiler.passes.quant.calibration.statistics import gather
+from compiler.passes.quant.linears.layers import LayerResult, calibrate
+from compiler.passes.quant.linears.targets import Target, targets
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.gptq import Gptq, round_all
 from compiler.passes.quant.recipes.nearest import Int4
-from compiler.passes.quant.statistics import gather
-from compiler.passes.quant.targets import Target, targets
-from compiler.passes.quant.walk import View
 
 _SCALE_BITS = 32
 _UNQUANTIZED_BITS = 16

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.grid import FloatGrid
+from compiler.passes.quant.linears.rounded import Rounding, quantize_rounded
 from compiler.passes.quant.recipe import ACT, Activations, Recipe, algorithm
-from compiler.passes.quant.rounded import Rounding, quantize_rounded
 
 
 @algorithm("fp8")

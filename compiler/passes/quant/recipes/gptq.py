@@ -11,14 +11,14 @@ from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
 from compiler.passes.quant.algorithms.grid import IntegerGrid
-from compiler.passes.quant.calibration import current_calibration
-from compiler.passes.quant.layers import LayerResult, calibrate, describe, report, stored_linear, stored_weight
-from compiler.passes.quant.limit import quantize_linears
+from compiler.passes.quant.budget import quantize_linears
+from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.source import current_calibration
+from compiler.passes.quant.calibration.statistics import gather
+from compiler.passes.quant.linears.layers import LayerResult, calibrate, describe, report, stored_linear, stored_weight
+from compiler.passes.quant.linears.targets import Target, targets
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int4, Int8
-from compiler.passes.quant.statistics import gather
-from compiler.passes.quant.targets import Target, targets
-from compiler.passes.quant.walk import View
 
 
 @algorithm("gptq")

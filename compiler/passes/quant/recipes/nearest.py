@@ -7,8 +7,8 @@ from typing import Annotated
 
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.linears.rounded import Rounding, quantize_rounded
 from compiler.passes.quant.recipe import ACT, GROUP, Activations, Recipe, algorithm
-from compiler.passes.quant.rounded import Rounding, quantize_rounded
 
 
 @algorithm("int8")

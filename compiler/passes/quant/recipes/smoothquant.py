@@ -13,15 +13,15 @@ from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.activations import round_activations
 from compiler.passes.quant.algorithms.grid import IntegerGrid
 from compiler.passes.quant.algorithms.smoothquant import search_alpha, smoothing
-from compiler.passes.quant.calibration import current_calibration
-from compiler.passes.quant.layers import LayerResult, calibrate, report, stored_weight
+from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.source import current_calibration
+from compiler.passes.quant.calibration.statistics import gather
+from compiler.passes.quant.linears.layers import LayerResult, calibrate, report, stored_weight
+from compiler.passes.quant.linears.rounding import input_rounding
+from compiler.passes.quant.linears.smoothed import pre_scale, rewrite_smoothed, stored_scale
+from compiler.passes.quant.linears.targets import Target, targets
 from compiler.passes.quant.recipe import ACT, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int8
-from compiler.passes.quant.rounding import input_rounding
-from compiler.passes.quant.smoothed import pre_scale, rewrite_smoothed, stored_scale
-from compiler.passes.quant.statistics import gather
-from compiler.passes.quant.targets import Target, targets
-from compiler.passes.quant.walk import View
 
 
 @algorithm("smoothquant")

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
-from compiler.ir.evaluators import Attrs, Sizes, evaluates
+from compiler.ir.evaluators.core import Attrs, Sizes, evaluates
 from compiler.ir.op import Op, op
 from compiler.ir.ops.check import require
 from compiler.ir.types import TensorType
 from compiler.passes.parallel import Site, placement
-from runtime.torch_executor.lowering import Lowering, lowers
+from runtime.executors.torch.lowering import Lowering, lowers
 
 
 @op

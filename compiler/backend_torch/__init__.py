@@ -1,5 +1,0 @@
-"""The `torch` target: a rank's graph as text, and its weights as safetensors."""
-
-from compiler.backend_torch.emit import EmittedRank, emit_torch, stored_ranks
-
-__all__ = ["EmittedRank", "emit_torch", "stored_ranks"]

@@ -1,0 +1,76 @@
+"""Which token ids end a text, begin it, and pad it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compiler.errors import ConfigError
+from compiler.frontends.registry import FAMILIES
+
+# Keys of generation_config.json that change greedy text in transformers, and the values with which they do not.
+_GREEDY_KEYS: dict[str, tuple[Any, ...]] = {
+    "bad_words_ids": (None,),
+    "begin_suppress_tokens": (None,),
+    "encoder_repetition_penalty": (None, 1.0),
+    "exponential_decay_length_penalty": (None,),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "guidance_scale": (None, 1.0),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "no_repeat_ngram_size": (None, 0),
+    "num_beams": (None, 1),
+    "repetition_penalty": (None, 1.0),
+    "sequence_bias": (None,),
+    "stop_strings": (None,),
+    "suppress_tokens": (None, []),
+}
+
+
+def special_tokens(family: str, config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The ids with a meaning: from `generation_config.json`, else from `config.json`, else the family's own.
+
+    Args:
+        family: the `model_type` of a registered family.
+        config: the content of `config.json`.
+        generation: the content of `generation_config.json`.
+
+    Returns:
+        `eos`, a tuple of the ids any of which ends a text; `bos` and `pad`, an id or None.
+
+    Raises:
+        ConfigError: if a key holds something other than an id (or, for the end, a list of ids).
+    """
+    defaults = FAMILIES[family].special_tokens
+
+    def find(name: str) -> Any:
+        key = f"{name}_token_id"
+        if generation.get(key) is not None:
+            return _checked(key, generation[key], "generation_config.json", several=name == "eos")
+        value = config[key] if key in config else defaults.get(name)
+        return _checked(key, value, "config.json", several=name == "eos")
+
+    eos = find("eos")
+    ends = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
+    return {"eos": ends, "bos": find("bos"), "pad": find("pad")}
+
+
+def generation_notes(generation: Mapping[str, Any]) -> list[str]:
+    """A sentence for each setting of `generation_config.json` that llmc does not apply."""
+    return [
+        f"generation_config.json sets {key!r} to {generation[key]!r}, which llmc run does not apply"
+        for key, neutral in _GREEDY_KEYS.items()
+        if key in generation and generation[key] not in neutral
+    ]
+
+
+def _checked(key: str, value: Any, file: str, *, several: bool) -> Any:
+    # transformers writes -1 for "none" in some old configs.
+    if value is None or value == -1:
+        return None
+    values = value if several and isinstance(value, list) else [value]
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in values):
+        wanted = "an id or a list of ids" if several else "an id"
+        raise ConfigError(f"the key {key!r} of {file} is {value!r}; it must be {wanted}")
+    return value

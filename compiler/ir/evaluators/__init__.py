@@ -1,0 +1,1 @@
+"""What each kind of op computes, in torch."""

@@ -1,0 +1,67 @@
+"""Leaving the linears as they are whose quantization would cost a model most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from compiler.ir.graph import Graph
+from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration
+from compiler.passes.quant.calibration.windows import window_logits
+from compiler.passes.quant.linears.replace import Emit, rewrite_linears
+
+_WINDOWS = 8
+
+
+def quantize_linears(graph: Graph, emits: Mapping[str, Emit], limit: float | None) -> Graph:
+    """The graph with linears replaced, but for those that cost most.
+
+    What a linear costs is the divergence of the model's predictions when it alone is quantized; such small costs add
+    up. Linears are left as they are, those with the highest cost for each weight first, until the rest costs no more
+    than the limit. As cross-entropy grows by about the divergence, so does the logarithm of perplexity.
+
+    Args:
+        graph: the graph.
+        emits: what replaces a linear, by its name.
+        limit: the largest mean KL divergence from the graph's own predictions, in nats a token; None: any.
+
+    Raises:
+        PassError: if there is a limit, and no data to measure with.
+    """
+    if limit is None:
+        return rewrite_linears(graph, emits)
+    calibration = current_calibration()
+    costs = divergences(graph, emits, calibration)
+    weights = {op.name: op.operands[1].type.elements for op in graph.find("linear") if op.name in emits}
+    kept, left = dict(emits), sum(costs.values())
+    for name in sorted(costs, key=lambda name: -costs[name] / weights[name]):
+        if left <= limit:
+            break
+        left -= costs[name]
+        del kept[name]
+    calibration.report.leave(emits.keys() - kept.keys())
+    return rewrite_linears(graph, kept)
+
+
+def divergences(graph: Graph, emits: Mapping[str, Emit], calibration: CalibrationSource) -> dict[str, float]:
+    """The mean KL divergence, in nats a token, that each linear causes when it alone is replaced, by its name.
+
+    The model runs on eight windows once for each linear, and all of it is in memory.
+    """
+    windows = calibration.at_most(_WINDOWS, graph).windows(graph)
+    expected = list(window_logits(graph, windows, calibration.place))
+    costs = {}
+    for done, (name, emit) in enumerate(emits.items()):
+        quantized = rewrite_linears(graph, {name: emit})
+        parts = map(divergence, expected, window_logits(quantized, windows, calibration.place))
+        costs[name] = sum(parts) / windows.numel()
+        calibration.progress(done + 1, len(emits))
+    return costs
+
+
+def divergence(expected: Tensor, found: Tensor) -> float:
+    """The KL divergence of the predictions that logits `found` make from those of `expected`, summed over all."""
+    p, q = expected.log_softmax(-1), found.log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(dtype=torch.float64))

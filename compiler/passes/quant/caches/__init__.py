@@ -1,0 +1,1 @@
+"""The pass `kv`: caches in 8 bits."""

@@ -1,0 +1,1 @@
+"""Which linears are quantized, and how the quantized ones take their place."""

@@ -1,0 +1,158 @@
+"""Calibrating the targets of a recipe layer by layer, with the results kept in files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from compiler.ir.dtypes import DType
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value
+from compiler.ir.rewrite import RewriteBuilder
+from compiler.ir.tensor_ref import TensorRef
+from compiler.passes.quant.algorithms.grid import Rounded
+from compiler.passes.quant.calibration.layerwise import View, Walk
+from compiler.passes.quant.calibration.points import stops_of
+from compiler.passes.quant.calibration.source import CalibrationSource
+from compiler.passes.quant.calibration.statistics import require_finite
+from compiler.passes.quant.linears.replace import dequantized_linear
+from compiler.passes.quant.linears.targets import Target
+from compiler.passes.quant.report import OpError
+from compiler.passes.quant.store import ResultStore, Stored
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What calibration made of linears over one input.
+
+    Attributes:
+        tensors: what to store, by key.
+        errors: the error of each linear, by its name.
+        numbers: what to note, by key.
+        weights: weights that later layers are calibrated with, by the linear's name.
+    """
+
+    tensors: Mapping[str, Stored] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results for all layers.
+
+    Attributes:
+        refs: where the tensors are, by key.
+        numbers: what was noted, by key.
+        errors: the error of each linear, by its name.
+    """
+
+    refs: Mapping[str, TensorRef]
+    numbers: Mapping[str, float]
+    errors: Mapping[str, float]
+
+
+Solve = Callable[[View, Mapping[str, Target]], LayerResult]
+"""Calibrates the linears of a stop, whose targets are given by the linears' names."""
+
+
+def calibrate(
+    graph: Graph, targets: Sequence[Target], calibration: CalibrationSource, settings: str, solve: Solve
+) -> Results:
+    """The results for some targets: those found in the cache, or new ones.
+
+    Raises:
+        PassError: if the calibration text does not do, or a weight or input is NaN or infinite.
+    """
+    windows = calibration.windows(graph)
+    store = ResultStore(graph, windows, settings)
+    if store.note is None:
+        _calibrate(graph, targets, calibration, store, Walk(graph, windows, calibration.place), solve)
+    note = store.note or {}
+    numbers, errors = note.get("numbers", {}), note.get("errors", {})
+    assert isinstance(numbers, dict) and isinstance(errors, dict)
+    return Results(store.refs(), numbers, errors)
+
+
+def _calibrate(
+    graph: Graph,
+    targets: Sequence[Target],
+    calibration: CalibrationSource,
+    store: ResultStore,
+    walk: Walk,
+    solve: Solve,
+) -> None:
+    by_name = {target.op.name: target for target in targets}
+    errors: dict[str, float] = {}
+    numbers: dict[str, float] = {}
+
+    def visit(view: View) -> Mapping[str, Tensor] | None:
+        for name, weight in view.weights.items():
+            require_finite(weight, by_name[name].module)
+        result = solve(view, by_name)
+        if result.tensors:
+            store.write(result.tensors)
+        errors.update(result.errors)
+        numbers.update(result.numbers)
+        return result.weights
+
+    walk.progress = calibration.progress
+    walk.run(stops_of(target.op for target in targets), visit)
+    store.finish({"errors": errors, "numbers": numbers})
+
+
+def report(
+    calibration: CalibrationSource, targets: Iterable[Target], errors: Mapping[str, float], recipes: Mapping[str, str]
+) -> None:
+    """Tell the calibration the errors of some targets; `recipes` says how each was quantized, by the linear's name."""
+    calibration.report.entries += [
+        OpError(target.op.name, target.module, recipes[target.op.name], errors[target.op.name]) for target in targets
+    ]
+
+
+def describe(algorithm: str, bits: float, group: int = 0) -> str:
+    """A recipe for a reader: `gptq, 4 bits, group 128`."""
+    return ", ".join([algorithm, f"{bits:g} bits", *([f"group {group}"] if group else [])])
+
+
+def stored_weight(target: Target, rounded: Rounded, dtype: DType) -> dict[str, Stored]:
+    """What to store of a rounded weight, by the keys that `stored_linear` reads."""
+    name, module = target.op.name, target.module
+    tensors = {
+        f"{name}.qweight": Stored(rounded.codes, f"{module}.qweight", dtype),
+        f"{name}.scales": Stored(rounded.scales.scale, f"{module}.scales"),
+    }
+    if rounded.scales.zero is not None:
+        tensors[f"{name}.zeros"] = Stored(rounded.scales.zero, f"{module}.zeros", dtype)
+    return tensors
+
+
+def stored_linear(
+    op: Op,
+    b: RewriteBuilder,
+    refs: Mapping[str, TensorRef],
+    *,
+    x: Value | None = None,
+    rows: Callable[[RewriteBuilder], Value] | None = None,
+) -> Value:
+    """Append `op` over its stored weight.
+
+    Args:
+        op: the linear.
+        b: the builder of a sweep that visits it.
+        refs: where the parts of the weight are.
+        x: what stands for its input, if another value.
+        rows: appends factors `[N]` of the weight's rows, if there are any.
+    """
+    scale = b.const(data=refs[f"{op.name}.scales"], name="weight.scale")
+    if rows:
+        column = b.cast(rows(b), dtype=DType.f32, name="rows")
+        column = b.reshape(column, shape=(*column.type.shape, 1), name="column")
+        scale = b.mul(scale, column, name="weight.scale.scaled")
+    codes = b.const(data=refs[f"{op.name}.qweight"], name="weight.packed")
+    zeros = f"{op.name}.zeros"
+    zero = b.const(data=refs[zeros], name="weight.zero") if zeros in refs else None
+    return dequantized_linear(op, b, codes, scale, zero, x=x)

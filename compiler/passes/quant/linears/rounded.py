@@ -1,0 +1,145 @@
+"""Linears with rounded weights, and rounded inputs where those are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from compiler.ir.comparison import relative_error
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value
+from compiler.ir.rewrite import RewriteBuilder
+from compiler.passes.quant.algorithms.activations import round_activations
+from compiler.passes.quant.algorithms.gptq import factorize, gptq
+from compiler.passes.quant.algorithms.grid import Grid, Rounded
+from compiler.passes.quant.budget import quantize_linears
+from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration, find_calibration
+from compiler.passes.quant.calibration.statistics import gather
+from compiler.passes.quant.linears.layers import (
+    LayerResult,
+    Results,
+    Solve,
+    calibrate,
+    describe,
+    report,
+    stored_linear,
+    stored_weight,
+)
+from compiler.passes.quant.linears.replace import dequantized_linear
+from compiler.passes.quant.linears.rounding import input_rounding, round_weight
+from compiler.passes.quant.linears.targets import Target, targets
+from compiler.passes.quant.recipe import Activations, Recipe
+
+_WINDOWS = 4
+_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How linears are rounded.
+
+    Attributes:
+        grid: the values of weights.
+        act: what is done to inputs, which get the type of the weights.
+        compensate: whether weights make good each other's errors (GPTQ); else each becomes the nearest value.
+    """
+
+    grid: Grid
+    act: Activations = "off"
+    compensate: bool = False
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether there is anything to learn from data."""
+        return self.act == "static" or self.compensate
+
+    def weights(self, weights: Mapping[str, Tensor], moment: Tensor, module: str) -> dict[str, Rounded]:
+        """The weights of linears over one input rounded; `moment` is `X^T X` of its values, `[K, K]`."""
+        if not self.compensate:
+            return {name: self.grid.nearest(weight) for name, weight in weights.items()}
+        factor = factorize(moment, name=module)
+        return {name: gptq(weight, factor, self.grid) for name, weight in weights.items()}
+
+
+def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
+    """The graph with the targets of a recipe rounded.
+
+    Without a need for data a few windows serve to report errors, if there are any that can be read.
+
+    Raises:
+        PassError: as `targets`, `calibrate` and `quantize_linears`.
+    """
+    chosen = targets(graph, recipe, rounding.grid.group)
+    results = Results({}, {}, {})
+    if calibration := _calibration(graph, rounding):
+        results = calibrate(graph, chosen, calibration, f"{rounding} {_names(chosen)}", _solver(rounding))
+        how = describe(recipe.algorithm, rounding.grid.bits, rounding.grid.group)
+        named = how if rounding.act == "off" else f"{how}, {rounding.act} activations"
+        report(calibration, chosen, results.errors, {target.op.name: named for target in chosen})
+    round_input = input_rounding(rounding.act, rounding.grid.dtype, results.numbers)
+
+    def emit(op: Op, b: RewriteBuilder) -> Value:
+        x = round_input(op, b) if round_input else None
+        if rounding.compensate:
+            return stored_linear(op, b, results.refs, x=x)
+        weight = round_weight(b, op.operands[1], rounding.grid)
+        return dequantized_linear(op, b, weight.q, weight.scale, x=x)
+
+    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.limit)
+
+
+def _calibration(graph: Graph, rounding: Rounding) -> CalibrationSource | None:
+    if rounding.needs_data:
+        return current_calibration()
+    calibration = find_calibration()
+    return calibration.at_most(_WINDOWS, graph) if calibration and calibration.is_readable else None
+
+
+def _solver(rounding: Rounding) -> Solve:
+    def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
+        module = by_name[view.stop.ops[0].name].module
+        known = gather(view.inputs, view.device, module, moment=rounding.compensate)
+        rounded = rounding.weights(view.weights, known.moment, module)
+        dense = {name: weight.dense() for name, weight in rounded.items()}
+        outcomes = [
+            (amax, _errors(known.rows, amax, view.weights, dense, rounding))
+            for amax in _candidates(known.amax, rounding)
+        ]
+        amax, errors = min(outcomes, key=lambda outcome: sum(error**2 for error in outcome[1].values()))
+        numbers = {} if amax is None else dict.fromkeys(dense, amax)
+        if not rounding.compensate:
+            return LayerResult(errors=errors, numbers=numbers)
+        tensors = {}
+        for name, weight in rounded.items():
+            tensors.update(stored_weight(by_name[name], weight, rounding.grid.dtype))
+        return LayerResult(tensors, errors, numbers, dense)
+
+    return solve
+
+
+def _candidates(amax: Tensor, rounding: Rounding) -> list[float | None]:
+    """What may become the largest value of the inputs' type: None for that of each token.
+
+    How well a floating-point type holds values that come again and again, such as those of an outlying channel, depends
+    on where they fall between two powers of two. So there the scales up to twice that of the largest value are tried,
+    which all hold every value.
+    """
+    if rounding.act != "static":
+        return [None]
+    steps = _STEPS if rounding.grid.dtype.is_float else 1
+    return [float(amax.amax()) * 2 ** (step / _STEPS) for step in range(steps)]
+
+
+def _errors(
+    rows: Tensor, amax: float | None, before: Mapping[str, Tensor], after: Mapping[str, Tensor], rounding: Rounding
+) -> dict[str, float]:
+    """The relative errors of the outputs of linears for some inputs `[T, K]`, by the linears' names."""
+    inputs = rows if rounding.act == "off" else round_activations(rows, amax, rounding.grid.dtype)
+    return {name: relative_error(inputs @ after[name].T, rows @ before[name].float().T) for name in after}
+
+
+def _names(chosen: list[Target]) -> list[str]:
+    return [target.op.name for target in chosen]

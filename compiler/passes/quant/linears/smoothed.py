@@ -1,0 +1,70 @@
+"""What AWQ and SmoothQuant share: inputs multiplied by stored constants, and stored weights that undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value
+from compiler.ir.rewrite import RewriteBuilder
+from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.torch_types import to_torch
+from compiler.passes.quant.budget import quantize_linears
+from compiler.passes.quant.calibration.points import Stop, stops_of
+from compiler.passes.quant.linears.layers import Results, stored_linear
+from compiler.passes.quant.linears.rounding import RoundInput
+from compiler.passes.quant.linears.smoothing import Make, find_places, smooth
+from compiler.passes.quant.linears.targets import Target
+from compiler.passes.quant.store import Stored
+
+
+def pre_scale(stop: Stop, scales: Tensor) -> Tensor:
+    """The reciprocal of scales, as the graph will hold it: in the type of the input."""
+    return (1 / scales).to(to_torch(stop.x.type.dtype))
+
+
+def stored_scale(stop: Stop, factor: Tensor, module: str) -> dict[str, Stored]:
+    """What to store of a pre-scale; nothing if it is 1 throughout."""
+    if bool((factor == 1).all()):
+        return {}
+    return {_key(stop.x.name): Stored(factor, f"{module}.pre_quant_scale")}
+
+
+def rewrite_smoothed(
+    graph: Graph, chosen: Sequence[Target], results: Results, limit: float | None, round_input: RoundInput | None = None
+) -> Graph:
+    """The graph with smoothed inputs and stored weights; `limit` as for `quantize_linears`."""
+    stops = stops_of(target.op for target in chosen)
+    scales: dict[str, Make] = {
+        stop.x.name: partial(_const, results.refs[_key(stop.x.name)])
+        for stop in stops
+        if _key(stop.x.name) in results.refs
+    }
+    rows = _rows(graph, stops, scales)
+
+    def emit(op: Op, b: RewriteBuilder) -> Value:
+        x = round_input(op, b) if round_input else None
+        return stored_linear(op, b, results.refs, x=x, rows=rows.get(op.name))
+
+    emits = {target.op.name: emit for target in chosen}
+    return quantize_linears(smooth(graph, stops, scales), emits, limit)
+
+
+def _rows(graph: Graph, stops: Sequence[Stop], scales: Mapping[str, Make]) -> dict[str, Make]:
+    """What the rows of linears absorb, by the linear's name.
+
+    Their stored weights do not hold it: factors of rows change scales only, whatever the codes are.
+    """
+    places = find_places(graph, [stop for stop in stops if stop.x.name in scales])
+    return {place.op: scales[name] for name, place in places.items() if place.kind == "rows"}
+
+
+def _const(ref: TensorRef, b: RewriteBuilder) -> Value:
+    return b.const(data=ref, name="pre_quant_scale")  # type: ignore[no-any-return]
+
+
+def _key(name: str) -> str:
+    return f"{name}.pre_quant_scale"

@@ -1,0 +1,20 @@
+"""All emulated layers; importing this module fills the table."""
+
+from compiler.trt_emulator import attention, collective, indexing, nn, pointwise, quantize, shape
+from compiler.trt_emulator.table import Call, Communicator, Emulation, emulated_kinds, emulates, find_emulation
+
+__all__ = [
+    "Call",
+    "Communicator",
+    "Emulation",
+    "attention",
+    "collective",
+    "emulated_kinds",
+    "emulates",
+    "find_emulation",
+    "indexing",
+    "nn",
+    "pointwise",
+    "quantize",
+    "shape",
+]

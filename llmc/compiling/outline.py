@@ -1,0 +1,48 @@
+"""What an engine will consist of, told from its graph before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compiler.backend_trt import BuildOptions
+from compiler.ir.graph import Graph
+from compiler.store import stored_ranks
+from llmc.compiling.disk_estimate import needed_bytes
+from llmc.compiling.emit import check_targets
+from runtime.engine_dir.engine_writer import check_room
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What an engine will consist of.
+
+    Attributes:
+        plans: the names of the plans of the first rank, by TensorRT target.
+        needed: about how many bytes it takes on the disk while it is written.
+    """
+
+    plans: Mapping[str, tuple[str, ...]]
+    needed: int
+
+
+def checked_outline(graph: Graph, targets: Sequence[str], build: BuildOptions, place: Path) -> Outline:
+    """The outline of the engine of a graph, which can be built and has room at its place.
+
+    Raises:
+        GraphError: if the graph cannot be cut into its ranks.
+        TargetError: if a target cannot run the graph, naming the ops.
+        EngineError: if the disk has no room for it.
+    """
+    ranks = stored_ranks(graph)
+    plans = check_targets(graph, ranks, targets, build)
+    planned = [target for target in targets if target != "torch"]
+    needed = needed_bytes(ranks, [len(names) * len(planned) for names in plans])
+    check_room(nearest_folder(place), needed)
+    return Outline(dict.fromkeys(planned, plans[0]), needed)
+
+
+def nearest_folder(place: Path) -> Path:
+    """The folder that a path lies in, as far as there is one."""
+    return next(folder for folder in place.parents if folder.exists())

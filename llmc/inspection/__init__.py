@@ -1,0 +1,1 @@
+"""The facts about checkpoints, engines and graphs that `llmc inspect` prints."""

@@ -1,0 +1,123 @@
+"""Finding the first operation whose value differs between two computations of the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from compiler.ir.graph import Graph
+from llmc.verification.instrumented import WatchedInterpreter
+from llmc.verification.report import Divergence
+from llmc.verification.test_cases import Trial
+from llmc.verification.valid_mask import Extent, Lengths, cache_dim, value_error
+from runtime.executors.chunks import in_chunks
+from runtime.executors.step import Step
+
+
+def first_divergence(
+    found: WatchedInterpreter, expected: WatchedInterpreter, graph: Graph, trial: Trial, *, what: str, tolerance: float
+) -> Divergence | None:
+    """The first value, step by step and in the order of `graph`, that is off by more than `tolerance`.
+
+    Args:
+        found: what is in doubt; its tokens are followed.
+        expected: what is right.
+        graph: names and orders the values; those that either side does not have are passed over.
+        trial: the requests to run.
+        what: what the two are, for the report.
+        tolerance: the largest relative error (RMS over RMS) that passes.
+    """
+    pair = _Pair(found, expected, Differences(graph, what, tolerance))
+    trial.run(pair)
+    return pair.divergence
+
+
+class Differences:
+    """Looks for differences between the values of a step.
+
+    Args:
+        graph: names and orders the values; its dims must be symbols.
+        what: what is compared, for the report.
+        tolerance: the largest relative error that passes.
+    """
+
+    def __init__(self, graph: Graph, what: str, tolerance: float) -> None:
+        self._graph, self._what, self._tolerance = graph, what, tolerance
+        self._capacity = cache_dim(graph)
+
+    def first(
+        self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], lengths: Lengths, step: int, plan: str = ""
+    ) -> Divergence | None:
+        """The first value that is off; those that either side does not have are passed over.
+
+        Args:
+            found: the values in doubt, by name.
+            expected: the right ones.
+            lengths: which parts of them mean something.
+            step: the number of the step, for the report.
+            plan: the plan that ran, for the report.
+        """
+        errors: dict[str, float] = {}
+        for op in self._graph.ops:
+            for value in op.results:
+                if value.name not in found or value.name not in expected:
+                    continue
+                a, b = found[value.name], expected[value.name]
+                error = errors[value.name] = value_error(a, b, Extent(value.type, self._capacity, lengths))
+                if error > self._tolerance:
+                    operands = max((errors.get(operand.name, 0.0) for operand in op.operands), default=0.0)
+                    return Divergence(
+                        found=self._what,
+                        op=value.name,
+                        kind=op.kind.name,
+                        origin=op.origin.module,
+                        step=step,
+                        error=error,
+                        operands_error=operands,
+                        shape=tuple(a.shape),
+                        reference_shape=tuple(b.shape),
+                        plan=plan,
+                    )
+        return None
+
+
+class _Pair:
+    """An executor that runs two side by side, until a value differs."""
+
+    name = "pair"
+
+    def __init__(self, found: WatchedInterpreter, expected: WatchedInterpreter, differences: Differences) -> None:
+        self.found, self.expected, self.differences = found, expected, differences
+        self.steps = 0
+        self.divergence: Divergence | None = None
+
+    def open(self, batch: int, capacity: int) -> _PairSession:
+        return _PairSession(self, batch, capacity)
+
+    def compare(self, lengths: Lengths) -> None:
+        """Look for the first value that differs, of those that were computed since the last call."""
+        found, expected = self.found.take_values(), self.expected.take_values()
+        self.divergence = self.differences.first(found, expected, lengths, self.steps)
+
+
+class _PairSession:
+    def __init__(self, pair: _Pair, batch: int, capacity: int) -> None:
+        self.batch, self.capacity = batch, capacity
+        self._pair = pair
+        self._sessions = pair.found.open(batch, capacity), pair.expected.open(batch, capacity)
+        # Both are given the same chunks, so that their values can be compared.
+        self._chunk = min(session.stage.chunk for session in self._sessions)
+
+    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
+        logits = in_chunks(Step(token_ids, past_len, new_len, logit_pos), self._chunk, self._run)
+        self._pair.steps += 1
+        return logits
+
+    def _run(self, step: Step) -> Tensor:
+        found, expected = self._sessions
+        logits = found.step(*step)
+        if self._pair.divergence is None:
+            expected.step(*step)
+            self._pair.compare(Lengths(step.past_len, step.new_len, step.logit_pos))
+        return logits

@@ -1,0 +1,88 @@
+"""Runs of a verification that make sure that every plan of a TensorRT engine is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from operator import attrgetter
+
+import torch
+
+from llmc.inspection.plan_facts import listed_plans, plans_target
+from llmc.verification.test_cases import Trial
+from runtime.engine_dir.manifest import EngineLimits
+from runtime.executors.interface import PlanSize
+from runtime.executors.parallel.workers import ParallelExecutor
+from runtime.generation.engine import Engine
+from runtime.generation.requests import Request
+
+
+def plan_trials(
+    plans: Sequence[PlanSize],
+    requests: Sequence[Request],
+    new_tokens: int,
+    limits: EngineLimits,
+    seed: int,
+    vocab: int,
+) -> list[Trial]:
+    """A trial for each plan, which is named after it and has that plan and one more to run on.
+
+    A plan for one token a row runs the requests in all of its rows, each request in several if need be; the narrowest
+    plan for prompts with caches of the same length takes them in. A plan for prompts takes in a random one of its own,
+    which fills three quarters of it, or what the limits allow; the plan for the fewest rows goes on.
+
+    Args:
+        plans: the plans of the engine.
+        requests: the requests.
+        new_tokens: how many tokens to add to a prompt.
+        limits: what a prompt may be.
+        seed: what prompts are drawn from.
+        vocab: how many token ids there are.
+    """
+    decoding = [plan for plan in plans if plan.rows]
+    wide = [plan for plan in plans if plan.width > 1]
+    trials = []
+    for plan in decoding:
+        count = max(plan.rows, len(requests))
+        numbers, filled = zip(*islice(cycle(enumerate(requests, 1)), count), strict=True)
+        trials.append(Trial(plan.name, numbers, filled, plan.rows, _pair(plan, wide, attrgetter("width"))))
+    for number, plan in enumerate(wide, len(requests) + 1):
+        request = _request(plan.width, new_tokens, limits, seed + number, vocab)
+        trials.append(Trial(plan.name, (number,), (request,), 1, _pair(plan, decoding, attrgetter("rows"))))
+    return trials
+
+
+def plan_notes(engine: Engine, tried: Sequence[Trial]) -> list[str]:
+    """What is to be said of the plans of an engine that are not tried, on some ranks or at all."""
+    target = plans_target(engine.manifest)
+    if target is None:
+        return []
+    if not tried:
+        listed = listed_plans(engine.path, engine.manifest, target)
+        count = len(listed.plans) if listed else 0
+        return [f"its {count} TensorRT plans are not tried: {engine.executor.name} runs it (--executor emulator does)"]
+    if not isinstance(engine.executor, ParallelExecutor):
+        return []
+    plans, everyone = engine.executor.plans, engine.manifest.mesh.size
+    return [
+        f"only {_named(ranks)} the plan {size.name}; the others run on plans of their own while it is tried"
+        for size, ranks in zip(plans.sizes, plans.ranks, strict=True)
+        if len(ranks) < everyone
+    ]
+
+
+def _named(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]} has" if len(ranks) == 1 else f"the ranks {', '.join(map(str, ranks))} have"
+
+
+def _pair(plan: PlanSize, others: Sequence[PlanSize], size: Callable[[PlanSize], int]) -> tuple[str, ...]:
+    """The names of a plan and of the smallest of others with caches of the same length."""
+    alike = [other for other in others if other.capacity == plan.capacity]
+    return tuple(dict.fromkeys([plan.name, *(other.name for other in sorted(alike, key=size)[:1])]))
+
+
+def _request(width: int, new_tokens: int, limits: EngineLimits, seed: int, vocab: int) -> Request:
+    """A random prompt of at least two tokens, for a plan for prompts, and as many new tokens as there is room for."""
+    length = max(2, min(width - width // 4, limits.max_input, limits.max_seq - new_tokens))
+    prompt = torch.randint(vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Request(tuple(prompt), max(1, min(new_tokens, limits.max_seq - length)))

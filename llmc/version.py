@@ -1,0 +1,3 @@
+"""The version of llmc, which manifests name."""
+
+__version__ = "0.1.0"

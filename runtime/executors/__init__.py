@@ -1,0 +1,1 @@
+"""What runs the model of an engine: the interface, and its implementations."""

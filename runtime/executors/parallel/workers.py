@@ -1,0 +1,201 @@
+"""One executor over all ranks: rank 0 drives it, the other ranks do each step with it."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from runtime.collectives.failure import SharedFailure
+from runtime.executors.interface import Executor, PlanSize, Session
+from runtime.executors.parallel.rank_plans import RankPlans
+from runtime.executors.parallel.wire import Channel, Kind, pack_step, unpack_step
+from runtime.executors.step import Step
+from runtime.processes.world import World
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Shown = Callable[[Mapping[int, "Tensor"]], None]
+"""Called after a step with the logits of other ranks that have them, by rank: float32, as rank 0's."""
+
+
+class ParallelExecutor:
+    """Rank 0's executor: each step runs on all ranks. See `runtime.executors.interface.Executor`.
+
+    The other ranks must be in `serve`, with their own executors.
+    """
+
+    def __init__(self, local: Executor, world: World, *, scoring: int = 1) -> None:
+        """Drive `local`, this rank's executor, and those of the other ranks; the first `scoring` ranks have logits."""
+        self.name = f"{local.name} on {world.size} ranks"
+        self._local, self._world, self._scoring, self._channel = local, world, scoring, Channel(world.comm)
+        self._plans: RankPlans | None = None
+        self._opened = 0
+        self._forgotten: list[int] = []
+
+    @property
+    def plan_sizes(self) -> Sequence[PlanSize]:
+        """See `runtime.executors.interface.PlannedExecutor`: those of all ranks."""
+        return self.plans.sizes
+
+    @property
+    def plans(self) -> RankPlans:
+        """The plans of all ranks."""
+        if self._plans is None:
+            self._channel.post(Kind.PLANS)
+            self._plans = RankPlans.gathered(self._local, self._world.comm)
+        return self._plans
+
+    def limited_to(self, names: Collection[str]) -> Executor:
+        """See `runtime.executors.interface.PlannedExecutor`: all ranks that have these plans run on them only."""
+        return _View(self, tuple(self.plans.numbers(tuple(names))))
+
+    def showing(self, shown: Shown, names: Collection[str] = ()) -> Executor:
+        """An executor that shows the logits of every rank that has them, and has only the plans of these names."""
+        return _View(self, tuple(self.plans.numbers(tuple(names))), shown)
+
+    def open(self, batch: int, capacity: int) -> Session:
+        """See `runtime.executors.interface.Executor.open`; the error names the rank. The ranks serve on after one."""
+        return self.open_on(batch, capacity)
+
+    def open_on(self, batch: int, capacity: int, plans: Sequence[int] = (), shown: Shown | None = None) -> Session:
+        """See `open`.
+
+        Args:
+            batch: how many sequences.
+            capacity: how many tokens of each.
+            plans: the only plans to run on, by their places in `plans`; any if there are none.
+            shown: called with the logits of the other ranks after each step, if anybody wants them.
+        """
+        self._forget()
+        self._opened += 1
+        number = self._opened
+        self._channel.post(Kind.OPEN, [number, batch, capacity, int(shown is not None), *plans])
+        known = self.plans if plans else RankPlans()
+        local = self._world.together("open", partial(_opened, self._local, known, plans, batch, capacity))
+        session = ParallelSession(local, number, self._world, self._channel, shown and (shown, self._scoring))
+        # Collected at any time, so it only takes a note: telling the others has its time.
+        weakref.finalize(session, self._forgotten.append, number).atexit = False
+        return session
+
+    def close(self) -> None:
+        """End the other ranks' `serve`."""
+        self._channel.post(Kind.STOP)
+
+    def _forget(self) -> None:
+        while self._forgotten:
+            self._channel.post(Kind.CLOSE, [self._forgotten.pop()])
+
+
+class _View:
+    """A `ParallelExecutor` whose sessions run on some plans only, or show the logits of every rank."""
+
+    def __init__(self, everyone: ParallelExecutor, plans: tuple[int, ...], shown: Shown | None = None) -> None:
+        self.name = everyone.name
+        self._everyone, self._plans, self._shown = everyone, plans, shown
+
+    def open(self, batch: int, capacity: int) -> Session:
+        return self._everyone.open_on(batch, capacity, self._plans, self._shown)
+
+
+class ParallelSession:
+    """Sequences in progress on all ranks. See `runtime.executors.interface.Session`."""
+
+    def __init__(
+        self, local: Session, number: int, world: World, channel: Channel, shown: tuple[Shown, int] | None = None
+    ) -> None:
+        self.batch, self.capacity = local.batch, local.capacity
+        self._local, self._number, self._world, self._channel = local, number, world, channel
+        self._shown = shown
+
+    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
+        """See `runtime.executors.interface.Session.step`."""
+        step = Step(token_ids, past_len, new_len, logit_pos)
+        self._channel.post(Kind.STEP, *pack_step(self._number, step))
+        logits = _run(self._local, step, self._world)
+        if self._shown:
+            shown, scoring = self._shown
+            shown({rank: self._received(logits, rank) for rank in range(1, scoring)})
+        return logits
+
+    def _received(self, like: Tensor, rank: int) -> Tensor:
+        import torch
+
+        return self._world.comm.recv(torch.empty(like.shape, dtype=torch.float32), rank)
+
+
+def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
+    """Do what rank 0's `ParallelExecutor` does, until it is closed. Ranks other than 0 call it.
+
+    Args:
+        local: this rank's executor.
+        world: the ranks.
+        scoring: how many ranks, from 0 on, have logits.
+
+    Raises:
+        LlmcError: of the executor; leaving the world with it ends all ranks.
+    """
+    import torch
+
+    channel, sessions, plans = Channel(world.comm), dict[int, Session](), RankPlans()
+    showing = set[int]()
+    with torch.inference_mode():
+        while True:
+            kind, numbers = channel.take()
+            if kind is Kind.STEP:
+                number, step = unpack_step(numbers)
+                logits = _run(sessions[number], step, world)
+                if number in showing:
+                    world.comm.send(logits.float().cpu(), 0)
+            elif kind is Kind.OPEN:
+                number, batch, capacity, shown, *chosen = map(int, numbers)
+                with contextlib.suppress(SharedFailure):  # rank 0 raises it
+                    sessions[number] = world.together("open", partial(_opened, local, plans, chosen, batch, capacity))
+                showing |= {number} if shown and world.rank < scoring else set()
+            elif kind is Kind.CLOSE:
+                showing.discard(int(numbers[0]))
+                del sessions[int(numbers[0])]
+            elif kind is Kind.PLANS:
+                plans = RankPlans.gathered(local, world.comm)
+            else:
+                return
+
+
+def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int, capacity: int) -> Session:
+    return plans.limited(local, chosen).open(batch, capacity)
+
+
+def _run(session: Session, step: Step, world: World) -> Tensor:
+    """Run a step, and wait for the GPU, where the watch sees who waits."""
+    with world.progress.busy("a step"):
+        logits = session.step(*step)
+        if logits.is_cuda:
+            import torch
+
+            with world.progress.waiting("a step on the GPU"):
+                torch.cuda.current_stream(logits.device).synchronize()
+    return logits
+
+
+def drive(world: World, local: Executor, main: Callable[[ParallelExecutor], None], *, scoring: int = 1) -> None:
+    """Run `main` on rank 0 with an executor over all ranks, while the other ranks serve it. Every rank calls it.
+
+    Args:
+        world: the ranks.
+        local: this rank's executor.
+        main: what to do, on rank 0.
+        scoring: how many ranks, from 0 on, have logits: those of the first stage, which the last one sends them.
+
+    Raises:
+        LlmcError: of `main` or the executor; leaving the world with it ends all ranks.
+    """
+    if world.rank:
+        serve(local, world, scoring=scoring)
+        return
+    executor = ParallelExecutor(local, world, scoring=scoring)
+    main(executor)
+    executor.close()

@@ -1,0 +1,145 @@
+"""Plans run by TensorRT, on a CUDA GPU."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compiler.errors import EngineError, RequestError, TargetError
+from compiler.os_errors import reading_hint
+from compiler.trt_network.capabilities import CAPABILITIES
+from compiler.trt_network.library import Library
+from compiler.trt_network.plans import PlanFiles
+from compiler.trt_network.record import NetworkRecord, Weight
+from runtime.collectives.communicator import Alone, Communicator
+from runtime.engine_dir.sizes import bytes_text
+from runtime.executors.tensorrt.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
+from runtime.executors.tensorrt.kernel_cache import KernelCache
+from runtime.executors.tensorrt.messages import message_log
+from runtime.executors.tensorrt.ranks import nccl_capsule
+from runtime.executors.tensorrt.streams import CudaStream
+from runtime.executors.tensorrt.weights import load_weights
+
+
+class GpuBackend:
+    """Plans on a GPU. See `runtime.executors.tensorrt.interface.Backend`."""
+
+    def __init__(
+        self,
+        library: Library,
+        folder: Path,
+        weights: str,
+        wanted: Iterable[Weight],
+        device: torch.device,
+        *,
+        digest: str | None = None,
+        capabilities: tuple[str, ...] = (),
+        group: Communicator | None = None,
+    ) -> None:
+        """Bring the weights to a GPU.
+
+        Args:
+            library: the package that built the plans.
+            folder: the engine directory.
+            weights: the weights' file.
+            wanted: the weights that the plans read.
+            device: the GPU.
+            digest: a digest of the plans, to keep compiled kernels for the next time; None keeps none.
+            capabilities: compute capabilities that the plans were built for, such as `8.9`, if known.
+            group: the ranks that compute together with this one, by NCCL; None if there are no others.
+
+        Raises:
+            TargetError: if the GPU has too little memory, or the ranks do not exchange tensors by NCCL.
+            EngineError: if the weights cannot be read.
+        """
+        self._trt, self._target = library.trt, library.target
+        self._folder, self._device, self._capabilities = folder, device, capabilities
+        self._log = message_log(library.trt)
+        self._configs: list[Any] = []  # kept as long as the contexts made with them
+        self._group = group or Alone()  # kept as long as the contexts that have its communicator
+        self._communicator = nccl_capsule(self._group)
+        self._kernels = KernelCache(digest, torch.cuda.get_device_name(device), library.name)
+        path = folder / weights
+        with torch.cuda.device(device):
+            self._runtime: Any = self._trt.Runtime(self._log)
+            self.stream = CudaStream(device)
+            self.weights = load_weights(path, wanted, device, partial(check_memory, path, device=device))
+
+    def load(self, files: PlanFiles, record: NetworkRecord) -> Any:
+        """See `Backend.load`."""
+        path = self._folder / files.engine
+        try:
+            with path.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise EngineError(
+                f"cannot read {path}: {error}", hint=reading_hint(error, "compile the engine again")
+            ) from None
+        check_memory(path, len(content), self._device)
+        engine = self._runtime.deserialize_cuda_engine(content)
+        if engine is not None:
+            return engine
+        reasons = [*diagnose(self._trt, self._runtime, content), self.take_messages()]
+        built_for = f" (it was built for {', '.join(self._capabilities)})" if self._capabilities else ""
+        raise TargetError(
+            f"TensorRT refused {path}{built_for} on {describe(self._device)}: {'; '.join(filter(None, reasons))}",
+            hint=f"{self._mend()}, or {EMULATE}",
+        )
+
+    def new_context(self, engine: Any, *, eager: bool) -> Any:
+        """See `Backend.new_context`."""
+        context = self._new_context(engine, eager)
+        if context is None:
+            raise EngineError(
+                f"TensorRT could not make an execution context: {self.take_messages()}",
+                hint="if memory is short, free some on the GPU, or ask for fewer sequences at a time",
+            )
+        if self._communicator is not None and not context.set_communicator(self._communicator):
+            raise EngineError(
+                f"TensorRT did not take the communicator of the ranks: {self.take_messages()}",
+                hint="NCCL_DEBUG=WARN shows what NCCL says about it",
+            )
+        return context
+
+    def context_bytes(self, engine: Any, profile: int) -> int:
+        """See `Backend.context_bytes`."""
+        return int(engine.get_device_memory_size_for_profile_v2(profile))
+
+    def check_room(self, cache_bytes: int, context_bytes: int) -> None:
+        """See `Backend.check_room`."""
+        free = free_bytes(self._device)
+        if cache_bytes + context_bytes > free:
+            raise RequestError(
+                f"the caches take {bytes_text(cache_bytes)} and running the engine {bytes_text(context_bytes)}, but "
+                f"{describe(self._device)} has {bytes_text(free)} free",
+                hint="ask for fewer sequences at a time, or compile with a smaller --max-batch or --max-seq",
+            )
+
+    def _mend(self) -> str:
+        return CAPABILITIES[self._target].mend(".".join(map(str, torch.cuda.get_device_capability(self._device))))
+
+    def take_messages(self) -> str:
+        """See `Backend.take_messages`."""
+        messages = "; ".join(self._log.messages)
+        self._log.messages.clear()
+        return messages
+
+    def _new_context(self, engine: Any, eager: bool) -> Any:
+        # Memory for one profile, not for the largest of all: every profile has a context of its own.
+        strategy = self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        if not hasattr(engine, "create_runtime_config"):
+            return engine.create_execution_context(strategy)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        if eager and hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+            # A recorded step keeps the kernels that it was recorded with, so they must be there from the start.
+            specialization = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+            config.dynamic_shapes_kernel_specialization_strategy = specialization
+        self._kernels.attach(config)
+        self._configs.append(config)
+        return engine.create_execution_context(config)

@@ -1,0 +1,155 @@
+"""Which plan runs what: the profiles of all plans as offers to run steps of certain sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from compiler.errors import EngineError, RequestError
+from runtime.executors.tensorrt.pieces import Piece, cut
+from runtime.executors.tensorrt.plan import Plan
+from runtime.executors.tensorrt.signature import AGAIN, Signature
+
+_SMALLER = "ask for less at a time: what an engine takes follows from --max-batch, --max-input and --max-seq of compile"
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """How many sequences the caches of a session hold, and how many tokens of each."""
+
+    rows: int
+    capacity: int
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """A profile of a plan."""
+
+    plan: Plan
+    profile: int
+
+    @property
+    def capacity(self) -> int:
+        """The tokens that a row of its caches holds."""
+        return self.plan.signature.capacity
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The fewest and the most rows."""
+        return self.plan.signature.profiles[self.profile].rows
+
+    @property
+    def width(self) -> tuple[int, int]:
+        """The fewest and the most tokens a row."""
+        return self.plan.signature.profiles[self.profile].width
+
+    @property
+    def logits(self) -> tuple[int, int]:
+        """The fewest and the most wanted positions a row."""
+        return self.plan.signature.profiles[self.profile].logits
+
+    def takes(self, rows: int, width: int, logits: int) -> bool:
+        """Whether it runs steps of so many rows, tokens a row, and wanted positions a row."""
+        signature = self.plan.signature
+        return signature.profiles[self.profile].takes(signature.input_shapes(rows, width, logits))
+
+
+class Offers:
+    """What the plans of an engine run together. All of them work on the same caches.
+
+    Attributes:
+        signature: that of one of the plans: caches, activations and logits are alike in all, but for the sizes.
+    """
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        """Look through the plans; EngineError if there is none, or one is of another model."""
+        self._offers = [Offer(plan, index) for plan in plans for index in range(len(plan.signature.profiles))]
+        if not plans:
+            raise EngineError("the engine has no plans", hint=AGAIN)
+        self.signature = plans[0].signature
+        for plan in plans:
+            if _model(plan.signature) != _model(self.signature):
+                raise EngineError(
+                    f"the plans {plans[0].name} and {plan.name} differ in their caches, activations or logits",
+                    hint=AGAIN,
+                )
+
+    def size(self, batch: int, longest: int) -> CacheSize:
+        """The smallest caches for `batch` rows of `longest` tokens: with a plan for one token a row of all rows.
+
+        Raises:
+            RequestError: naming the limits, if no plan takes so much.
+        """
+        sizes = [(size.capacity, size.rows) for size in self._decode_sizes(batch) if size.capacity >= longest]
+        if not sizes:
+            raise RequestError(
+                f"{batch} sequences of {longest} tokens were asked for; the engine is built for {self._limits()}",
+                hint=_SMALLER,
+            )
+        capacity, rows = min(sizes)
+        return CacheSize(rows, capacity)
+
+    def sizes(self, batch: int, longest: int) -> list[CacheSize]:
+        """The caches of `batch` rows on their way from the smallest to those for `longest` tokens; raises as `size`."""
+        last = self.size(batch, longest).capacity
+        capacities = {size.capacity for size in self._decode_sizes(batch) if size.capacity <= last}
+        return [self.size(batch, capacity) for capacity in sorted(capacities)]
+
+    def decode(self, size: CacheSize) -> Offer:
+        """What runs one token a row of all rows; RequestError if nothing does."""
+        for offer in self._offers:
+            if offer.capacity == size.capacity and offer.takes(size.rows, 1, 1):
+                return offer
+        raise self._refusal(f"one token of each of {size.rows} rows", size)
+
+    def prefill(self, size: CacheSize) -> list[Offer]:
+        """What runs several tokens of one row, or else one; RequestError if no plan runs a row alone."""
+        alone = self._alone(size)
+        if not alone:
+            raise self._refusal("a row alone", size)
+        return [offer for offer in alone if offer.width[1] > 1] or alone
+
+    def pieces(self, size: CacheSize, count: int, wanted: Sequence[int]) -> tuple[Piece[Offer], ...]:
+        """The pieces in which `count` tokens of one row are run, for the logits of the positions `wanted`.
+
+        Plans of one token, which serve to decode, take part only where the others cannot do it.
+
+        Raises:
+            RequestError: if the plans cannot do it together.
+        """
+        found = cut(self.prefill(size), count, wanted) or cut(self._alone(size), count, wanted)
+        if not found:
+            raise self._refusal(f"{count} tokens of a row for {len(wanted)} logits", size)
+        return found
+
+    def _alone(self, size: CacheSize) -> list[Offer]:
+        return [
+            offer
+            for offer in self._offers
+            if offer.capacity == size.capacity and offer.takes(1, offer.width[1], offer.logits[1])
+        ]
+
+    def _refusal(self, what: str, size: CacheSize) -> RequestError:
+        return RequestError(
+            f"no plan of the engine runs {what} with caches of {size.capacity} tokens; "
+            f"it is built for {self._limits()}",
+            hint=_SMALLER,
+        )
+
+    def _decode_sizes(self, batch: int) -> Iterator[CacheSize]:
+        for offer in self._offers:
+            rows = max(batch, offer.rows[0])
+            if offer.takes(rows, 1, 1):
+                yield CacheSize(rows, offer.capacity)
+
+    def _limits(self) -> str:
+        return "; ".join(
+            f"{low} to {high} sequences of {offer.capacity} tokens, {offer.width[1]} at a time ({offer.plan.name})"
+            for offer in self._offers
+            for low, high in (offer.rows,)
+        )
+
+
+def _model(signature: Signature) -> object:
+    caches = {(cache.name, cache.shape(0, 0), cache.dtype) for cache in signature.caches}
+    return caches, signature.received, signature.sent, signature.logits

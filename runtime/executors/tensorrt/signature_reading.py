@@ -1,0 +1,108 @@
+"""What a plan takes and gives, from its network record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+
+import torch
+
+from compiler.errors import EngineError
+from compiler.ir.mesh_stages import RECEIVE, SEND
+from compiler.trt_network.record import NetworkRecord
+from runtime.executors.rank_interface import STEP_INPUTS
+from runtime.executors.tensorrt.interface import Shape
+from runtime.executors.tensorrt.signature import (
+    AGAIN,
+    LOGITS,
+    Activation,
+    Cache,
+    Profile,
+    Signature,
+    WeightInput,
+)
+
+_DTYPES = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT32": torch.int32,
+    "INT8": torch.int8,
+    "FP8": torch.float8_e4m3fn,
+}
+
+
+def read_signature(record: NetworkRecord, file: str) -> Signature:
+    """What the plan of `record`, from `file`, takes and gives.
+
+    Raises:
+        EngineError: naming the file and tensor, if it is no plan that llmc built.
+    """
+    sources = {source: output for output, source in record.caches.items()}
+    step = tuple(name for name in STEP_INPUTS if name in record.inputs)
+    received = tuple(name for name in record.inputs if name.startswith(RECEIVE))
+    for name in record.inputs:
+        if name not in (*step, *received, *sources, *record.weights):
+            raise EngineError(
+                f"{file} has an input {name!r} that is no weight, no cache, and not known to llmc", hint=AGAIN
+            )
+    for name in step:
+        if _dtype(record, name, file) != torch.int32:
+            raise EngineError(f"{file}: the input {name!r} is not of type INT32", hint=AGAIN)
+    sent = tuple(name for name in record.outputs if name.startswith(SEND))
+    logits = _activation(record, LOGITS, file) if LOGITS in record.outputs else None
+    by_token = _first("token_ids", *(name for name in received if name not in record.positions), among=record.inputs)
+    by_position = _first("logit_pos", *(name for name in received if name in record.positions), among=record.inputs)
+    for found, whole, stage in ((by_token or received, "token_ids", RECEIVE), (sent or logits, LOGITS, SEND)):
+        if not found:
+            raise EngineError(f"{file} has no {whole!r} and no '{stage}...': no engine that llmc built", hint=AGAIN)
+    return Signature(
+        step,
+        _caches(record, sources, file),
+        tuple(_weight(record, name, file) for name in record.inputs if name in record.weights),
+        tuple(_activation(record, name, file) for name in received),
+        tuple(_activation(record, name, file) for name in sent),
+        logits,
+        tuple(Profile(shapes, by_token, by_position) for shapes in _shapes(record, (*step, *received, *sources))),
+    )
+
+
+def _first(*names: str, among: Sequence[str]) -> str | None:
+    return next((name for name in names if name in among), None)
+
+
+def _caches(record: NetworkRecord, sources: Mapping[str, str], file: str) -> tuple[Cache, ...]:
+    caches = tuple(
+        Cache(name, output, record.tensors[name].shape[1:], _dtype(record, name, file), output not in record.updates)
+        for name, output in sources.items()
+    )
+    for cache in caches:
+        if -1 in cache.row or cache.row[1] != caches[0].row[1]:
+            raise EngineError(f"{file}: the cache {cache.name!r} has rows of the shape {list(cache.row)}", hint=AGAIN)
+    return caches
+
+
+def _activation(record: NetworkRecord, name: str, file: str) -> Activation:
+    shape = record.tensors[name].shape
+    if len(shape) < 2 or -1 in shape[2:]:
+        raise EngineError(f"{file}: {name!r} has the shape {list(shape)}, not one for each token", hint=AGAIN)
+    return Activation(name, shape[2:], _dtype(record, name, file), name in (LOGITS, *record.positions))
+
+
+def _weight(record: NetworkRecord, name: str, file: str) -> WeightInput:
+    nbytes = prod(record.tensors[name].shape) * _dtype(record, name, file).itemsize
+    return WeightInput(name, record.weights[name], nbytes)
+
+
+def _shapes(record: NetworkRecord, names: tuple[str, ...]) -> Iterator[dict[str, tuple[Shape, Shape]]]:
+    """The shapes of the recorded profiles; without any, of the one that all networks of static shapes have."""
+    static = {name: (record.tensors[name].shape,) * 2 for name in names}
+    for profile in [profile.shapes for profile in record.profiles] or [{}]:
+        yield {**static, **{name: (shapes[0], shapes[2]) for name, shapes in profile.items() if name in static}}
+
+
+def _dtype(record: NetworkRecord, name: str, file: str) -> torch.dtype:
+    dtype = record.tensors[name].dtype
+    if dtype not in _DTYPES:
+        raise EngineError(f"{file}: the tensor {name!r} has the type {dtype}, which llmc does not use", hint=AGAIN)
+    return _DTYPES[dtype]

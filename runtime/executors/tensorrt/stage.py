@@ -1,0 +1,120 @@
+"""Sequences in progress on one rank's TensorRT plans: the whole model, or a stage of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from compiler.errors import RequestError
+from runtime.executors.step import Step
+from runtime.executors.tensorrt.caches import Caches
+from runtime.executors.tensorrt.frame import Frame, StepInputs
+from runtime.executors.tensorrt.interface import Stream
+from runtime.executors.tensorrt.offers import CacheSize, Offer, Offers
+from runtime.executors.tensorrt.step import Chosen, Part, Results
+
+
+class TensorRTStage:
+    """Sequences in progress; see `runtime.executors.stage.StageSession`. A whole model receives and sends nothing.
+
+    Steps of any length are right: it cuts them itself, into what its plans take.
+
+    Rows that get one token run together, those that get more one after the other, in pieces of which the last may be
+    padded. A run over all rows writes a token into the caches of each, at the place after its past, and a padded one
+    writes beyond its row's tokens: nothing attends to these, the row's next tokens overwrite them, and TensorRT drops
+    what does not fit. Of rows that a step does not name the past is not known; they run as if they were full.
+
+    What runs in which order follows from the arguments alone, so that ranks that compute together agree about it.
+    """
+
+    def __init__(
+        self, stream: Stream, offers: Offers, inputs: StepInputs, batch: int, capacity: int, *, record: bool
+    ) -> None:
+        """Allocate the smallest caches for the batch, and make the contexts that work on them.
+
+        Raises:
+            LlmcError: if there is no memory, or TensorRT fails.
+        """
+        self._batch, self._capacity = batch, capacity
+        self.chunk = capacity
+        self._stream, self._offers, self._inputs, self._record = stream, offers, inputs, record
+        with stream.active():
+            size = offers.size(batch, 1)
+            self.caches = Caches(offers.signature, size, stream.device)
+            self._prepare(size)
+            for prefill in offers.prefill(size):
+                prefill.plan.context(prefill.profile)
+
+    def buffers(self, rows: int, length: int, positions: int = 1) -> Mapping[str, Tensor]:
+        """See `StageSession.buffers`."""
+        received = self._offers.signature.received
+        return {item.name: item.empty(rows, length, positions, self._stream.device) for item in received}
+
+    @torch.inference_mode()
+    def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See `StageSession.step`. A wanted position beyond a row's tokens gives its last token's logits.
+
+        Raises:
+            RequestError: if a sequence outgrows the capacity, or no plan takes the step.
+            EngineError: if TensorRT fails.
+        """
+        part = Part(rows, step, received)
+        longest = int((step.past_len + step.new_len).max())
+        if longest > self._capacity:
+            raise RequestError(f"a sequence grew to {longest} tokens; the caches hold {self._capacity}")
+        with self._stream.active():
+            if longest > self.caches.size.capacity:
+                size = self._offers.size(self._batch, longest)
+                self.caches.grow(size)
+                self._prepare(size)
+            if part.longest <= 1 and step.token_ids.shape[1] == 1:
+                return self._run_together(part).shown(step.logit_pos.shape[1])
+            results = self._first_results(part)
+            for row, count in enumerate(part.counts):
+                if count > 1:
+                    self._run_alone(part, row, count, results)
+            return results.tensors
+
+    def _first_results(self, part: Part) -> Results:
+        """Results that are right for rows of one token. They run first: see the class."""
+        sizes, device = (part.size, part.step.token_ids.shape[1], part.step.logit_pos.shape[1]), self._stream.device
+        outputs = self._offers.signature.outputs
+        results = Results(outputs, {item.name: item.zeros(*sizes, device) for item in outputs})
+        if 1 in part.counts:
+            results.take(self._run_together(part))
+        return results
+
+    def _run_together(self, part: Part) -> Results:
+        """Run the rows of one token; returns the results of the part's rows, one position each."""
+        frame = self._decode_frame
+        for name, tensor in frame.received.items():
+            tensor[part.rows] = part.received[name][:, :1]
+        self._run(self._decoder, frame, part.ones(self._batch, self.caches.full), record=self._record)
+        made = {name: tensor[part.rows] for name, tensor in frame.outputs.items()}
+        return Results(self._offers.signature.outputs, made)
+
+    def _run_alone(self, part: Part, row: int, count: int, results: Results) -> None:
+        """Run the tokens of a row, in the pieces that the plans take best, and put into `results` what they give."""
+        positions = part.step.logit_pos[row].clamp(max=count - 1)
+        for piece in self._offers.pieces(self.caches.size, count, sorted(set(positions.tolist()))):
+            chosen = Chosen.of(positions, piece.start, piece.end)
+            caches = self.caches.row(part.rows.start + row)
+            frame = self._inputs.frame(piece.runs.plan.signature, 1, piece.width, piece.logits, caches)
+            for item in self._offers.signature.received:
+                chosen.give(item, part.received[item.name][row], frame.received[item.name][0])
+            self._run(piece.runs, frame, part.piece(row, chosen), record=False)
+            for item in self._offers.signature.outputs:
+                chosen.take(item, frame.outputs[item.name][0], results.tensors[item.name][row])
+
+    def _run(self, offer: Offer, frame: Frame, step: Mapping[str, Tensor], *, record: bool) -> None:
+        self._inputs.write(frame, step)
+        offer.plan.context(offer.profile).run(frame, record=record)
+
+    def _prepare(self, size: CacheSize) -> None:
+        """Choose and make what decodes with caches of that size."""
+        self._decoder = self._offers.decode(size)
+        self._decoder.plan.context(self._decoder.profile)
+        signature = self._decoder.plan.signature
+        self._decode_frame = self._inputs.frame(signature, size.rows, 1, 1, self.caches.tensors)

@@ -1,0 +1,161 @@
+"""Loading a rank's graph and weights, and running its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import runtime.executors.torch.rules  # noqa: F401 - registers the rules
+from compiler.errors import EngineError, TargetError
+from compiler.ir.evaluators.core import evaluator
+from compiler.ir.files import read_graph
+from compiler.ir.graph import Graph
+from compiler.ir.op import Value
+from compiler.ir.tensor_data import view_bytes
+from runtime.collectives.communicator import Alone, Communicator
+from runtime.executors.rank_interface import RankInterface, check_group, check_size
+from runtime.executors.stage import WholeSession
+from runtime.executors.torch.linear import Linear, pack_linear
+from runtime.executors.torch.lowering import Program, held_dtype, lower
+from runtime.executors.torch.session import TorchStageSession
+
+
+class TorchExecutor:
+    """Runs a rank's graph with torch, on the CPU or a CUDA GPU.
+
+    Attributes:
+        graph: the step graph, its constants in the engine's files.
+        device: where it runs.
+        interface: what the graph takes and gives.
+        widened: whether half-precision values are held as float32.
+        program: the graph as lowered, its inputs in the order of the interface.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self, graph: Graph, *, device: str = "auto", rows: int | None = None, group: Communicator | None = None
+    ) -> None:
+        """Lower a graph and load its weights.
+
+        Args:
+            graph: a step graph whose constants are stored tensors and literals.
+            device: `auto` (a CUDA GPU where there is one, else the CPU), `cpu`, `cuda` or `cuda:N`.
+            rows: how many sequences a step usually has, to choose kernels; default: the most the graph allows.
+            group: the ranks of this rank's stage; None for a rank alone.
+
+        Raises:
+            TargetError: if the device is not there, an op has no rule, or a collective is for another group.
+            EngineError: if the weights cannot be read, or no step gives one of the inputs.
+        """
+        group = group or Alone()
+        check_group(graph, group)
+        self.graph, self.interface = graph, RankInterface.of(graph)
+        self.device = _device(device)
+        self.widened = self.device.type == "cpu"
+        rows = rows or graph.dims["B"].max
+        # A kernel packs with one thread, so weights are packed side by side.
+        with ThreadPoolExecutor(torch.get_num_threads()) as workers:
+
+            def pack(weight: Tensor, bias: Tensor | None) -> Future[Linear]:
+                return workers.submit(pack_linear, weight, bias, rows)
+
+            self.program: Program = lower(
+                self.interface.ordered(graph),
+                self.device,
+                constant_loader(graph),
+                pack if self.widened else self._plain_linear,
+                widened=self.widened,
+                group=group,
+            )
+
+    @classmethod
+    def load(
+        cls, path: Path, *, device: str = "auto", rows: int | None = None, group: Communicator | None = None
+    ) -> TorchExecutor:
+        """Load the graph file of a rank; its weights lie beside it. Raises as the constructor does."""
+        return cls(read_graph(path), device=device, rows=rows, group=group)
+
+    def open(self, batch: int, capacity: int) -> WholeSession[TorchStageSession]:
+        """Allocate caches for `batch` sequences of at most `capacity` tokens each.
+
+        Raises:
+            RequestError: if the engine was not built for so many, or the memory does not suffice.
+            EngineError: if the graph is one of several stages.
+        """
+        self.interface.check_whole(self.graph)
+        return WholeSession(self.open_stage(batch, capacity), batch, capacity)
+
+    def open_stage(self, batch: int, capacity: int) -> TorchStageSession:
+        """Likewise, for a graph that may be one of several stages; see `runtime.executors.stage.StageExecutor`.
+
+        Raises:
+            RequestError: if the engine was not built for so many, or the memory does not suffice.
+        """
+        check_size(self.graph, batch, capacity)
+        return TorchStageSession(self, batch, capacity)
+
+    def held(self, value: Value) -> torch.dtype:
+        """The torch type that holds a value at run time."""
+        return held_dtype(value, widened=self.widened)
+
+    def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+        on_device = weight.to(self.device)
+        bias_there = None if bias is None else bias.to(self.device)
+        return lambda x: torch.nn.functional.linear(x, on_device, bias_there)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise TargetError(f"there is no device {name!r}", hint="use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TargetError(
+            "this machine has no CUDA GPU that torch can use",
+            hint="use --device cpu, or install a torch build with CUDA and a driver",
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise TargetError(f"there is no {name}; torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def constant_loader(graph: Graph) -> Callable[[Value], Tensor]:
+    """A function that gives the tensor of a constant; stored ones are views of the mapped files."""
+    files: dict[str, Tensor] = {}
+
+    def mapped(file: str) -> Tensor:
+        if file not in files:
+            path = Path(graph.root) / file
+            try:
+                files[file] = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+            except (OSError, RuntimeError) as error:
+                raise EngineError(f"cannot read the weights {path}: {error}") from error
+        return files[file]
+
+    def load(value: Value) -> Tensor:
+        op = graph.producers[value.name]
+        if op.kind.name == "const":
+            ref = op.attrs["data"]
+            whole = mapped(ref.file)
+            if ref.offset + ref.type.nbytes > whole.numel():
+                raise EngineError(
+                    f"{Path(graph.root) / ref.file} ends inside tensor {ref.name!r}",
+                    hint="the file is truncated; compile again",
+                )
+            return view_bytes(whole[ref.offset : ref.offset + ref.type.nbytes], ref.type)
+        if not op.operands:
+            tensor: Tensor = evaluator(op.kind.name).compute(op.attrs, {})
+            return tensor
+        raise EngineError(
+            f"%{value.name} is a constant that was not computed when the engine was built",
+            hint="give the graph to compiler.store.emit_torch first",
+        )
+
+    return load

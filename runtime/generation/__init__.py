@@ -1,0 +1,1 @@
+"""Requests, prompts and sampling: what generates text with any executor."""

@@ -1,0 +1,116 @@
+"""Requests, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from compiler.errors import RequestError
+from compiler.ir.facts import larger_limits, most_positions
+from compiler.ir.frozen import EMPTY
+from compiler.ir.graph import Fact
+from runtime.engine_dir.manifest import EngineLimits
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and how many tokens to add at most."""
+
+    token_ids: tuple[int, ...]
+    max_new_tokens: int
+
+
+def check_requests(
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    limits: EngineLimits,
+    vocab_size: int,
+    note: Callable[[str], None],
+    facts: Mapping[str, Fact] = EMPTY,
+) -> list[Request]:
+    """The prompts as requests that the engine can serve.
+
+    Args:
+        prompts: token ids.
+        max_new_tokens: how many tokens to add to each; where a sequence has less room, its request gets fewer.
+        limits: what the engine was built for.
+        vocab_size: token ids must be below it.
+        note: called with a sentence for each request that gets fewer tokens.
+        facts: what is known about the model, which decides what can be done about a prompt that is too long.
+
+    Raises:
+        RequestError: naming the prompt by number, from 1, and the mend.
+    """
+    if max_new_tokens < 1:
+        raise RequestError(f"the number of new tokens is {max_new_tokens}; it must be at least 1")
+    return [
+        _request(number, prompt, max_new_tokens, limits, vocab_size, note, facts)
+        for number, prompt in enumerate(prompts, 1)
+    ]
+
+
+def _request(
+    number: int,
+    prompt: Sequence[int],
+    wanted: int,
+    limits: EngineLimits,
+    vocab_size: int,
+    note: Callable[[str], None],
+    facts: Mapping[str, Fact],
+) -> Request:
+    check_prompt(number, prompt, limits, vocab_size, facts, new=1)
+    length = len(prompt)
+    room = limits.max_seq - length
+    if not room:
+        raise RequestError(
+            f"prompt {number} has {length} tokens, which leaves no room for new ones: "
+            f"the engine holds {limits.max_seq} a sequence",
+            hint=_longer(limits, facts, length, length + wanted, length + 1),
+        )
+    if room < wanted:
+        note(f"prompt {number} gets at most {room} new tokens: the engine holds {limits.max_seq} tokens a sequence")
+    return Request(tuple(prompt), min(wanted, room))
+
+
+def check_prompt(
+    number: int,
+    prompt: Sequence[int],
+    limits: EngineLimits,
+    vocab_size: int,
+    facts: Mapping[str, Fact] = EMPTY,
+    *,
+    new: int = 0,
+) -> None:
+    """RequestError, naming the prompt by `number`, if it is empty, too long, or holds an id that is not the model's.
+
+    Args:
+        number: the number of the prompt.
+        prompt: its token ids.
+        limits: what the engine was built for.
+        vocab_size: token ids must be below it.
+        facts: what is known about the model.
+        new: how many tokens are to follow at least.
+    """
+    if not prompt:
+        raise RequestError(f"prompt {number} is empty", hint="give at least one token; a text's start token will do")
+    for token in prompt:
+        if not 0 <= token < vocab_size:
+            raise RequestError(
+                f"prompt {number} holds the token id {token}; the model's ids are 0 to {vocab_size - 1}",
+                hint="check that the ids come from this model's tokenizer",
+            )
+    if len(prompt) > limits.max_input:
+        raise RequestError(
+            f"prompt {number} has {len(prompt)} tokens; the engine takes at most {limits.max_input}",
+            hint=_longer(limits, facts, len(prompt), len(prompt) + new),
+        )
+
+
+def _longer(limits: EngineLimits, facts: Mapping[str, Fact], prompt: int, *sequences: int) -> str:
+    """What to do about a prompt of so many tokens: a sequence is as long as the first that the model can have."""
+    sizes = {"max_input": limits.max_input, "max_seq": limits.max_seq, "prompt": prompt}
+    for sequence in sequences:
+        if options := larger_limits(facts, **sizes, sequence=sequence):
+            return f"shorten it, or compile with {options}"
+    return f"shorten it: the model has learned only {most_positions(facts)} positions"

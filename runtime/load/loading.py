@@ -1,0 +1,120 @@
+"""Loading an engine: its files checked, its model on a device."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compiler.errors import EngineError, TargetError
+from compiler.plugins import load_plugins
+from compiler.suggest import did_you_mean
+from runtime.engine_dir.engine_folder import open_engine
+from runtime.engine_dir.hashing import Advance
+from runtime.engine_dir.used_plugins import plugin_notes
+from runtime.load.choice import choose, load_executor, runs_on_gpu
+from runtime.load.ignored_options import device_cases, ignored_notes
+
+if TYPE_CHECKING:
+    from runtime.generation.engine import Engine
+
+_DEVICES = ("auto", "cpu", "cuda")
+_DEVICE = re.compile(r"auto|(cpu|cuda)(:\d{1,3})?")
+# More than the processors help nobody, but harm nobody either, up to what a system can start.
+_MOST_THREADS = 256
+
+EXECUTORS = ("auto", "torch", "tensorrt", "emulator", "interpreter")
+
+
+def load_engine(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    executor: str = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+    verify: bool = True,
+    plugins: Sequence[str | Path] = (),
+    advance: Advance | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Engine:
+    """The engine in the folder `path`, ready to generate.
+
+    Args:
+        path: the engine directory.
+        device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is a device, else the CPU.
+        executor: `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
+            reference), or `auto`: TensorRT if the engine has plans that this machine can run, else torch.
+        threads: how many threads torch computes with on the CPU; None leaves it to torch.
+        batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
+        verify: whether to compare the digest of every file.
+        plugins: Python files that register ops of the engine; what installed packages offer is there in any case.
+        advance: called with the bytes verified since the last call.
+        note: called with a sentence if `auto` had to take less than the fastest, about each option that does nothing,
+            and about plug-ins that are others than the engine was compiled with or cannot be loaded; a warning if None.
+
+    Raises:
+        EngineError: if the engine is damaged, foreign, or of another version, naming the file or key.
+        PluginError: if a file of `plugins` is not there or fails.
+        TargetError: if this machine has no such device, or cannot run the engine.
+    """
+    check_request(executor, threads, device)
+    tell = note or warnings.warn
+    for text in load_plugins(plugins):
+        tell(text)
+    folder = open_engine(path, verify=False)
+    mesh = folder.manifest.mesh
+    if mesh.size != 1:
+        raise EngineError(
+            f"{folder.path} is an engine of {mesh.size} ranks ({mesh}), not of one process",
+            hint=f"llmc run {folder.path} starts the ranks; from Python, see runtime.load.ranks.run_on_ranks",
+        )
+    # Said before all files are read; `auto` looks for a GPU by torch, which is prepared below.
+    choice = choose(folder, executor, device) if executor != "auto" else None
+    folder = open_engine(path, verify=verify, advance=advance)
+    prepare_torch(threads)
+    from runtime.generation.engine import Engine
+
+    choice = choice or choose(folder, executor, device)
+    for text in plugin_notes(folder.path, folder.manifest.plugins):  # an op that is missing is an error below
+        tell(text)
+    loaded = load_executor(folder, choice, device, batch)
+    cases = device_cases(choice.executor, device, threads, on_gpu=runs_on_gpu(choice, device))
+    for text in (*filter(None, [choice.note]), *ignored_notes(*cases)):
+        tell(text)
+    return Engine.over(folder, loaded)
+
+
+def check_request(executor: str, threads: int | None, device: str = "auto") -> None:
+    """TargetError if there is no executor or kind of device of that name, or no such number of threads."""
+    if executor not in EXECUTORS:
+        near = did_you_mean(executor, EXECUTORS).removeprefix("; ") or None
+        raise TargetError(f"there is no executor {executor!r}; there are: {', '.join(EXECUTORS)}", hint=near)
+    if not _DEVICE.fullmatch(device):
+        raise TargetError(
+            f"there is no device {device!r}{did_you_mean(device, _DEVICES)}", hint="use auto, cpu, cuda or cuda:N"
+        )
+    if threads is None:
+        return
+    if threads < 1:
+        raise TargetError(f"the number of threads is {threads}; it must be at least 1")
+    processors = os.cpu_count() or 1
+    if threads > max(_MOST_THREADS, 4 * processors):
+        raise TargetError(
+            f"the number of threads is {threads}; this machine has {processors} processors",
+            hint=f"use --threads {processors} or fewer, or leave it out",
+        )
+
+
+def prepare_torch(threads: int | None) -> None:
+    """Import torch with the settings that it reads once. It takes a second, so errors in an engine are said before."""
+    # Read before the first large allocation: decoding streams all weights through the CPU, and with small pages every
+    # few of their bytes cost an address translation.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)

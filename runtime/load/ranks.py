@@ -1,0 +1,131 @@
+"""An engine of several ranks: each process that mpirun started loads its rank, and rank 0 drives them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compiler.plugins import load_plugins
+from runtime.engine_dir.engine_folder import EngineFolder, open_engine
+from runtime.engine_dir.used_plugins import plugin_notes, plugins_found
+from runtime.load.choice import Choice, choose, load_executor
+from runtime.load.ignored_options import device_cases, ignored_notes
+from runtime.load.loading import check_request, prepare_torch
+from runtime.processes.environment import rank_from_environment, share_cores
+
+if TYPE_CHECKING:
+    from runtime.collectives.groups import Upgrade
+    from runtime.executors.interface import Executor
+    from runtime.generation.engine import Engine
+    from runtime.processes.world import World
+
+_ON_CPU = ("emulator", "interpreter")
+
+
+def run_on_ranks(
+    path: str | Path,
+    main: Callable[[Engine], None],
+    *,
+    device: str = "auto",
+    executor: str = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+    verify: bool = True,
+    plugins: Sequence[str | Path] = (),
+    emulate: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> None:
+    """Load an engine on the ranks that mpirun started, and run `main` with it on rank 0. Every rank calls this.
+
+    The other arguments are those of `runtime.load.loading.load_engine`, and `emulate` that of `choose`; `cuda` means
+    each rank's own GPU. On rank 0, `progress` is called as loading begins and ends.
+
+    Raises:
+        LlmcError: on rank 0, whatever rank failed, whose name is in the message; the other ranks end with it.
+    """
+    share_cores()
+    if rank_from_environment() == 0:
+        progress("load", 0, 0)
+    from runtime.executors.parallel.workers import drive
+    from runtime.processes.agreement import check_agreement, check_world_size
+    from runtime.processes.world import LOADING_SECONDS, join
+
+    with join() as world:
+        opened: list[EngineFolder] = []
+        notes: list[str] = []
+
+        def facts() -> dict[str, str]:
+            check_request(executor, threads, device)
+            notes.extend(load_plugins(plugins))
+            opened.append(open_engine(path, verify=verify))
+            manifest = opened[0].manifest
+            notes.extend(plugin_notes(opened[0].path, manifest.plugins))
+            return {"engine": manifest.digest, "llmc": manifest.llmc, "plug-in": plugins_found(manifest.plugins)}
+
+        check_agreement(world, facts)
+        folder = opened[0]
+        mesh = folder.manifest.mesh
+        if world.rank == 0:
+            check_world_size(world.size, mesh, folder.path)
+        prepare_torch(threads)
+        from runtime.generation.engine import Engine
+
+        plans: list[_Plan] = []
+
+        def plan() -> dict[str, str]:
+            plans.append(_plan(folder, world, device, executor, emulate))
+            return {"executor": plans[0].choice.executor, "kind of device": plans[0].device.partition(":")[0]}
+
+        check_agreement(world, plan, hint="say what all ranks are to use: --device, --executor")
+        if world.rank == 0:
+            cases = device_cases(plans[0].choice.executor, device, threads, on_gpu=plans[0].device != "cpu")
+            for text in (*notes, *filter(None, [plans[0].choice.note]), *ignored_notes(*cases)):
+                note(text)
+        local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
+        if world.rank == 0:
+            progress("load", 1, 1)
+        drive(world, local, lambda everyone: main(Engine.over(folder, everyone)), scoring=mesh.tp)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a rank runs, on which device, and how the ranks of its groups exchange tensors."""
+
+    choice: Choice
+    device: str
+    upgrade: Upgrade
+
+
+def _plan(folder: EngineFolder, world: World, device: str, name: str, emulate: bool) -> _Plan:
+    """This rank's plan. It waits for no other rank, so that an error of one stops all."""
+    import torch
+
+    from runtime.collectives.nccl_communicator import NcclCommunicator
+    from runtime.processes.agreement import device_of_rank
+
+    own = "cpu" if name in _ON_CPU else device_of_rank(world, device, gpus=torch.cuda.device_count())
+    choice = choose(folder, name, own, emulate=emulate and device in ("auto", "cpu"))
+    if own == "cpu" or choice.executor in _ON_CPU:
+        own = "cpu"
+        return _Plan(choice, own, lambda group: group)
+    torch.cuda.set_device(own)
+    return _Plan(choice, own, NcclCommunicator.over(torch.device(own)))
+
+
+def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None) -> Executor:
+    """This rank's executor; of a stage, its part of the pipeline."""
+    import torch
+
+    from runtime.collectives.groups import form_groups
+    from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
+
+    mesh = folder.manifest.mesh
+    groups = form_groups(world.comm, tp=mesh.tp, upgrade=plan.upgrade)
+    executor = load_executor(folder, plan.choice, plan.device, batch, rank=world.rank, group=groups.tp)
+    if mesh.pp == 1:
+        return executor
+    return PipelineExecutor(executor, groups.pp, LogitsType(folder.manifest.vocab_size, torch.float32, plan.device))

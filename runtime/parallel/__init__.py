@@ -1,1 +1,0 @@
-"""Several processes that run one engine: MPI ranks, their communication, and their failures; see docs/mpi.md."""

@@ -1,0 +1,73 @@
+"""A limit to what quantization costs."""
+
+import pytest
+import torch
+
+from compiler.errors import PassError
+from compiler.passes import run_pipeline
+from compiler.passes.quant.budget import divergence
+from compiler.passes.quant.calibration.windows import window_logits
+from tests.passes.quant.models import calibration, model
+
+
+def _run(pipeline):
+    source = calibration()
+    with source.active():
+        return run_pipeline(model("opt"), pipeline).graph, source
+
+
+def _cost(graph):
+    """The mean divergence from the model's own predictions, by torch's own definition, in nats."""
+    plain = model("opt")
+    windows = calibration().windows(plain)
+    ours, theirs = (
+        torch.cat(list(window_logits(g, windows, torch.device("cpu")))).flatten(0, 1).log_softmax(-1)
+        for g in (graph, plain)
+    )
+    return float(torch.nn.functional.kl_div(ours, theirs, reduction="batchmean", log_target=True))
+
+
+def _left(source):
+    return [entry for entry in source.report.entries if entry.recipe == "left as it is"]
+
+
+def test_divergence_is_torchs():
+    a, b = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.kl_div(b.log_softmax(-1), a.log_softmax(-1), reduction="sum", log_target=True)
+    assert divergence(a, b) == pytest.approx(float(expected), rel=1e-5)
+    assert divergence(a, a) == 0
+
+
+@pytest.mark.parametrize("pipeline", ["quant=int4", "quant=fp8", "quant=smoothquant:act=static", "quant=awq:group=32"])
+def test_the_rest_costs_about_the_limit_at_most(pipeline):
+    whole, _ = _run(pipeline)
+    limit = 0.5 * _cost(whole)
+    graph, source = _run(f"{pipeline}:limit={limit}")
+    left = _left(source)
+    assert 0 < len(left) < 24 and len(source.report.entries) == 24
+    # Costs are measured for each linear alone; that they add up holds to a good part.
+    assert 0 < _cost(graph) < 1.3 * limit
+
+
+def test_no_cost_leaves_all_as_it_is_and_any_cost_nothing():
+    graph, source = _run("quant=int8:limit=0")
+    assert graph.ops == model("opt").ops and len(_left(source)) == 24
+    graph, source = _run("quant=int8:limit=100")
+    assert graph.ops == _run("quant=int8")[0].ops and not _left(source)
+
+
+def test_what_costs_most_for_its_size_is_left():
+    _, source = _run("quant=int4:limit=0.05")
+    costs = {}
+    for entry in source.report.entries:
+        graph, _ = _run(f"quant=int4:only={entry.module}")
+        costs[entry.op] = _cost(graph) / next(
+            op.operands[1].type.elements for op in model("opt").find("linear") if op.name == entry.op
+        )
+    left = {entry.op for entry in _left(source)}
+    assert left and min(costs[name] for name in left) > max(costs[name] for name in costs.keys() - left)
+
+
+def test_a_limit_needs_data():
+    with pytest.raises(PassError, match="needs data to calibrate with"):
+        run_pipeline(model("opt"), "quant=int8:limit=0.1")

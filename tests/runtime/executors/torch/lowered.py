@@ -1,0 +1,21 @@
+"""Graphs as the torch executor runs them on a CPU."""
+
+import torch
+
+from compiler.ir.graph import Graph
+from runtime.collectives.communicator import Communicator
+from runtime.executors.torch.executor import constant_loader
+from runtime.executors.torch.linear import pack_linear
+from runtime.executors.torch.lowering import Program, lower
+
+
+def lowered(graph: Graph, *, widened: bool = True, group: Communicator | None = None) -> Program:
+    """The program of a graph for two rows; with `widened`, 16-bit values are held as float32."""
+    return lower(
+        graph,
+        torch.device("cpu"),
+        constant_loader(graph),
+        lambda weight, bias: pack_linear(weight, bias, 2),
+        widened=widened,
+        group=group,
+    )

@@ -1,0 +1,109 @@
+"""Which executor runs an engine, by what it was built for and what the machine has."""
+
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+
+import pytest
+import torch
+
+from compiler.errors import EngineError, TargetError
+from runtime.engine_dir.engine_folder import EngineFolder
+from runtime.load import choice as executor_choice
+from runtime.load.choice import Choice, choose, load_executor
+from runtime.load.loading import load_engine
+from tests.runtime.engines import MANIFEST, write_engine
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """Says which Python packages are installed, and whether there is a GPU; at first all of it."""
+
+    def has(*packages, gpu=True):
+        monkeypatch.setattr(
+            executor_choice, "find_spec", lambda name: ModuleSpec(name, None) if name in packages else None
+        )
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+
+    has("tensorrt", "tensorrt_rtx")
+    return has
+
+
+def folder(tmp_path, *targets):
+    return EngineFolder(tmp_path, replace(MANIFEST, targets=dict.fromkeys(targets, ({},))))
+
+
+def automatic(tmp_path, *targets, device="auto"):
+    return choose(folder(tmp_path, *targets), "auto", device)
+
+
+def test_auto_takes_tensorrt_where_it_runs_and_torch_where_it_does_not(tmp_path, machine) -> None:
+    both = ("torch", "tensorrt-rtx")
+    assert automatic(tmp_path, *both) == Choice("tensorrt", "tensorrt-rtx")
+    assert automatic(tmp_path, *both, device="cuda:1") == Choice("tensorrt", "tensorrt-rtx")
+    assert automatic(tmp_path, *both, device="cpu") == Choice("torch", "torch")
+    assert automatic(tmp_path, "torch") == Choice("torch", "torch")
+    machine("tensorrt_rtx", gpu=False)
+    assert automatic(tmp_path, *both) == Choice("torch", "torch")
+    machine("tensorrt", gpu=True)
+    assert automatic(tmp_path, *both).executor == "torch"
+
+
+def test_plans_can_be_emulated_where_nothing_runs_them(tmp_path, machine) -> None:
+    both = folder(tmp_path, "torch", "tensorrt-rtx")
+
+    def emulated(executor="auto", device="auto"):
+        return choose(both, executor, device, emulate=True).executor
+
+    assert emulated() == "tensorrt"
+    assert emulated(device="cpu") == "emulator"
+    machine("tensorrt_rtx", gpu=False)
+    assert emulated() == "emulator"
+    assert emulated("torch") == "torch"
+    machine(gpu=True)  # a GPU, and no package that runs the plans
+    assert choose(both, "auto", "auto", emulate=True) == Choice("emulator", "tensorrt-rtx")
+    assert emulated(device="cuda") == "torch"
+    assert choose(folder(tmp_path, "torch"), "auto", "auto", emulate=True).executor == "torch"
+
+
+def test_auto_says_so_if_only_the_package_keeps_it_from_tensorrt(tmp_path, machine) -> None:
+    machine(gpu=True)
+    choice = automatic(tmp_path, "torch", "tensorrt")
+    assert (choice.executor, choice.target) == ("torch", "torch")
+    assert choice.note.endswith("slower than TensorRT: the Python package tensorrt is not installed")
+    assert automatic(tmp_path, "torch", "tensorrt", device="cpu").note == ""
+
+
+def test_the_emulator_runs_only_what_names_it(tmp_path, machine) -> None:
+    machine("tensorrt_rtx", gpu=False)
+    assert choose(folder(tmp_path, "torch", "tensorrt-rtx"), "emulator", "auto") == Choice("emulator", "tensorrt-rtx")
+    assert automatic(tmp_path, "tensorrt-rtx").executor == "torch"
+
+
+def test_of_two_tensorrt_targets_the_one_whose_package_is_installed_runs(tmp_path, machine) -> None:
+    for package, target in (("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")):
+        machine(package)
+        assert choose(folder(tmp_path, "tensorrt", "tensorrt-rtx"), "tensorrt", "auto").target == target
+    machine()
+    assert choose(folder(tmp_path, "tensorrt"), "emulator", "auto").target == "tensorrt"
+
+
+@pytest.mark.parametrize("executor", ["torch", "interpreter"])
+def test_torch_and_the_interpreter_run_the_graph_of_every_engine(tmp_path, executor) -> None:
+    assert choose(folder(tmp_path, "tensorrt-rtx", "torch"), executor, "auto") == Choice(executor, "torch")
+    without = folder(tmp_path, "tensorrt-rtx")
+    with pytest.raises(EngineError, match="not built for the target 'torch'; it was built for: tensorrt-rtx") as raised:
+        load_executor(without, choose(without, executor, "auto"), "auto", None)
+    assert "--target torch" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("executor", ["tensorrt", "emulator"])
+def test_an_engine_without_tensorrt_says_what_it_was_built_for(tmp_path, executor) -> None:
+    write_engine(tmp_path / "engine")
+    with pytest.raises(EngineError, match="has no TensorRT engine; it was built for: torch") as raised:
+        load_engine(tmp_path / "engine", executor=executor)
+    assert "--target tensorrt-rtx" in str(raised.value.hint)
+
+
+def test_an_unknown_executor(tmp_path) -> None:
+    with pytest.raises(TargetError, match="no executor 'onnx'; there are: auto, torch, tensorrt, emulator, interp"):
+        load_engine(tmp_path, executor="onnx")

@@ -1,0 +1,51 @@
+"""How the watch's connections come about; what it does with them is seen on real ranks."""
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from compiler.errors import TargetError
+from runtime.collectives.rank_status import Progress
+from runtime.processes import liveness as watch
+from runtime.processes.liveness import Watch
+
+
+@pytest.fixture(autouse=True)
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread that would end this process, and short waits."""
+    monkeypatch.setattr(Watch, "_start", lambda self: None)
+    monkeypatch.setattr(watch, "_CONNECT", 2.0)
+
+
+def made(rank: int) -> Watch:
+    return Watch(rank, ["one", "one"], Progress(60.0), timeout=60.0)
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n", b'{"token": "guessed", "rank": 1}\n'])
+def test_strangers_are_left_alone(said: bytes) -> None:
+    first, second = made(0), made(1)
+    address = first.listen()
+    with socket.create_connection(("127.0.0.1", address["port"])) as stranger:
+        stranger.sendall(said)
+        connecting = threading.Thread(target=second.connect, args=(address,))
+        connecting.start()
+        first.accept()
+        connecting.join()
+
+
+def test_a_rank_that_does_not_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_CONNECT", 0.1)
+    first = made(0)
+    first.listen()
+    with pytest.raises(TargetError, match="rank 0 on one: rank 1 on one did not connect to it") as error:
+        first.accept()
+    assert "by TCP" in str(error.value.hint)
+
+
+def test_a_rank_that_cannot_connect() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address: dict[str, Any] = {"addresses": ["127.0.0.1"], "port": server.getsockname()[1], "token": ""}
+    with pytest.raises(TargetError, match=r"rank 1 on one: it cannot reach rank 0 at 127\.0\.0\.1"):
+        made(1).connect(address)
