@@ -25,13 +25,13 @@ def same_type(match: Match, b: RewriteBuilder) -> Outcome:
 @rule(P.reshape(P.reshape("x")))
 def reshape_of_reshape(match: Match, b: RewriteBuilder) -> Outcome:
     """Only the last shape counts."""
-    return b.reshape(match["x"], shape=match.attr("shape"))  # type: ignore[no-any-return]
+    return b.reshape(match["x"], shape=match.attr("shape"))
 
 
 @rule(P.broadcast(P.broadcast("x")))
 def broadcast_of_broadcast(match: Match, b: RewriteBuilder) -> Outcome:
     """Only the last shape counts."""
-    return b.broadcast(match["x"], shape=match.attr("shape"))  # type: ignore[no-any-return]
+    return b.broadcast(match["x"], shape=match.attr("shape"))
 
 
 @rule(P.transpose("x", perm=lambda perm: perm == tuple(range(len(perm)))))
@@ -44,7 +44,7 @@ def transpose_in_place(match: Match, b: RewriteBuilder) -> Outcome:
 def transpose_of_transpose(match: Match, b: RewriteBuilder) -> Outcome:
     """Two permutations are one."""
     inner, outer = match.attr("perm", of="inner"), match.attr("perm")
-    return b.transpose(match["x"], perm=tuple([inner[i] for i in outer]))  # type: ignore[no-any-return]
+    return b.transpose(match["x"], perm=tuple([inner[i] for i in outer]))
 
 
 @rule(P.cast(P.cast("x").bind("middle")))
@@ -73,7 +73,7 @@ def scale_of_scale(match: Match, b: RewriteBuilder) -> Outcome:
     factor = float(inner) * float(outer)
     if factor == 0 or not math.isfinite(factor):
         return Decline(f"the product of {inner} and {outer} is {factor}")
-    return b.scale(match["x"], factor=factor)  # type: ignore[no-any-return]
+    return b.scale(match["x"], factor=factor)
 
 
 def _power_of_two(factor: float) -> bool:
@@ -93,7 +93,7 @@ def slice_of_slice(match: Match, b: RewriteBuilder) -> Outcome:
     if (axis - match.attr("axis", of="inner")) % x.type.rank:
         return None
     start = match.attr("start", of="inner") + match.attr("start")
-    return b.slice(x, axis=axis, start=start, size=match.attr("size"))  # type: ignore[no-any-return]
+    return b.slice(x, axis=axis, start=start, size=match.attr("size"))
 
 
 @rule(P.concat("x"))
@@ -127,7 +127,7 @@ def _run(b: RewriteBuilder, pieces: tuple[Value, ...], parts: tuple[Value, ...],
         return None
     sizes = [piece.type.shape[axis] for piece in pieces]
     size = sum(sizes[places[0] : places[-1] + 1])
-    return b.slice(x, axis=axis, start=sum(sizes[: places[0]]), size=size)  # type: ignore[no-any-return]
+    return b.slice(x, axis=axis, start=sum(sizes[: places[0]]), size=size)
 
 
 @rule(P.split(P.concat(P.rest("parts")).bind("concat")))

@@ -115,8 +115,8 @@ class Group:
         stored = weights.raw(tensor, *shape, dtypes=(DType.i8,), name=f"{name}.zero.stored")
         shaped = weights.b.reshape(stored, shape=(rows, groups), name=f"{name}.zero.blocks")
         if dtype is DType.i8:
-            return shaped  # type: ignore[no-any-return]
-        return weights.b.cast(shaped, dtype=dtype, name=f"{name}.zero")  # type: ignore[no-any-return]
+            return shaped
+        return weights.b.cast(shaped, dtype=dtype, name=f"{name}.zero")
 
     def _unpacked(self, weights: Weights, words: Value, axis: int, size: int, name: str) -> Value:
         """The integers of words, without what fills the last word."""
@@ -124,7 +124,7 @@ class Group:
         every: Value = b.unpack(words, bits=self._bits, axis=axis, name=name)
         if every.type.shape[axis] == size:
             return every
-        return b.slice(every, axis=axis, start=0, size=size, name=f"{name}.cut")  # type: ignore[no-any-return]
+        return b.slice(every, axis=axis, start=0, size=size, name=f"{name}.cut")
 
     def _enter(self, weights: Weights, module: str, name: str) -> Enter | None:
         if self._activations is None:

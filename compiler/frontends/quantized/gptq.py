@@ -148,7 +148,7 @@ class Gptq(Uncached):
             b.literal(dtype=zero.type.dtype, shape=(1,), values=(value,)) for value in (1, half - 1, -half)
         )
         added = b.add(zero, one, name=f"{name}.zero.added")
-        return b.where(b.less(zero, largest), added, least, name=f"{name}.zero.plus_one")  # type: ignore[no-any-return]
+        return b.where(b.less(zero, largest), added, least, name=f"{name}.zero.plus_one")
 
     def _restored(self, weights: Weights, words: Value, name: str) -> Value:
         """Add to the words what was subtracted from them; carries go to the next integer, as borrows came from it."""
@@ -157,7 +157,7 @@ class Gptq(Uncached):
         literal = b.literal(dtype=DType.i32, shape=(len(values),), values=values, name=f"{name}.zero.ones")
         rows = b.reshape(words, shape=(groups, count // len(values), len(values)), name=f"{name}.zero.turns")
         added = b.add(rows, literal, name=f"{name}.zero.added")
-        return b.reshape(added, shape=(groups, count), name=f"{name}.zero.plus_one")  # type: ignore[no-any-return]
+        return b.reshape(added, shape=(groups, count), name=f"{name}.zero.plus_one")
 
     def _words(self, module: str, count: int) -> int:
         whole = 96 if self.bits == 3 else 32

@@ -168,7 +168,7 @@ def wide(b: Builder, scale: Value, name: str) -> Value:
 
 def transposed(b: Builder, x: Value, name: str) -> Value:
     """A matrix with its dims swapped."""
-    return b.transpose(x, perm=(1, 0), name=name)  # type: ignore[no-any-return]
+    return b.transpose(x, perm=(1, 0), name=name)
 
 
 def ordered(b: Builder, q: Value, groups: Value, count: int, name: str) -> tuple[Value, Enter]:
@@ -191,6 +191,6 @@ def ordered(b: Builder, q: Value, groups: Value, count: int, name: str) -> tuple
         )
         features = b.transpose(x, perm=(0, 2, 1), name="features")
         found = b.gather_rows(features, rows, name="features.sorted")
-        return b.transpose(found, perm=(0, 2, 1), name="input.sorted")  # type: ignore[no-any-return]
+        return b.transpose(found, perm=(0, 2, 1), name="input.sorted")
 
     return transposed(b, columns, f"{name}.packed"), enter

@@ -14,7 +14,7 @@ from typing import Literal
 from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
-from compiler.ir.rewrite import RewriteBuilder, sweep
+from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
 from compiler.passes.quant.calibration.points import Stop
 from compiler.passes.quant.linears.replace import PASS_NAME
 
@@ -56,7 +56,7 @@ def smooth(graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make]) ->
 
     multiplied: dict[str, Value] = {}
 
-    def visit(op: Op, b: RewriteBuilder) -> Value | None:
+    def visit(op: Op, b: RewriteBuilder) -> Replacement:
         if op.name not in divided and op.name not in absorbing:
             return None
         x, *parameters = op.operands
@@ -69,7 +69,7 @@ def smooth(graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make]) ->
                 x = multiplied[name]
         if op.name in absorbing:
             parameters = _absorbed(op, parameters, factor(absorbing[op.name], b), b)
-        return b.emit(op.kind, x, *parameters, **op.attrs)  # type: ignore[no-any-return]
+        return b.emit(op.kind, (x, *parameters), op.attrs)
 
     return sweep(graph, visit, pass_name=PASS_NAME)
 
