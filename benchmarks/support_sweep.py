@@ -18,9 +18,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from compiler.backend_trt.support.declared import INDICES, SUPPORT, Entry
+from compiler.backend_trt.support.declared import SUPPORT, Entry
 from compiler.errors import GraphError
-from compiler.ir.dtypes import DType
 from compiler.trt_network.capabilities import CAPABILITIES
 from tests.backend_trt.cases.draft import Case
 from tests.backend_trt.cases.every import every_case
@@ -70,15 +69,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
 
 
 def _declared(entry: Entry | None) -> tuple[str, str]:
-    if entry is None:
-        return "any but i8 constants", ""
-    conditions = "; ".join(condition.needs for condition in entry.conditions)
-    indices = "; indices " + _types(INDICES) if entry.indices is not None else ""
-    return _types(entry.types) + indices, conditions
-
-
-def _types(types: frozenset[DType]) -> str:
-    return " ".join(dtype.value for dtype in DType if dtype in types)
+    return ("any but i8 constants", "") if entry is None else (entry.types_text, entry.conditions_text)
 
 
 HEAD = ("op", "element types", "what else must hold", "built", "refused", "mismatches")
