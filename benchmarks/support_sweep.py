@@ -21,9 +21,9 @@ from rich.table import Table
 from compiler.backend_trt.support.declared import SUPPORT, Entry
 from compiler.errors import GraphError
 from compiler.trt_network.capabilities import CAPABILITIES
-from tests.backend_trt.cases.draft import Case
+from tests.backend_trt.build_checks import build_and_compare
+from tests.backend_trt.cases.case_builder import Case
 from tests.backend_trt.cases.every import every_case
-from tests.backend_trt.trials import attempt
 
 BUILT, REFUSED, MISMATCH = "built", "refused", "mismatch"
 
@@ -42,13 +42,13 @@ def judge(index: int) -> Outcome | None:
     torch.set_num_threads(1)
     case = _CASES[index]
     try:
-        graph, draft = case.graph()
+        graph, made = case.graph()
     except GraphError:
         return None
-    trial = attempt(graph, draft.weights, draft.values)
-    mismatch = trial.mismatch(graph)
+    result = build_and_compare(graph, made.weights, made.values)
+    mismatch = result.mismatch(graph)
     name = f"{case.kind} {case.dtype} {case.label}"
-    return Outcome(name, case.kind, MISMATCH if mismatch else BUILT if trial.builds else REFUSED, mismatch)
+    return Outcome(name, case.kind, MISMATCH if mismatch else BUILT if result.builds else REFUSED, mismatch)
 
 
 def sweep(count: int, jobs: int) -> Iterator[Outcome]:

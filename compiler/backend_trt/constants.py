@@ -21,6 +21,7 @@ DATA_TYPES = {
     DType.i64: "INT64",
     DType.i32: "INT32",
     DType.i8: "INT8",
+    DType.u8: "UINT8",
     DType.i4: "INT4",
     DType.f8e4m3: "FP8",
     DType.bool: "BOOL",

@@ -26,7 +26,7 @@ TrtTensor = Any
 
 # A constant vector is named after its numbers, if they are few.
 _NAMED = 6
-COMPUTABLE = frozenset(DATA_TYPES) - {DType.i4}
+COMPUTABLE = frozenset(DATA_TYPES) - {DType.i4, DType.u8}
 """The element types that an activation may have."""
 SHARED = frozenset({DType.f32, DType.f16, DType.bf16})
 """The element types whose matrices are inputs of plans, which share them; others are constants of each plan."""
@@ -49,6 +49,7 @@ class Emission:
         packed: the ops that dequantize constants, by the name of the result.
         rounded: the `quantize` behind each input that linears multiply in 8 bits, by the input's name.
         stored: the names of all constants but dequantized ones.
+        types: the element types that tensors may have.
     """
 
     trt: Any
@@ -63,6 +64,7 @@ class Emission:
     packed: Mapping[str, Op] = field(default_factory=dict)
     rounded: Mapping[str, Op] = field(default_factory=dict)
     stored: Set[str] = frozenset()
+    types: Set[DType] = COMPUTABLE
     _tensors: dict[str, TrtTensor] = field(default_factory=dict)
     _shared: dict[tuple[Any, ...], TrtTensor] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
@@ -259,7 +261,7 @@ class Emission:
 
     def data_type(self, dtype: DType) -> Any:
         """TensorRT's name of an element type; TargetError for one that it does not compute in."""
-        if dtype not in COMPUTABLE:
+        if dtype not in self.types:
             raise TargetError(f"TensorRT has no tensors of {dtype}")
         return getattr(self.trt.DataType, DATA_TYPES[dtype])
 

@@ -131,8 +131,7 @@ def _qk_norm(step: Step, x: Value, module: str, width: int, m: MptConfig, name: 
     b = step.b
     x = b.reshape(x, shape=(B, S, width // m.head_dim, m.head_dim), name=f"{name}.by_head")
     x = _norm(step, x, module, m.head_dim, m.qk_norm, f"{name}_ln")
-    joined: Value = b.reshape(x, shape=(B, S, int(width)), name=f"{name}.normed")
-    return joined
+    return b.reshape(x, shape=(B, S, int(width)), name=f"{name}.normed")
 
 
 def _norm(step: Step, x: Value, module: str, width: int, norm: Norm, scope: str) -> Value:
@@ -156,7 +155,7 @@ def _ffn(step: Step, x: Value, module: str, m: MptConfig) -> Value:
 def _logits(step: Step, x: Value, table: Value, m: MptConfig) -> Value:
     b = step.b
     scaled, capped = m.logit_scale is not None, m.logit_softcap is not None
-    logits: Value = b.linear(x, table, name="raw" if scaled or capped else "logits")
+    logits = b.linear(x, table, name="raw" if scaled or capped else "logits")
     if m.logit_scale is not None:
         logits = b.scale(logits, factor=m.logit_scale, name="scaled" if capped else "logits")
     if m.logit_softcap is not None:

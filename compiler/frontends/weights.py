@@ -186,7 +186,7 @@ class Weights(Tensors):
         """Noise of the scale that a trained model has, so that activations neither vanish nor overflow."""
         bias = tensor.endswith("bias")
         norm = not bias and len(shape) == 1
-        value: Value = self.b.random(
+        return self.b.random(
             key=tensor,
             dtype=self.dtype,
             shape=shape,
@@ -194,4 +194,3 @@ class Weights(Tensors):
             std=0.0 if bias else 0.02,
             name=name,
         )
-        return value

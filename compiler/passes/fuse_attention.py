@@ -102,8 +102,7 @@ class _Fusion:
             return Decline(reason)
         factor = inner.attr("factor", of="scale") if "scale" in inner.ops else 1.0
         operands = (inner["q"], inner["k"], outer["v"], inner["mask"], inner.get("bias"))
-        fused: Value = b.attention(*operands, scale=factor, rounded=self.rounded)
-        return fused
+        return b.attention(*operands, scale=factor, rounded=self.rounded)
 
     def _other_reader(self, outer: Match, inner: Match) -> str:
         """Who else reads what lies between the queries and the context, and would be computed twice."""

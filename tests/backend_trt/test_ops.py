@@ -30,8 +30,7 @@ TOLERANCE = {DType.f32: 1e-5, DType.f16: 4e-3, DType.bf16: 3e-2}
 def literal(b: Builder, dtype: DType, *shape: int) -> Value:
     count = math.prod(shape)
     values = tuple(math.sin(1.7 * i + 0.3) for i in range(count))
-    made: Value = b.literal(dtype=dtype, shape=shape, values=values)
-    return made
+    return b.literal(dtype=dtype, shape=shape, values=values)
 
 
 OPS: dict[str, tuple[Sequence[Shape], Make]] = {

@@ -21,8 +21,7 @@ from compiler.store import emit_torch
 
 
 def literal(b: Builder, values: Tensor, dtype: DType, name: str) -> Value:
-    made: Value = b.literal(dtype=dtype, shape=tuple(values.shape), values=tuple(values.flatten().tolist()), name=name)
-    return made
+    return b.literal(dtype=dtype, shape=tuple(values.shape), values=tuple(values.flatten().tolist()), name=name)
 
 
 def quantized(x: Tensor, scale: Tensor, dtype: DType, zero: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -55,9 +55,8 @@ def test_a_replacement_takes_the_name_and_shows_the_pass() -> None:
     def visit(op: Op, b: RewriteBuilder) -> Replacement:
         if op.kind.name != "relu":
             return None
-        half: Value = b.scale(op.operands[0], factor=0.5)
-        doubled: Value = b.scale(half, factor=2.0, name="doubled")
-        return doubled
+        half = b.scale(op.operands[0], factor=0.5)
+        return b.scale(half, factor=2.0, name="doubled")
 
     swept = sweep(CHAIN, visit, pass_name="halve")
     assert ops_of(swept) == [

@@ -121,7 +121,7 @@ class Group:
     def _unpacked(self, weights: Weights, words: Value, axis: int, size: int, name: str) -> Value:
         """The integers of words, without what fills the last word."""
         b = weights.b
-        every: Value = b.unpack(words, bits=self._bits, axis=axis, name=name)
+        every = b.unpack(words, bits=self._bits, axis=axis, name=name)
         if every.type.shape[axis] == size:
             return every
         return b.slice(every, axis=axis, start=0, size=size, name=f"{name}.cut")

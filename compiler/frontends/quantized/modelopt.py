@@ -73,7 +73,7 @@ class ModelOpt:
             if out % 2:
                 raise CheckpointError(f"{module} has {out} outputs, an odd number, of which bytes hold two each")
             pairs = weights.raw(tensor, out // 2, width, dtypes=(DType.u8,), name=f"{name}.words")
-            q: Value = b.unpack(pairs, bits=4, axis=0, signed=True, name=f"{name}.packed")
+            q = b.unpack(pairs, bits=4, axis=0, signed=True, name=f"{name}.packed")
         else:
             q = weights.raw(tensor, out, width, dtypes=(dtype,), name=f"{name}.packed")
         return Packed(q, scale, None, self._enter(weights, module, width, name))

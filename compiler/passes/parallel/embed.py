@@ -111,7 +111,7 @@ class _Splitting:
         x, *parameters = op.operands
         own = b.linear(x, *[self._piece(value, 0, b) for value in parameters], name="own")
         axis, size = own.type.rank - 1, op.result.type.shape[-1]
-        every: Value = b.all_gather(own, axis=axis, parts=self.ranks, name="padded")
+        every = b.all_gather(own, axis=axis, parts=self.ranks, name="padded")
         return every if every.type == op.result.type else b.slice(every, axis=axis, start=0, size=size)
 
     def _share(self, value: Value, axis: int) -> int:
