@@ -35,16 +35,19 @@ class Place:
     op: str = ""
 
 
-def smooth(graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make]) -> Graph:
+def smooth(
+    graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make], places: Mapping[str, Place] | None = None
+) -> Graph:
     """The graph with the inputs of some linears multiplied by constants, and their weights divided by them.
 
     Args:
         graph: the graph.
         stops: linears grouped by their input; a linear over another input of the same value is not among them.
         scales: what to multiply an input by, by the input's name.
+        places: where that is done, by the input's name; the cheapest places if None.
     """
     stops = [stop for stop in stops if stop.x.name in scales]
-    places = find_places(graph, stops)
+    places = find_places(graph, stops) if places is None else places
     absorbing = {place.op: name for name, place in places.items() if place.op}
     divided = {op.name: stop.x.name for stop in stops for op in stop.ops}
     made: dict[str, Value] = {}
