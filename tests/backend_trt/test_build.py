@@ -22,7 +22,7 @@ from compiler.ir.types import TensorType
 from compiler.trt_network.library import load_library
 from compiler.trt_network.plans import read_plans
 from compiler.trt_network.record import read_record
-from runtime.engine_dir.manifest_reading import read_manifest
+from runtime.engine_dir.manifest import read_manifest
 from tests.backend_trt.networks import build
 from tests.registrations import forgotten
 

@@ -31,7 +31,7 @@ class Group:
         """Read the group's options; ConfigError if one is not supported."""
         options.only("format", *FORMATS)
         self._file = options.file
-        self.targets = [str(target) for target in options.get("targets", kind=list)]
+        self.targets = [str(target) for target in options.take("targets", list)]
         weights = options.section("weights")
         weights.only("dynamic", False)
         self._blocks = _Blocks(weights)
@@ -172,14 +172,14 @@ class _Blocks:
     """Which weights share a scale."""
 
     def __init__(self, options: Options) -> None:
-        size = options.get("group_size", kind=int, default=0)
+        size = options.take("group_size", int, default=0)
         usual = "group" if size > 0 else "channel" if size < 0 else "tensor"
         self.strategy: str = options.only("strategy", *_STRATEGIES, default=usual)
         self._shape: tuple[int, ...] = ()
         if self.strategy == "group":
-            self._shape = (1, options.get("group_size", kind=int))
+            self._shape = (1, options.take("group_size", int))
         elif self.strategy == "block":
-            self._shape = tuple(map(int, options.get("block_structure", kind=list)))
+            self._shape = tuple(map(int, options.take("block_structure", list)))
 
     def of(self, out: int, width: int) -> tuple[int, ...]:
         """The shape of the parts of a weight `[out, width]` that have one scale each."""
@@ -188,12 +188,12 @@ class _Blocks:
 
 def _activations(options: Options) -> Options | None:
     """How inputs are quantized; None if they are not."""
-    if options.get("output_activations", kind=dict, default={}):
+    if options.take("output_activations", dict, default={}):
         raise ConfigError(
             f"{options.file} sets 'output_activations', which is not supported",
             hint="compile the unquantized checkpoint, and let llmc quantize it",
         )
-    if not options.get("input_activations", kind=dict, default={}):
+    if not options.take("input_activations", dict, default={}):
         return None
     found = options.section("input_activations")
     found.only("num_bits", 8)

@@ -38,13 +38,13 @@ class Gptq(Uncached):
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
         self.options = options
-        self.bits: int = options.get("bits", kind=int)
+        self.bits: int = options.take("bits", int)
         options.only("bits", 2, 3, 4, 8)
-        self.group: int | None = options.get("group_size", kind=int, default=None)
-        self.sorted: bool | None = options.get("desc_act", kind=bool, default=None)
-        self.symmetric: bool | None = options.get("sym", kind=bool, default=None)
+        self.group: int | None = options.take("group_size", int, default=None)
+        self.sorted: bool | None = options.take("desc_act", bool, default=None)
+        self.symmetric: bool | None = options.take("sym", bool, default=None)
         self.less_one = options.only("checkpoint_format", "gptq", "gptq_v2") == "gptq"
-        quantizer = options.get("meta", kind=dict, default={}).get("quantizer", "")
+        quantizer = options.take("meta", dict, default={}).get("quantizer", "")
         gptqmodel = re.search(r"gptqmodel:(\d+)", str(quantizer).lower())
         self.by_word = self.bits != 3 or (gptqmodel is not None and int(gptqmodel[1]) < 7)
         options.only("dynamic", {})

@@ -52,7 +52,7 @@ class ModelOpt:
         name = inner.only("quant_algo", "", *_ALGORITHMS)
         self._algorithm = _ALGORITHMS.get(name)
         inner.only("has_zero_point", False)
-        self._group = inner.get("group_size", kind=int, default=0)
+        self._group = inner.take("group_size", int, default=0)
         self._cache = _cache_type(inner)
 
     @property
