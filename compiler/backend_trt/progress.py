@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-Progress = Callable[[int, int], None]
-"""Called with how much is done and in total; of TensorRT's own steps the total grows as it finds more to do."""
+from compiler.progress import Report
 
 _SHARES = 100
 
 
-def progress_monitor(trt: Any, progress: Progress) -> Any:
-    """An `IProgressMonitor` that reports the steps of all phases together. TensorRT calls it from several threads."""
+def progress_monitor(trt: Any, progress: Report) -> Any:
+    """An `IProgressMonitor` that reports the steps of all phases together. TensorRT calls it from several threads.
+
+    The total grows as TensorRT finds more to do.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -41,7 +42,7 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-def shared_progress(progress: Progress, count: int) -> list[Progress]:
+def shared_progress(progress: Report, count: int) -> list[Report]:
     """A progress function for each of several parts of a whole, side by side or one after the other.
 
     Every part counts for as much as any other, whatever it counts itself in. `progress` hears of the whole, which never
@@ -50,7 +51,7 @@ def shared_progress(progress: Progress, count: int) -> list[Progress]:
     lock = Lock()
     shares = [0] * count
 
-    def reporter(index: int) -> Progress:
+    def reporter(index: int) -> Report:
         def report(done: int, total: int) -> None:
             share = min(_SHARES, _SHARES * done // total) if total else 0
             with lock:

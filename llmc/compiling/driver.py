@@ -11,6 +11,7 @@ from compiler.backend_trt import BuildOptions
 from compiler.frontends import Checkpoint
 from compiler.ir.graph import Graph
 from compiler.passes.quant.report import FidelityReport
+from compiler.progress import Progress
 from llmc.compiling.checkpoint_digest import source_digest
 from llmc.compiling.dry_pipeline import calibrates, rehearse
 from llmc.compiling.emit import capabilities, emit
@@ -20,7 +21,7 @@ from llmc.compiling.outline import checked_outline
 from llmc.compiling.request import CompileRequest, compile_request, without_calibration
 from llmc.inspection.plan_facts import plan_names
 from llmc.pipeline import Passes, rewrite
-from llmc.progress import Phase, Progress, Stages, counter
+from llmc.progress import Phase, Stages, counter
 from llmc.version import __version__
 from runtime.engine_dir.engine_writer import EngineWriter, engine_writer
 from runtime.engine_dir.manifest import Manifest, NoTokenizer, Source
@@ -115,7 +116,7 @@ def compile(
         calib_samples: how many windows of it to use; as many as it has, up to 128, if None.
         calib_length: how many tokens a window has; 512, or `max_input` if that is less, if None.
         calib_seed: decides which windows are used, if there are more.
-        progress: called as work proceeds; see `llmc.progress.Progress`.
+        progress: called as work proceeds; see `compiler.progress.Progress`.
 
     Raises:
         LlmcError: one of its kinds, naming the file, key, tensor or pass, and the mend.

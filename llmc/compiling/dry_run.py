@@ -13,13 +13,14 @@ from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import PipelineResult, spell
+from compiler.progress import Progress
 from llmc.compiling.dry_pipeline import calibrates, rehearse
 from llmc.compiling.job import Job, export_tokenizer, lift_model
 from llmc.compiling.manifest_draft import describe_engine, used_plugins
 from llmc.compiling.outline import checked_outline, nearest_folder
 from llmc.compiling.request import CompileOptions, CompileRequest, compile_request, without_calibration
 from llmc.pipeline import Rewritten, rewritten
-from llmc.progress import Phase, Progress, Stages
+from llmc.progress import Phase, Stages
 from llmc.version import __version__
 from runtime.engine_dir.manifest import Manifest, Source
 from runtime.load.ignored_options import ignored_notes

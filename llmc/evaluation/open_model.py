@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import RequestError
+from compiler.progress import Progress
 from llmc.compiling.driver import compile as compile_model
 from llmc.models import lift
-from llmc.progress import Progress, Stages, counter
+from llmc.progress import Stages, counter
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import opens_as_engine
 from runtime.generation.engine import Engine

@@ -13,9 +13,10 @@ import torch
 
 from compiler.errors import EngineError, RequestError
 from compiler.plugins import load_plugins
+from compiler.progress import Progress
 from llmc.evaluation.open_model import Runner, longest_input, opened
 from llmc.evaluation.scoring import Score, Scorer, rows_at_once, windows
-from llmc.progress import Progress, Stages
+from llmc.progress import Stages
 from runtime.engine_dir.manifest import no_tokenizer, opens_as_engine
 from runtime.generation.engine import Engine
 
@@ -87,7 +88,7 @@ def measure_perplexity(
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of an engine.
         plugins: as of `llmc.load`.
-        progress: called as work proceeds; see `llmc.progress.Progress`.
+        progress: called as work proceeds; see `compiler.progress.Progress`.
         note: called with sentences for the user; warnings if None.
 
     Raises:

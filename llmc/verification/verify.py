@@ -14,11 +14,12 @@ import torch
 from compiler.errors import RequestError
 from compiler.ir.graph import Graph
 from compiler.plugins import load_plugins
+from compiler.progress import Progress
 from compiler.suggest import did_you_mean
 from llmc.dtypes import long_spelling
 from llmc.evaluation.open_model import load
 from llmc.naming import checkpoint_folder
-from llmc.progress import Phase, Progress, Stages
+from llmc.progress import Phase, Stages
 from llmc.seeds import check_seed
 from llmc.verification.bisect import locate
 from llmc.verification.compare import Reference, compare
@@ -86,7 +87,7 @@ def verify(
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of the engine first.
         plugins: as of `llmc.load`.
-        progress: called as work proceeds; see `llmc.progress.Progress`.
+        progress: called as work proceeds; see `compiler.progress.Progress`.
 
     Returns:
         What was found; `holds` says whether the engine is right.

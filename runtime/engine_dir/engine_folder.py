@@ -7,7 +7,8 @@ from pathlib import Path
 
 from compiler.errors import EngineError
 from compiler.os_errors import reading_hint
-from runtime.engine_dir.hashing import Advance, sha256_file
+from compiler.progress import Advance
+from runtime.engine_dir.hashing import sha256_file
 from runtime.engine_dir.manifest import Manifest, RankFiles, read_manifest
 from runtime.engine_dir.used_plugins import require_plugins
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from compiler.errors import EngineError, LlmcError
+from compiler.progress import Advance
 from runtime.engine_dir.atomic_folder import PartialFolder, remove_abandoned
-from runtime.engine_dir.hashing import Advance, sha256_file
+from runtime.engine_dir.hashing import sha256_file
 from runtime.engine_dir.manifest import MANIFEST, FileEntry, Manifest, is_engine, read_manifest
 from runtime.engine_dir.sizes import bytes_text
 

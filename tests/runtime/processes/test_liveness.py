@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compiler.errors import TargetError
-from runtime.collectives.rank_status import Progress
+from runtime.collectives.rank_status import StatusRecorder
 from runtime.processes import liveness as watch
 from runtime.processes.liveness import Watch
 
@@ -21,7 +21,7 @@ def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(rank: int) -> Watch:
-    return Watch(rank, ["one", "one"], Progress(60.0), timeout=60.0)
+    return Watch(rank, ["one", "one"], StatusRecorder(60.0), timeout=60.0)
 
 
 @pytest.mark.parametrize(
