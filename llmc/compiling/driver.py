@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from compiler.frontends import Checkpoint
 from compiler.ir.graph import Graph
 from compiler.passes.quant.report import FidelityReport
 from llmc.compiling.checkpoint_digest import source_digest
-from llmc.compiling.dry_pipeline import calibrates, rehearse
+from llmc.compiling.dry_pipeline import NeedsDataError, calibrates, dry_pipeline
 from llmc.compiling.emit import capabilities, emit
 from llmc.compiling.job import Job, export_tokenizer, lift_model
 from llmc.compiling.manifest_draft import describe_engine, used_plugins
@@ -147,8 +148,9 @@ def compile(
     with job.stage("rewrite"), calibration.active():
         if calibrates(request.stages):
             job.progress(Phase("rewrite", "a trial without data"), 0, 0)
-            if (rehearsed := rehearse(lifted.graph, request.stages)) is not None:
-                checked_outline(rehearsed.graph, request.targets, request.build, request.place)
+            with suppress(NeedsDataError):  # of a pass without a dry run, it is not known what it makes
+                dry = dry_pipeline(lifted.graph, request.stages)
+                checked_outline(dry.graph, request.targets, request.build, request.place)
         rewritten = rewrite(lifted.graph, request.stages, dump_ir=request.dump, explain=explain, progress=job.progress)
     job.notes += rewritten.notes
     job.notes += ignored_notes(without_calibration(request.calibration, used=calibration.used))

@@ -9,11 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
-from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
-from compiler.passes import PipelineResult, spell
-from llmc.compiling.dry_pipeline import calibrates, rehearse
+from llmc.compiling.dry_pipeline import calibrates, dry_pipeline
 from llmc.compiling.job import Job, export_tokenizer, lift_model
 from llmc.compiling.manifest_draft import describe_engine, used_plugins
 from llmc.compiling.outline import checked_outline, nearest_folder
@@ -125,19 +123,10 @@ def dry_run(
 
 def _rewritten(job: Job, request: CompileRequest, graph: Graph) -> Rewritten:
     """What the pipeline makes of a graph, as far as it can be told without data."""
-    spellings = [spell(stage) for stage in request.stages]
-    current = ""
 
     def on_pass(spelling: str, index: int, count: int) -> None:
-        nonlocal current
-        current = spellings[index]
-        job.progress(Phase("rewrite", current), index, count)
+        job.progress(Phase("rewrite", spelling), index, count)
 
     trace = Trace()
-    result: PipelineResult | None = rehearse(graph, request.stages, dump_dir=request.dump, on_pass=on_pass, trace=trace)
-    if result is None:
-        raise PassError(
-            f"the pass {current!r} needs data, so that a dry run cannot tell what it makes",
-            hint="leave it out of --passes, or leave out --dry-run",
-        )
-    return rewritten(result, request.stages, trace if request.explain else None)
+    result = dry_pipeline(graph, request.stages, dump_dir=request.dump, on_pass=on_pass, trace=trace)
+    return rewritten(result, trace if request.explain else None)
