@@ -35,11 +35,6 @@ def has_dry_run(pass_: Pass) -> bool:
     return hasattr(pass_, "dry_run")
 
 
-def takes_options(maker: PassMaker) -> bool:
-    """Whether a pass is made by calling `maker` with options; else `maker` is the pass."""
-    return isinstance(maker, type) and is_dataclass(maker)
-
-
 def maker_of(pass_: Pass) -> PassMaker:
     """The dataclass of a pass, or the function."""
     return type(pass_) if is_dataclass(pass_) else pass_
