@@ -38,6 +38,7 @@ from compiler.ir.rewrite import eliminate_dead
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
 from compiler.store import emit_torch
+from compiler.store.constant_loader import constant_loader
 from compiler.store.safetensors_writer import SafetensorsWriter
 from compiler.trt_network.library import load_library
 from compiler.trt_network.plans import read_plans
@@ -48,7 +49,6 @@ from runtime.executors.interface import Executor
 from runtime.executors.parallel.workers import drive
 from runtime.executors.tensorrt import TensorRTExecutor
 from runtime.executors.torch import TorchExecutor
-from runtime.executors.torch.executor import constant_loader
 from runtime.generation.generate import generate
 from runtime.generation.requests import Request
 from runtime.processes.world import World, join

@@ -12,12 +12,12 @@ from compiler.backend_trt.progress import shared_progress
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
 from compiler.store import emit_torch, stored_ranks
+from compiler.store.constant_loader import constant_loader
 from compiler.store.write_ranks import EmittedRank
 from compiler.trt_network.library import load_library
 from llmc.compiling.op_parts import require_parts
 from llmc.progress import Report, Stage
 from runtime.engine_dir.manifest import RankFiles
-from runtime.executors.torch.executor import constant_loader
 
 
 def check_targets(

@@ -11,11 +11,11 @@ from compiler.ir.files import read_graph
 from compiler.passes import run_pipeline
 from compiler.passes.quant.caches.kv import quantize_caches, scale_of
 from compiler.store import emit_torch
+from compiler.store.constant_loader import constant_loader
 from compiler.trt_network.library import load_library
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.frame import place_rows
-from runtime.executors.torch.executor import constant_loader
 from tests.frontends.steps import lift_folder
 
 MODELS = Path("examples/models")

@@ -11,6 +11,7 @@ from compiler.backend_trt import BuildOptions, build_plans
 from compiler.errors import EngineError, TargetError
 from compiler.ir.mesh import mesh_of
 from compiler.store import emit_torch
+from compiler.store.constant_loader import constant_loader
 from compiler.trt_network.library import load_library
 from runtime.collectives.communicator import Alone
 from runtime.executors.interface import Executor
@@ -18,7 +19,7 @@ from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
 from runtime.executors.step import Step
 from runtime.executors.tensorrt import TensorRTExecutor
 from runtime.executors.tensorrt.ranks import nccl_capsule
-from runtime.executors.torch.executor import TorchExecutor, constant_loader
+from runtime.executors.torch.executor import TorchExecutor
 from runtime.generation.generate import generate
 from runtime.generation.requests import Request
 from tests.paths import MODELS
