@@ -10,7 +10,7 @@ has the options in order and leaves defaults out; reading it gives equal things.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,14 @@ class Grammar:
         item: what an item of a list is called: `stage`.
         whole: what a list is called: `pipeline`.
         find: gives what a name stands for, or raises.
+        words: items that stand for something else, and are read as they are.
     """
 
     info: type[MakerInfo]
     item: str
     whole: str
     find: Callable[[str], MakerInfo]
+    words: Collection[str] = ()
 
     def read(self, text: str) -> Iterator[Any]:
         """The things that a text names, in order; none for an empty text.
@@ -45,7 +47,7 @@ class Grammar:
         position = 0
         for number, item in enumerate(text.split(",") if text.strip() else (), 1):
             try:
-                yield self._read(item.strip())
+                yield item.strip() if item.strip() in self.words else self._read(item.strip())
             except self.info.error as error:
                 start = position + len(item) - len(item.lstrip())
                 marker = " " * start + "^" * max(1, len(item.strip()))
