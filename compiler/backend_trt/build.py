@@ -17,12 +17,12 @@ from compiler.backend_trt.messages import Messages, ops_named
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.plans import PlanSpec
 from compiler.backend_trt.profile import add_profile
-from compiler.backend_trt.progress import progress_monitor, shared_progress
+from compiler.backend_trt.progress import progress_monitor
 from compiler.backend_trt.readback import read_back
 from compiler.backend_trt.reuse import plan_cache, plan_key
 from compiler.errors import TargetError
 from compiler.ir.graph import Graph
-from compiler.progress import Report
+from compiler.progress import Report, shared_progress
 from compiler.trt_network.library import Library
 from compiler.trt_network.plans import PlanFiles, Plans
 
