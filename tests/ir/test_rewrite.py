@@ -178,13 +178,15 @@ def test_the_trace_shows_nearest_misses_and_what_never_occurred() -> None:
     misses = Rule("capped", P.tanh(P.relu(P.tanh(P.scale("x")))), lambda match, b: match["x"])
     absent = Rule("absent", P.softmax(P.one_of(P.add(P.matmul("x", "k"), "b"), "x")), lambda match, b: match["x"])
     small = Rule("small", P.tanh(P.gelu("x")), lambda match, b: match["x"])
+    far = Rule("far", P.tanh(P.gelu(P.tanh(P.scale("x")))), lambda match, b: match["x"])
     with Trace().active() as trace:
-        assert apply_rules(CHAIN, [misses, absent, small], pass_name="fuse") is CHAIN
+        assert apply_rules(CHAIN, [misses, absent, small, far], pass_name="fuse") is CHAIN
     assert trace.text() == (
         "fuse\n"
         "  capped: applied to 0 of 2\n"
         "    nearest miss (3 of 4 ops) %a.third from model.a: expected scale, found the input %x\n"
         "  absent: met no softmax\n"
+        "  far: applied to 0 of 2\n"
         "  nothing to do for small\n"
     )
 
