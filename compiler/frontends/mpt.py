@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from compiler.frontends.alibi import alibi_slopes
 from compiler.frontends.attention import Attention
 from compiler.frontends.config import Size
 from compiler.frontends.derived import turns_by
@@ -162,3 +161,13 @@ def _logits(step: Step, x: Value, table: Value, m: MptConfig) -> Value:
         logits = b.tanh(b.scale(logits, factor=1 / m.logit_softcap, name="small"), name="tanh")
         logits = b.scale(logits, factor=m.logit_softcap, name="logits")
     return logits
+
+
+def alibi_slopes(heads: int, bias_max: float) -> tuple[float, ...]:
+    """The slopes of ALiBi (Press et al., 2022), one for each head: a geometric series down to `2 ** -bias_max`.
+
+    Where `heads` is no power of two, the series of the next power is taken, its odd members first.
+    """
+    power = 1 << (heads - 1).bit_length()
+    series = [2.0 ** -(i * bias_max / power) for i in range(1, power + 1)]
+    return tuple(series) if power == heads else tuple((series[1::2] + series[::2])[:heads])
