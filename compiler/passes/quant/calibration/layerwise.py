@@ -7,7 +7,7 @@ window the values that cross a stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,32 +18,10 @@ from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter, Observer, bind_inputs
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import eliminate_dead
+from compiler.passes.quant.calibration.points import Stop
+from compiler.passes.quant.calibration.segments import needed_ops, split_ops, used_names
 from compiler.passes.quant.calibration.windows import batch_size, memory_for, step_inputs
 from compiler.progress import Report, unheard
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Linears over one input.
-
-    Attributes:
-        ops: the linears, in the order of the graph.
-    """
-
-    ops: tuple[Op, ...]
-
-    @property
-    def x(self) -> Value:
-        """Their input."""
-        return self.ops[0].operands[0]
-
-
-def stops_of(ops: Iterable[Op]) -> list[Stop]:
-    """Linears grouped by their input, in order."""
-    groups: dict[str, list[Op]] = {}
-    for op in ops:
-        groups.setdefault(op.operands[0].name, []).append(op)
-    return [Stop(tuple(group)) for group in groups.values()]
 
 
 @dataclass(frozen=True)
@@ -100,14 +78,14 @@ class Walk:
         wanted = {value.name: value for value in (*(stop.x for stop in stops), *until)}
         alive = eliminate_dead(self.graph.with_ops(self.graph.ops, wanted))
         ops = [op for op in alive.ops if op.results[0].name not in self.constant]
-        later, plain = _split_ops(ops)
+        later, plain = split_ops(ops)
         places = {value.name: i + 1 for i, op in enumerate(later) for value in op.results}
         ordered = sorted(stops, key=lambda stop: places.get(stop.x.name, 0))
         cuts = [places.get(stop.x.name, 0) for stop in ordered]
         states: list[dict[str, Tensor]] = [{} for _ in self.batches]
         start = 0
         for number, cut in enumerate([*cuts, len(later)]):
-            kept = {stop.x.name for stop in ordered[number:]} | _used_names(later[cut:]) - plain.keys()
+            kept = {stop.x.name for stop in ordered[number:]} | used_names(later[cut:]) - plain.keys()
             self._advance(later[start:cut], plain, states, kept, unheard if ordered else self.progress)
             start = cut
             if ordered:
@@ -119,7 +97,7 @@ class Walk:
         self, ops: Sequence[Op], plain: Mapping[str, Op], states: list[dict[str, Tensor]], kept: set[str], told: Report
     ) -> None:
         """Run some ops on every batch; of the values, those in `kept` stay. Calls `told` after each batch."""
-        ops = [*_needed_ops(ops, plain), *ops]
+        ops = [*needed_ops(ops, plain), *ops]
         segment = self.graph.with_ops(tuple(ops), {})
         dead_after = last_uses(segment, keep=kept | {value.name for value in self.graph.inputs})
         interpreter = Interpreter(segment, device=self.device)
@@ -168,33 +146,3 @@ class Walk:
             for name in dead:
                 del known[name]
         return known
-
-
-def _split_ops(ops: Sequence[Op]) -> tuple[list[Op], dict[str, Op]]:
-    """The ops that depend on tokens, in order, and the others by the values that they define.
-
-    The others (positions, masks) are computed again between any two stops, as they are quickly made and large.
-    """
-    depends, later, plain = {"token_ids"}, [], dict[str, Op]()
-    for op in ops:
-        if any(value.name in depends for value in op.operands):
-            depends.update(value.name for value in op.results)
-            later.append(op)
-        else:
-            plain.update((value.name, op) for value in op.results)
-    return later, plain
-
-
-def _needed_ops(ops: Sequence[Op], plain: Mapping[str, Op]) -> Iterator[Op]:
-    """The ops of `plain` behind some ops, in order."""
-    needed = _used_names(ops)
-    chosen = []
-    for op in reversed(dict.fromkeys(plain.values())):
-        if any(value.name in needed for value in op.results):
-            needed.update(value.name for value in op.operands)
-            chosen.append(op)
-    return reversed(chosen)
-
-
-def _used_names(ops: Iterable[Op]) -> set[str]:
-    return {value.name for op in ops for value in op.operands}

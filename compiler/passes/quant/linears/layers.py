@@ -13,7 +13,8 @@ from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.tensor_ref import TensorRef
 from compiler.passes.quant.algorithms.grid import Rounded
-from compiler.passes.quant.calibration.layerwise import View, Walk, stops_of
+from compiler.passes.quant.calibration.layerwise import View, Walk
+from compiler.passes.quant.calibration.points import stops_of
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.statistics import require_finite
 from compiler.passes.quant.linears.replace import dequantized_linear

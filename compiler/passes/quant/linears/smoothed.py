@@ -13,7 +13,7 @@ from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
 from compiler.passes.quant.budget import quantize_linears
-from compiler.passes.quant.calibration.layerwise import Stop, stops_of
+from compiler.passes.quant.calibration.points import Stop, stops_of
 from compiler.passes.quant.linears.layers import Results, stored_linear
 from compiler.passes.quant.linears.rounding import RoundInput
 from compiler.passes.quant.linears.smoothing import Make, find_places, smooth

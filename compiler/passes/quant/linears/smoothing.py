@@ -15,7 +15,7 @@ from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
-from compiler.passes.quant.calibration.layerwise import Stop
+from compiler.passes.quant.calibration.points import Stop
 from compiler.passes.quant.linears.replace import PASS_NAME
 
 Make = Callable[[RewriteBuilder], Value]

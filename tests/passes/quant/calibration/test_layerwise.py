@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from compiler.ir.interpreter import Interpreter
-from compiler.passes.quant.calibration.layerwise import Walk, stops_of
+from compiler.passes.quant.calibration.layerwise import Walk
+from compiler.passes.quant.calibration.points import stops_of
 from compiler.passes.quant.calibration.windows import step_inputs
 from tests.passes.quant.models import FAMILIES, calibration, model
 

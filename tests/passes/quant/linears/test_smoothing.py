@@ -7,7 +7,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.verifier import verify
 from compiler.passes import run_pipeline
-from compiler.passes.quant.calibration.layerwise import stops_of
+from compiler.passes.quant.calibration.points import stops_of
 from compiler.passes.quant.calibration.windows import step_inputs
 from compiler.passes.quant.linears.smoothing import Place, find_places, smooth
 from tests.passes.quant.models import FAMILIES, calibration, model
