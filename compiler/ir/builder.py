@@ -1,4 +1,4 @@
-"""Building graphs."""
+"""The builder, which makes graphs op by op."""
 
 from __future__ import annotations
 

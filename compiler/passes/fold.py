@@ -1,4 +1,4 @@
-"""Constant folding and algebraic identities."""
+"""The pass `fold`: it folds constants and drops ops by algebraic identities."""
 
 from __future__ import annotations
 

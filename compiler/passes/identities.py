@@ -18,38 +18,38 @@ from compiler.ir.rules import Decline, Outcome, rule
 
 @rule(P.one_of(P.reshape("x"), P.broadcast("x"), P.cast("x")))
 def same_type(match: Match, b: RewriteBuilder) -> Outcome:
-    """A reshape, broadcast or cast to the type that its operand has."""
+    """Drop a reshape, broadcast or cast to the type that its operand has."""
     return match["x"] if match["x"].type == match.root.result.type else None
 
 
 @rule(P.reshape(P.reshape("x")))
 def reshape_of_reshape(match: Match, b: RewriteBuilder) -> Outcome:
-    """Only the last shape counts."""
+    """Replace a reshape of a reshape by one: only the last shape counts."""
     return b.reshape(match["x"], shape=match.attr("shape"))
 
 
 @rule(P.broadcast(P.broadcast("x")))
 def broadcast_of_broadcast(match: Match, b: RewriteBuilder) -> Outcome:
-    """Only the last shape counts."""
+    """Replace a broadcast of a broadcast by one: only the last shape counts."""
     return b.broadcast(match["x"], shape=match.attr("shape"))
 
 
 @rule(P.transpose("x", perm=lambda perm: perm == tuple(range(len(perm)))))
 def transpose_in_place(match: Match, b: RewriteBuilder) -> Outcome:
-    """A transpose that leaves every dimension where it is."""
+    """Drop a transpose that leaves every dimension where it is."""
     return match["x"]
 
 
 @rule(P.transpose(P.transpose("x").bind("inner")))
 def transpose_of_transpose(match: Match, b: RewriteBuilder) -> Outcome:
-    """Two permutations are one."""
+    """Replace a transpose of a transpose by one, whose permutation is that of both."""
     inner, outer = match.attr("perm", of="inner"), match.attr("perm")
     return b.transpose(match["x"], perm=tuple([inner[i] for i in outer]))
 
 
 @rule(P.cast(P.cast("x").bind("middle")))
 def cast_of_cast(match: Match, b: RewriteBuilder) -> Outcome:
-    """The first cast can go if it changes no value."""
+    """Drop the first of two casts if it changes no value."""
     x, middle, last = match["x"].type.dtype, match["middle"].type.dtype, match.root.result.type.dtype
     if not _holds(middle, x):
         return Decline(f"{middle} does not hold every value of {x}")
@@ -60,7 +60,7 @@ def cast_of_cast(match: Match, b: RewriteBuilder) -> Outcome:
 
 @rule(P.scale("x", factor=1))
 def scale_by_one(match: Match, b: RewriteBuilder) -> Outcome:
-    """`x * 1` is `x`."""
+    """Drop a scaling by 1."""
     return match["x"]
 
 
@@ -82,13 +82,13 @@ def _power_of_two(factor: float) -> bool:
 
 @rule(P.slice("x", start=0))
 def slice_of_all(match: Match, b: RewriteBuilder) -> Outcome:
-    """A slice of everything."""
+    """Drop a slice that takes all of its axis."""
     return match["x"] if match["x"].type == match.root.result.type else None
 
 
 @rule(P.slice(P.slice("x").bind("inner")))
 def slice_of_slice(match: Match, b: RewriteBuilder) -> Outcome:
-    """Two slices along one axis are one."""
+    """Replace a slice of a slice along the same axis by one."""
     x, axis = match["x"], match.attr("axis")
     if (axis - match.attr("axis", of="inner")) % x.type.rank:
         return None
@@ -98,19 +98,19 @@ def slice_of_slice(match: Match, b: RewriteBuilder) -> Outcome:
 
 @rule(P.concat("x"))
 def concat_of_one(match: Match, b: RewriteBuilder) -> Outcome:
-    """One operand needs no joining."""
+    """Drop a concat of one operand."""
     return match["x"]
 
 
 @rule(P.split("x", sizes=lambda sizes: len(sizes) == 1))
 def split_into_one(match: Match, b: RewriteBuilder) -> Outcome:
-    """One piece is the whole."""
+    """Drop a split into one piece, which is the whole."""
     return match["x"]
 
 
 @rule(P.concat(P.split().bind("split"), P.rest("more")))
 def concat_of_split(match: Match, b: RewriteBuilder) -> Outcome:
-    """Pieces of one value, side by side again, are (part of) that value."""
+    """Replace a concat of neighbouring pieces of one value by that value, or by a slice of it."""
     split, parts = match.op("split"), match.root.operands
     x, axis = split.operands[0], match.attr("axis")
     if (axis - match.attr("axis", of="split")) % x.type.rank:
@@ -132,7 +132,7 @@ def _run(b: RewriteBuilder, pieces: tuple[Value, ...], parts: tuple[Value, ...],
 
 @rule(P.split(P.concat(P.rest("parts")).bind("concat")))
 def split_of_concat(match: Match, b: RewriteBuilder) -> Outcome:
-    """Cut where it was joined, the pieces are the parts."""
+    """Drop a split that cuts a concat where it was joined: the pieces are the operands of the concat."""
     joined, parts = match["concat"], match.rest("parts")
     if [part.type for part in parts] != [piece.type for piece in match.root.results]:
         return None

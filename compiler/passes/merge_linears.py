@@ -1,4 +1,4 @@
-"""Linears that share their input, as one."""
+"""The pass `merge-linears`: it computes linears that share their input as one."""
 
 from __future__ import annotations
 

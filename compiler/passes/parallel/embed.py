@@ -1,4 +1,4 @@
-"""Embedding tables and output heads in pieces."""
+"""The pass `embed`: it splits embedding tables and output heads over ranks."""
 
 from __future__ import annotations
 
