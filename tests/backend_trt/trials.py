@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 import compiler.backend_trt.emission as emission
-from compiler.backend_trt.constants import DATA_TYPES
 from compiler.backend_trt.define import define_network
 from compiler.backend_trt.messages import Messages
 from compiler.backend_trt.options import BuildOptions, configure
@@ -28,9 +27,10 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
+from compiler.ir.tensor_data import view_bytes
 from compiler.ir.torch_types import to_torch
 from compiler.trt_emulator import EmulatedEngine
-from compiler.trt_emulator.memory import TORCH_TYPES, from_bytes
+from compiler.trt_emulator.memory import TORCH_TYPES
 from compiler.trt_network.library import load_library
 from compiler.trt_network.record import NetworkRecord
 
@@ -39,9 +39,8 @@ SIZES = {"B": 2, "S": 5}
 
 # Differences of one rounding or a few; 16-bit attention and softmax round the probabilities too.
 TOLERANCE = {"f32": 5e-5, "f16": 8e-3, "bf16": 6e-2}
-_UNNAMED = {DType.f8e4m3: "FP8", DType.u8: "UINT8"}
-TYPES = emission.COMPUTABLE | set(_UNNAMED)
-"""Every element type that TensorRT and torch have a name for; the emitter names fewer."""
+TYPES = emission.COMPUTABLE | {DType.u8}
+"""Every element type that TensorRT and torch have a name for; the emitter gives networks fewer."""
 _NOWHERE = 256  # what an empty tensor is bound to: TensorRT wants an address for it too
 
 
@@ -109,7 +108,7 @@ def _builder() -> tuple[Messages, Any]:
 @contextmanager
 def _every_type() -> Iterator[None]:
     """Let the emitter name every element type that TensorRT has, also those that it computes nothing in."""
-    with patch.dict(DATA_TYPES, _UNNAMED), patch.object(emission, "COMPUTABLE", TYPES):
+    with patch.object(emission, "COMPUTABLE", TYPES):
         yield
 
 
@@ -151,7 +150,7 @@ def _emulated(record: NetworkRecord, weights: Mapping[str, Tensor], given: Mappi
         source, tensor = record.constants[name], record.tensors[outputs[name]]
         if not isinstance(source, bytes):
             return weights[source.tensor].reshape(tensor.shape)
-        return from_bytes(torch.tensor(bytearray(source), dtype=torch.uint8), tensor.dtype, tensor.shape)
+        return view_bytes(torch.tensor(bytearray(source), dtype=torch.uint8), tensor.type)
 
     refused: list[str] = []
     engine = EmulatedEngine(record, constant, refused.append)

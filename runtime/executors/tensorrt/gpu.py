@@ -23,7 +23,7 @@ from runtime.executors.tensorrt.kernel_cache import KernelCache
 from runtime.executors.tensorrt.messages import message_log
 from runtime.executors.tensorrt.ranks import nccl_capsule
 from runtime.executors.tensorrt.streams import CudaStream
-from runtime.executors.tensorrt.weights import load_weights
+from runtime.executors.tensorrt.weight_memory import load_weights
 
 
 class GpuBackend:
