@@ -27,15 +27,18 @@ class MappedFile:
         """Map a file.
 
         Raises:
-            EngineError: naming the file, if it cannot be read.
+            EngineError: naming the file, if it cannot be read, or is empty.
         """
         self.path = path
         try:
             with path.open("rb"):  # torch says why it cannot open a file in words of its own
-                self.data = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+                size = path.stat().st_size
+                self.data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
         except (OSError, RuntimeError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or error
             raise EngineError(f"cannot read {path}: {reason}", hint=reading_hint(error, AGAIN)) from None
+        if size == 0:
+            raise EngineError(f"cannot read {path}: it is empty", hint=AGAIN)
 
     def view(self, ref: TensorRef) -> Tensor:
         """A tensor of the file, in place where it is aligned.

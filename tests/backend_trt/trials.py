@@ -17,7 +17,6 @@ from torch import Tensor
 
 import compiler.backend_trt.emission as emission
 from compiler.backend_trt.define import define_network
-from compiler.backend_trt.messages import Messages
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.profile import add_profile
 from compiler.backend_trt.readback import read_back
@@ -32,6 +31,7 @@ from compiler.ir.torch_types import to_torch
 from compiler.trt_emulator import EmulatedEngine
 from compiler.trt_emulator.memory import TORCH_TYPES
 from compiler.trt_network.library import load_library
+from compiler.trt_network.messages import NO_GPU, Messages
 from compiler.trt_network.record import NetworkRecord
 
 SIZES = {"B": 2, "S": 5}
@@ -101,7 +101,7 @@ def attempt(graph: Graph, weights: Mapping[str, Tensor], values: Mapping[str, Te
 @cache
 def _builder() -> tuple[Messages, Any]:
     trt = load_library("tensorrt-rtx").trt
-    messages = Messages(trt)
+    messages = Messages(trt, ignored=NO_GPU)
     return messages, trt.Builder(messages.logger)
 
 

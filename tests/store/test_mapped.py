@@ -51,9 +51,11 @@ def test_a_file_that_ends_inside_a_tensor_is_named(path, offset):
     assert error.value.hint == AGAIN
 
 
-def test_an_empty_file_has_no_bytes(tmp_path):
+def test_an_empty_file_is_named(tmp_path):
     (tmp_path / "w").touch()
-    assert len(MappedFile(tmp_path / "w").data) == 0
+    with pytest.raises(EngineError, match=re.escape(f"cannot read {tmp_path / 'w'}: it is empty")) as error:
+        MappedFile(tmp_path / "w")
+    assert error.value.hint == AGAIN
 
 
 @pytest.mark.parametrize("read", [MappedFile, WeightBytes.mapped])
