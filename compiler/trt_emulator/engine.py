@@ -12,10 +12,10 @@ from torch import Tensor
 
 from compiler.errors import TargetError
 from compiler.store.weight_bytes import WeightBytes
-from compiler.trt_emulator.constants import recorded_constants
 from compiler.trt_emulator.context import EmulatedContext
 from compiler.trt_emulator.memory import TORCH_TYPES
 from compiler.trt_emulator.plan import make_plan
+from compiler.trt_emulator.recorded_constants import recorded_constants
 from compiler.trt_network.dtypes import DataType
 from compiler.trt_network.record import NetworkRecord, TensorRecord, read_record
 

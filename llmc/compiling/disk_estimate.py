@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compiler.backend_trt.weights import weight_form
+from compiler.backend_trt.quantized_weights import weight_form
 from compiler.ir.analysis import packed_weights
 from compiler.ir.constants import needed_constants
 from compiler.ir.graph import Graph

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from compiler.errors import TargetError
-from compiler.trt_emulator.constants import recorded_constants
 from compiler.trt_emulator.context import EmulatedContext
 from compiler.trt_emulator.engine import EmulatedEngine
+from compiler.trt_emulator.recorded_constants import recorded_constants
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import LayerRecord, NetworkRecord, Weight
 from runtime.collectives.communicator import Alone, Communicator
