@@ -1,6 +1,14 @@
-"""The bytes of weights in files: what describes, maps and reads them, and what writes those of a rank.
+"""Weights in files, of checkpoints and engines.
 
-Names are imported when they are first used: headers are read without torch, which takes a second to import.
+- `safetensors_header` and `safetensors_writer` read and write the format, whose element types are in
+  `safetensors_dtypes`; a `StoredTensor` is what a header says of a tensor.
+- `mapped_file` maps files of engines; `weight_bytes` gives the tensors of a mapped weights file by name, and
+  `constant_loader` the constants of a graph that points into one.
+- `write_ranks` writes the weights and the graph of every rank.
+
+A graph points at tensors by `compiler.ir.tensor_ref`; which bytes stand for which values is said in
+`compiler.ir.tensor_data`. Names are imported when they are first used: headers are read without torch, which takes a
+second to import.
 """
 
 from __future__ import annotations
