@@ -19,7 +19,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmc
-from runtime.executors.torch import TorchExecutor
+from runtime.executors.torch.executor import TorchExecutor
 
 NEW_TOKENS = 48
 MODELS = Path(__file__).parents[1] / "examples" / "models"

@@ -4,7 +4,7 @@
   `safetensors_dtypes`; a `StoredTensor` is what a header says of a tensor.
 - `mapped_file` maps files of engines; `weight_bytes` gives the tensors of a mapped weights file by name, and
   `constant_loader` the constants of a graph that points into one.
-- `write_ranks` writes the weights and the graph of every rank.
+- `ranks` writes the weights and the graph of every rank.
 
 A graph points at tensors by `compiler.ir.tensor_ref`; which bytes stand for which values is said in
 `compiler.ir.tensor_data`. Names are imported when they are first used: headers are read without torch, which takes a
@@ -17,12 +17,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compiler.store.write_ranks import EmittedRank, emit_torch, stored_ranks
+    from compiler.store.ranks import StoredRank, stored_ranks, write_ranks
 
-__all__ = ["EmittedRank", "emit_torch", "stored_ranks"]
+__all__ = ["StoredRank", "stored_ranks", "write_ranks"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("compiler.store.write_ranks"), name)
+    return getattr(import_module("compiler.store.ranks"), name)

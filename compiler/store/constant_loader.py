@@ -33,7 +33,7 @@ def constant_loader(graph: Graph) -> Callable[[Value], Tensor]:
             return tensor
         raise EngineError(
             f"%{value.name} is a constant that was not computed when the engine was built",
-            hint="give the graph to compiler.store.emit_torch first",
+            hint="give the graph to compiler.store.write_ranks first",
         )
 
     return load

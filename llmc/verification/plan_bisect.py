@@ -17,7 +17,7 @@ from llmc.verification.report import Divergence
 from llmc.verification.test_cases import Trial
 from llmc.verification.valid_mask import Lengths
 from runtime.executors.interface import Session
-from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.plan import Plan
 
 

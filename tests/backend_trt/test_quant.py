@@ -16,7 +16,7 @@ from compiler.ir.op import Value
 from compiler.ir.tensor_data import view_bytes
 from compiler.ir.torch_types import to_torch
 from compiler.passes import run_pipeline
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 from compiler.store.constant_loader import constant_loader
 from compiler.trt_emulator.engine import open_emulated
 from compiler.trt_network.library import load_library
@@ -30,7 +30,7 @@ TOLERANCE = {DType.f32: 1e-5, DType.f16: 6e-3, DType.bf16: 3e-2}
 
 def built(graph: Graph, folder: Path, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, NetworkRecord, int]:
     """The output `y` emulated and interpreted, the network, and the bytes of the plan."""
-    emit_torch(graph, folder)
+    write_ranks(graph, folder)
     stored = read_graph(folder / "rank0.ir")
     options = BuildOptions(reuse=False)
     load = constant_loader(stored)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from compiler.errors import EngineError, RequestError, TargetError
+from compiler.sizes import bytes_text
 from compiler.store.mapped_file import MappedFile
 from compiler.trt_network.capabilities import CAPABILITIES
 from compiler.trt_network.library import Library
@@ -17,7 +18,6 @@ from compiler.trt_network.messages import Messages
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import NetworkRecord, Weight
 from runtime.collectives.communicator import Alone, Communicator
-from runtime.engine_dir.sizes import bytes_text
 from runtime.executors.tensorrt.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
 from runtime.executors.tensorrt.kernel_cache import KernelCache
 from runtime.executors.tensorrt.ranks import nccl_capsule

@@ -10,7 +10,7 @@ from compiler.backend_trt import BuildOptions
 from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt_network.plans import read_plans
 from runtime.engine_dir.engine_folder import open_engine
-from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.executors.tensorrt.executor import TensorRTExecutor
 from tests.paths import MODELS
 
 pytest.importorskip("tensorrt_rtx")
