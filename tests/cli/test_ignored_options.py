@@ -46,12 +46,10 @@ COMPILATIONS: list[tuple[list[Any], list[str]]] = [
         [f"--prompt-sizes and --capacities do nothing {NO_PLANS} them)"],
     ),
     (
-        ["--workers", 1, "--compute-capability", "8.9", "--optimization-level", 1, "--profiling-verbosity", "none"],
-        [
-            "--compute-capability, --optimization-level, --profiling-verbosity and --workers do nothing "
-            f"{NO_PLANS} them)"
-        ],
+        ["--workers", 1, "--compute-capability", "8.9", "--profiling-verbosity", "none"],
+        [f"--compute-capability, --profiling-verbosity and --workers do nothing {NO_PLANS} them)"],
     ),
+    (["--optimization-level", 0], [f"--optimization-level does nothing {NO_PLANS} it)"]),
     (["--calib-samples", 1], [f"--calib-samples does nothing {NO_CALIBRATION}"]),
     (
         ["--calib", "text.txt", "--calib-length", 8, "--calib-seed", 1, "--passes", "tp=2"],
