@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compiler.trt_network.record import Weight
+from compiler.trt_network.record import TensorRecord, Weight
 from runtime.executors.tensorrt.interface import Shape
 
 LOGITS = "logits"
@@ -113,22 +113,13 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class WeightInput:
-    """An input that is a weight: its name, where its values are, and how many bytes they have."""
-
-    name: str
-    weight: Weight
-    nbytes: int
-
-
-@dataclass(frozen=True)
 class Signature:
     """A plan's inputs and outputs.
 
     Attributes:
         step: those of `runtime.executors.rank_interface.STEP_INPUTS` that the plan reads.
         caches: its caches.
-        weights: its inputs that are weights.
+        weights: its inputs that are weights, and where their values are.
         received: its inputs that other stages send.
         sent: its outputs that go to other stages.
         logits: the logits; None, if another stage gives them.
@@ -137,7 +128,7 @@ class Signature:
 
     step: tuple[str, ...]
     caches: tuple[Cache, ...]
-    weights: tuple[WeightInput, ...]
+    weights: tuple[tuple[TensorRecord, Weight], ...]
     received: tuple[Activation, ...]
     sent: tuple[Activation, ...]
     logits: Activation | None
