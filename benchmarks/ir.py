@@ -9,7 +9,6 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
@@ -48,25 +47,25 @@ class Layers:
         type_ = TensorType(DType.f16, shape)
         ref = TensorRef(type_, f"{module}.{name}", f"model-{self.offset >> 32:05d}-of-00008.safetensors", self.offset)
         self.offset += type_.nbytes
-        return self.b.const(data=ref, name=name)  # type: ignore[no-any-return]
+        return self.b.const(data=ref, name=name)
 
     def linear(self, x: Value, module: str, scope: str, inputs: int, outputs: int) -> Value:
         """A linear op with bias."""
         with self.b.scope(scope):
             weight = self.weight(module, "weight", outputs, inputs)
             bias = self.weight(module, "bias", outputs)
-        return self.b.linear(x, weight, bias, name=scope)  # type: ignore[no-any-return]
+        return self.b.linear(x, weight, bias, name=scope)
 
     def norm(self, x: Value, module: str, scope: str) -> Value:
         """A layer norm."""
         with self.b.scope(scope, module):
             weight, bias = self.weight(module, "weight", HIDDEN), self.weight(module, "bias", HIDDEN)
-            return self.b.layer_norm(x, weight, bias, eps=1e-6, name="out")  # type: ignore[no-any-return]
+            return self.b.layer_norm(x, weight, bias, eps=1e-6, name="out")
 
     def heads(self, x: Value, name: str) -> Value:
         """`[B, S, H]` to `[B, heads, S, D]`."""
         split = self.b.reshape(x, shape=(B, S, HEADS, WIDTH), name=f"{name}.split")
-        return self.b.transpose(split, perm=(0, 2, 1, 3), name=f"{name}.heads")  # type: ignore[no-any-return]
+        return self.b.transpose(split, perm=(0, 2, 1, 3), name=f"{name}.heads")
 
     def attention(self, x: Value, layer: int, module: str) -> Value:
         """Attention through a cache."""
@@ -100,7 +99,7 @@ class Layers:
                 narrow = self.linear(
                     b.gelu(wide, name="act"), f"{module}.mlp.dense_4h_to_h", "down", 4 * HIDDEN, HIDDEN
                 )
-            return b.add(x, narrow, name="out")  # type: ignore[no-any-return]
+            return b.add(x, narrow, name="out")
 
 
 def transformer(ops: int) -> Graph:
@@ -120,8 +119,7 @@ def transformer(ops: int) -> Graph:
 
 def rebuilt(op: Op, b: RewriteBuilder) -> Sequence[Value]:
     """Replaces every op by a new one of its kind."""
-    attrs: dict[str, Any] = op.attrs
-    return b.emit(op.kind, *op.operands, names=("new",) * len(op.results), **attrs)  # type: ignore[no-any-return]
+    return b.emit(op.kind, op.operands, op.attrs, ("new",) * len(op.results))
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -18,13 +18,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from compiler.backend_trt.support.declared import INDICES, SUPPORT, Entry
+from compiler.backend_trt.support.declared import SUPPORT, Entry
 from compiler.errors import GraphError
-from compiler.ir.dtypes import DType
 from compiler.trt_network.capabilities import CAPABILITIES
-from tests.backend_trt.cases.draft import Case
+from tests.backend_trt.build_checks import build_and_compare
+from tests.backend_trt.cases.case_builder import Case
 from tests.backend_trt.cases.every import every_case
-from tests.backend_trt.trials import attempt
 
 BUILT, REFUSED, MISMATCH = "built", "refused", "mismatch"
 
@@ -43,13 +42,13 @@ def judge(index: int) -> Outcome | None:
     torch.set_num_threads(1)
     case = _CASES[index]
     try:
-        graph, draft = case.graph()
+        graph, made = case.graph()
     except GraphError:
         return None
-    trial = attempt(graph, draft.weights, draft.values)
-    mismatch = trial.mismatch(graph)
+    result = build_and_compare(graph, made.weights, made.values)
+    mismatch = result.mismatch(graph)
     name = f"{case.kind} {case.dtype} {case.label}"
-    return Outcome(name, case.kind, MISMATCH if mismatch else BUILT if trial.builds else REFUSED, mismatch)
+    return Outcome(name, case.kind, MISMATCH if mismatch else BUILT if result.builds else REFUSED, mismatch)
 
 
 def sweep(count: int, jobs: int) -> Iterator[Outcome]:
@@ -70,15 +69,7 @@ def rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
 
 
 def _declared(entry: Entry | None) -> tuple[str, str]:
-    if entry is None:
-        return "any but i8 constants", ""
-    conditions = "; ".join(condition.needs for condition in entry.conditions)
-    indices = "; indices " + _types(INDICES) if entry.indices is not None else ""
-    return _types(entry.types) + indices, conditions
-
-
-def _types(types: frozenset[DType]) -> str:
-    return " ".join(dtype.value for dtype in DType if dtype in types)
+    return ("any but i8 constants", "") if entry is None else (entry.types_text, entry.conditions_text)
 
 
 HEAD = ("op", "element types", "what else must hold", "built", "refused", "mismatches")

@@ -15,9 +15,8 @@ from compiler.errors import LlmcError
 from llmc.version import __version__
 
 if TYPE_CHECKING:
-    from compiler.ir.diff import GraphDiff
+    from compiler.ir.diff import GraphDiff, format_diff
     from compiler.ir.diff import diff_graphs as diff
-    from compiler.ir.diff_text import format_diff
     from compiler.ir.files import read_graph, write_graph
     from compiler.ir.graph import Graph
     from compiler.ir.parser import parse_graph as parse
@@ -48,7 +47,7 @@ _HOMES = {
     "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
     "dry_run": "llmc.compiling.dry_run",
-    "format_diff": "compiler.ir.diff_text",
+    "format_diff": "compiler.ir.diff",
     "lift": "llmc.models",
     "load": "runtime.load.loading:load_engine",
     "measure_perplexity": "llmc.evaluation.perplexity",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from compiler.errors import PassError
-from runtime.engine_dir.manifest_reading import is_engine
+from runtime.engine_dir.manifest import is_engine
 
 _OTHER = "give --dump-ir another folder"
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from compiler.errors import CheckpointError, EngineError, GraphError, LlmcError
 from compiler.suggest import folders_with, names_in
-from runtime.engine_dir.manifest import MANIFEST
-from runtime.engine_dir.manifest_reading import is_engine, read_manifest
+from runtime.engine_dir.manifest import MANIFEST, is_engine, read_manifest
 
 _CONFIG = "config.json"
 

@@ -11,7 +11,8 @@ from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import Pass, PipelineResult, parse_pipeline, run_pipeline
 from compiler.passes.pipeline import pass_name
-from llmc.progress import Phase, Progress
+from compiler.progress import Progress
+from llmc.progress import Phase
 
 # Added after the user's passes, unless the user named them, because no target is fast without them.
 AUTOMATIC = ("merge-linears", "fuse-attention", "cleanup")

@@ -1,18 +1,11 @@
-"""How long work reports where it is."""
+"""How far work is: stages with names, and what of them is in work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from compiler.progress import Report
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage, and how much of it is done and in total; a total of 0 for a stage that is not measured yet.
-
-Within a stage `done` grows, unless its work begins again at 0, and at the end it is the total. The stage may be a
-`Phase`, which says more.
-"""
+from compiler.progress import Advance, Progress, Report
 
 Stage = Callable[[str], AbstractContextManager[Report]]
 """Opens a stage of that name, and gives what reports its progress."""
@@ -58,7 +51,7 @@ class Stages:
         self(name, total, total)
 
 
-def counter(report: Report, total: int) -> Callable[[int], None]:
+def counter(report: Report, total: int) -> Advance:
     """A function to call with each amount done, which reports the sum."""
     done = 0
 

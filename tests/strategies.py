@@ -20,8 +20,6 @@ from compiler.ir.op import Origin, Value
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 
-Draw = Callable[[st.SearchStrategy[Any]], Any]
-
 SYMBOLS = ("B", "S", "past_len")
 FLOATS = (DType.f32, DType.f16, DType.bf16)
 
@@ -38,7 +36,7 @@ def dims(names: tuple[str, ...] = SYMBOLS) -> st.SearchStrategy[Dim]:
 
 
 @st.composite
-def graphs(draw: Draw, *, max_ops: int = 8, odd: bool = False) -> Graph:
+def graphs(draw: st.DrawFn, *, max_ops: int = 8, odd: bool = False) -> Graph:
     """A graph with up to `max_ops` ops over symbolic dims, in nested scopes; every result is defined before its use."""
     return _Drawing(draw, odd).graph(max_ops)
 
@@ -46,7 +44,7 @@ def graphs(draw: Draw, *, max_ops: int = 8, odd: bool = False) -> Graph:
 class _Drawing:
     """A graph under construction, drawn step by step."""
 
-    def __init__(self, draw: Draw, odd: bool) -> None:
+    def __init__(self, draw: st.DrawFn, odd: bool) -> None:
         self.draw = draw
         self.odd = odd
         self.names = odd_names if odd else plain_names
@@ -84,13 +82,13 @@ class _Drawing:
 
     def pick(self, fits: Callable[[Value], bool] = lambda value: value.type.dtype.is_float) -> Value:
         """Any value made so far that fits; the first input is floating-point."""
-        return self.draw(st.sampled_from([value for value in self.values if fits(value)]))  # type: ignore[no-any-return]
+        return self.draw(st.sampled_from([value for value in self.values if fits(value)]))
 
     def number(self) -> float:
         """A value for a float attribute: an int may stand for a float."""
         finite = st.one_of(st.integers(-3, 3), st.floats(-4, 4))
         special = st.sampled_from([math.inf, -math.inf, math.nan, -0.0, 1e300, 5e-324])
-        return self.draw(st.one_of(finite, special) if self.odd else finite)  # type: ignore[no-any-return]
+        return self.draw(st.one_of(finite, special) if self.odd else finite)
 
     def source(self, name: str) -> Any:
         """An op without operands."""

@@ -15,14 +15,14 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.rewrite import eliminate_dead
 from compiler.passes import run_pipeline
 from llmc.models import lift
-from runtime.engine_dir.manifest import MANIFEST
+from runtime.engine_dir.manifest import opens_as_engine
 
 CPU = torch.device("cpu")
 
 
 def opened(folder: Path) -> Graph:
     """The graph of an engine or a checkpoint, in float32: what is measured is rounding by the tools alone."""
-    graph = read_graph(folder / "rank0.ir") if (folder / MANIFEST).is_file() else lift(folder)
+    graph = read_graph(folder / "rank0.ir") if opens_as_engine(folder) else lift(folder)
     return run_pipeline(graph, "dtype=float32").graph
 
 

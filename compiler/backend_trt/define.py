@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants, Load
-from compiler.backend_trt.emission import Emission, rule_of
+from compiler.backend_trt.emission import COMPUTABLE, Emission, rule_of
 from compiler.backend_trt.rounded import rounded_inputs
 from compiler.errors import PluginError, TargetError
 from compiler.ir.analysis import packed_weights, stored_values
@@ -17,7 +18,7 @@ from compiler.ir.op import Op, Value
 from compiler.plugins import blamed, place_of
 
 
-def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission:
+def define_network(trt: Any, network: Any, graph: Graph, load: Load, types: Set[DType] = COMPUTABLE) -> Emission:
     """Add the layers of a graph to an empty network.
 
     An input that nothing reads becomes none of the network. An output whose name an input has (a cache) gets the name
@@ -28,6 +29,7 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission
         network: a strongly typed network.
         graph: a graph whose weights are stored tensors.
         load: gives the stored ones.
+        types: the element types that its tensors may have.
 
     Returns:
         What was made; it holds the memory of the constants, which must live until the network is built.
@@ -38,7 +40,8 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Load) -> Emission
     network.name = graph.name
     constant, packed = stored_values(graph), packed_weights(graph)
     rounded = rounded_inputs(graph, packed, constant)
-    emission = Emission(trt, network, graph, Constants(graph, load), packed=packed, rounded=rounded, stored=constant)
+    source = Constants(graph, load)
+    emission = Emission(trt, network, graph, source, packed=packed, rounded=rounded, stored=constant, types=types)
     elsewhere = constant | packed.keys() | rounded.keys() | {op.name for op in rounded.values()}
     live = _live_inputs(graph)
     for value in graph.inputs:

@@ -50,6 +50,7 @@ class Emission:
         packed: the ops that dequantize constants, by the name of the result.
         rounded: the `quantize` behind each input that linears multiply in 8 bits, by the input's name.
         stored: the names of all constants but dequantized ones.
+        types: the element types that tensors may have.
     """
 
     trt: Any
@@ -64,6 +65,7 @@ class Emission:
     packed: Mapping[str, Op] = field(default_factory=dict)
     rounded: Mapping[str, Op] = field(default_factory=dict)
     stored: Set[str] = frozenset()
+    types: Set[DType] = COMPUTABLE
     _tensors: dict[str, TrtTensor] = field(default_factory=dict)
     _shared: dict[tuple[Any, ...], TrtTensor] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
@@ -260,7 +262,7 @@ class Emission:
 
     def data_type(self, dtype: DType) -> Any:
         """TensorRT's name of an element type; TargetError for one that it does not compute in."""
-        if dtype not in COMPUTABLE:
+        if dtype not in self.types:
             raise TargetError(f"TensorRT has no tensors of {dtype}")
         return getattr(self.trt.DataType, BY_DTYPE[dtype].name)
 

@@ -75,8 +75,7 @@ class Attention:
         if group > 1:
             context = b.reshape(context, shape=(B, heads, S, width), name="context.heads")
         context = b.transpose(context, perm=(0, 2, 1, 3), name="context.rows")
-        merged: Value = b.reshape(context, shape=(B, S, heads * width), name="context.merged")
-        return merged
+        return b.reshape(context, shape=(B, S, heads * width), name="context.merged")
 
     def cached(self, step: Step, layer: int, q: Value, k: Value, v: Value) -> Value:
         """The heads' outputs, `[B,S,heads*head_dim]`, with the layer's caches updated.
@@ -89,8 +88,7 @@ class Attention:
     def _rotated(self, step: Step, x: Value, name: str) -> Value:
         if self.angles is None:
             return x
-        rotated: Value = step.b.rotary(x, *self.angles, interleaved=self.interleaved, name=f"{name}.rotary")
-        return rotated
+        return step.b.rotary(x, *self.angles, interleaved=self.interleaved, name=f"{name}.rotary")
 
 
 def _expect_scores(what: str, value: Value, heads: int) -> None:
@@ -105,5 +103,4 @@ def split_heads(step: Step, x: Value, heads: int, name: str) -> Value:
     words = {"q": "queries", "k": "keys", "v": "values"}
     expect(f"{words.get(name, name)}, before they are split into heads,", x, B, S, heads * step.shape.head_dim)
     rows = step.b.reshape(x, shape=(B, S, heads, step.shape.head_dim), name=f"{name}.rows")
-    by_head: Value = step.b.transpose(rows, perm=(0, 2, 1, 3), name=f"{name}.heads")
-    return by_head
+    return step.b.transpose(rows, perm=(0, 2, 1, 3), name=f"{name}.heads")

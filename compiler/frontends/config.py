@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 from compiler.errors import ConfigError
-
-T = TypeVar("T", int, float, bool, str, list[Any])
-D = TypeVar("D")
+from compiler.json_fields import D, Fields, T, shown
 
 
 class Size(int):
@@ -22,84 +20,39 @@ class Size(int):
         return size
 
 
-class _Missing:
-    pass
-
-
-MISSING = _Missing()
-_NAMES = {
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-}
-
-
-class Config:
+class Config(Fields):
     """The keys of a config, each of which must be taken, or be known not to matter.
 
     A key whose value is null counts as absent. A key may be spelled in several ways (`aliases`); the first is the one
     that messages use.
     """
 
-    def __init__(self, values: Mapping[str, Any], prefix: str = "") -> None:
-        self.values = values
-        self.prefix = prefix
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        super().__init__(values, label="the config key", path=path, error=ConfigError)
         self.taken: set[str] = set()
-        self.sections: list[Config] = []
+        self.parts: list[Config] = []
 
     @overload
     def take(self, key: str, kind: type[T], *, aliases: Iterable[str] = ()) -> T: ...
     @overload
     def take(self, key: str, kind: type[T], *, aliases: Iterable[str] = (), default: D) -> T | D: ...
-    def take(self, key: str, kind: Any, *, aliases: Iterable[str] = (), default: Any = MISSING) -> Any:
-        """The value of `key`, or `default` where it is absent.
-
-        Raises:
-            ConfigError: if it has another type, is absent without a default, or spellings contradict each other.
-        """
-        found = ""
-        value: Any = None
-        for name in (key, *aliases):
-            self.taken.add(name)
-            given = self.values.get(name)
-            if given is None:
-                continue
-            if found and given != value:
-                raise ConfigError(
-                    f"the config keys {self._name(found)} and {self._name(name)} contradict each other: "
-                    f"{_shown(value)} and {_shown(given)}",
-                    hint="they are two spellings of the same; keep one",
-                )
-            found, value = name, given
-        if not found:
-            if isinstance(default, _Missing):
-                state = "is null" if key in self.values else "is missing"
-                raise ConfigError(f"the config key {self._name(key)} {state}; it must be {_NAMES[kind]}")
-            return default
-        # JSON has one kind of number, and Python's bool is an int.
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if kind is int and isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigError(f"the config key {self._name(found)} is {_shown(value)}; it must be {_NAMES[kind]}")
-        return value
+    def take(self, key: str, kind: Any, *, aliases: Iterable[str] = (), **default: Any) -> Any:
+        """See `Fields.take`; the key and its aliases are known from then on. Errors are `ConfigError`s."""
+        self.taken |= {key, *aliases}
+        return super().take(key, kind, aliases=aliases, **default)
 
     @overload
     def size(self, key: str, *, aliases: Iterable[str] = ()) -> Size: ...
     @overload
     def size(self, key: str, *, aliases: Iterable[str] = (), default: D) -> Size | D: ...
-    def size(self, key: str, *, aliases: Iterable[str] = (), default: Any = MISSING) -> Any:
+    def size(self, key: str, *, aliases: Iterable[str] = (), **default: Any) -> Any:
         """A positive integer; ConfigError for anything else."""
-        value = self.take(key, int, aliases=aliases, default=default)
+        value = self.take(key, int, aliases=aliases, **default)
         if not isinstance(value, int) or isinstance(value, bool):
             return value
         if value < 1:
-            raise ConfigError(f"the config key {self._name(key)} is {value}; it must be at least 1")
-        return value if isinstance(value, Size) else Size(value, self._plain(key))
+            raise ConfigError(f"{self._label} {self.name(key)} is {value}; it must be at least 1")
+        return value if isinstance(value, Size) else Size(value, self.path + key)
 
     def choice(self, key: str, options: Mapping[str, D], *, default: str, aliases: Iterable[str] = ()) -> D:
         """What `options` holds under the value of `key`; ConfigError, listing the options, if nothing."""
@@ -121,12 +74,8 @@ class Config:
 
     def section(self, key: str) -> Config:
         """The object under `key` as a config of its own, empty if it is absent; ConfigError if it is no object."""
-        self.taken.add(key)
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, dict):
-            raise ConfigError(f"the config key {self._name(key)} is {_shown(value)}; it must be an object")
-        section = Config(value or {}, f"{self.prefix}{key}.")
-        self.sections.append(section)
+        section = Config(self.take(key, dict, default={}), f"{self.path}{key}.")
+        self.parts.append(section)
         return section
 
     def ignore(self, *keys: str) -> None:
@@ -136,32 +85,38 @@ class Config:
     def unknown(self, inert: Container[str] = ()) -> list[str]:
         """The keys, here and in sections, that nothing took and that are not in `inert`."""
         own = [
-            self.prefix + key
+            self.path + key
             for key, value in self.values.items()
             if value is not None and key not in self.taken and key not in inert
         ]
-        return own + [key for section in self.sections for key in section.unknown(inert)]
-
-    def invalid(self, key: str, requirement: str) -> ConfigError:
-        """The error for a value that does not fit the other keys."""
-        state = _shown(self.values[key]) if key in self.values else "missing"
-        return ConfigError(f"the config key {self._name(key)} is {state}; {requirement}")
+        return own + [key for section in self.parts for key in section.unknown(inert)]
 
     def unsupported(self, key: str, value: Any, supported: Iterable[Any]) -> ConfigError:
         """The error for a value that llmc does not implement."""
-        listed = ", ".join(_shown(option) for option in supported)
+        listed = ", ".join(map(shown, supported))
         return ConfigError(
-            f"the config key {self._name(key)} is {_shown(value)}, which is not supported; supported: {listed}"
+            f"{self._label} {self.name(key)} is {shown(value)}, which is not supported; supported: {listed}"
         )
 
-    def _plain(self, key: str) -> str:
-        return self.prefix + key
 
-    def _name(self, key: str) -> str:
-        return repr(self._plain(key))
+_INERT = """
+_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation
+auto_map custom_pipelines finetuning_task gradient_checkpointing id2label initializer_range label2id model_type
+name num_labels output_attentions output_hidden_states output_scores prefix problem_type return_dict
+return_dict_in_generate task_specific_params tf_legacy_loss tokenizer_class tokenizer_name torchscript
+transformers_version use_bfloat16 use_cache verbose _experts_implementation
 
+bos_token_id cls_token_id decoder_start_token_id eos_token_id forced_bos_token_id forced_eos_token_id mask_token_id
+pad_token_id sep_token_id unk_token_id
 
-def _shown(value: Any) -> str:
-    """The value as JSON spells it, for messages."""
-    spelled = {True: "true", False: "false"}.get(value) if isinstance(value, bool) else None
-    return spelled or ("null" if value is None else repr(value))
+bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+exponential_decay_length_penalty length_penalty max_length max_new_tokens min_length no_repeat_ngram_size
+num_beam_groups num_beams num_return_sequences remove_invalid_values repetition_penalty suppress_tokens temperature
+top_k top_p typical_p
+
+add_cross_attention chunk_size_feed_forward cross_attention_hidden_size is_decoder is_encoder_decoder
+tie_encoder_decoder
+"""
+
+INERT_KEYS = frozenset(_INERT.split())
+"""Keys that cannot change a step's logits, whatever the family: metadata, training, generation."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from compiler.errors import CheckpointError, ConfigError
 from compiler.frontends.checkpoint import Checkpoint
-from compiler.frontends.config import Config
-from compiler.frontends.inert import INERT_KEYS
+from compiler.frontends.config import INERT_KEYS, Config
 from compiler.frontends.limits import Limits
 from compiler.frontends.quantized import Scheme, quantized_scheme
 from compiler.frontends.step import ModelShape, Step

@@ -15,8 +15,7 @@ def linear(step: Step, x: Value, module: str, out: int, width: int, *, name: str
     weight = step.weights.take(f"{module}.weight", out, width, name=f"{name}.weight")
     bias = bias or step.weights.adds_bias(module)
     offset = step.weights.take(f"{module}.bias", out, name=f"{name}.bias") if bias else None
-    y: Value = step.b.linear(step.weights.input(module, x), weight, offset, name=name)
-    return y
+    return step.b.linear(step.weights.input(module, x), weight, offset, name=name)
 
 
 def layer_norm(
@@ -28,16 +27,14 @@ def layer_norm(
     with step.b.scope(scope, module):
         scale = step.weights.take(f"{module}.weight", width, name="weight") if weight else None
         offset = step.weights.take(f"{module}.bias", width, name="bias") if bias else None
-        y: Value = step.b.layer_norm(x, scale, offset, eps=eps, name="norm")
-        return y
+        return step.b.layer_norm(x, scale, offset, eps=eps, name="norm")
 
 
 def rms_norm(step: Step, x: Value, module: str, width: int, *, scope: str, eps: float) -> Value:
     """An RMSNorm over the last dim, in a scope of its own."""
     with step.b.scope(scope, module):
         scale = step.weights.take(f"{module}.weight", width, name="weight")
-        y: Value = step.b.rms_norm(x, scale, eps=eps, name="norm")
-        return y
+        return step.b.rms_norm(x, scale, eps=eps, name="norm")
 
 
 def mlp(
@@ -107,5 +104,4 @@ def learned_positions(step: Step, module: str, count: int, width: int, *, unused
         # Padding may reach beyond the table; what it looks up does not matter, but it must be there.
         last = b.literal(dtype=DType.i32, shape=(1,), values=(count - 1,), name="last")
         inside = b.where(b.less_equal(step.positions, last, name="known"), step.positions, last, name="inside")
-        rows: Value = b.embedding(table, inside, name="embedding")
-        return rows
+        return b.embedding(table, inside, name="embedding")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from compiler.frontends.alibi import alibi_slopes
 from compiler.frontends.attention import Attention
 from compiler.frontends.config import Size
 from compiler.frontends.derived import turns_by
@@ -131,8 +130,7 @@ def _qk_norm(step: Step, x: Value, module: str, width: int, m: MptConfig, name: 
     b = step.b
     x = b.reshape(x, shape=(B, S, width // m.head_dim, m.head_dim), name=f"{name}.by_head")
     x = _norm(step, x, module, m.head_dim, m.qk_norm, f"{name}_ln")
-    joined: Value = b.reshape(x, shape=(B, S, int(width)), name=f"{name}.normed")
-    return joined
+    return b.reshape(x, shape=(B, S, int(width)), name=f"{name}.normed")
 
 
 def _norm(step: Step, x: Value, module: str, width: int, norm: Norm, scope: str) -> Value:
@@ -156,10 +154,20 @@ def _ffn(step: Step, x: Value, module: str, m: MptConfig) -> Value:
 def _logits(step: Step, x: Value, table: Value, m: MptConfig) -> Value:
     b = step.b
     scaled, capped = m.logit_scale is not None, m.logit_softcap is not None
-    logits: Value = b.linear(x, table, name="raw" if scaled or capped else "logits")
+    logits = b.linear(x, table, name="raw" if scaled or capped else "logits")
     if m.logit_scale is not None:
         logits = b.scale(logits, factor=m.logit_scale, name="scaled" if capped else "logits")
     if m.logit_softcap is not None:
         logits = b.tanh(b.scale(logits, factor=1 / m.logit_softcap, name="small"), name="tanh")
         logits = b.scale(logits, factor=m.logit_softcap, name="logits")
     return logits
+
+
+def alibi_slopes(heads: int, bias_max: float) -> tuple[float, ...]:
+    """The slopes of ALiBi (Press et al., 2022), one for each head: a geometric series down to `2 ** -bias_max`.
+
+    Where `heads` is no power of two, the series of the next power is taken, its odd members first.
+    """
+    power = 1 << (heads - 1).bit_length()
+    series = [2.0 ** -(i * bias_max / power) for i in range(1, power + 1)]
+    return tuple(series) if power == heads else tuple((series[1::2] + series[::2])[:heads])

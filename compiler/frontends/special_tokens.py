@@ -7,6 +7,7 @@ from typing import Any
 
 from compiler.errors import ConfigError
 from compiler.frontends.registry import FAMILIES
+from compiler.json_fields import Fields
 
 # Keys of generation_config.json that change greedy text in transformers, and the values with which they do not.
 _GREEDY_KEYS: dict[str, tuple[Any, ...]] = {
@@ -47,9 +48,8 @@ def special_tokens(family: str, config: Mapping[str, Any], generation: Mapping[s
     def find(name: str) -> Any:
         key = f"{name}_token_id"
         if generation.get(key) is not None:
-            return _checked(key, generation[key], "generation_config.json", several=name == "eos")
-        value = config[key] if key in config else defaults.get(name)
-        return _checked(key, value, "config.json", several=name == "eos")
+            return _ids("generation_config.json", generation, key, several=name == "eos")
+        return _ids("config.json", {key: defaults.get(name), **config}, key, several=name == "eos")
 
     eos = find("eos")
     ends = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
@@ -65,12 +65,12 @@ def generation_notes(generation: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _checked(key: str, value: Any, file: str, *, several: bool) -> Any:
+def _ids(file: str, values: Mapping[str, Any], key: str, *, several: bool) -> Any:
+    fields = Fields(values, label=f"{file}: the key", error=ConfigError)
+    value = values[key]
     # transformers writes -1 for "none" in some old configs.
     if value is None or value == -1:
         return None
-    values = value if several and isinstance(value, list) else [value]
-    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in values):
-        wanted = "an id or a list of ids" if several else "an id"
-        raise ConfigError(f"the key {key!r} of {file} is {value!r}; it must be {wanted}")
-    return value
+    if several and isinstance(value, list):
+        return list(fields.integers(key, low=0))
+    return fields.integer(key)

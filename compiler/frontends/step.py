@@ -96,8 +96,7 @@ class Step:
 
     def queries(self) -> Value:
         """The positions as `i32[B,1,S,1]`, which broadcast against heads and slots."""
-        queries: Value = self.b.reshape(self.positions, shape=(B, 1, S, 1), name="queries")
-        return queries
+        return self.b.reshape(self.positions, shape=(B, 1, S, 1), name="queries")
 
     def causal_mask(self, window: int | None = None) -> Value:
         """`bool[B,1,S,C]`: whether a query sees a slot.
@@ -112,14 +111,13 @@ class Step:
         b = self.b
         with b.scope("positions"):
             queries = self.queries()
-            mask: Value = b.less_equal(self.slots, queries, name="mask")
+            mask = b.less_equal(self.slots, queries, name="mask")
             if window is None:
                 return mask
             width = b.literal(dtype=DType.i32, shape=(1,), values=(window,), name="window")
             first = b.sub(queries, width, name="first_visible")
             near = b.less_equal(first, self.slots, name="near")
-            both: Value = b.logical_and(mask, near, name="mask.window")
-            return both
+            return b.logical_and(mask, near, name="mask.window")
 
     def alibi(self, slopes: Sequence[float]) -> Value:
         """`[B,heads,S,C]`: each head's slope times the distance from query to slot, to be added to the scores.
@@ -134,7 +132,7 @@ class Step:
             distance = b.cast(b.sub(self.slots, self.queries(), name="distance"), dtype=DType.f32, name="distance.f32")
             slope = b.literal(dtype=DType.f32, shape=(len(slopes), 1, 1), values=tuple(slopes), name="slopes")
             exact = self.dtype is DType.f32
-            bias: Value = b.mul(slope, distance, name="alibi" if exact else "alibi.f32")
+            bias = b.mul(slope, distance, name="alibi" if exact else "alibi.f32")
             return bias if exact else b.cast(bias, dtype=self.dtype, name="alibi")
 
     def angles(self, rope: Rope) -> tuple[Value, Value]:
@@ -179,7 +177,7 @@ class Step:
         if stored is not self.dtype:
             scale = self.weights.cache_scale(b.origin.module, which, self.shape.kv_heads)
             new = b.quantize(new, scale, dtype=stored, name=f"{which}.packed")
-        state: Value = b.kv_update(cache, new, self.past_len, self.new_len, name=f"{which}.cache")
+        state = b.kv_update(cache, new, self.past_len, self.new_len, name=f"{which}.cache")
         b.output(role, state)
         return state if scale is None else b.dequantize(state, scale, dtype=self.dtype, name=f"{which}.cached")
 
@@ -191,5 +189,4 @@ class Step:
         """
         if x.type.rank != 3 or x.type.shape[:2] != (B, S):
             raise GraphError(f"what logits are computed from must be [B,S,width]; %{x.name} is {x.type}")
-        rows: Value = self.b.gather_rows(x, self.logit_pos, name="logit_rows")
-        return rows
+        return self.b.gather_rows(x, self.logit_pos, name="logit_rows")

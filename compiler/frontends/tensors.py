@@ -190,7 +190,7 @@ class Tensors:
 
     def append(self, stored: StoredTensor, name: str, before: str = "") -> Value:
         """Append a const, then a transpose if it is stored transposed; the last is `name`."""
-        value: Value = self.b.const(data=stored.ref(), name=(before or f"{name}.stored") if stored.perm else name)
+        value = self.b.const(data=stored.ref(), name=(before or f"{name}.stored") if stored.perm else name)
         if stored.perm:
             value = self.b.transpose(value, perm=stored.perm, name=name)
         return value

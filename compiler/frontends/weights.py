@@ -132,7 +132,7 @@ class Weights(Tensors):
         if self.checkpoint.dummy_weights or self.scheme is None or not self.has(tensor):
             return x
         scales = self.take(tensor, width, name=f"{module.rpartition('.')[2]}.scales")
-        return self.b.div(x, scales, name="act.divided")  # type: ignore[no-any-return]
+        return self.b.div(x, scales, name="act.divided")
 
     def cache_scale(self, module: str, which: str, heads: int) -> Value:
         """The scale of cached keys (`k`) or values (`v`) of an attention module, where the scheme quantizes them."""
@@ -171,7 +171,7 @@ class Weights(Tensors):
         return None
 
     def _dequantized(self, parts: Iterable[Value], name: str) -> Value:
-        return self.b.dequantize(*parts, dtype=self.dtype, name=name)  # type: ignore[no-any-return]
+        return self.b.dequantize(*parts, dtype=self.dtype, name=name)
 
     def _load(self, stored: StoredTensor, name: str) -> Value:
         """Const, then transpose if it is stored transposed, then cast if stored in another type; the last is `name`."""
@@ -180,13 +180,13 @@ class Weights(Tensors):
         if not cast:
             return self.append(stored, name)
         value = self.append(stored, f"{name}.transposed" if stored.perm else f"{name}.stored", f"{name}.stored")
-        return self.b.cast(value, dtype=self.dtype, name=name)  # type: ignore[no-any-return]
+        return self.b.cast(value, dtype=self.dtype, name=name)
 
     def _made_up(self, tensor: str, shape: tuple[int, ...], name: str) -> Value:
         """Noise of the scale that a trained model has, so that activations neither vanish nor overflow."""
         bias = tensor.endswith("bias")
         norm = not bias and len(shape) == 1
-        value: Value = self.b.random(
+        return self.b.random(
             key=tensor,
             dtype=self.dtype,
             shape=shape,
@@ -194,4 +194,3 @@ class Weights(Tensors):
             std=0.0 if bias else 0.02,
             name=name,
         )
-        return value

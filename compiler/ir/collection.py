@@ -1,4 +1,4 @@
-"""Garbage collection while graphs grow."""
+"""Pausing the garbage collector while many ops are made."""
 
 import gc
 from collections.abc import Iterator

@@ -40,5 +40,5 @@ def combine(op: Op, operands: Sequence[Tensor]) -> Tensor:
 
 
 def alone(op: Op, operand: Tensor) -> Tensor:
-    """`Communicate` of a rank without others."""
+    """The `Communicate` of a graph for one rank: it combines the tensor with those of no others."""
     return combine(op, [operand])

@@ -102,7 +102,7 @@ def product_key(shape: Iterable[Dim]) -> tuple[int, tuple[str, ...]]:
 
 
 def shape_text(shape: Shape) -> str:
-    """`[B,S,256]`."""
+    """A shape as the text form spells it, such as `[B,S,256]`."""
     return "[" + ",".join(map(str, shape)) + "]"
 
 

@@ -1,4 +1,4 @@
-"""Graphs in files, as text."""
+"""Reading and writing graphs in files, as text."""
 
 from __future__ import annotations
 

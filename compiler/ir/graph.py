@@ -54,7 +54,7 @@ class Graph:
         return hash((self.name, self.inputs, self.outputs, len(self.ops)))
 
     def with_ops(self, ops: tuple[Op, ...], outputs: Mapping[str, Value]) -> Graph:
-        """The same signature over other ops."""
+        """A graph of the same name, inputs, dims and facts with other ops and outputs."""
         return replace(self, ops=ops, outputs=FrozenDict(outputs))
 
     @cached_property

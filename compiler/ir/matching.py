@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from compiler.errors import GraphError
 from compiler.ir.op import Op, Value
 from compiler.suggest import did_you_mean
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -41,7 +43,7 @@ class Match:
 
     def __getitem__(self, name: str) -> Value:
         """The value bound to `name`; GraphError if there is none."""
-        return _bound(self.values, name)  # type: ignore[no-any-return]
+        return _bound(self.values, name)
 
     def get(self, name: str) -> Value | None:
         """The value bound to `name`, or None if an optional part that binds it was absent."""
@@ -49,7 +51,7 @@ class Match:
 
     def op(self, name: str) -> Op:
         """The op that `.bind(name)` captured; GraphError if there is none."""
-        return _bound(self.ops, name)  # type: ignore[no-any-return]
+        return _bound(self.ops, name)
 
     def attr(self, name: str, of: str | None = None) -> Any:
         """An attribute of the root, or of the op that `.bind(of)` captured."""
@@ -57,10 +59,10 @@ class Match:
 
     def rest(self, name: str) -> tuple[Value, ...]:
         """The operands that `P.rest(name)` took; GraphError if there are none of that name."""
-        return _bound(self.rests, name)  # type: ignore[no-any-return]
+        return _bound(self.rests, name)
 
 
-def _bound(names: Mapping[str, Any], name: str) -> Any:
+def _bound(names: Mapping[str, T], name: str) -> T:
     try:
         return names[name]
     except KeyError:

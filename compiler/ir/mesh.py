@@ -157,8 +157,8 @@ def _bound(graph: Graph, place: int) -> Graph:
         if source is not None and source.kind.name == "literal":
             shape = tuple(dim for dim in x.type.shape if isinstance(dim, int))
             values = _piece(source.attrs["values"], shape, axis, op.attrs["parts"], piece)
-            return b.literal(dtype=x.type.dtype, shape=op.result.type.shape, values=values)  # type: ignore[no-any-return]
-        return b.slice(x, axis=axis, start=piece * size, size=size)  # type: ignore[no-any-return]
+            return b.literal(dtype=x.type.dtype, shape=op.result.type.shape, values=values)
+        return b.slice(x, axis=axis, start=piece * size, size=size)
 
     return sweep(graph, visit)
 

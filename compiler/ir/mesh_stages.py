@@ -1,4 +1,4 @@
-"""What one stage of a pipeline runs."""
+"""Cutting the graph of one pipeline stage out of the graph of all."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, get_type_hints
@@ -201,11 +201,6 @@ def op_kind(name: str) -> OpKind:
             ),
         )
     return kind
-
-
-def op_kinds() -> Iterator[OpKind]:
-    """All kinds, by name."""
-    return iter(sorted(OPS.values(), key=lambda kind: kind.name))
 
 
 @dataclass(frozen=True, slots=True)

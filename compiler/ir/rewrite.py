@@ -48,7 +48,7 @@ class RewriteBuilder(Builder):
             GraphError: if the operands or attributes break the kind's rule.
         """
         names = tuple([op.kind.name] * len(op.results))
-        made: tuple[Value, ...] = self.emit(op.kind, *op.operands, names=names, **{**op.attrs, **attrs})
+        made = self.emit(op.kind, op.operands, {**op.attrs, **attrs}, names)
         return made if len(made) > 1 else made[0]
 
     def producer(self, value: Value) -> Op | None:

@@ -70,7 +70,7 @@ def _piece(like: Value, whole: _Packed, axis: int, start: int, size: int, b: Rew
         for i, value in enumerate(whole.parameters)
     ]
     q = b.slice(whole.q, axis=axis, start=start, size=size, name="packed")
-    return b.dequantize(q, *parameters, dtype=like.type.dtype)  # type: ignore[no-any-return]
+    return b.dequantize(q, *parameters, dtype=like.type.dtype)
 
 
 def _shard(op: Op, whole: _Packed, axis: int, b: RewriteBuilder) -> Value | None:
@@ -79,11 +79,11 @@ def _shard(op: Op, whole: _Packed, axis: int, b: RewriteBuilder) -> Value | None
     if blocks > 1 and blocks % op.attrs["parts"]:
         return None
     parameters = [
-        value if blocks == 1 else b.emit(op.kind, value, name=f"scale.{i}", **op.attrs)
+        value if blocks == 1 else b.emit(op.kind, (value,), op.attrs, (f"scale.{i}",))[0]
         for i, value in enumerate(whole.parameters)
     ]
-    q = b.emit(op.kind, whole.q, name="packed", **op.attrs)
-    return b.dequantize(q, *parameters, dtype=op.result.type.dtype)  # type: ignore[no-any-return]
+    (q,) = b.emit(op.kind, (whole.q,), op.attrs, ("packed",))
+    return b.dequantize(q, *parameters, dtype=op.result.type.dtype)
 
 
 def _joined(op: Op, parts: Sequence[_Packed], b: RewriteBuilder) -> Value | None:
@@ -95,7 +95,7 @@ def _joined(op: Op, parts: Sequence[_Packed], b: RewriteBuilder) -> Value | None
     columns = list(zip(*(_spread(part, axis, parts, b) for part in parts), strict=True))
     parameters = [b.concat(*column, axis=axis, name=f"scale.{i}") for i, column in enumerate(columns)]
     q = b.concat(*(part.q for part in parts), axis=axis, name="packed")
-    return b.dequantize(q, *parameters, dtype=op.result.type.dtype)  # type: ignore[no-any-return]
+    return b.dequantize(q, *parameters, dtype=op.result.type.dtype)
 
 
 def _other_dims(part: _Packed, axis: int) -> tuple[object, ...]:
@@ -122,4 +122,4 @@ def _repeated(value: Value, count: int, axis: int, b: RewriteBuilder) -> Value:
     before, blocks, after = shape[:axis], shape[axis], shape[axis + 1 :]
     column = b.reshape(value, shape=(*before, blocks, 1, *after), name="blocks")
     spread = b.broadcast(column, shape=(*before, blocks, count, *after), name="spread")
-    return b.reshape(spread, shape=(*before, blocks * count, *after), name="scales")  # type: ignore[no-any-return]
+    return b.reshape(spread, shape=(*before, blocks * count, *after), name="scales")

@@ -1,4 +1,4 @@
-"""Fixing symbolic dims to sizes."""
+"""Specializing a graph: symbolic dims are fixed to sizes."""
 
 from __future__ import annotations
 

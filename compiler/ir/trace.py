@@ -50,6 +50,11 @@ class RuleTrace:
     misses: dict[str, Refusal] = field(default_factory=dict)
 
     @property
+    def near(self) -> bool:
+        """Whether the nearest misses are worth a line: less than half of a pattern, or of a pair, fits by chance."""
+        return self.size > 2 and 2 * self.depth >= self.size
+
+    @property
     def idle(self) -> bool:
         """Whether the rule did nothing, and nobody will ask why: what a small pattern misses is most of a graph."""
         return not self.applied and not self.declined and self.size <= 2
@@ -132,7 +137,7 @@ def _rule_lines(name: str, rule: RuleTrace, limit: int) -> Iterator[str]:
         return
     yield f"  {name}: applied to {rule.applied} of {len(rule.met)}"
     yield from _listed("declined", rule.declined.values(), limit)
-    if rule.size > 2:
+    if rule.near:
         yield from _listed(f"nearest miss ({rule.depth} of {rule.size} ops)", rule.misses.values(), limit)
 
 

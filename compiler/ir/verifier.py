@@ -1,4 +1,4 @@
-"""The rules that every graph obeys."""
+"""The verifier: the rules that every graph obeys, and a check of them."""
 
 from __future__ import annotations
 

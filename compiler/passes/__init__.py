@@ -1,12 +1,10 @@
-"""Passes: what rewrites a graph between lifting it and writing it for a target. One file a pass."""
+"""Passes: what rewrites a graph between lifting it and writing it for a target. One file a pass, or a few."""
 
 from __future__ import annotations
 
 # Importing a pass's module registers it.
 from compiler.options import Option
-from compiler.passes.cleanup import cleanup
-from compiler.passes.cse import cse
-from compiler.passes.dce import dce
+from compiler.passes.cleanup import cleanup, cse, dce
 from compiler.passes.dtype import ChangeDType
 from compiler.passes.fold import fold
 from compiler.passes.fuse_attention import FuseAttention

@@ -103,13 +103,12 @@ class _Conversion:
             return None
         if op.kind.name == "const" and op.result.type.dtype is self.old:
             stored = b.const(data=op.attrs["data"], name="stored")
-            return b.cast(stored, dtype=self.new)  # type: ignore[no-any-return]
+            return b.cast(stored, dtype=self.new)
         if op.attrs.get("dtype") is not self.old or len(op.results) != 1:
             return None
         if op.kind.name == "cast" and op.operands[0].type.dtype is self.new:
             return op.operands[0]
-        attrs: dict[str, Any] = {**op.attrs, "dtype": self.new}
-        return b.emit(op.kind, *op.operands, **attrs)  # type: ignore[no-any-return]
+        return b.again(op, dtype=self.new)
 
     def adapt(self, op: Op, operands: tuple[Value, ...], b: RewriteBuilder) -> list[Value]:
         """The operands of an op that refuses to mix types, those of the old type converted."""
@@ -129,7 +128,7 @@ class _Conversion:
             name = f"{value.name}.{self.new}"
             if producer is not None and producer.kind.name == "literal":
                 attrs: dict[str, Any] = {**producer.attrs, "dtype": self.new}
-                return b.literal(**attrs, name=name)  # type: ignore[no-any-return]
+                return b.literal(**attrs, name=name)
             source = _unrounded(producer, value)
             return source if source.type.dtype is self.new else b.cast(source, dtype=self.new, name=name)
         finally:

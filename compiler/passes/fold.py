@@ -1,4 +1,4 @@
-"""Constant folding and algebraic identities."""
+"""The pass `fold`: it folds constants and drops ops by algebraic identities."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _folded(op: Op, operands: list[Op], builder: RewriteBuilder) -> Value | None
         result = interpreter.evaluate(op, tensors, {})[0]
     except GraphError:  # a kind that the interpreter does not know, or a type that torch does not have
         return None
-    return builder.literal(dtype=type_.dtype, shape=type_.shape, values=_values(result))  # type: ignore[no-any-return]
+    return builder.literal(dtype=type_.dtype, shape=type_.shape, values=_values(result))
 
 
 def _values(tensor: Tensor) -> tuple[float, ...]:

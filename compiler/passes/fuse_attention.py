@@ -1,4 +1,4 @@
-"""Attention as one op."""
+"""The pass `fuse-attention`: it puts one `attention` op in place of the primitives that frontends write."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ _SHARED_SCORES = _scores(P.reshape(P.matmul(P.reshape("q").bind("folded"), "k", 
 
 @dataclass(frozen=True)
 class _Fusion:
-    """The rules for one graph."""
+    """The rules of the pass, bound to the graph that they rewrite and to the pass's option `rounded`."""
 
     graph: Graph
     rounded: bool
 
     def same_heads(self, match: Match, b: RewriteBuilder) -> Outcome:
-        """As many key heads as query heads."""
+        """Fuse attention that has as many key heads as query heads."""
         return self._fused(match, _SAME_SCORES, b)
 
     def shared_heads(self, match: Match, b: RewriteBuilder) -> Outcome:
-        """Groups of query heads, put one after the other as more queries, share a key head."""
+        """Fuse attention whose groups of query heads, put one after the other as more queries, share a key head."""
         return self._fused(match, _SHARED_SCORES, b)
 
     def _fused(self, outer: Match, scores: Pattern, b: RewriteBuilder) -> Outcome:
@@ -102,8 +102,7 @@ class _Fusion:
             return Decline(reason)
         factor = inner.attr("factor", of="scale") if "scale" in inner.ops else 1.0
         operands = (inner["q"], inner["k"], outer["v"], inner["mask"], inner.get("bias"))
-        fused: Value = b.attention(*operands, scale=factor, rounded=self.rounded)
-        return fused
+        return b.attention(*operands, scale=factor, rounded=self.rounded)
 
     def _other_reader(self, outer: Match, inner: Match) -> str:
         """Who else reads what lies between the queries and the context, and would be computed twice."""

@@ -8,50 +8,50 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+from compiler.ir.dtypes import DType
 from compiler.ir.matching import Match
 from compiler.ir.op import Value
 from compiler.ir.patterns import P
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.rules import Decline, Outcome, rule
-from compiler.passes.lossless import holds
 
 
 @rule(P.one_of(P.reshape("x"), P.broadcast("x"), P.cast("x")))
 def same_type(match: Match, b: RewriteBuilder) -> Outcome:
-    """A reshape, broadcast or cast to the type that its operand has."""
+    """Drop a reshape, broadcast or cast to the type that its operand has."""
     return match["x"] if match["x"].type == match.root.result.type else None
 
 
 @rule(P.reshape(P.reshape("x")))
 def reshape_of_reshape(match: Match, b: RewriteBuilder) -> Outcome:
-    """Only the last shape counts."""
-    return b.reshape(match["x"], shape=match.attr("shape"))  # type: ignore[no-any-return]
+    """Replace a reshape of a reshape by one: only the last shape counts."""
+    return b.reshape(match["x"], shape=match.attr("shape"))
 
 
 @rule(P.broadcast(P.broadcast("x")))
 def broadcast_of_broadcast(match: Match, b: RewriteBuilder) -> Outcome:
-    """Only the last shape counts."""
-    return b.broadcast(match["x"], shape=match.attr("shape"))  # type: ignore[no-any-return]
+    """Replace a broadcast of a broadcast by one: only the last shape counts."""
+    return b.broadcast(match["x"], shape=match.attr("shape"))
 
 
 @rule(P.transpose("x", perm=lambda perm: perm == tuple(range(len(perm)))))
 def transpose_in_place(match: Match, b: RewriteBuilder) -> Outcome:
-    """A transpose that leaves every dimension where it is."""
+    """Drop a transpose that leaves every dimension where it is."""
     return match["x"]
 
 
 @rule(P.transpose(P.transpose("x").bind("inner")))
 def transpose_of_transpose(match: Match, b: RewriteBuilder) -> Outcome:
-    """Two permutations are one."""
+    """Replace a transpose of a transpose by one, whose permutation is that of both."""
     inner, outer = match.attr("perm", of="inner"), match.attr("perm")
-    return b.transpose(match["x"], perm=tuple([inner[i] for i in outer]))  # type: ignore[no-any-return]
+    return b.transpose(match["x"], perm=tuple([inner[i] for i in outer]))
 
 
 @rule(P.cast(P.cast("x").bind("middle")))
 def cast_of_cast(match: Match, b: RewriteBuilder) -> Outcome:
-    """The first cast can go if it changes no value."""
+    """Drop the first of two casts if it changes no value."""
     x, middle, last = match["x"].type.dtype, match["middle"].type.dtype, match.root.result.type.dtype
-    if not holds(middle, x):
+    if not _holds(middle, x):
         return Decline(f"{middle} does not hold every value of {x}")
     if x.is_float and last.is_integer:
         return Decline(f"out of range, {x} to {last} is not defined as {middle} to {last} is")
@@ -60,7 +60,7 @@ def cast_of_cast(match: Match, b: RewriteBuilder) -> Outcome:
 
 @rule(P.scale("x", factor=1))
 def scale_by_one(match: Match, b: RewriteBuilder) -> Outcome:
-    """`x * 1` is `x`."""
+    """Drop a scaling by 1."""
     return match["x"]
 
 
@@ -73,7 +73,7 @@ def scale_of_scale(match: Match, b: RewriteBuilder) -> Outcome:
     factor = float(inner) * float(outer)
     if factor == 0 or not math.isfinite(factor):
         return Decline(f"the product of {inner} and {outer} is {factor}")
-    return b.scale(match["x"], factor=factor)  # type: ignore[no-any-return]
+    return b.scale(match["x"], factor=factor)
 
 
 def _power_of_two(factor: float) -> bool:
@@ -82,35 +82,35 @@ def _power_of_two(factor: float) -> bool:
 
 @rule(P.slice("x", start=0))
 def slice_of_all(match: Match, b: RewriteBuilder) -> Outcome:
-    """A slice of everything."""
+    """Drop a slice that takes all of its axis."""
     return match["x"] if match["x"].type == match.root.result.type else None
 
 
 @rule(P.slice(P.slice("x").bind("inner")))
 def slice_of_slice(match: Match, b: RewriteBuilder) -> Outcome:
-    """Two slices along one axis are one."""
+    """Replace a slice of a slice along the same axis by one."""
     x, axis = match["x"], match.attr("axis")
     if (axis - match.attr("axis", of="inner")) % x.type.rank:
         return None
     start = match.attr("start", of="inner") + match.attr("start")
-    return b.slice(x, axis=axis, start=start, size=match.attr("size"))  # type: ignore[no-any-return]
+    return b.slice(x, axis=axis, start=start, size=match.attr("size"))
 
 
 @rule(P.concat("x"))
 def concat_of_one(match: Match, b: RewriteBuilder) -> Outcome:
-    """One operand needs no joining."""
+    """Drop a concat of one operand."""
     return match["x"]
 
 
 @rule(P.split("x", sizes=lambda sizes: len(sizes) == 1))
 def split_into_one(match: Match, b: RewriteBuilder) -> Outcome:
-    """One piece is the whole."""
+    """Drop a split into one piece, which is the whole."""
     return match["x"]
 
 
 @rule(P.concat(P.split().bind("split"), P.rest("more")))
 def concat_of_split(match: Match, b: RewriteBuilder) -> Outcome:
-    """Pieces of one value, side by side again, are (part of) that value."""
+    """Replace a concat of neighbouring pieces of one value by that value, or by a slice of it."""
     split, parts = match.op("split"), match.root.operands
     x, axis = split.operands[0], match.attr("axis")
     if (axis - match.attr("axis", of="split")) % x.type.rank:
@@ -127,12 +127,12 @@ def _run(b: RewriteBuilder, pieces: tuple[Value, ...], parts: tuple[Value, ...],
         return None
     sizes = [piece.type.shape[axis] for piece in pieces]
     size = sum(sizes[places[0] : places[-1] + 1])
-    return b.slice(x, axis=axis, start=sum(sizes[: places[0]]), size=size)  # type: ignore[no-any-return]
+    return b.slice(x, axis=axis, start=sum(sizes[: places[0]]), size=size)
 
 
 @rule(P.split(P.concat(P.rest("parts")).bind("concat")))
 def split_of_concat(match: Match, b: RewriteBuilder) -> Outcome:
-    """Cut where it was joined, the pieces are the parts."""
+    """Drop a split that cuts a concat where it was joined: the pieces are the operands of the concat."""
     joined, parts = match["concat"], match.rest("parts")
     if [part.type for part in parts] != [piece.type for piece in match.root.results]:
         return None
@@ -155,3 +155,29 @@ IDENTITIES = (
     concat_of_split,
     split_of_concat,
 )
+
+
+# Each type with those that hold all of its values, as far as they are of use; the relation is closed below.
+_NEXT = {
+    DType.bool: (DType.i4, DType.u8),
+    DType.i4: (DType.i8, DType.f8e4m3),
+    DType.i8: (DType.i32, DType.f16, DType.bf16),
+    DType.u8: (DType.i32, DType.f16, DType.bf16),
+    DType.i32: (DType.i64, DType.f64),
+    DType.f8e4m3: (DType.f16, DType.bf16),
+    DType.f16: (DType.f32,),
+    DType.bf16: (DType.f32,),
+    DType.f32: (DType.f64,),
+}
+
+
+def _above(dtype: DType) -> frozenset[DType]:
+    return frozenset({dtype}).union(*(_above(wider) for wider in _NEXT.get(dtype, ())))
+
+
+_HOLDERS = {dtype: _above(dtype) for dtype in DType}
+
+
+def _holds(wide: DType, narrow: DType) -> bool:
+    """Whether `wide` holds every value of `narrow`."""
+    return wide in _HOLDERS[narrow]

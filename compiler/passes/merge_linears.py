@@ -1,4 +1,4 @@
-"""Linears that share their input, as one."""
+"""The pass `merge-linears`: it computes linears that share their input as one."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class _Group:
         # The pieces take over the names of the linears, which are going: nothing downstream changes.
         b.prefix = ""
         b.taken.difference_update(names)
-        sizes = tuple([op.result.type.shape[-1] for op in self.ops])
-        return b.split(merged, axis=-1, sizes=sizes, names=tuple(names))[0]  # type: ignore[no-any-return]
+        sizes = [op.operands[1].type.sizes({})[0] for op in self.ops]
+        return b.split(merged, axis=-1, sizes=sizes, names=tuple(names))[0]
 
     def parameters(self) -> Iterable[tuple[Value, ...]]:
         """The weights, and if there are any the biases."""

@@ -26,7 +26,7 @@ from compiler.plugins import blamed, is_own, place_of
 
 @dataclass(frozen=True)
 class PassRun:
-    """What one pass took and did.
+    """One run of a pass: how long it took, and how many ops it was given and left.
 
     Attributes:
         name: the pass's name.

@@ -1,4 +1,4 @@
-"""What a pass is."""
+"""The protocol of a pass."""
 
 from __future__ import annotations
 

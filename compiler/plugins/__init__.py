@@ -7,9 +7,10 @@ A plug-in is a Python file (`--plugin FILE.py`) or an installed package. It regi
 from compiler.plugins.faults import blame, blamed, fault, located
 from compiler.plugins.loading import adopt, broken_hint, load_file, load_installed, load_plugins
 from compiler.plugins.registry import Registry, all_or_nothing, registered_plugins
-from compiler.plugins.source import Plugin, is_own, place_of
+from compiler.plugins.source import Place, Plugin, is_own, place_of
 
 __all__ = [
+    "Place",
     "Plugin",
     "Registry",
     "adopt",

@@ -80,9 +80,9 @@ class Registry(Mapping[str, T]):
         entry = self._entries.get(name)
         return entry is None or entry.place.is_own
 
-    def place(self, name: str) -> str:
-        """Where the thing of that name is registered, as messages say it; KeyError if there is none."""
-        return str(self._entries[name].place)
+    def place(self, name: str) -> Place:
+        """Where the thing of that name is registered; KeyError if there is none."""
+        return self._entries[name].place
 
     def restore(self, name: str, entry: _Entry[T] | None) -> None:
         """Put back what had the name before."""

@@ -80,6 +80,11 @@ class Place:
         """The module, or the file if it has no name that could be imported."""
         return shown(self.file) if self.module.startswith(FILE_PREFIX) else self.module
 
+    @property
+    def location(self) -> str:
+        """Such as `compiler/ir/ops/nn.py:12`, which editors open: relative to the current folder if it lies within."""
+        return f"{shown(self.file)}:{self.line}" if self.line else shown(self.file)
+
     def __str__(self) -> str:
         where = self.module if self.is_own or not self.file else shown(self.file)
         return f"{where}, line {self.line}" if self.line else where

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from compiler.ir.op import Op, Value, make_op, op_kind
 from compiler.ir.rewrite import eliminate_dead
 from compiler.ir.sinking import sink_pieces
 from compiler.ir.tensor_ref import TensorRef
+from compiler.progress import Report
 from compiler.store.joined import joined_constants
 from compiler.store.safetensors_writer import SafetensorsWriter
 
@@ -29,9 +30,7 @@ class StoredRank:
     graph: Graph
 
 
-def write_ranks(
-    graph: Graph, folder: Path, *, progress: Callable[[int, int], None] | None = None
-) -> tuple[StoredRank, ...]:
+def write_ranks(graph: Graph, folder: Path, *, progress: Report | None = None) -> tuple[StoredRank, ...]:
     """Write the graph and the weights of every rank into `folder`.
 
     Every constant that a rank needs at run time is computed, one at a time, and stored; the graphs that are written

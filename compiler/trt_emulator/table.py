@@ -61,7 +61,8 @@ class Call:
         """Dims from the input at that position if it is set, else from the property; None where neither is."""
         if (tensor := self.optional(index)) is not None:
             return [int(value) for value in tensor.flatten().tolist()]
-        return self.param(name)  # type: ignore[no-any-return]
+        dims: list[int] | None = self.param(name)
+        return dims
 
     def axes(self) -> list[int]:
         """The dimensions in the bit mask `axes`."""

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from compiler.errors import EngineError
+from compiler.json_fields import Fields
 from compiler.os_errors import reading_hint
 
 SCHEMA = 1
@@ -62,7 +63,6 @@ def read_plans(path: Path) -> Plans:
         raise EngineError(f"cannot read {path}: {error}", hint=reading_hint(error, _AGAIN)) from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise EngineError(f"{path} is no list of plans of version {SCHEMA}", hint=f"{_AGAIN} with this llmc")
-    try:
-        return Plans(content["weights"], tuple(PlanFiles(**plan) for plan in content["plans"]))
-    except (KeyError, TypeError) as error:
-        raise EngineError(f"{path} is damaged: {error!r}", hint=_AGAIN) from None
+    fields = Fields(content, label=f"{path} is damaged: the key", error=EngineError, hint=_AGAIN)
+    plans = [PlanFiles(*map(plan.string, ("name", "engine", "network"))) for plan in fields.sections("plans")]
+    return Plans(fields.string("weights"), tuple(plans))

@@ -37,7 +37,7 @@ def diff_command(
     llmc diff my-checkpoint my.engine
     llmc diff dumps other-dumps
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
-    from compiler.ir.diff_text import format_diff
+    from compiler.ir.diff import format_diff
     from llmc.naming import dumped_graphs
 
     folders = [dumped_graphs(Path(path).expanduser()) for path in (before, after)]
@@ -83,7 +83,7 @@ def _diff_folders(
 
 def _section(names: tuple[str, str], a: Path | None, b: Path | None, diff: GraphDiff | None, origins: bool) -> str:
     """A line that names two graphs, and how they differ."""
-    from compiler.ir.diff_text import format_diff
+    from compiler.ir.diff import format_diff
 
     if a is None or b is None or diff is None:
         folder, alone = (names[0], a) if b is None else (names[1], b)

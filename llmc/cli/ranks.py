@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from llmc.cli.options import settings
-from runtime.engine_dir.manifest_reading import read_manifest
+from runtime.engine_dir.manifest import read_manifest
 from runtime.load.ignored_options import Case
 from runtime.load.ranks import run_on_ranks
 from runtime.processes.environment import world_size_from_environment

@@ -17,7 +17,7 @@ from llmc.cli.ranks import needs_ranks, on_ranks
 from runtime.processes.environment import rank_from_environment
 
 if TYPE_CHECKING:
-    from llmc.progress import Progress
+    from compiler.progress import Progress
     from llmc.verification.report import Divergence, Run, Verification
     from runtime.generation.engine import Engine
 

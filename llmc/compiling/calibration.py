@@ -13,8 +13,8 @@ import torch
 from compiler.errors import PassError
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.text import Document, read_texts
+from compiler.progress import Progress
 from llmc.compiling.tokenizer_export import has_tokenizer, write_tokenizer
-from llmc.progress import Progress
 from llmc.seeds import check_seed
 from runtime.engine_dir.manifest import NoTokenizer
 from runtime.generation.tokenizer import Tokenizer

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from compiler.frontends import Checkpoint
 from compiler.ir.graph import Graph
 from compiler.passes.quant.report import FidelityReport
+from compiler.progress import Progress
 from llmc.compiling.checkpoint_digest import source_digest
 from llmc.compiling.dry_pipeline import NeedsDataError, calibrates, dry_pipeline
 from llmc.compiling.emit import emit
@@ -20,7 +21,7 @@ from llmc.compiling.options import CompileKeywords, CompileOptions
 from llmc.compiling.outline import checked_outline
 from llmc.compiling.request import CompileRequest, compile_request, without_calibration
 from llmc.pipeline import rewrite
-from llmc.progress import Phase, Progress, Stages, counter
+from llmc.progress import Phase, Stages, counter
 from llmc.version import __version__
 from runtime.engine_dir.engine_writer import EngineWriter, engine_writer
 from runtime.engine_dir.manifest import Manifest, NoTokenizer, Source
@@ -81,7 +82,7 @@ def compile(
         model: a folder in the Hugging Face layout, or an id of the hub.
         output: the engine directory; `NAME.engine` in the current folder, after the model's name, if None.
         options: how it is compiled.
-        progress: called as work proceeds; see `llmc.progress.Progress`.
+        progress: called as work proceeds; see `compiler.progress.Progress`.
         changes: options by name, instead of those in `options`; `CompileOptions` explains them.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
+from compiler.progress import Progress
 from llmc.compiling.dry_pipeline import calibrates, dry_pipeline
 from llmc.compiling.job import Job, export_tokenizer, lift_model
 from llmc.compiling.manifest_draft import describe_engine, used_plugins
@@ -18,7 +19,7 @@ from llmc.compiling.options import CompileKeywords, CompileOptions
 from llmc.compiling.outline import checked_outline, nearest_folder
 from llmc.compiling.request import CompileRequest, compile_request, without_calibration
 from llmc.pipeline import Rewritten, rewritten
-from llmc.progress import Phase, Progress, Stages
+from llmc.progress import Phase, Stages
 from llmc.version import __version__
 from runtime.engine_dir.manifest import Manifest, Source
 from runtime.load.ignored_options import ignored_notes

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import RequestError
+from compiler.progress import Progress
 from llmc.compiling.driver import compile as compile_model
 from llmc.models import lift
-from llmc.progress import Progress, Stages, counter
+from llmc.progress import Stages, counter
 from runtime.engine_dir.engine_folder import open_engine
-from runtime.engine_dir.manifest import MANIFEST
+from runtime.engine_dir.manifest import opens_as_engine
 from runtime.executors.kind import AUTO, find_executor
 from runtime.generation.engine import Engine
 from runtime.load.loading import check_request, load_engine
@@ -45,18 +46,13 @@ class Runner:
         return {"executor": self.executor, "device": self.device, "threads": self.threads}
 
 
-def is_engine(model: str | Path) -> bool:
-    """Whether the model is an engine directory, not a checkpoint."""
-    return (Path(model).expanduser() / MANIFEST).is_file()
-
-
 def longest_input(model: str | Path) -> tuple[int, int]:
     """The context length of a model, and how many tokens it takes at once; only headers are read.
 
     Raises:
         RequestError: if it is an engine of several ranks.
     """
-    if is_engine(model):
+    if opens_as_engine(model):
         manifest = open_engine(Path(model).expanduser(), verify=False).manifest
         if manifest.mesh.size > 1:
             raise RequestError(
@@ -92,7 +88,7 @@ def opened(
         LlmcError: if it cannot be compiled or loaded.
     """
     check_request(runner.executor, runner.threads, runner.device)
-    if is_engine(model):
+    if opens_as_engine(model):
         yield load(model, progress=progress, verify=runner.check_files, note=note, **runner.how)
         return
     with tempfile.TemporaryDirectory(prefix="llmc-") as folder:

@@ -13,10 +13,11 @@ import torch
 
 from compiler.errors import EngineError, RequestError
 from compiler.plugins import load_plugins
-from llmc.evaluation.open_model import Runner, is_engine, longest_input, opened
+from compiler.progress import Progress
+from llmc.evaluation.open_model import Runner, longest_input, opened
 from llmc.evaluation.scoring import Score, Scorer, rows_at_once, windows
-from llmc.progress import Progress, Stages
-from runtime.engine_dir.manifest import no_tokenizer
+from llmc.progress import Stages
+from runtime.engine_dir.manifest import no_tokenizer, opens_as_engine
 from runtime.generation.engine import Engine
 
 LONGEST_WINDOW = 512
@@ -87,7 +88,7 @@ def measure_perplexity(
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of an engine.
         plugins: as of `llmc.load`.
-        progress: called as work proceeds; see `llmc.progress.Progress`.
+        progress: called as work proceeds; see `compiler.progress.Progress`.
         note: called with sentences for the user; warnings if None.
 
     Raises:
@@ -121,7 +122,7 @@ def measure_perplexity(
 
 def _check_dtype(models: Sequence[str | Path], dtype: str | None, note: Callable[[str], None]) -> None:
     """Say of a `dtype` that it is not for engines, which have their own; RequestError if there is nothing else."""
-    engines = [model for model in models if is_engine(model)]
+    engines = [model for model in models if opens_as_engine(model)]
     if dtype is None or not engines:
         return
     if len(engines) == len(models):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compiler.ir.comparison import kl_divergence
 from runtime.executors.interface import Session
 from runtime.generation.engine import Engine
 
@@ -52,7 +53,7 @@ class Score:
         if other is not None:
             expected = other.to(found.device).float().log_softmax(-1)
             self.agreed += int((expected.argmax(-1) == found.argmax(-1)).sum())
-            self.kl += (expected.exp() * (expected - found)).sum(-1, dtype=torch.float64).sum().item()
+            self.kl += kl_divergence(expected, found)
 
 
 class Scorer:

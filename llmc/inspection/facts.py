@@ -23,7 +23,7 @@ from compiler.text_files import decode_text
 from llmc.models import lift
 from llmc.naming import dumped_graphs, dumps_error, whole_of_file
 from runtime.engine_dir.engine_folder import open_engine
-from runtime.engine_dir.manifest import MANIFEST, Manifest
+from runtime.engine_dir.manifest import MANIFEST, Manifest, opens_as_engine
 from runtime.load.ignored_options import Case, ignored_notes
 
 _GRAPHS = "graphs are .ir files, such as llmc lift and --dump-ir write"
@@ -69,7 +69,7 @@ def open_subject(
         text = decode_text(sys.stdin.buffer.read(), "standard input", ParseError).text
         return Subject("graph", Path(path), parse_graph(text))
     given = Path(path).expanduser()
-    lifts = not (given.is_file() or given.suffix == ".ir" or (given / MANIFEST).is_file())
+    lifts = not (given.is_file() or given.suffix == ".ir" or opens_as_engine(given))
     wishes = {f"--{name.replace('_', '-')}": limit is not None for name, limit in limits.items()}
     for text in ignored_notes(
         Case(not lifts, f"{path} is not lifted, but has a graph", {**wishes, "--dummy-weights": dummy_weights})
@@ -80,7 +80,7 @@ def open_subject(
             return open_subject(given.parent, note=note)
         graph = _graph_in(given)
         return Subject("graph", given, replace(graph, root=str(Path(graph.root).resolve())))
-    if (given / MANIFEST).is_file():
+    if opens_as_engine(given):
         folder = open_engine(given, verify=False)
         if folder.manifest.mesh.size > 1:
             note(f"{given} has {folder.manifest.mesh.size} ranks; the graph is that of rank 0")

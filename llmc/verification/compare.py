@@ -21,13 +21,18 @@ from runtime.executors.step import Step
 
 
 class Reference:
-    """A graph, or those of all ranks of a mesh, interpreted: the logits that a right engine has."""
+    """A graph, or those of all ranks of a mesh, interpreted: the logits that a right engine has.
 
-    def __init__(self, *graphs: Graph) -> None:
-        self._ranks = VirtualRanks.of(graphs)
+    Args:
+        graphs: the graph of each rank, in order.
+        accumulate: the type in which the interpreter computes, `torch.float32` or `torch.float64`.
+    """
+
+    def __init__(self, *graphs: Graph, accumulate: torch.dtype = torch.float32) -> None:
+        self._ranks = VirtualRanks.of(graphs, accumulate=accumulate)
         self._known: dict[tuple[int, ...], Tensor] = {}
         plain = [graph for graph in map(unrounded, graphs) if graph is not None]
-        self._plain = Reference(*plain) if plain else None
+        self._plain = Reference(*plain, accumulate=accumulate) if plain else None
 
     def rounding(self, prompt: Sequence[int], tokens: Sequence[int]) -> float:
         """What the logits may differ by because activations and caches are quantized; 0 if none are.

@@ -12,7 +12,7 @@ from llmc.inspection.facts import graph_files
 from llmc.models import lift
 from llmc.opt import optimize
 from runtime.engine_dir.engine_folder import open_engine
-from runtime.engine_dir.manifest import MANIFEST, Manifest
+from runtime.engine_dir.manifest import Manifest, opens_as_engine
 from runtime.generation.engine import Engine
 
 
@@ -55,7 +55,7 @@ def other_reference(against: str | Path, engine: Engine) -> ReferenceModel:
         LlmcError: if it cannot be read.
     """
     folder = Path(against).expanduser()
-    if (folder / MANIFEST).is_file():
+    if opens_as_engine(folder):
         manifest = open_engine(folder).manifest
         graphs, max_seq = _stored(folder, manifest), manifest.limits.max_seq
         words = f"the graph of {against}, interpreted"

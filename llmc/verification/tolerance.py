@@ -56,6 +56,7 @@ def unrounded(graph: Graph) -> Graph | None:
     stored: dict[str, Value] = {}
 
     def visit(op: Op, b: RewriteBuilder) -> Value | None:
+        value: Value | None
         if op.kind.name != "dequantize" or (source := b.producer(op.operands[0])) is None:
             return None
         if source.kind.name == "kv_update":
@@ -68,7 +69,7 @@ def unrounded(graph: Graph) -> Graph | None:
             stored[source.name] = op.result if value.type == op.result.type else value  # a last op takes that name
         elif op.name in constant or (value := _quantized(op.operands[0], b)) is None:
             return None
-        return value if value.type == op.result.type else b.cast(value, dtype=op.result.type.dtype)  # type: ignore[no-any-return]
+        return value if value.type == op.result.type else b.cast(value, dtype=op.result.type.dtype)
 
     swept = sweep(graph, visit)
     outputs = {role: stored.get(value.name, value) for role, value in swept.outputs.items()}

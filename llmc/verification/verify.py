@@ -14,11 +14,12 @@ import torch
 from compiler.errors import RequestError
 from compiler.ir.graph import Graph
 from compiler.plugins import load_plugins
+from compiler.progress import Progress
 from compiler.suggest import did_you_mean
 from llmc.dtypes import long_spelling
-from llmc.evaluation.open_model import is_engine, load
+from llmc.evaluation.open_model import load
 from llmc.naming import checkpoint_folder
-from llmc.progress import Phase, Progress, Stages
+from llmc.progress import Phase, Stages
 from llmc.seeds import check_seed
 from llmc.verification.bisect import locate
 from llmc.verification.compare import Reference, compare
@@ -28,7 +29,7 @@ from llmc.verification.report import Run, Verification
 from llmc.verification.test_cases import Trial, as_requests, random_prompts, trials
 from llmc.verification.tolerance import logits_tolerance
 from runtime.engine_dir.engine_folder import open_engine
-from runtime.engine_dir.manifest import EngineLimits
+from runtime.engine_dir.manifest import EngineLimits, opens_as_engine
 from runtime.executors.interface import Executor, PlannedExecutor
 from runtime.generation.engine import Engine, Prompt
 from runtime.load.choice import choose
@@ -86,7 +87,7 @@ def verify(
         threads: as of `llmc.load`.
         check_files: whether to compare the digest of every file of the engine first.
         plugins: as of `llmc.load`.
-        progress: called as work proceeds; see `llmc.progress.Progress`.
+        progress: called as work proceeds; see `compiler.progress.Progress`.
 
     Returns:
         What was found; `holds` says whether the engine is right.
@@ -140,7 +141,7 @@ def _with_prompts(given: bool, random: int) -> Case:
 
 def check_against(against: str | Path | None) -> None:
     """See, before the files of an engine are read, that what it is to be compared with is there; LlmcError if not."""
-    if against is not None and not is_engine(against):
+    if against is not None and not opens_as_engine(against):
         checkpoint_folder(against)
 
 

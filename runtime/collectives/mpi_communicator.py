@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from runtime.collectives.rank_status import Progress
+from runtime.collectives.rank_status import StatusRecorder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,16 +24,16 @@ _SLEEP_SECONDS = 0.002
 class MpiCommunicator:
     """See `runtime.collectives.communicator.Communicator`. Other ranks get the same bits, whatever MPI does beneath."""
 
-    def __init__(self, comm: Any, progress: Progress) -> None:
-        """Wrap an mpi4py communicator; `progress` is told of every wait."""
-        self._comm, self._progress = comm, progress
+    def __init__(self, comm: Any, activity: StatusRecorder) -> None:
+        """Wrap an mpi4py communicator; `activity` is told of every wait."""
+        self._comm, self._activity = comm, activity
         self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())
         self._sending: list[tuple[Any, Bytes]] = []
 
     def split(self, color: int, key: int) -> MpiCommunicator:
         """The group of the ranks that give the same color, in the order of their keys. All ranks call it."""
-        with self._progress.waiting("split"):
-            return MpiCommunicator(self._comm.Split(color, key), self._progress)
+        with self._activity.waiting("split"):
+            return MpiCommunicator(self._comm.Split(color, key), self._activity)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """See `Communicator.all_reduce`: added in the order of the ranks, 16-bit floats in float32, rounded once."""
@@ -56,7 +56,7 @@ class MpiCommunicator:
     def broadcast(self, tensor: Tensor, root: int) -> Tensor:
         """See `Communicator.broadcast`."""
         contiguous = tensor.contiguous()
-        with self._progress.waiting("broadcast"):
+        with self._activity.waiting("broadcast"):
             self._comm.Bcast(_bytes(contiguous), root)
         return tensor if contiguous is tensor else tensor.copy_(contiguous)
 
@@ -68,13 +68,13 @@ class MpiCommunicator:
 
     def recv(self, tensor: Tensor, source: int) -> Tensor:
         """See `Communicator.recv`."""
-        with self._progress.waiting(f"recv from rank {source} of its group"):
+        with self._activity.waiting(f"recv from rank {source} of its group"):
             self._comm.Recv(_bytes(tensor), source)
         return tensor
 
     def flush(self) -> None:
         """Wait until all that was sent has arrived."""
-        with self._progress.waiting("send"):
+        with self._activity.waiting("send"):
             for request, _ in self._sending:
                 request.Wait()
         self._sending.clear()
@@ -82,7 +82,7 @@ class MpiCommunicator:
     def barrier(self) -> None:
         """See `Communicator.barrier`."""
         self.flush()
-        with self._progress.waiting("barrier"):
+        with self._activity.waiting("barrier"):
             self._comm.Barrier()
 
     def broadcast_object(self, value: Any, root: int = 0) -> Any:
@@ -95,7 +95,7 @@ class MpiCommunicator:
 
     def post(self, data: npt.NDArray[np.int32]) -> None:
         """Rank 0: give the others, which wait in `take`, an array."""
-        with self._progress.waiting("post"):
+        with self._activity.waiting("post"):
             self._comm.Ibcast(data, 0).Wait()
 
     def take(self, data: npt.NDArray[np.int32]) -> None:
@@ -110,14 +110,14 @@ class MpiCommunicator:
         import torch
 
         result = torch.empty((self.size, *tensor.shape), dtype=tensor.dtype)
-        with self._progress.waiting(what):
+        with self._activity.waiting(what):
             self._comm.Allgather(_bytes(tensor.contiguous()), _bytes(result))
         return result
 
     def _objects(self, value: Any) -> list[Any]:
         own = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
         lengths = np.zeros(self.size, dtype=np.int64)
-        with self._progress.waiting("agreement"):
+        with self._activity.waiting("agreement"):
             self._comm.Allgather(np.array([own.size], dtype=np.int64), lengths)
             padded = np.zeros(int(lengths.max()), dtype=np.uint8)
             padded[: own.size] = own

@@ -37,7 +37,7 @@ class Status:
         return self.age + self.silence > self.limit
 
 
-class Progress:
+class StatusRecorder:
     """What this rank is doing. Written by the thread that works, read by the one that watches."""
 
     def __init__(self, limit: float) -> None:

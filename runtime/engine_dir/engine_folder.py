@@ -7,9 +7,9 @@ from pathlib import Path
 
 from compiler.errors import EngineError
 from compiler.os_errors import reading_hint
-from runtime.engine_dir.hashing import Advance, sha256_file
-from runtime.engine_dir.manifest import Manifest, RankFiles
-from runtime.engine_dir.manifest_reading import read_manifest
+from compiler.progress import Advance
+from runtime.engine_dir.hashing import sha256_file
+from runtime.engine_dir.manifest import Manifest, RankFiles, read_manifest
 from runtime.engine_dir.used_plugins import require_plugins
 
 _AGAIN = "copy the engine again from where it came, or compile it again"

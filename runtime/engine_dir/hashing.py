@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from compiler.progress import Advance
 
 # Large enough that the hash, not the calls, takes the time; small enough to stay in a cache.
 _CHUNK = 1 << 20
 
-Advance = Callable[[int], None]
-"""Called with the bytes read since the last call."""
-
 
 def sha256_file(path: Path, advance: Advance | None = None) -> str:
-    """The sha256 of a file, in hexadecimal; OSError if it cannot be read."""
+    """The sha256 of a file, in hexadecimal; `advance` counts its bytes. OSError if it cannot be read."""
     digest, buffer = hashlib.sha256(), bytearray(_CHUNK)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:

@@ -10,9 +10,9 @@ from typing import Any
 import compiler.ir.ops  # noqa: F401 - registers llmc's own
 from compiler.errors import EngineError
 from compiler.ir.op import OPS
+from compiler.json_fields import Fields
 from compiler.plugins import Plugin, broken_hint, load_installed, registered_plugins
 from compiler.targets import TARGETS
-from runtime.engine_dir.json_fields import Fields
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from compiler.errors import EngineError, TargetError
 from compiler.plugins import load_plugins
+from compiler.progress import Advance
 from compiler.suggest import did_you_mean
 from runtime.engine_dir.engine_folder import open_engine
-from runtime.engine_dir.hashing import Advance
 from runtime.engine_dir.used_plugins import plugin_notes
 from runtime.executors.kind import AUTO, RankToLoad, find_executor
 from runtime.load.choice import choose

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compiler.plugins import load_plugins
+from compiler.progress import Progress
 from runtime.engine_dir.engine_folder import EngineFolder, open_engine
 from runtime.engine_dir.used_plugins import plugin_notes, plugins_found
 from runtime.executors.kind import AUTO, RankToLoad, find_executor
@@ -36,7 +37,7 @@ def run_on_ranks(
     plugins: Sequence[str | Path] = (),
     emulate: bool = False,
     note: Callable[[str], None] = lambda text: None,
-    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> None:
     """Load an engine on the ranks that mpirun started, and run `main` with it on rank 0. Every rank calls this.
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from compiler.errors import TargetError
 from runtime.collectives.failure import STATUS_ERROR, Failure
-from runtime.collectives.rank_status import Progress, Status, late, silent
+from runtime.collectives.rank_status import Status, StatusRecorder, late, silent
 from runtime.processes.addresses import connected, own_addresses
 from runtime.processes.lines import Lines
 
@@ -33,8 +33,8 @@ _CONNECT = 20.0
 class Watch:
     """One rank's watch. Rank 0 makes one and gives its `address` to the others, which `connect`."""
 
-    def __init__(self, rank: int, hosts: Sequence[str], progress: Progress, *, timeout: float) -> None:
-        self.rank, self.hosts, self._progress = rank, dict(enumerate(hosts)), progress
+    def __init__(self, rank: int, hosts: Sequence[str], activity: StatusRecorder, *, timeout: float) -> None:
+        self.rank, self.hosts, self._activity = rank, dict(enumerate(hosts)), activity
         self._interval = min(1.0, timeout / 4)
         self._parent = os.getppid()
         self._leaving = False
@@ -115,7 +115,7 @@ class Watch:
         )
 
     def _start(self) -> None:
-        self._seen = {rank: Status("idle", "", 0.0, self._progress.status().limit) for rank in self._peers}
+        self._seen = {rank: Status("idle", "", 0.0, self._activity.status().limit) for rank in self._peers}
         threading.Thread(target=self._run, name="llmc-watch", daemon=True).start()
 
     def _run(self) -> None:
@@ -148,7 +148,7 @@ class Watch:
     def _beat(self, seconds: float) -> None:
         if os.getppid() != self._parent:  # mpirun is gone
             os._exit(STATUS_ERROR)
-        own = self._progress.status()
+        own = self._activity.status()
         for rank, lines in self._peers.items():
             lines.send(asdict(own))
             if rank in self._seen:

@@ -15,7 +15,7 @@ from compiler.errors import TargetError
 from runtime.collectives.failure import STATUS_ERROR, Failure, SharedFailure
 from runtime.collectives.mpi_communicator import MpiCommunicator
 from runtime.collectives.mpi_library import is_mpi_error, start_mpi, stop_mpi
-from runtime.collectives.rank_status import Progress
+from runtime.collectives.rank_status import StatusRecorder
 from runtime.processes.environment import rank_from_environment, timeout_from_environment, world_size_from_environment
 from runtime.processes.liveness import GRACE, Watch
 
@@ -35,12 +35,12 @@ class World:
 
     Attributes:
         comm: the ranks.
-        progress: what this rank is doing.
+        activity: what this rank is doing.
         hosts: the host of each rank.
     """
 
-    def __init__(self, comm: MpiCommunicator, progress: Progress, hosts: list[str], watch: Watch) -> None:
-        self.comm, self.progress, self.hosts, self._watch = comm, progress, hosts, watch
+    def __init__(self, comm: MpiCommunicator, activity: StatusRecorder, hosts: list[str], watch: Watch) -> None:
+        self.comm, self.activity, self.hosts, self._watch = comm, activity, hosts, watch
 
     @property
     def rank(self) -> int:
@@ -70,7 +70,7 @@ class World:
             SharedFailure: on the other ranks, in that case.
         """
         result, failure = None, None
-        with self.progress.busy(what, limit):
+        with self.activity.busy(what, limit):
             try:
                 result = action()
             except Exception as error:  # noqa: BLE001 - it is raised below, on rank 0
@@ -133,19 +133,19 @@ def join(timeout: float | None = None) -> World:
     timer = threading.Timer(_JOIN_SECONDS + GRACE * rank_from_environment(), _give_up)
     timer.daemon = True
     timer.start()
-    progress = Progress(seconds)
-    comm = MpiCommunicator(start_mpi(), progress)
+    activity = StatusRecorder(seconds)
+    comm = MpiCommunicator(start_mpi(), activity)
     if comm.size != expected:
         raise TargetError(
             f"mpirun started {expected} ranks, but this process sees {comm.size}: mpirun and mpi4py are of two MPIs",
             hint="use the mpirun beside the python that runs llmc",
         )
     hosts = comm.all_gather_object(socket.gethostname())
-    watch = Watch(comm.rank, hosts, progress, timeout=seconds)
+    watch = Watch(comm.rank, hosts, activity, timeout=seconds)
     address = comm.broadcast_object(watch.listen() if comm.rank == 0 else None)
     watch.accept() if comm.rank == 0 else watch.connect(address)
     timer.cancel()
-    return World(comm, progress, hosts, watch)
+    return World(comm, activity, hosts, watch)
 
 
 def _give_up() -> NoReturn:

@@ -23,7 +23,7 @@ from compiler.trt_network.library import load_library
 from compiler.trt_network.messages import NO_GPU, Messages
 from compiler.trt_network.plans import read_plans
 from compiler.trt_network.record import read_record
-from runtime.engine_dir.manifest_reading import read_manifest
+from runtime.engine_dir.manifest import read_manifest
 from tests.backend_trt.networks import build
 from tests.registrations import forgotten
 
@@ -153,7 +153,9 @@ def test_options_that_do_not_exist(options, message):
 def test_an_engine_for_one_compute_capability(tmp_path):
     options = BuildOptions(("8.9",), optimization_level=2, profiling_verbosity="detailed")
     compiled = llmc.compile(MODEL, tmp_path / "e", target="tensorrt-rtx", max_seq=32, build=options)
-    assert all((compiled.path / file).stat().st_size for file in compiled.manifest.files if file.endswith(".engine"))
+    assert compiled.manifest.capabilities == ("8.9",)
+    sizes = [(compiled.path / file).stat().st_size for file in compiled.manifest.files if file.endswith(".engine")]
+    assert sizes and all(sizes)
 
 
 def test_a_missing_package_is_named_with_the_mend(monkeypatch):

@@ -30,8 +30,7 @@ TOLERANCE = {DType.f32: 1e-5, DType.f16: 4e-3, DType.bf16: 3e-2}
 def literal(b: Builder, dtype: DType, *shape: int) -> Value:
     count = math.prod(shape)
     values = tuple(math.sin(1.7 * i + 0.3) for i in range(count))
-    made: Value = b.literal(dtype=dtype, shape=shape, values=values)
-    return made
+    return b.literal(dtype=dtype, shape=shape, values=values)
 
 
 OPS: dict[str, tuple[Sequence[Shape], Make]] = {
@@ -92,15 +91,15 @@ OPS: dict[str, tuple[Sequence[Shape], Make]] = {
     "rotary partial": ([(B, 2, S, 8)], lambda b, v: b.rotary(v[0], *angles(b, 2), interleaved=True)),
     "attention": (
         [(B, 4, S, 8), (B, 4, 7, 8), (B, 4, 7, 8), (S, 7)],
-        lambda b, v: b.attention(*v[:3], b.less_equal(v[3], b.add(v[3], v[3])), scale=0.4),
+        lambda b, v: b.attention(v[0], v[1], v[2], b.less_equal(v[3], b.add(v[3], v[3])), scale=0.4),
     ),
     "attention grouped": (
         [(B, 4, S, 8), (B, 2, 7, 8), (B, 2, 7, 8), (B, 1, S, 7)],
-        lambda b, v: b.attention(*v[:3], b.less_equal(v[3], b.add(v[3], v[3]))),
+        lambda b, v: b.attention(v[0], v[1], v[2], b.less_equal(v[3], b.add(v[3], v[3]))),
     ),
     "attention bias": (
         [(B, 4, S, 8), (B, 1, 7, 8), (B, 1, 7, 8), (1, 4, 1, 7)],
-        lambda b, v: b.attention(*v[:3], b.less_equal(v[3], b.add(v[3], v[3])), v[3]),
+        lambda b, v: b.attention(v[0], v[1], v[2], b.less_equal(v[3], b.add(v[3], v[3])), v[3]),
     ),
 }  # fmt: skip
 

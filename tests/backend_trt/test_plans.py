@@ -153,9 +153,11 @@ def test_widths_that_are_given_stay():
 
 @pytest.mark.parametrize(("heads", "slots"), [(8, 65536), (1, 4096), (112, 131072)])
 def test_the_mask_of_a_default_plan_has_a_bound(heads, slots):
-    for spec in plan_specs(dims(8, slots, slots), product=heads):
-        if spec.sizes["S"] > 64:
-            assert heads * spec.sizes["S"] * spec.sizes["C"] <= 2**27
+    plans = [spec.sizes for spec in plan_specs(dims(8, slots, slots), product=heads)]
+    wide = [heads * sizes["S"] * sizes["C"] for sizes in plans if sizes["S"] > 64]
+    assert max(wide, default=0) <= 2**27
+    assert max(sizes["C"] for sizes in plans) == slots
+    assert max(sizes["S"] for sizes in plans) >= 64
 
 
 def long_model(kind):

@@ -104,7 +104,7 @@ def weight(b: Builder, dtype: DType, scale: tuple[int, int], *, zero: bool, to: 
         b.random(key="z", dtype=DType.f32, shape=scale, std=2.0, name="z"), unit, dtype=dtype, name="zeros"
     )
     parameters = [scales, *([zeros] if zero else [])]
-    return b.dequantize(b.quantize(wide, *parameters, dtype=dtype), *parameters, dtype=to)  # type: ignore[no-any-return]
+    return b.dequantize(b.quantize(wide, *parameters, dtype=dtype), *parameters, dtype=to)
 
 
 @pytest.mark.parametrize("dtype", [DType.i8, DType.i4, DType.f8e4m3])

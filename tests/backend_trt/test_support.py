@@ -15,9 +15,9 @@ from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange
 from compiler.ir.specialize import bind_dims
-from tests.backend_trt.cases.draft import Case
+from tests.backend_trt.build_checks import BuildResult, build_and_compare
+from tests.backend_trt.cases.case_builder import Case
 from tests.backend_trt.cases.every import every_case
-from tests.backend_trt.trials import Trial, attempt
 
 PER_TYPE = 2
 TELLING = {
@@ -59,11 +59,11 @@ def test_it_builds_exactly_where_declared(kind):
     wrong, tried = {}, 0
     for case in SPREAD[kind]:
         try:
-            graph, draft = case.graph()
+            graph, made = case.graph()
         except GraphError:
             continue
         tried += 1
-        mismatch = attempt(graph, draft.weights, draft.values).mismatch(graph)
+        mismatch = build_and_compare(graph, made.weights, made.values).mismatch(graph)
         if mismatch:
             wrong[f"{case.dtype} {case.label}"] = mismatch
     assert tried
@@ -80,10 +80,10 @@ def test_all_that_is_declared_has_a_rule():
 
 def test_a_mismatch_is_seen_both_ways():
     good, bad = graph_of(lambda b, x: b.relu(x)), graph_of(lambda b, x: b.softmax(b.reshape(x, shape=(8,)), axis=0), 8)
-    assert not Trial(True).mismatch(good)
-    assert "does not build" in Trial(False, "no kernel").mismatch(good)
-    assert "it builds" in Trial(True).mismatch(bad)
-    assert not Trial(False, "no kernel").mismatch(bad)
+    assert not BuildResult(True).mismatch(good)
+    assert "does not build" in BuildResult(False, "no kernel").mismatch(good)
+    assert "it builds" in BuildResult(True).mismatch(bad)
+    assert not BuildResult(False, "no kernel").mismatch(bad)
 
 
 def graph_of(make, *shape, dtype=DType.f32):

@@ -71,7 +71,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown tensor": (lambda folder: edit_weights(folder, extra_tensor), "'gpt_neox.surprise'"),
     "unsupported value": (lambda folder: edit_config(folder, hidden_act="mish2"), "'hidden_act'"),
     "unsupported model": (lambda folder: edit_config(folder, model_type="llama"), "'model_type' is 'llama'"),
-    "strange end": (lambda folder: edit_config(folder, eos_token_id="<end>"), "'eos_token_id' of config.json"),
+    "strange end": (
+        lambda folder: edit_config(folder, eos_token_id="<end>"),
+        "config.json: the key 'eos_token_id' is '<end>'",
+    ),
     "code in a .bin": (malicious_bin, "pytorch_model.bin"),
 }
 

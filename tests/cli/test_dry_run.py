@@ -32,9 +32,16 @@ def _nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("data is read")
 
     monkeypatch.setattr("llmc.compiling.driver.emit", read)
-    monkeypatch.setattr("compiler.ir.tensor_data.read_tensor", read, raising=False)
+    monkeypatch.setattr("compiler.ir.tensor_data.read_tensor", read)
     monkeypatch.setattr("compiler.ir.interpreter.Interpreter.evaluate", read)
     monkeypatch.setattr(CalibrationSource, "windows", read)
+
+
+def test_reading_data_would_be_noticed(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match="data is read"):
+        api.compile(MODEL, tmp_path / "engine", dtype="float32", max_seq=64)
+    with pytest.raises(pytest.fail.Exception, match="data is read"):
+        api.compile(MODEL, tmp_path / "engine", passes="quant=awq", max_seq=64)
 
 
 def test_a_model_of_20_billion_parameters_is_told_from_its_config(tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_an_installed_package_goes_through_every_command(installed: Path, tmp_pa
     assert json.loads(ok("inspect", engine, "--json"))["ops"]["soft_gate"] == 4
     assert "defined in llmc_example.passes" in ok("passes", "gate")
     assert json.loads(ok("passes", "drop-gates", "--json"))[0]["plugin"] == "llmc-example"
+    parts = {part["name"]: part["file"] for part in json.loads(ok("ops", "soft_gate", "--json"))[0]["parts"]}
+    assert {name for name, file in parts.items() if file is None} == {"TensorRT support"}
     ok("opt", dumps / "02-gate.ir", "--passes", "drop-gates", "-o", tmp_path / "dropped.ir")
     difference = llmc("diff", dumps / "02-gate.ir", tmp_path / "dropped.ir")
     assert difference.status == 1

@@ -1,5 +1,7 @@
 """Building graphs."""
 
+import inspect
+
 import pytest
 from hypothesis import given
 
@@ -8,7 +10,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange, Graph
-from compiler.ir.op import Origin, Value
+from compiler.ir.op import OPS, Origin, Value, op_kind
 from compiler.ir.types import TensorType
 from compiler.ir.verifier import verify
 from tests.strategies import graphs
@@ -60,7 +62,7 @@ def test_scopes_set_the_module_and_end_after_an_error():
         with b.scope("b"):
             b.relu(x)
         with pytest.raises(GraphError), b.scope("c", "layers.0.mlp"):
-            b.cast(x)
+            b.op("cast", x)
         b.relu(x)
     b.relu(x)
     graph = b.build()
@@ -72,9 +74,37 @@ def test_results_are_a_value_or_a_tuple_if_names_are_given():
     b = Builder()
     x = b.input("x", DType.f16, 4)
     assert b.split(x, axis=0, sizes=(1, 3), names=("p", "q"))[1].type.shape == (3,)
-    assert b.relu(x, names=("only",)) == (Value("only", x.type),)
+    assert b.op("relu", x, names=("only",)) == (Value("only", x.type),)
     with pytest.raises(GraphError, match=r"^split has 2 results but 1 names: r$"):
-        b.split(x, axis=0, sizes=(1, 3), name="r")
+        b.op("split", x, axis=0, sizes=(1, 3), name="r")
+
+
+def test_an_op_is_appended_by_the_name_of_its_kind_or_by_the_kind():
+    b = Builder()
+    x = b.input("x", DType.f16, 4)
+    left, right = b.op("split", x, axis=0, sizes=[1, 3], names=("left", "right"))
+    assert b.op(op_kind("concat"), right, left, axis=0, name="joined").type == x.type
+    assert names(b.build()) == ["left", "right", "joined"]
+    with pytest.raises(GraphError, match=r"^there is no op 'rlu'; did you mean 'relu'\?"):
+        b.op("rlu", x)
+
+
+def test_an_op_is_emitted_again_from_its_parts():
+    b = Builder()
+    b.split(b.input("x", DType.f16, 4), axis=0, sizes=(1, 3), names=("a", "b"))
+    (op,) = b.ops
+    again = b.emit(op.kind, op.operands, op.attrs, ("a", "c"))
+    assert [value.name for value in again] == ["a_2", "c"]
+    assert b.ops[1].attrs == op.attrs
+    with pytest.raises(GraphError, match=r"^split has 2 results but 1 names: split$"):
+        b.emit(op.kind, op.operands, op.attrs)
+
+
+def test_methods_are_listed_and_show_what_their_ops_mean():
+    b = Builder()
+    assert set(OPS) <= set(dir(b))
+    assert b.gelu.__doc__ == op_kind("gelu").doc
+    assert list(inspect.signature(b.gelu).parameters) == ["x", "tanh"]
 
 
 def test_errors():

@@ -7,8 +7,7 @@ from textwrap import dedent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compiler.ir.diff import diff_graphs
-from compiler.ir.diff_text import format_diff
+from compiler.ir.diff import diff_graphs, format_diff
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Origin
 from compiler.ir.parser import parse_graph

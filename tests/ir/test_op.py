@@ -17,7 +17,6 @@ from compiler.ir.op import (
     make_op,
     op,
     op_kind,
-    op_kinds,
     with_operands,
 )
 from compiler.ir.types import TensorType
@@ -54,11 +53,8 @@ def test_a_signature_is_the_schema(plugin: OpKind):
     assert plugin.defaults == {"sizes": (), "tag": "t"}
 
 
-def test_kinds_are_found_by_name_and_listed_in_order():
+def test_kinds_are_found_by_name():
     assert op_kind("slice").rule.__name__ == "slice_"
-    names = [kind.name for kind in op_kinds()]
-    assert names == sorted(names)
-    assert {"linear", "const", "reshape"} <= set(names)
 
 
 def test_an_unknown_kind():

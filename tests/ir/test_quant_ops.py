@@ -20,8 +20,7 @@ from compiler.store import write_ranks
 
 
 def literal(b: Builder, values: Tensor, dtype: DType, name: str) -> Value:
-    made: Value = b.literal(dtype=dtype, shape=tuple(values.shape), values=tuple(values.flatten().tolist()), name=name)
-    return made
+    return b.literal(dtype=dtype, shape=tuple(values.shape), values=tuple(values.flatten().tolist()), name=name)
 
 
 def quantized(x: Tensor, scale: Tensor, dtype: DType, zero: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -159,5 +158,5 @@ def test_a_cut_within_a_block_is_left_where_it_is() -> None:
 
 def test_only_what_is_stored_is_streamed() -> None:
     streamed = dict(stream_constants(sink_pieces(weights(DType.i4, (4, 3)))))
-    assert all(value.type.dtype in (DType.i4, DType.f32) for value in streamed)
-    assert all(tensor.dtype in (torch.int8, torch.float32) for tensor in streamed.values())
+    assert {value.type.dtype for value in streamed} == {DType.i4, DType.f32}
+    assert {tensor.dtype for tensor in streamed.values()} == {torch.int8, torch.float32}

@@ -55,9 +55,8 @@ def test_a_replacement_takes_the_name_and_shows_the_pass() -> None:
     def visit(op: Op, b: RewriteBuilder) -> Replacement:
         if op.kind.name != "relu":
             return None
-        half: Value = b.scale(op.operands[0], factor=0.5)
-        doubled: Value = b.scale(half, factor=2.0, name="doubled")
-        return doubled
+        half = b.scale(op.operands[0], factor=0.5)
+        return b.scale(half, factor=2.0, name="doubled")
 
     swept = sweep(CHAIN, visit, pass_name="halve")
     assert ops_of(swept) == [
@@ -132,7 +131,7 @@ def test_an_op_that_refuses_its_operands_can_have_others() -> None:
 
 @rule(P.tanh(P.relu("x")))
 def drop_relu(match: Match, b: RewriteBuilder) -> Outcome:
-    return b.tanh(match["x"])  # type: ignore[no-any-return]
+    return b.tanh(match["x"])
 
 
 def test_a_rule_replaces_what_it_matches() -> None:
@@ -179,13 +178,15 @@ def test_the_trace_shows_nearest_misses_and_what_never_occurred() -> None:
     misses = Rule("capped", P.tanh(P.relu(P.tanh(P.scale("x")))), lambda match, b: match["x"])
     absent = Rule("absent", P.softmax(P.one_of(P.add(P.matmul("x", "k"), "b"), "x")), lambda match, b: match["x"])
     small = Rule("small", P.tanh(P.gelu("x")), lambda match, b: match["x"])
+    far = Rule("far", P.tanh(P.gelu(P.tanh(P.scale("x")))), lambda match, b: match["x"])
     with Trace().active() as trace:
-        assert apply_rules(CHAIN, [misses, absent, small], pass_name="fuse") is CHAIN
+        assert apply_rules(CHAIN, [misses, absent, small, far], pass_name="fuse") is CHAIN
     assert trace.text() == (
         "fuse\n"
         "  capped: applied to 0 of 2\n"
         "    nearest miss (3 of 4 ops) %a.third from model.a: expected scale, found the input %x\n"
         "  absent: met no softmax\n"
+        "  far: applied to 0 of 2\n"
         "  nothing to do for small\n"
     )
 

@@ -1,5 +1,7 @@
 """Unpacking of the words in which other tools store weights."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +13,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.interpreter import Interpreter
 
 
-def unpacked(words: torch.Tensor, dtype: DType, **attrs: object) -> torch.Tensor:
+def unpacked(words: torch.Tensor, dtype: DType, **attrs: Any) -> torch.Tensor:
     """The op's result for an input."""
     b = Builder()
     b.output("y", b.unpack(b.input("x", dtype, *words.shape), **attrs))
@@ -82,7 +84,7 @@ def test_columns_are_sorted_by_group() -> None:
         (DType.i32, {"bits": 8, "axis": 0, "order": (0, 1, 2, 2)}, "is no order of the integers of a word"),
     ],
 )
-def test_bad_uses(dtype: DType, attrs: dict[str, object], message: str) -> None:
+def test_bad_uses(dtype: DType, attrs: dict[str, Any], message: str) -> None:
     b = Builder()
     with pytest.raises(GraphError, match=message):
         b.unpack(b.input("x", dtype, 4, 4), **attrs)

@@ -7,14 +7,16 @@ TensorRT-RTX 1.6.1; the package `tensorrt`, which builds only where there is a G
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from compiler.errors import TargetError
 from compiler.ir.dims import Dim, Shape
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
+from compiler.plugins import Registry
 
 MOST_DIMS = 8
 """The most dims that a tensor of TensorRT has."""
@@ -78,6 +80,16 @@ class Entry:
     conditions: tuple[Condition, ...] = ()
     indices: int | None = None
 
+    @property
+    def types_text(self) -> str:
+        """The element types as a table shows them, such as `f32 f16; indices i64 i32`."""
+        return _listed(self.types) + (f"; indices {_listed(INDICES)}" if self.indices is not None else "")
+
+    @property
+    def conditions_text(self) -> str:
+        """What else must hold, as a table shows it; empty if there is nothing."""
+        return "; ".join(condition.needs for condition in self.conditions)
+
     def refusal(self, op: Op, setting: Setting) -> Refusal | None:
         """Why TensorRT does not take an op; None if it does."""
         for value in (*op.operands, *(op.results if op.kind.name in _FREE else ())):
@@ -92,6 +104,10 @@ class Entry:
                 given = ", ".join(str(value.type) for value in op.operands)
                 return Refusal(f"{condition.needs}; it is given {given}", condition.mend)
         return None
+
+
+def _listed(types: Set[DType]) -> str:
+    return " ".join(dtype.value for dtype in DType if dtype in types)
 
 
 def value_refusal(value: Value, types: Set[DType], is_layer: bool) -> Refusal | None:
@@ -209,36 +225,33 @@ _PLACED = Condition(
 )
 
 DEFAULT = Entry()
-"""What is taken to hold of an op whose rule is a plugin's."""
+"""What is taken to hold of an op that nothing is declared of, such as one whose rule is a plug-in's."""
 
-_NUMBER_OPS = ("add", "sub", "mul", "less", "less_equal")
-_FLOAT_OPS = (
-    "div", "scale", "relu", "gelu", "silu", "sigmoid", "tanh", "cos", "sin", "matmul", "layer_norm", "rms_norm",
-)  # fmt: skip
+SUPPORT = Registry[Entry]("what TensorRT takes of the op {!r} is declared already", TargetError)
+"""What TensorRT takes of each kind of op."""
 
-SUPPORT: Mapping[str, Entry] = {
-    **dict.fromkeys(_NUMBER_OPS, Entry(NUMBERS)),
-    **dict.fromkeys(_FLOAT_OPS, Entry(FLOATS)),
-    "logical_and": Entry(frozenset({DType.bool})),
-    "where": Entry(EVERY),
-    "clamp": Entry(NUMBERS - {DType.i8}, (_BOUNDS,)),
-    "cast": Entry(EVERY | {DType.u8}),
-    "reshape": Entry(EVERY | {DType.f8e4m3}, (_SIZES,)),
-    "transpose": Entry(EVERY | {DType.f8e4m3}),
-    "concat": Entry(EVERY | {DType.f8e4m3}),
-    "slice": Entry(EVERY, (_SIZES,)),
-    "split": Entry(EVERY, (_SIZES,)),
-    "broadcast": Entry(EVERY, (_SIZES,)),
-    "iota": Entry(INDICES, (_SIZES,)),
-    "embedding": Entry(EVERY, indices=1),
-    "gather_rows": Entry(EVERY, indices=1),
-    "linear": Entry(FLOATS, (_TWO_DIMS,)),
-    "softmax": Entry(FLOATS, (_TWO_DIMS,)),
-    "rotary": Entry(FLOATS, (_SOME_TURN,)),
-    "attention": Entry(FLOATS | {DType.bool}),
-    "amax": Entry(FLOATS, (_TWO_DIMS,)),
-    "quantize": Entry(FLOATS, (_NO_ZERO, _ONE_AXIS)),
-    "dequantize": Entry(FLOATS | {DType.i8, DType.f8e4m3}, (_NO_ZERO, _ONE_AXIS)),
-    "kv_update": Entry(FLOATS | {DType.i32, DType.i8, DType.f8e4m3}, (_CAPACITY, _ENDS, _PLACED)),
-}
-"""What TensorRT takes of each kind of op that has a rule."""
+
+def declare(entry: Entry, *kinds: str) -> None:
+    """Say what TensorRT takes of these kinds of op, which have rules; TargetError if it is said of one already."""
+    for kind in kinds:
+        SUPPORT.add(kind, entry, entry)
+
+
+declare(Entry(NUMBERS), "add", "sub", "mul", "less", "less_equal")
+declare(Entry(FLOATS), "div", "scale", "relu", "gelu", "silu", "sigmoid", "tanh", "cos", "sin")
+declare(Entry(FLOATS), "matmul", "layer_norm", "rms_norm")
+declare(Entry(frozenset({DType.bool})), "logical_and")
+declare(Entry(EVERY), "where")
+declare(Entry(NUMBERS - {DType.i8}, (_BOUNDS,)), "clamp")
+declare(Entry(EVERY | {DType.u8}), "cast")
+declare(Entry(EVERY | {DType.f8e4m3}, (_SIZES,)), "reshape")
+declare(Entry(EVERY | {DType.f8e4m3}), "transpose", "concat")
+declare(Entry(EVERY, (_SIZES,)), "slice", "split", "broadcast")
+declare(Entry(INDICES, (_SIZES,)), "iota")
+declare(Entry(EVERY, indices=1), "embedding", "gather_rows")
+declare(Entry(FLOATS, (_TWO_DIMS,)), "linear", "softmax", "amax")
+declare(Entry(FLOATS, (_SOME_TURN,)), "rotary")
+declare(Entry(FLOATS | {DType.bool}), "attention")
+declare(Entry(FLOATS, (_NO_ZERO, _ONE_AXIS)), "quantize")
+declare(Entry(FLOATS | {DType.i8, DType.f8e4m3}, (_NO_ZERO, _ONE_AXIS)), "dequantize")
+declare(Entry(FLOATS | {DType.i32, DType.i8, DType.f8e4m3}, (_CAPACITY, _ENDS, _PLACED)), "kv_update")

@@ -33,7 +33,7 @@ class Awq(Uncached):
             options.only(name, "gemm")
         options.without("backend", "llm-awq")
         options.only("zero_point", True, False)  # zero points are stored either way
-        self.group = options.get("group_size", "q_group_size", kind=int, default=128)
+        self.group = options.take("group_size", int, aliases=["q_group_size"], default=128)
 
     def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
         """See `Scheme.weight`."""

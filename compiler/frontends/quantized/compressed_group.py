@@ -31,7 +31,7 @@ class Group:
         """Read the group's options; ConfigError if one is not supported."""
         options.only("format", *FORMATS)
         self._file = options.file
-        self.targets = [str(target) for target in options.get("targets", kind=list)]
+        self.targets = [str(target) for target in options.take("targets", list)]
         weights = options.section("weights")
         weights.only("dynamic", False)
         self._blocks = _Blocks(weights)
@@ -115,16 +115,16 @@ class Group:
         stored = weights.raw(tensor, *shape, dtypes=(DType.i8,), name=f"{name}.zero.stored")
         shaped = weights.b.reshape(stored, shape=(rows, groups), name=f"{name}.zero.blocks")
         if dtype is DType.i8:
-            return shaped  # type: ignore[no-any-return]
-        return weights.b.cast(shaped, dtype=dtype, name=f"{name}.zero")  # type: ignore[no-any-return]
+            return shaped
+        return weights.b.cast(shaped, dtype=dtype, name=f"{name}.zero")
 
     def _unpacked(self, weights: Weights, words: Value, axis: int, size: int, name: str) -> Value:
         """The integers of words, without what fills the last word."""
         b = weights.b
-        every: Value = b.unpack(words, bits=self._bits, axis=axis, name=name)
+        every = b.unpack(words, bits=self._bits, axis=axis, name=name)
         if every.type.shape[axis] == size:
             return every
-        return b.slice(every, axis=axis, start=0, size=size, name=f"{name}.cut")  # type: ignore[no-any-return]
+        return b.slice(every, axis=axis, start=0, size=size, name=f"{name}.cut")
 
     def _enter(self, weights: Weights, module: str, name: str) -> Enter | None:
         if self._activations is None:
@@ -172,14 +172,14 @@ class _Blocks:
     """Which weights share a scale."""
 
     def __init__(self, options: Options) -> None:
-        size = options.get("group_size", kind=int, default=0)
+        size = options.take("group_size", int, default=0)
         usual = "group" if size > 0 else "channel" if size < 0 else "tensor"
         self.strategy: str = options.only("strategy", *_STRATEGIES, default=usual)
         self._shape: tuple[int, ...] = ()
         if self.strategy == "group":
-            self._shape = (1, options.get("group_size", kind=int))
+            self._shape = (1, options.take("group_size", int))
         elif self.strategy == "block":
-            self._shape = tuple(map(int, options.get("block_structure", kind=list)))
+            self._shape = tuple(map(int, options.take("block_structure", list)))
 
     def of(self, out: int, width: int) -> tuple[int, ...]:
         """The shape of the parts of a weight `[out, width]` that have one scale each."""
@@ -188,12 +188,12 @@ class _Blocks:
 
 def _activations(options: Options) -> Options | None:
     """How inputs are quantized; None if they are not."""
-    if options.get("output_activations", kind=dict, default={}):
+    if options.take("output_activations", dict, default={}):
         raise ConfigError(
             f"{options.file} sets 'output_activations', which is not supported",
             hint="compile the unquantized checkpoint, and let llmc quantize it",
         )
-    if not options.get("input_activations", kind=dict, default={}):
+    if not options.take("input_activations", dict, default={}):
         return None
     found = options.section("input_activations")
     found.only("num_bits", 8)

@@ -31,13 +31,13 @@ class CompressedTensors:
         options.only("format", *FORMATS)
         options.only("quantization_status", "compressed", "frozen")
         options.only("transform_config", {})
-        if options.get("sparsity_config", kind=dict, default={}):
+        if options.take("sparsity_config", dict, default={}):
             options.section("sparsity_config").only("format", "dense")
         groups = options.section("config_groups")
         self._targets = {
             target: group for group in map(Group, map(groups.section, groups.values)) for target in group.targets
         }
-        cache = options.get("kv_cache_scheme", kind=dict, default={})
+        cache = options.take("kv_cache_scheme", dict, default={})
         self._cache = cache_type(options.section("kv_cache_scheme")) if cache else None
 
     @property

@@ -38,13 +38,13 @@ class Gptq(Uncached):
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
         self.options = options
-        self.bits: int = options.get("bits", kind=int)
+        self.bits: int = options.take("bits", int)
         options.only("bits", 2, 3, 4, 8)
-        self.group: int | None = options.get("group_size", kind=int, default=None)
-        self.sorted: bool | None = options.get("desc_act", kind=bool, default=None)
-        self.symmetric: bool | None = options.get("sym", kind=bool, default=None)
+        self.group: int | None = options.take("group_size", int, default=None)
+        self.sorted: bool | None = options.take("desc_act", bool, default=None)
+        self.symmetric: bool | None = options.take("sym", bool, default=None)
         self.less_one = options.only("checkpoint_format", "gptq", "gptq_v2") == "gptq"
-        quantizer = options.get("meta", kind=dict, default={}).get("quantizer", "")
+        quantizer = options.take("meta", dict, default={}).get("quantizer", "")
         gptqmodel = re.search(r"gptqmodel:(\d+)", str(quantizer).lower())
         self.by_word = self.bits != 3 or (gptqmodel is not None and int(gptqmodel[1]) < 7)
         options.only("dynamic", {})
@@ -148,7 +148,7 @@ class Gptq(Uncached):
             b.literal(dtype=zero.type.dtype, shape=(1,), values=(value,)) for value in (1, half - 1, -half)
         )
         added = b.add(zero, one, name=f"{name}.zero.added")
-        return b.where(b.less(zero, largest), added, least, name=f"{name}.zero.plus_one")  # type: ignore[no-any-return]
+        return b.where(b.less(zero, largest), added, least, name=f"{name}.zero.plus_one")
 
     def _restored(self, weights: Weights, words: Value, name: str) -> Value:
         """Add to the words what was subtracted from them; carries go to the next integer, as borrows came from it."""
@@ -157,7 +157,7 @@ class Gptq(Uncached):
         literal = b.literal(dtype=DType.i32, shape=(len(values),), values=values, name=f"{name}.zero.ones")
         rows = b.reshape(words, shape=(groups, count // len(values), len(values)), name=f"{name}.zero.turns")
         added = b.add(rows, literal, name=f"{name}.zero.added")
-        return b.reshape(added, shape=(groups, count), name=f"{name}.zero.plus_one")  # type: ignore[no-any-return]
+        return b.reshape(added, shape=(groups, count), name=f"{name}.zero.plus_one")
 
     def _words(self, module: str, count: int) -> int:
         whole = 96 if self.bits == 3 else 32

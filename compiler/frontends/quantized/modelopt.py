@@ -52,7 +52,7 @@ class ModelOpt:
         name = inner.only("quant_algo", "", *_ALGORITHMS)
         self._algorithm = _ALGORITHMS.get(name)
         inner.only("has_zero_point", False)
-        self._group = inner.get("group_size", kind=int, default=0)
+        self._group = inner.take("group_size", int, default=0)
         self._cache = _cache_type(inner)
 
     @property
@@ -73,7 +73,7 @@ class ModelOpt:
             if out % 2:
                 raise CheckpointError(f"{module} has {out} outputs, an odd number, of which bytes hold two each")
             pairs = weights.raw(tensor, out // 2, width, dtypes=(DType.u8,), name=f"{name}.words")
-            q: Value = b.unpack(pairs, bits=4, axis=0, signed=True, name=f"{name}.packed")
+            q = b.unpack(pairs, bits=4, axis=0, signed=True, name=f"{name}.packed")
         else:
             q = weights.raw(tensor, out, width, dtypes=(dtype,), name=f"{name}.packed")
         return Packed(q, scale, None, self._enter(weights, module, width, name))

@@ -10,6 +10,7 @@ from compiler.errors import CheckpointError, ConfigError
 from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
+from compiler.json_fields import Fields, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ Enter = Callable[[Builder, Value], Value]
 """Appends what happens to the input of a linear, and returns the result."""
 
 
-_REQUIRED: Any = object()
+_HINT = "correct it there: the tool that wrote the checkpoint, or its documentation, says what it is"
 
 
 @dataclass(frozen=True)
@@ -67,31 +68,21 @@ class Scheme(Protocol):
         ...
 
 
-class Options:
+class Options(Fields):
     """The options of a quantized checkpoint, from one of its files, for which every value must be supported."""
 
     def __init__(self, file: str, values: Mapping[str, Any]) -> None:
+        super().__init__(values, label=file, error=ConfigError, hint=_HINT)
         self.file = file
-        self.values = values
 
-    def get(self, *names: str, kind: type, default: Any = _REQUIRED) -> Any:
-        """The value of the first name that is there; ConfigError if it has another type, or is missing and required."""
-        for name in names:
-            value = self.values.get(name)
-            if value is not None:
-                if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                    raise ConfigError(f"{self.file} sets {name!r} to {value!r}; it must be of type {kind.__name__}")
-                return value
-        if default is _REQUIRED:
-            raise ConfigError(
-                f"{self.file} has no {names[0]!r}",
-                hint="add it there: the tool that wrote the checkpoint, or its documentation, says what it is",
-            )
-        return default
+    def says(self, key: str) -> str:
+        """How a message about a key begins: `config.json, quantization_config, sets 'bits' to 5`."""
+        value = self.values.get(key)
+        return f"{self.file} has no {key!r}" if value is None else f"{self.file} sets {key!r} to {shown(value)}"
 
-    def section(self, name: str) -> Options:
-        """The options that are the value of a name; ConfigError if they are missing or no object."""
-        return Options(f"{self.file.removesuffix(',')}, {name},", self.get(name, kind=dict))
+    def section(self, key: str) -> Options:
+        """The options that are the value of a key; ConfigError if they are missing or no object."""
+        return Options(f"{self.file.removesuffix(',')}, {key},", self.take(key, dict))
 
     def without(self, name: str, *unsupported: str) -> None:
         """ConfigError if the value is one of these."""
@@ -109,9 +100,9 @@ class Options:
         return value
 
     def _unsupported(self, name: str, *supported: Any, value: Any = None) -> ConfigError:
-        named = ", ".join(repr(one) for one in supported if one not in ("", {}))
+        named = ", ".join(shown(one) for one in supported if one not in ("", {}))
         return ConfigError(
-            f"{self.file} sets {name!r} to {self.values.get(name, value)!r}, which is not supported"
+            f"{self.file} sets {name!r} to {shown(self.values.get(name, value))}, which is not supported"
             + (f"; supported: {named}" if named else ""),
             hint="compile the unquantized checkpoint, and let llmc quantize it",
         )
@@ -168,7 +159,7 @@ def wide(b: Builder, scale: Value, name: str) -> Value:
 
 def transposed(b: Builder, x: Value, name: str) -> Value:
     """A matrix with its dims swapped."""
-    return b.transpose(x, perm=(1, 0), name=name)  # type: ignore[no-any-return]
+    return b.transpose(x, perm=(1, 0), name=name)
 
 
 def ordered(b: Builder, q: Value, groups: Value, count: int, name: str) -> tuple[Value, Enter]:
@@ -191,6 +182,6 @@ def ordered(b: Builder, q: Value, groups: Value, count: int, name: str) -> tuple
         )
         features = b.transpose(x, perm=(0, 2, 1), name="features")
         found = b.gather_rows(features, rows, name="features.sorted")
-        return b.transpose(found, perm=(0, 2, 1), name="input.sorted")  # type: ignore[no-any-return]
+        return b.transpose(found, perm=(0, 2, 1), name="input.sorted")
 
     return transposed(b, columns, f"{name}.packed"), enter

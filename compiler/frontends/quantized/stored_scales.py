@@ -65,7 +65,7 @@ def single(weights: Weights, tensor: str, shape: Sequence[int], dtypes: Sequence
     if any(size != 1 for size in stored):
         raise CheckpointError(f"the tensor {tensor!r} is {shape_text(stored)}, not one number")
     value = weights.raw(tensor, *stored, dtypes=dtypes, name=f"{name}.stored")
-    return weights.b.reshape(value, shape=tuple(shape), name=name)  # type: ignore[no-any-return]
+    return weights.b.reshape(value, shape=tuple(shape), name=name)
 
 
 def static_input(weights: Weights, module: str, dtype: DType, name: str, *, zero: bool = False) -> Enter:
@@ -77,7 +77,7 @@ def static_input(weights: Weights, module: str, dtype: DType, name: str, *, zero
 
     def enter(b: Builder, x: Value) -> Value:
         q = b.quantize(x, scale, offset, dtype=dtype, name="x.packed")
-        return b.dequantize(q, scale, offset, dtype=x.type.dtype, name="x.rounded")  # type: ignore[no-any-return]
+        return b.dequantize(q, scale, offset, dtype=x.type.dtype, name="x.rounded")
 
     return enter
 
@@ -90,7 +90,7 @@ def token_input(dtype: DType) -> Enter:
         ratio = b.scale(largest, factor=1 / LARGEST[dtype], name="x.ratio")
         scale = b.clamp(ratio, min=_LEAST_SCALE, max=float("inf"), name="x.scale")
         q = b.quantize(x, scale, dtype=dtype, name="x.packed")
-        return b.dequantize(q, scale, dtype=x.type.dtype, name="x.rounded")  # type: ignore[no-any-return]
+        return b.dequantize(q, scale, dtype=x.type.dtype, name="x.rounded")
 
     return enter
 
@@ -100,7 +100,7 @@ def scaled_input(weights: Weights, tensor: str, width: int, name: str) -> Enter:
     factors = weights.take(tensor, width, name=f"{name}.pre_quant_scale")
 
     def enter(b: Builder, x: Value) -> Value:
-        return b.mul(x, factors, name="x.scaled")  # type: ignore[no-any-return]
+        return b.mul(x, factors, name="x.scaled")
 
     return enter
 

@@ -1,4 +1,4 @@
-"""The factors of sizes.
+"""Atoms: the factors of the sizes of axes, shared by all tensors that have them.
 
 An axis of 128 that is reshaped to 4 heads of 32 has two factors: 4, then 32. Factors that stand for the same thing in
 several tensors are one *atom*; to split an atom is to split all of those tensors, each rank keeping the indices that
@@ -16,7 +16,7 @@ from compiler.ir.dims import Affine, Dim
 
 @dataclass(eq=False, slots=True)
 class Atom:
-    """A factor of a size.
+    """A factor of the size of an axis.
 
     Attributes:
         size: its size.

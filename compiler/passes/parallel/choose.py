@@ -131,7 +131,7 @@ def _compatible(index: Index, candidates: list[Pair]) -> list[Pair]:
 
 
 def _reason(index: Index, op: Op) -> str:
-    """Why a linear stays whole."""
+    """The reason why a linear is not split, as the rest of a sentence."""
     layout = index.layout
     if index.is_head(op):
         return "its results are an output of the graph; embed=vocab or embed=hidden splits the output head"

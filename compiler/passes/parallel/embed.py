@@ -1,4 +1,4 @@
-"""Embedding tables and output heads in pieces."""
+"""The pass `embed`: it splits embedding tables and output heads over ranks."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class _Splitting:
     def _look_up_columns(self, op: Op, b: RewriteBuilder) -> Value:
         table, ids = op.operands
         rows = b.embedding(self._piece(table, 1, b), ids, name="columns")
-        return b.all_gather(rows, axis=rows.type.rank - 1, parts=self.ranks)  # type: ignore[no-any-return]
+        return b.all_gather(rows, axis=rows.type.rank - 1, parts=self.ranks)
 
     def _look_up_rows(self, op: Op, b: RewriteBuilder) -> Value:
         """Tokens of other ranks are looked up as the first of its own, and the result is replaced by zeros."""
@@ -105,13 +105,13 @@ class _Splitting:
         rows = b.embedding(piece, b.where(inside, own, zero, name="safe_ids"), name="rows")
         inside = b.reshape(inside, shape=(*inside.type.shape, 1), name="inside_rows")
         nothing = self._number(rows.type.dtype, 0.0, "nothing", b)
-        return b.all_reduce(b.where(inside, rows, nothing, name="own_rows"), parts=self.ranks)  # type: ignore[no-any-return]
+        return b.all_reduce(b.where(inside, rows, nothing, name="own_rows"), parts=self.ranks)
 
     def _head(self, op: Op, b: RewriteBuilder) -> Value:
         x, *parameters = op.operands
         own = b.linear(x, *[self._piece(value, 0, b) for value in parameters], name="own")
         axis, size = own.type.rank - 1, op.result.type.shape[-1]
-        every: Value = b.all_gather(own, axis=axis, parts=self.ranks, name="padded")
+        every = b.all_gather(own, axis=axis, parts=self.ranks, name="padded")
         return every if every.type == op.result.type else b.slice(every, axis=axis, start=0, size=size)
 
     def _share(self, value: Value, axis: int) -> int:
@@ -124,10 +124,10 @@ class _Splitting:
         """`[1]`: the first row of each rank's piece."""
         firsts = tuple([rank * size for rank in range(self.ranks)])
         rows = b.literal(dtype=dtype, shape=(self.ranks,), values=firsts, name="first_rows")
-        return b.shard(rows, axis=0, parts=self.ranks, name="first_row")  # type: ignore[no-any-return]
+        return b.shard(rows, axis=0, parts=self.ranks, name="first_row")
 
     def _number(self, dtype: DType, value: float, name: str, b: RewriteBuilder) -> Value:
-        return b.literal(dtype=dtype, shape=(1,), values=(value,), name=name)  # type: ignore[no-any-return]
+        return b.literal(dtype=dtype, shape=(1,), values=(value,), name=name)
 
     def _piece(self, value: Value, axis: int, b: RewriteBuilder) -> Value:
         """A rank's piece of a constant, made once; padded with zeros where the ranks do not divide it."""

@@ -79,7 +79,7 @@ class _Emission:
             value = op.result
             attrs["shape"] = local_type(value.type, self.layout.values[value.name], self.splits).shape
         names = tuple([f"{op.kind.name}{i}" for i in range(len(op.results))])
-        self.b.emit(op.kind, *operands, names=names, **attrs)
+        self.b.emit(op.kind, operands, attrs, names)
         return self.b.rename_last(op.results)
 
     def _summed(self, op: Op, operands: list[Value]) -> tuple[Value, ...]:
@@ -96,7 +96,7 @@ class _Emission:
         axis = self.layout.operand(op, 0)[op.attrs["axis"]]
         if not any(leaf in self.splits for leaf in leaves((axis,))):
             return self._on_pieces(op, operands)
-        own = self.b.emit(op.kind, *operands, name="own", **op.attrs)
+        (own,) = self.b.emit(op.kind, operands, op.attrs, ("own",))
         self.b.all_max(own, parts=self.ranks, name="largest")
         return self.b.rename_last(op.results)
 

@@ -1,4 +1,4 @@
-"""What `--explain` says about a whole graph."""
+"""Notes that passes which split a model give on the graph as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the leaves of a layout occur."""
+"""An index of the tensors whose axes hold each leaf, that is each atom without parts, of a layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Split:
 
 
 class Index:
-    """The places of each leaf.
+    """For each leaf of a layout, where it occurs.
 
     Attributes:
         layout: the layout.
@@ -49,11 +49,11 @@ class Index:
                 self.columns.setdefault(leaf, []).append(op)
 
     def summed(self, op: Op) -> list[Atom]:
-        """The leaves that a linear sums over."""
+        """The leaves of the last axis of a linear's input, which it sums over."""
         return leaves(self.layout.operand(op, 0)[-1:])
 
     def made(self, op: Op) -> list[Atom]:
-        """The leaves of a linear's outputs."""
+        """The leaves of the last axis of a linear's result."""
         return leaves(self.layout.values[op.name][-1:])
 
     def free(self, op: Op) -> list[Atom]:

@@ -1,4 +1,4 @@
-"""What the axes of a graph's tensors have in common."""
+"""Layouts: which axes of a graph's tensors stand for the same indices, as atoms that they share."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Layout:
         self.outputs = {leaf for atom, op in self.needed_whole if op is None for leaf in leaves((atom,))}
 
     def operand(self, op: Op, i: int) -> Axes:
-        """The axes of an operand."""
+        """The atoms of an operand's axes."""
         value = op.operands[i]
         return self.uses[op.name, i] if value.name in self.constants else self.values[value.name]
 

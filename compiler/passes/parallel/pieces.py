@@ -47,7 +47,7 @@ def cut(b: Builder, value: Value, axes: Axes, splits: Splits, only: Sequence[int
 def _cut_axis(b: Builder, value: Value, axis: int, atoms: list[Atom], splits: Splits, name: str) -> Value:
     run = _leading_run(atoms, splits)
     if run is not None:
-        return b.shard(value, axis=axis, parts=run.parts, each=run.each, name=name)  # type: ignore[no-any-return]
+        return b.shard(value, axis=axis, parts=run.parts, each=run.each, name=name)
     shape = value.type.shape
     sizes = [atom.size for atom in atoms]
     value = b.reshape(value, shape=(*shape[:axis], *sizes, *shape[axis + 1 :]), name=f"{name}.factors")
@@ -58,7 +58,7 @@ def _cut_axis(b: Builder, value: Value, axis: int, atoms: list[Atom], splits: Sp
     local: Dim = shape[axis]
     for atom in atoms:
         local = _divided(local, splits[atom].parts if atom in splits else 1)
-    return b.reshape(value, shape=(*shape[:axis], local, *shape[axis + 1 :]), name=name)  # type: ignore[no-any-return]
+    return b.reshape(value, shape=(*shape[:axis], local, *shape[axis + 1 :]), name=name)
 
 
 def _leading_run(atoms: list[Atom], splits: Splits) -> Split | None:

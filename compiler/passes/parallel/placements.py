@@ -9,7 +9,7 @@ from compiler.passes.parallel.layout import Axes, Site, placement
 
 @placement(*ELEMENTWISE, "broadcast")
 def elementwise(site: Site) -> None:
-    """Operands broadcast to the result."""
+    """The axes of each operand are those of the result, by broadcasting from the last one backwards."""
     for operand in site.operands:
         site.aligned(operand, site.results[0])
 

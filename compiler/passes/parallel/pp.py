@@ -1,4 +1,4 @@
-"""Pipeline parallelism."""
+"""The pass `pp`: it cuts a model into stages, for pipeline parallelism."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def merge_reductions(graph: Graph, pass_name: str) -> Graph:
             return None
         partial = reduce(b.add, [graph.producers[value.name].operands[0] for value in terms.reduced])
         total = b.all_reduce(partial, parts=terms.parts)
-        return b.add(reduce(b.add, terms.others), total) if terms.others else total  # type: ignore[no-any-return]
+        return b.add(reduce(b.add, terms.others), total) if terms.others else total
 
     return sweep(graph, visit, pass_name=pass_name)
 

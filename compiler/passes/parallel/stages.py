@@ -40,7 +40,7 @@ class Line:
 
 
 def line_of(graph: Graph) -> Line:
-    """The ops to distribute."""
+    """The ops of a graph that stages are made of, with what each costs."""
     constant = constant_values(graph)
     free = {value.name for value in graph.inputs if value.name not in graph.outputs}
     ops: list[Op] = []
@@ -60,7 +60,7 @@ def _weights(op: Op, stored: Set[str]) -> dict[str, int]:
 
 
 def _flops(op: Op, sizes: Mapping[str, int]) -> int:
-    """Multiplications and additions, at the usual sizes."""
+    """How many multiplications and additions the op takes, at the `opt` size of each symbolic dim."""
     made = sum(prod(value.type.sizes(sizes)) for value in op.results)
     operands = [value.type.sizes(sizes) for value in op.operands]
     if op.kind.name in ("linear", "matmul"):

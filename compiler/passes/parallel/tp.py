@@ -1,4 +1,4 @@
-"""Tensor parallelism."""
+"""The pass `tp`: it splits each layer over ranks, for tensor parallelism (Shoeybi et al., 2019)."""
 
 from __future__ import annotations
 

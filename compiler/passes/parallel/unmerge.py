@@ -32,7 +32,7 @@ def _pieces(b: RewriteBuilder, x: Value, sizes: tuple[int, ...]) -> Sequence[Val
         return None
     if op.kind.name in UNARY:
         inner = _pieces(b, op.operands[0], sizes)
-        return None if inner is None else [b.emit(op.kind, piece, name=op.kind.name, **op.attrs) for piece in inner]
+        return None if inner is None else [b.emit(op.kind, (piece,), op.attrs)[0] for piece in inner]
     if op.kind.name != "linear" or not all(map(b.is_constant, op.operands[1:])):
         return None
     parameters = zip(*(_parts(b, value, sizes) for value in op.operands[1:]), strict=True)
@@ -46,4 +46,4 @@ def _parts(b: RewriteBuilder, value: Value, sizes: tuple[int, ...]) -> Sequence[
     if joined is not None and by_rows and tuple(part.type.shape[0] for part in joined.operands) == sizes:
         return joined.operands
     names = tuple([f"{value.name.rpartition('.')[2]}.part{i}" for i in range(len(sizes))])
-    return b.split(value, axis=0, sizes=sizes, names=names)  # type: ignore[no-any-return]
+    return b.split(value, axis=0, sizes=sizes, names=names)

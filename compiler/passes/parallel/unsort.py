@@ -43,7 +43,7 @@ def unsort(graph: Graph, names: Collection[str], pass_name: str) -> Graph:
         x, order = sources[op.name]
         weight = b.producer(op.operands[1])
         assert weight is not None
-        return b.linear(x, _in_place(_dequantized(weight, b), order, b), *op.operands[2:])  # type: ignore[no-any-return]
+        return b.linear(x, _in_place(_dequantized(weight, b), order, b), *op.operands[2:])
 
     return sweep(graph, visit, pass_name=pass_name)
 
@@ -77,7 +77,7 @@ def _dequantized(op: Op, b: RewriteBuilder) -> Value:
 
     def spread(value: Value, name: str) -> Value:
         wide = value if value.type.dtype is DType.f32 else b.cast(value, dtype=DType.f32, name=f"{name}.f32")
-        return b.reshape(wide, shape=(blocks, 1, groups, 1), name=f"{name}.blocks")  # type: ignore[no-any-return]
+        return b.reshape(wide, shape=(blocks, 1, groups, 1), name=f"{name}.blocks")
 
     shape = (blocks, rows // blocks, groups, columns // groups)
     codes = b.reshape(b.cast(q, dtype=DType.f32, name="weight.codes"), shape=shape, name="weight.blocks")
@@ -85,7 +85,7 @@ def _dequantized(op: Op, b: RewriteBuilder) -> Value:
         codes = b.sub(codes, spread(zero[0], "weight.zero"), name="weight.centred")
     wide = b.mul(codes, spread(scale, "weight.scale"), name="weight.scaled")
     flat = b.reshape(wide, shape=(rows, columns), name="weight.f32")
-    return flat if op.attrs["dtype"] is DType.f32 else b.cast(flat, dtype=op.attrs["dtype"], name="weight.wide")  # type: ignore[no-any-return]
+    return flat if op.attrs["dtype"] is DType.f32 else b.cast(flat, dtype=op.attrs["dtype"], name="weight.wide")
 
 
 def _in_place(weight: Value, order: Value, b: RewriteBuilder) -> Value:
@@ -93,4 +93,4 @@ def _in_place(weight: Value, order: Value, b: RewriteBuilder) -> Value:
     count = order.type.sizes({})[0]
     inverse = b.group_order(order, count=count, name="weight.inverse")
     columns = b.embedding(b.transpose(weight, perm=(1, 0), name="weight.sorted"), inverse, name="weight.columns")
-    return b.transpose(columns, perm=(1, 0), name="weight")  # type: ignore[no-any-return]
+    return b.transpose(columns, perm=(1, 0), name="weight")

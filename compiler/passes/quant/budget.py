@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
+from compiler.ir.comparison import kl_divergence
 from compiler.ir.graph import Graph
 from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration
 from compiler.passes.quant.calibration.windows import window_logits
@@ -51,17 +49,11 @@ def divergences(graph: Graph, emits: Mapping[str, Emit], calibration: Calibratio
     The model runs on eight windows once for each linear, and all of it is in memory.
     """
     windows = calibration.at_most(_WINDOWS, graph).windows(graph)
-    expected = list(window_logits(graph, windows, calibration.place))
+    expected = [logits.log_softmax(-1) for logits in window_logits(graph, windows, calibration.place)]
     costs = {}
     for done, (name, emit) in enumerate(emits.items()):
         quantized = rewrite_linears(graph, {name: emit})
-        parts = map(divergence, expected, window_logits(quantized, windows, calibration.place))
-        costs[name] = sum(parts) / windows.numel()
+        found = (logits.log_softmax(-1) for logits in window_logits(quantized, windows, calibration.place))
+        costs[name] = sum(map(kl_divergence, expected, found)) / windows.numel()
         calibration.progress(done + 1, len(emits))
     return costs
-
-
-def divergence(expected: Tensor, found: Tensor) -> float:
-    """The KL divergence of the predictions that logits `found` make from those of `expected`, summed over all."""
-    p, q = expected.log_softmax(-1), found.log_softmax(-1)
-    return float((p.exp() * (p - q)).sum(dtype=torch.float64))

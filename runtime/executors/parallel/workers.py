@@ -171,12 +171,12 @@ def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int
 
 def _run(session: Session, step: Step, world: World) -> Tensor:
     """Run a step, and wait for the GPU, where the watch sees who waits."""
-    with world.progress.busy("a step"):
+    with world.activity.busy("a step"):
         logits = session.step(*step)
         if logits.is_cuda:
             import torch
 
-            with world.progress.waiting("a step on the GPU"):
+            with world.activity.waiting("a step on the GPU"):
                 torch.cuda.current_stream(logits.device).synchronize()
     return logits
 

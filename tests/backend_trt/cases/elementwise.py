@@ -8,7 +8,7 @@ from typing import Any
 
 from compiler.ir.dims import Shape
 from compiler.ir.dtypes import DType
-from tests.backend_trt.cases.draft import LITERAL, SHAPES, WEIGHT, B, Make, Row, S, binary, dims, unary
+from tests.backend_trt.cases.case_builder import LITERAL, SHAPES, WEIGHT, B, Make, Row, S, binary, dims, unary
 
 PAIRS: Sequence[tuple[Shape, Shape]] = (
     *((shape, shape) for shape in SHAPES),

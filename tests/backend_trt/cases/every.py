@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from compiler.ir.dims import Shape
 from compiler.ir.dtypes import DType
-from tests.backend_trt.cases.draft import INPUT, LITERAL, WEIGHT, Case, Make, Row, dims
+from tests.backend_trt.cases.attention import attention, caches, rotary
+from tests.backend_trt.cases.case_builder import INPUT, LITERAL, WEIGHT, Case, Make, Row, dims
 from tests.backend_trt.cases.elementwise import elementwise
-from tests.backend_trt.cases.heads import attention, caches, rotary
-from tests.backend_trt.cases.moving import cutting, moving
 from tests.backend_trt.cases.products import lookups, norms, products
+from tests.backend_trt.cases.shape import moving_elements, slicing_and_joining
 
 ENDS: tuple[Shape, ...] = ((), (6,), (2, 3), (0, 3), (1, 2, 1, 2, 1, 2, 1, 2), (1, 2, 1, 2, 1, 2, 1, 2, 2))
-FAMILIES = (elementwise, moving, cutting, lookups, products, norms, attention, caches, rotary)
+FAMILIES = (elementwise, moving_elements, slicing_and_joining, lookups, products, norms, attention, caches, rotary)
 
 
 def every_case() -> Iterator[Case]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from compiler.ir.dims import Dim, Shape
 from compiler.ir.dtypes import DType
-from tests.backend_trt.cases.draft import INPUT, LITERAL, SHAPES, WEIGHT, B, Make, Row, S, binary, dims, unary
+from tests.backend_trt.cases.case_builder import INPUT, LITERAL, SHAPES, WEIGHT, B, Make, Row, S, binary, dims, unary
 
 IDS: tuple[Shape, ...] = ((), (5,), (B, S), (0,), (2, 3, 4), (B, 0))
 TABLES = ((151_936, 2), (9, 1), (9, 0), (1, 4), (9, 80))

@@ -131,7 +131,7 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a named scheme": (
         compressed_config(PACKED, config_groups={"W4A16": ["Linear"]}),
-        "quantization_config, config_groups, sets 'W4A16' to ['Linear']; it must be of type dict",
+        "quantization_config, config_groups, sets 'W4A16' to ['Linear']; it must be an object",
     ),
     "a group without a size": (
         compressed_config({"num_bits": 4, "strategy": "group"}),

@@ -12,7 +12,6 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.rewrite import sweep
-from compiler.ir.virtual_ranks import VirtualRanks
 from compiler.passes import run_pipeline
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.windows import step_inputs
@@ -65,8 +64,7 @@ def test_weights_alone_are_not_rounded_at_run_time():
 def test_sums_in_another_order_change_no_more_than_is_said(passes):
     """The claim behind it: of two right computations, here with sums in float32 and in float64."""
     graph = quantized(passes)
-    ours, other = Reference(graph), Reference(graph)
-    other._ranks = VirtualRanks.of([graph], accumulate=torch.float64)
+    ours, other = Reference(graph), Reference(graph, accumulate=torch.float64)
     found = relative_error(other.logits(PROMPT, TOKENS), ours.logits(PROMPT, TOKENS))
     assert found < ours.rounding(PROMPT, TOKENS)
 

@@ -23,7 +23,7 @@ def noise_model(config: dict[str, Any]) -> Graph:
     def louder(op: Op, b: RewriteBuilder) -> Value | None:
         if op.kind.name != "random":
             return None
-        return b.random(**{**op.attrs, "std": 0.4})  # type: ignore[no-any-return]
+        return b.random(**{**op.attrs, "std": 0.4})
 
     return sweep(graph, louder)
 

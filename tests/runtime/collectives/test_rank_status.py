@@ -1,6 +1,6 @@
 """Which rank keeps the others from getting on."""
 
-from runtime.collectives.rank_status import Progress, Status, late, silent
+from runtime.collectives.rank_status import Status, StatusRecorder, late, silent
 
 HOSTS = {0: "one", 1: "one", 2: "two"}
 
@@ -47,10 +47,10 @@ def test_a_silent_rank() -> None:
 
 
 def test_blocks_nest() -> None:
-    progress = Progress(60.0)
-    with progress.busy("loading", 1800.0):
-        with progress.waiting("barrier"):
-            inner = progress.status()
-        assert progress.status().state == "busy"
+    activity = StatusRecorder(60.0)
+    with activity.busy("loading", 1800.0):
+        with activity.waiting("barrier"):
+            inner = activity.status()
+        assert activity.status().state == "busy"
     assert (inner.state, inner.what, inner.limit) == ("waiting", "barrier", 1800.0)
-    assert (progress.status().state, progress.status().limit) == ("idle", 60.0)
+    assert (activity.status().state, activity.status().limit) == ("idle", 60.0)

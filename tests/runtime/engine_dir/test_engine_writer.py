@@ -33,9 +33,11 @@ def weights(place: Path) -> bytes:
 
 
 def test_an_engine_is_written_and_nothing_beside_it(tmp_path: Path) -> None:
-    write_engine(tmp_path / "a" / "b" / "engine")
-    open_engine(tmp_path / "a" / "b" / "engine")
-    assert os.listdir(tmp_path / "a" / "b") == ["engine"]
+    place = tmp_path / "a" / "b" / "engine"
+    write_engine(place, b"new")
+    open_engine(place)
+    assert weights(place) == b"new"
+    assert os.listdir(place.parent) == ["engine"]
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -57,9 +59,13 @@ def test_a_link_to_an_engine_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_a_place(tmp_path: Path) -> None:
-    (tmp_path / "engine").mkdir()
-    write_engine(tmp_path / "engine")
-    open_engine(tmp_path / "engine")
+    place = tmp_path / "engine"
+    place.mkdir()
+    assert check_place(place) == place
+    write_engine(place, b"new")
+    open_engine(place)
+    assert weights(place) == b"new"
+    assert os.listdir(tmp_path) == ["engine"]
 
 
 @pytest.mark.parametrize("content", ["{}", "not JSON", '{"format": "another"}'])

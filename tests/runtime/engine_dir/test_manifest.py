@@ -8,8 +8,7 @@ import pytest
 
 from compiler.errors import EngineError
 from compiler.plugins import Plugin
-from runtime.engine_dir.manifest import SCHEMA, NoTokenizer, checksum
-from runtime.engine_dir.manifest_reading import is_engine, read_manifest
+from runtime.engine_dir.manifest import SCHEMA, NoTokenizer, checksum, is_engine, opens_as_engine, read_manifest
 from runtime.engine_dir.used_plugins import UsedPlugin
 from tests.runtime.engines import MANIFEST, write_engine
 
@@ -77,7 +76,7 @@ def test_why_there_is_no_tokenizer_is_read_back_and_may_be_missing(engine: Path)
         (lambda m: m["limits"].pop("max_seq"), "the key 'limits.max_seq' is missing"),
         (lambda m: m["limits"].update(max_batch="many"), "the key 'limits.max_batch' is 'many'; it must be an integer"),
         (lambda m: m["limits"].update(max_batch=0), "the key 'limits.max_batch' is 0; it must be at least 1"),
-        (lambda m: m["limits"].update(max_batch=True), "the key 'limits.max_batch' is True; it must be at least 1"),
+        (lambda m: m["limits"].update(max_batch=True), "the key 'limits.max_batch' is true; it must be an integer"),
         (lambda m: m.update(mesh=[]), "the key 'mesh' is []; it must be an object"),
         (lambda m: m["tokens"].update(eos=["</s>"]), "the key 'tokens.eos' is ['</s>']; it must be a list of integers"),
         (lambda m: m.update(capabilities=[8.9]), "the key 'capabilities' is [8.9]; it must be a list of strings"),
@@ -85,7 +84,7 @@ def test_why_there_is_no_tokenizer_is_read_back_and_may_be_missing(engine: Path)
         (lambda m: m.update(plugins={}), "the key 'plugins' is {}; it must be a list"),
         (lambda m: m.update(plugins=[{"package": "p"}]), "the key 'plugins.0.version' is missing"),
         (lambda m: m["model"].pop("vocab_size"), "the key 'model.vocab_size' is missing"),
-        (lambda m: m["dims"].update(B=[1, 2]), "the key 'dims.B' must be [min, opt, max]"),
+        (lambda m: m["dims"].update(B=[1, 2]), "the key 'dims.B' is [1, 2]; it must be [min, opt, max]"),
         (lambda m: m.update(tokenizer="../tokenizer.json"), "names the file '../tokenizer.json', which is none of its"),
         (lambda m: m.update(tokenizer="tokenizer.json"), "names the file 'tokenizer.json' but does not list it"),
         (lambda m: m["targets"]["torch"].update(ranks=[]), "target 'torch' has files of 0 ranks, the mesh has 1"),
@@ -126,6 +125,15 @@ def test_foreign_and_damaged_manifests(engine: Path, text: str, message: str) ->
     (engine / "manifest.json").write_text(text)
     assert message in refusal(engine).message
     assert not is_engine(engine)
+    assert opens_as_engine(engine)  # so that the damage is told
+
+
+def test_a_manifest_that_something_else_wrote_makes_no_engine_of_a_checkpoint(engine: Path) -> None:
+    (engine / "config.json").write_text("{}")
+    assert opens_as_engine(engine)
+    (engine / "manifest.json").write_text('{"name": "A web page"}')
+    assert not opens_as_engine(engine)
+    assert not opens_as_engine(engine / "config.json")
 
 
 def test_a_manifest_that_is_no_text(engine: Path) -> None:

@@ -35,7 +35,7 @@ def fail(world: World, how: str, who: str) -> None:
     """Rank `who` fails while the others wait for it."""
     world.comm.barrier()
     if world.rank == int(who):
-        with world.progress.busy("a step"):
+        with world.activity.busy("a step"):
             HOW[how]()
     world.comm.barrier()
 
@@ -92,7 +92,7 @@ def quiet(world: World) -> None:
 
 def slow(world: World) -> None:
     """All ranks compute for longer than the time-out, and one may load for longer than the others."""
-    with world.progress.busy("a step"):
+    with world.activity.busy("a step"):
         time.sleep(2.5)
     world.together("loading", lambda: time.sleep(2.5 * world.rank), limit=60.0)
     say("done") if not world.rank else None

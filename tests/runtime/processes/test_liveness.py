@@ -1,13 +1,14 @@
 """How the watch's connections come about; what it does with them is seen on real ranks."""
 
+import json
 import socket
-import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from compiler.errors import TargetError
-from runtime.collectives.rank_status import Progress
+from runtime.collectives.rank_status import StatusRecorder
 from runtime.processes import liveness as watch
 from runtime.processes.liveness import Watch
 
@@ -20,19 +21,40 @@ def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(rank: int) -> Watch:
-    return Watch(rank, ["one", "one"], Progress(60.0), timeout=60.0)
+    return Watch(rank, ["one", "one"], StatusRecorder(60.0), timeout=60.0)
 
 
-@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"[1, 2]\n", b'{"token": "guessed", "rank": 1}\n'])
-def test_strangers_are_left_alone(said: bytes) -> None:
-    first, second = made(0), made(1)
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"[1, 2]\n",
+        b'{"rank": 1}\n',
+        b'{"token": "", "rank": 1}\n',
+        b'{"token": "00000000000000000000000000000000", "rank": 1}\n',
+    ],
+)
+def test_strangers_are_left_alone(sent: bytes) -> None:
+    """Only who knows the token is taken for the rank that it says to be, and told when rank 0 leaves."""
+    first = made(0)
     address = first.listen()
-    with socket.create_connection(("127.0.0.1", address["port"])) as stranger:
-        stranger.sendall(said)
-        connecting = threading.Thread(target=second.connect, args=(address,))
-        connecting.start()
+    place = ("127.0.0.1", address["port"])
+    with socket.create_connection(place, 10.0) as stranger, socket.create_connection(place, 10.0) as rank:
+        stranger.sendall(sent)
+        rank.sendall(json.dumps({"token": address["token"], "rank": 1}).encode() + b"\n")
         first.accept()
-        connecting.join()
+        first.leave()
+        assert json.loads(rank.makefile().readline()) == {"bye": True}
+        with suppress(ConnectionResetError):
+            assert stranger.recv(1000) == b""
+
+
+def test_a_rank_connects_with_the_token_that_it_is_given() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        made(1).connect({"addresses": ["127.0.0.1"], "port": server.getsockname()[1], "token": "abc"})
+        connection = server.accept()[0]
+        with connection, connection.makefile() as lines:
+            assert json.loads(lines.readline()) == {"token": "abc", "rank": 1}
 
 
 def test_a_rank_that_does_not_connect(monkeypatch: pytest.MonkeyPatch) -> None:

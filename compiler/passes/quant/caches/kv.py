@@ -109,7 +109,7 @@ def quantize_caches(graph: Graph, dtype: DType, scales: Mapping[str, Tensor]) ->
 
     def scale(name: str, b: RewriteBuilder) -> Value:
         values = tuple(scales[name].tolist())
-        return b.literal(dtype=DType.f32, shape=(1, len(values), 1, 1), values=values, name="scale")  # type: ignore[no-any-return]
+        return b.literal(dtype=DType.f32, shape=(1, len(values), 1, 1), values=values, name="scale")
 
     def visit(op: Op, b: RewriteBuilder) -> Replacement:
         """What is written into a quantized cache is quantized, and what is read from it dequantized."""
@@ -118,8 +118,8 @@ def quantize_caches(graph: Graph, dtype: DType, scales: Mapping[str, Tensor]) ->
             return None
         cache, new, *rest = op.operands
         steps = scale(name, b)
-        stored[name] = b.emit(op.kind, cache, b.quantize(new, steps, dtype=dtype, name="new"), *rest, name="stored")
-        return b.dequantize(stored[name], steps, dtype=types[name].dtype)  # type: ignore[no-any-return]
+        stored[name] = b.kv_update(cache, b.quantize(new, steps, dtype=dtype, name="new"), *rest, name="stored")
+        return b.dequantize(stored[name], steps, dtype=types[name].dtype)
 
     inputs = {name: Value(name, type_.with_dtype(dtype)) for name, type_ in types.items()}
     swept = sweep(graph, visit, pass_name=PASS_NAME, retype=True, inputs=inputs)

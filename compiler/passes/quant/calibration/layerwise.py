@@ -21,12 +21,7 @@ from compiler.ir.rewrite import eliminate_dead
 from compiler.passes.quant.calibration.points import Stop
 from compiler.passes.quant.calibration.segments import needed_ops, split_ops, used_names
 from compiler.passes.quant.calibration.windows import batch_size, memory_for, step_inputs
-
-Report = Callable[[int, int], None]
-
-
-def _unheard(done: int, total: int) -> None:
-    """The progress that nobody asks for."""
+from compiler.progress import Report, unheard
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class Walk:
         graph: Graph,
         windows: Tensor,
         device: torch.device,
-        progress: Report = _unheard,
+        progress: Report = unheard,
         observers: Sequence[Observer] = (),
     ) -> None:
         self.graph = graph
@@ -91,7 +86,7 @@ class Walk:
         start = 0
         for number, cut in enumerate([*cuts, len(later)]):
             kept = {stop.x.name for stop in ordered[number:]} | used_names(later[cut:]) - plain.keys()
-            self._advance(later[start:cut], plain, states, kept, _unheard if ordered else self.progress)
+            self._advance(later[start:cut], plain, states, kept, unheard if ordered else self.progress)
             start = cut
             if ordered:
                 self.progress(number, len(ordered))

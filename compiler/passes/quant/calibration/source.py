@@ -14,6 +14,7 @@ from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.passes.quant.calibration.text import Document, default_texts
 from compiler.passes.quant.report import FidelityReport
+from compiler.progress import Report, unheard
 
 SAMPLES = 128
 LENGTH = 512
@@ -41,7 +42,7 @@ class CalibrationSource:
     length: int | None = None
     seed: int = 0
     device: str | torch.device | None = None
-    progress: Callable[[int, int], None] = lambda done, total: None
+    progress: Report = unheard
     report: FidelityReport = field(default_factory=FidelityReport)
     used: bool = False
 

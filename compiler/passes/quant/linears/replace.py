@@ -39,4 +39,4 @@ def dequantized_linear(
     """
     old, *bias = op.operands[1:]
     weight = b.dequantize(quantized, scale, zero, dtype=old.type.dtype, name="weight")
-    return b.linear(x or op.operands[0], weight, *bias)  # type: ignore[no-any-return]
+    return b.linear(x or op.operands[0], weight, *bias)

@@ -35,14 +35,14 @@ def _largest(b: RewriteBuilder, weight: Value, grid: Grid) -> Value:
         n, k = weight.type.sizes({})
         groups = b.reshape(weight, shape=(n, k // grid.group, grid.group), name="weight.groups")
         largest = b.amax(groups, axis=2, name="weight.amax")
-        return b.reshape(largest, shape=(n, k // grid.group), name="weight.largest")  # type: ignore[no-any-return]
+        return b.reshape(largest, shape=(n, k // grid.group), name="weight.largest")
     rows = b.amax(weight, axis=1, name="weight.amax")
-    return b.amax(rows, axis=0, name="weight.amax") if grid.whole else rows  # type: ignore[no-any-return]
+    return b.amax(rows, axis=0, name="weight.amax") if grid.whole else rows
 
 
 def _scale(b: RewriteBuilder, largest: Value, top: float, name: str) -> Value:
     scale = b.scale(largest, factor=1 / top, name=f"{name}.ratio")
-    return b.clamp(scale, min=LEAST_SCALE, max=float("inf"), name=f"{name}.scale")  # type: ignore[no-any-return]
+    return b.clamp(scale, min=LEAST_SCALE, max=float("inf"), name=f"{name}.scale")
 
 
 class RoundInput(ABC):
@@ -86,7 +86,7 @@ class StaticScales(RoundInput):
         """Append the scale, a constant."""
         number = max(self.amax[op.name] / LARGEST[self.dtype], LEAST_SCALE)
         shape = (1,) * op.operands[0].type.rank
-        return b.literal(dtype=DType.f32, shape=shape, values=(number,), name="x.scale")  # type: ignore[no-any-return]
+        return b.literal(dtype=DType.f32, shape=shape, values=(number,), name="x.scale")
 
 
 def input_rounding(act: Activations, dtype: DType, amax: Mapping[str, float]) -> RoundInput | None:
@@ -99,4 +99,4 @@ def input_rounding(act: Activations, dtype: DType, amax: Mapping[str, float]) ->
 def requantized(x: Value, scale: Value, dtype: DType, b: RewriteBuilder) -> Value:
     """Append `dequantize(quantize(x, scale), scale)` in the type of `x`."""
     q = b.quantize(x, scale, dtype=dtype, name="x.packed")
-    return b.dequantize(q, scale, dtype=x.type.dtype, name="x.rounded")  # type: ignore[no-any-return]
+    return b.dequantize(q, scale, dtype=x.type.dtype, name="x.rounded")

@@ -63,7 +63,7 @@ def _rows(graph: Graph, stops: Sequence[Stop], scales: Mapping[str, Make]) -> di
 
 
 def _const(ref: TensorRef, b: RewriteBuilder) -> Value:
-    return b.const(data=ref, name="pre_quant_scale")  # type: ignore[no-any-return]
+    return b.const(data=ref, name="pre_quant_scale")
 
 
 def _key(name: str) -> str:

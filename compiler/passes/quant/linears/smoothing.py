@@ -14,7 +14,7 @@ from typing import Literal
 from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
-from compiler.ir.rewrite import RewriteBuilder, sweep
+from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
 from compiler.passes.quant.calibration.points import Stop
 from compiler.passes.quant.linears.replace import PASS_NAME
 
@@ -35,16 +35,19 @@ class Place:
     op: str = ""
 
 
-def smooth(graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make]) -> Graph:
+def smooth(
+    graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make], places: Mapping[str, Place] | None = None
+) -> Graph:
     """The graph with the inputs of some linears multiplied by constants, and their weights divided by them.
 
     Args:
         graph: the graph.
         stops: linears grouped by their input; a linear over another input of the same value is not among them.
         scales: what to multiply an input by, by the input's name.
+        places: where that is done, by the input's name; the cheapest places if None.
     """
     stops = [stop for stop in stops if stop.x.name in scales]
-    places = find_places(graph, stops)
+    places = find_places(graph, stops) if places is None else places
     absorbing = {place.op: name for name, place in places.items() if place.op}
     divided = {op.name: stop.x.name for stop in stops for op in stop.ops}
     made: dict[str, Value] = {}
@@ -56,7 +59,7 @@ def smooth(graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make]) ->
 
     multiplied: dict[str, Value] = {}
 
-    def visit(op: Op, b: RewriteBuilder) -> Value | None:
+    def visit(op: Op, b: RewriteBuilder) -> Replacement:
         if op.name not in divided and op.name not in absorbing:
             return None
         x, *parameters = op.operands
@@ -69,7 +72,7 @@ def smooth(graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make]) ->
                 x = multiplied[name]
         if op.name in absorbing:
             parameters = _absorbed(op, parameters, factor(absorbing[op.name], b), b)
-        return b.emit(op.kind, x, *parameters, **op.attrs)  # type: ignore[no-any-return]
+        return b.emit(op.kind, (x, *parameters), op.attrs)
 
     return sweep(graph, visit, pass_name=PASS_NAME)
 

@@ -179,7 +179,7 @@ def _damaged(graph, kind, name, value):
         width = weight.type.sizes({})[-1]
         ends = (value, *(1.0,) * (width - 1))
         scale = b.literal(dtype=weight.type.dtype, shape=(width,), values=ends)
-        return b.emit(op.kind, op.operands[0], b.mul(weight, scale), *rest, **op.attrs)
+        return b.emit(op.kind, (op.operands[0], b.mul(weight, scale), *rest), op.attrs)
 
     return sweep(graph, visit)
 

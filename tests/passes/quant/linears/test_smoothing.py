@@ -42,15 +42,11 @@ def test_nothing_changes_in_real_numbers(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_folded_graph_equals_the_unfolded_one(family, monkeypatch):
+def test_folded_graph_equals_the_unfolded_one(family):
     graph = model(family)
     stops = _linears(graph)
     folded = smooth(graph, stops, _scales(stops))
-    monkeypatch.setattr(
-        "compiler.passes.quant.linears.smoothing.find_places",
-        lambda graph, stops: {stop.x.name: Place("mul") for stop in stops},
-    )
-    unfolded = smooth(graph, stops, _scales(stops))
+    unfolded = smooth(graph, stops, _scales(stops), {stop.x.name: Place("mul") for stop in stops})
     added = len(list(unfolded.find("mul"))) - len(list(graph.find("mul")))
     assert added == len(stops)
     torch.testing.assert_close(_logits(folded), _logits(unfolded), rtol=1e-9, atol=1e-9)

@@ -22,7 +22,7 @@ class Gate:
         def visit(op: Op, b: RewriteBuilder) -> Value | None:
             if op.kind.name not in ("gelu", "relu"):
                 return None
-            return b.soft_gate(op.operands[0], slope=self.slope)  # type: ignore[no-any-return]
+            return b.soft_gate(op.operands[0], slope=self.slope)
 
         return sweep(graph, visit, pass_name="gate")
 

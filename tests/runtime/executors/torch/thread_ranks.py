@@ -86,7 +86,7 @@ class ThreadCommunicator:
 
 
 class Quiet:
-    """See `runtime.collectives.rank_status.Progress`; nobody watches."""
+    """See `runtime.collectives.rank_status.StatusRecorder`; nobody watches."""
 
     @contextlib.contextmanager
     def busy(self, what: str, limit: float | None = None) -> Iterator[None]:
@@ -108,7 +108,7 @@ def run_ranks(tp: int, pp: int, work: Callable[[Any, ThreadCommunicator, ThreadC
     def rank(number: int) -> T:
         stage, place = divmod(number, tp)
         comm = ThreadCommunicator(everyone, number)
-        world: Any = SimpleNamespace(rank=number, size=tp * pp, comm=comm, progress=Quiet(), together=together)
+        world: Any = SimpleNamespace(rank=number, size=tp * pp, comm=comm, activity=Quiet(), together=together)
         try:
             return work(world, ThreadCommunicator(stages[stage], place), ThreadCommunicator(places[place], stage))
         except BaseException:

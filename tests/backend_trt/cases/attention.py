@@ -10,8 +10,8 @@ import torch
 from compiler.ir.dims import Dim, Shape
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
-from tests.backend_trt.cases.draft import INPUT, LITERAL, WEIGHT, B, Draft, Make, Row, S, dims
-from tests.backend_trt.trials import SIZES
+from tests.backend_trt.build_checks import SIZES
+from tests.backend_trt.cases.case_builder import INPUT, LITERAL, WEIGHT, B, CaseBuilder, Make, Row, S, dims
 
 WIDTHS = (1, 2, 4, 8, 12, 16, 20, 32, 48, 60, 64, 80, 96, 100, 112, 128, 192, 252, 256, 260, 320)
 STEPS: tuple[Shape, ...] = ((B, S, 7), (2, 1, 128), (1, 32, 128), (2, 5, 16), (1, 1, 128))
@@ -58,7 +58,7 @@ def attend(
 ) -> Make:  # fmt: skip
     """An attention of `c` keys, whose mask shows every query one of them at least."""
 
-    def make(d: Draft) -> Value:
+    def make(d: CaseBuilder) -> Value:
         q, k = d.x(b, heads, s, width), d.x(b, kv, c, width)
         v = d.x(b, kv, c, width if out is None else out)
         visible = d.x(*((s, c) if mask is None else mask), dtype=DType.bool)
@@ -68,8 +68,7 @@ def attend(
             seen[..., :1] = True
         d.values[visible.name] = seen
         extra = None if bias is None else d.x(*bias, how=how)
-        made: Value = d.b.attention(q, k, v, visible, extra, scale=scale, rounded=rounded)
-        return made
+        return d.b.attention(q, k, v, visible, extra, scale=scale, rounded=rounded)
 
     return make
 
@@ -90,25 +89,23 @@ def _cache(*, b: Dim = B, s: Dim = S, c: Dim = 16, heads: int = 2, width: int = 
     return lambda d: _updated(d, d.b.input("cache", d.dtype, b, heads, c, width), s)
 
 
-def _updated(d: Draft, cache: Value, length: Dim) -> Value:
+def _updated(d: CaseBuilder, cache: Value, length: Dim) -> Value:
     batch, heads, _, width = cache.type.shape
     new = d.x(batch, heads, length, width)
     at, count = d.indices(batch, below=1), d.indices(batch, below=1)
     d.values[count.name] = torch.full_like(d.values[count.name], new.type.sizes(SIZES)[2])
-    made: Value = d.b.kv_update(cache, new, at, count)
-    return made
+    return d.b.kv_update(cache, new, at, count)
 
 
-def _computed(d: Draft) -> Value:
+def _computed(d: CaseBuilder) -> Value:
     return _updated(d, d.b.add(d.x(B, 2, 16, 8), d.x(B, 2, 16, 8)), 2)
 
 
-def _inside(d: Draft) -> Value:
-    made: Value = d.b.relu(_updated(d, d.x(B, 2, 16, 8), 2))
-    return made
+def _inside(d: CaseBuilder) -> Value:
+    return d.b.relu(_updated(d, d.x(B, 2, 16, 8), 2))
 
 
-def _twice(d: Draft) -> Value:
+def _twice(d: CaseBuilder) -> Value:
     return _updated(d, _updated(d, d.b.input("cache", d.dtype, B, 2, 16, 8), 2), 2)
 
 

@@ -1,4 +1,4 @@
-"""Graphs of one op in the making, for trying what TensorRT takes."""
+"""Cases of the table of what TensorRT takes: graphs of one op."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ INPUT, LITERAL, WEIGHT = "input", "literal", "weight"
 
 
 @dataclass
-class Draft:
-    """A graph of one op in the making.
+class CaseBuilder:
+    """Builds the graph of a case: one op with its operands.
 
     Attributes:
         dtype: the element type that is tried.
@@ -44,20 +44,16 @@ class Draft:
     def x(self, *shape: Dim, how: str = INPUT, dtype: DType | None = None) -> Value:
         """An operand: an input, a literal or a stored weight."""
         dtype = dtype or self.dtype
-        made: Value
         if how == INPUT:
-            made = self.b.input(self.b.unique("x") + "i", dtype, *shape)
-            return made
+            return self.b.input(self.b.unique("x") + "i", dtype, *shape)
         if how == LITERAL:
             count = TensorType(dtype, shape).elements
             values = tuple(float(i % 3) if not dtype.is_float else math.sin(1.7 * i) for i in range(count))
-            made = self.b.literal(dtype=dtype, shape=shape, values=values or (0.0,))
-            return made
+            return self.b.literal(dtype=dtype, shape=shape, values=values or (0.0,))
         name = self.b.unique("w") + "e"
         type_ = TensorType(dtype, shape)
         self.weights[name] = torch.sin(torch.arange(type_.elements) * 1.3).reshape(type_.sizes({})).to(to_torch(dtype))
-        made = self.b.const(data=TensorRef(type_, name, name, 0), name=name)
-        return made
+        return self.b.const(data=TensorRef(type_, name, name, 0), name=name)
 
     def indices(self, *shape: Dim, below: int, dtype: DType = DType.i32) -> Value:
         """An input of indices."""
@@ -67,31 +63,31 @@ class Draft:
         return value
 
 
-Make = Callable[[Draft], Any]
+Make = Callable[[CaseBuilder], Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A trial: one op of a kind, on one element type, with shapes and attributes that the label tells."""
+    """What is tried: one op of a kind, on one element type, with shapes and attributes that the label tells."""
 
     kind: str
     dtype: DType
     label: str
     make: Make
 
-    def graph(self) -> tuple[Graph, Draft]:
-        """The graph and its draft; GraphError if the rules of the IR forbid the op."""
-        draft = Draft(self.dtype)
-        made = self.make(draft)
+    def graph(self) -> tuple[Graph, CaseBuilder]:
+        """The graph and the builder that made it; GraphError if the rules of the IR forbid the op."""
+        d = CaseBuilder(self.dtype)
+        made = self.make(d)
         for i, value in enumerate(made if isinstance(made, tuple) else (made,)):
-            inputs = {v.name for v in draft.b.inputs}
-            draft.b.output("cache" if "cache" in inputs else f"y{i}", value)
+            inputs = {v.name for v in d.b.inputs}
+            d.b.output("cache" if "cache" in inputs else f"y{i}", value)
         # The sizes of all dims must be seen at the inputs.
-        shown = {str(dim) for value in draft.b.inputs for dim in value.type.shape}
-        used = {name for value in (*draft.b.inputs, *draft.b.outputs.values()) for name in value.type.symbols}
+        shown = {str(dim) for value in d.b.inputs for dim in value.type.shape}
+        used = {name for value in (*d.b.inputs, *d.b.outputs.values()) for name in value.type.symbols}
         if not used <= shown:
-            draft.b.output("same", draft.b.input("shown", DType.i32, B, S))
-        return draft.b.build(), draft
+            d.b.output("same", d.b.input("shown", DType.i32, B, S))
+        return d.b.build(), d
 
 
 Row = tuple[str, str, Make]

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compiler.ir.dims import Dim, Shape
-from tests.backend_trt.cases.draft import LITERAL, SHAPES, WEIGHT, B, Draft, Make, Row, S, binary, dims, unary
+from tests.backend_trt.cases.case_builder import (
+    LITERAL,
+    SHAPES,
+    WEIGHT,
+    B,
+    CaseBuilder,
+    Make,
+    Row,
+    S,
+    binary,
+    dims,
+    unary,
+)
 
 RESHAPES: tuple[tuple[Shape, Shape], ...] = (
     ((6,), (2, 3)), ((2, 3), (6,)), ((1,), ()), ((), (1,)), ((), (1, 1)), ((B, S, 8), (B, S, 2, 4)), ((0,), (0, 3)),
@@ -20,7 +32,7 @@ PIECES: tuple[tuple[Dim, Dim], ...] = ((S, S), (0, S), (S - 1, 1), (S, 1))
 SIZES: tuple[Dim, ...] = (0, 1, 5, 151_936, S, 2 * S, S + 3)
 
 
-def moving() -> Iterator[Row]:
+def moving_elements() -> Iterator[Row]:
     """Reshape, transpose, broadcast, iota."""
     for old, new in RESHAPES:
         yield "reshape", f"{dims(old)} to {dims(new)}", unary("reshape", old, shape=new)
@@ -40,7 +52,7 @@ def _iota(size: Dim) -> Make:
     return lambda d: d.b.iota(size=size, dtype=d.dtype)
 
 
-def cutting() -> Iterator[Row]:
+def slicing_and_joining() -> Iterator[Row]:
     """Slice, split, concat."""
     for shape in SHAPES:
         for axis, dim in enumerate(shape):
@@ -68,7 +80,7 @@ def _cuts(shape: Shape, axis: int, dim: int) -> Iterator[Row]:
 
 
 def _shown(start: Dim, size: Dim) -> Make:
-    def make(d: Draft) -> object:
+    def make(d: CaseBuilder) -> object:
         d.b.output("same", d.x(S))
         return d.b.slice(d.x(B, 2 * S, 3), axis=1, start=start, size=size)
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-import compiler.backend_trt.emission as emission
 from compiler.backend_trt.define import define_network
+from compiler.backend_trt.emission import COMPUTABLE
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.profile import add_profile
 from compiler.backend_trt.readback import read_back
@@ -35,17 +33,17 @@ from compiler.trt_network.messages import NO_GPU, Messages
 from compiler.trt_network.record import NetworkRecord
 
 SIZES = {"B": 2, "S": 5}
-"""The sizes of the dims that a trial leaves dynamic."""
+"""The sizes of the dims that a network leaves dynamic."""
 
 # Differences of one rounding or a few; 16-bit attention and softmax round the probabilities too.
 TOLERANCE = {"f32": 5e-5, "f16": 8e-3, "bf16": 6e-2}
-TYPES = emission.COMPUTABLE | {DType.u8}
+TYPES = COMPUTABLE | {DType.u8}
 """Every element type that TensorRT and torch have a name for; the emitter gives networks fewer."""
 _NOWHERE = 256  # what an empty tensor is bound to: TensorRT wants an address for it too
 
 
 @dataclass(frozen=True)
-class Trial:
+class BuildResult:
     """What became of a graph.
 
     Attributes:
@@ -68,7 +66,7 @@ class Trial:
         return self.differs
 
 
-def attempt(graph: Graph, weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Trial:
+def build_and_compare(graph: Graph, weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> BuildResult:
     """Build a graph without asking whether it is supported, and run what was built in the emulator.
 
     Args:
@@ -81,21 +79,20 @@ def attempt(graph: Graph, weights: Mapping[str, Tensor], values: Mapping[str, Te
     messages.errors.clear()
     network = builder.create_network(1 << int(library.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     try:
-        with _every_type():
-            made = define_network(library.trt, network, graph, lambda value: weights[value.name])
+        made = define_network(library.trt, network, graph, lambda value: weights[value.name], TYPES)
         with messages.muted():
             record = read_back(library.trt, network, library.name)
         config = builder.create_builder_config()
         configure(library.trt, config, BuildOptions())
         add_profile(builder, config, network, "all", graph)
     except LlmcError as error:
-        return Trial(False, f"{error.message} {messages.text()}")
+        return BuildResult(False, f"{error.message} {messages.text()}")
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-        return Trial(False, f"{error!r} {messages.text()}")
+        return BuildResult(False, f"{error!r} {messages.text()}")
     if not builder.build_serialized_network(network, config):
-        return Trial(False, messages.text())
+        return BuildResult(False, messages.text())
     record = replace(record, weights=made.weights, constants=made.constants)
-    return Trial(True, differs=_difference(graph, record, weights, values))
+    return BuildResult(True, differs=_difference(graph, record, weights, values))
 
 
 @cache
@@ -103,13 +100,6 @@ def _builder() -> tuple[Messages, Any]:
     trt = load_library("tensorrt-rtx").trt
     messages = Messages(trt, ignored=NO_GPU)
     return messages, trt.Builder(messages.logger)
-
-
-@contextmanager
-def _every_type() -> Iterator[None]:
-    """Let the emitter name every element type that TensorRT has, also those that it computes nothing in."""
-    with patch.object(emission, "COMPUTABLE", TYPES):
-        yield
 
 
 def _difference(
