@@ -8,7 +8,7 @@ from tests.paths import DOCS
 from tests.registrations import forgotten
 
 
-@pytest.mark.parametrize("guide", ["ir.md", "frontends.md"])
+@pytest.mark.parametrize("guide", ["ir.md", "frontends.md", "targets.md", "../CONTRIBUTING.md"])
 def test_the_guides_code_runs(guide):
     text = (DOCS / guide).read_text()
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
