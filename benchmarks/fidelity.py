@@ -19,6 +19,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmc
+from compiler.ir.step import Step, all_positions
 from runtime.executors.torch import TorchExecutor
 
 NEW_TOKENS = 48
@@ -36,12 +37,10 @@ def expected_tokens(model: Any, prompt_ids: list[list[int]], new_tokens: int) ->
 def logits_error(model: Path, engine: Path, ids: list[int]) -> float:
     """Relative error (of the whole vector, in the Euclidean norm) against transformers in float64."""
     executor = TorchExecutor.load(engine / "rank0.ir", device="cpu", rows=1)
-    length = torch.tensor([len(ids)], dtype=torch.int32)
-    tokens = torch.tensor([ids], dtype=torch.int32)
-    rows = torch.arange(len(ids), dtype=torch.int32)[None]
-    found = executor.open(1, len(ids)).step(tokens, torch.zeros_like(length), length, rows).double()
+    step = Step.of_prompts([ids]).wanting(all_positions(1, len(ids)))
+    found = executor.open(1, len(ids)).step(step).double()
     with torch.no_grad():
-        expected = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)(tokens.long()).logits
+        expected = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)(step.token_ids.long()).logits
     return float((found - expected).norm() / expected.norm())
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from compiler.errors import PassError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.graph import Graph
 from compiler.ir.matching import Match, Miss
 from compiler.ir.op import Value
@@ -127,7 +128,7 @@ def _other_shapes(outer: Match, inner: Match) -> str:
         return f"queries {q}, keys {k} and values {v} differ in more than heads, length and width"
     if not isinstance(heads, int) or not isinstance(k.shape[1], int) or heads % k.shape[1]:
         return f"{heads} query heads do not share {k.shape[1]} key heads evenly"
-    if scores.shape != (batch, heads, length, k.shape[2]):
+    if scores.shape != (batch, heads, length, k.shape[LINEAR.POSITION]):
         return f"the scores are {scores}, not a row for each of the queries {q} with a column for each key"
     axis = outer.attr("axis", of="probs")
     if axis not in (-1, 3):
@@ -145,7 +146,7 @@ def _other_groups(outer: Match, inner: Match) -> str:
     rows = (batch, k.shape[1], length * (heads // k.shape[1]))
     if folded.shape != (*rows, width):
         return f"the queries are reshaped to {folded}, which is not a group of heads for each key head"
-    if outer["grouped"].type.shape != (*rows, k.shape[2]):
+    if outer["grouped"].type.shape != (*rows, k.shape[LINEAR.POSITION]):
         return f"the probabilities are reshaped to {outer['grouped'].type}, not as the queries are"
     if outer.root.result.type.shape != (batch, heads, length, v.shape[3]):
         return f"the context is reshaped to {outer.root.result.type}, not back to the query heads"

@@ -15,10 +15,11 @@ def chosen_plan(plans: Sequence[Facts], name: str | None) -> Facts | None:
         EngineError: naming those there are, if there is none of that name.
     """
     from compiler.errors import EngineError
+    from compiler.ir.step import StepDim
     from compiler.suggest import did_you_mean
 
     if name is None:
-        return next((plan for plan in plans if plan["sizes"].get("S") == 1), next(iter(plans), None))
+        return next((plan for plan in plans if plan["sizes"].get(StepDim.LENGTH) == 1), next(iter(plans), None))
     names = [plan["name"] for plan in plans]
     if name not in names:
         raise EngineError(

@@ -12,7 +12,7 @@ from runtime.engine_dir.engine_folder import EngineFolder
 
 if TYPE_CHECKING:
     from runtime.collectives.communicator import Communicator
-    from runtime.executors.stage import RankExecutor
+    from runtime.executors.interface import RankExecutor
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
 from compiler.backend_trt.rules.elementwise import scaled
 from compiler.backend_trt.rules.shape import reshaped
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.ir.ops.quant import QUANTIZED
@@ -116,7 +117,7 @@ def _by_steps(e: Emission, op: Op) -> TrtTensor:
     """Attention as products and a softmax, all in float32; query heads that share a key head become more queries."""
     q, k, v, mask, *bias = op.operands
     batch, heads, length, width = q.type.shape
-    kv_heads, capacity = k.type.shape[1:3]
+    kv_heads, capacity = k.type.shape[LINEAR.HEAD], k.type.shape[LINEAR.POSITION]
     assert isinstance(heads, int)
     assert isinstance(kv_heads, int)
     grouped = (batch, kv_heads, length * (heads // kv_heads))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import GraphError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.evaluators.core import Attrs, Rounding, Sizes, evaluates
 
 
@@ -70,9 +71,9 @@ def _attention(
 
 @evaluates("kv_update", exact=True)
 def _kv_update(attrs: Attrs, sizes: Sizes, cache: Tensor, new: Tensor, at: Tensor, count: Tensor) -> Tensor:
-    result = cache.clone()
+    result, capacity = cache.clone(), cache.shape[LINEAR.POSITION]
     for row, (start, length) in enumerate(zip(at.tolist(), count.tolist(), strict=True)):
-        if start < 0 or start + length > cache.shape[2]:
-            raise GraphError(f"kv_update writes positions [{start}, {start + length}) of a cache of {cache.shape[2]}")
-        result[row, :, start : start + length] = new[row, :, :length]
+        if start < 0 or start + length > capacity:
+            raise GraphError(f"kv_update writes positions [{start}, {start + length}) of a cache of {capacity}")
+        result[LINEAR.index(row, slice(start, start + length))] = new[LINEAR.index(row, slice(length))]
     return result

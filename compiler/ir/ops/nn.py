@@ -1,6 +1,7 @@
 """The ops of a transformer. All accumulate in float32 or better and round once, to the element type of the result."""
 
 from compiler.errors import GraphError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import op
@@ -136,9 +137,9 @@ def kv_update(cache: TensorType, new: TensorType, at: TensorType, count: TensorT
     the capacity. A cache may be quantized: it has the type of what is written.
     """
     same_dtype(cache, new)
-    require(cache.rank == 4 and new.rank == 4, "cache and new must be [B, heads, positions, D]")
-    same = [cache.shape[i] == new.shape[i] for i in (0, 1, 3)]
+    require(cache.rank == new.rank == LINEAR.RANK, "cache and new must be [B, heads, positions, D]")
+    same = [cache.shape[axis] == new.shape[axis] for axis in (LINEAR.ROW, LINEAR.HEAD, LINEAR.WIDTH)]
     require(all(same), f"cache {cache} and new {new} must agree in batch, heads and width")
-    wanted = TensorType(DType.i32, (cache.shape[0],))
+    wanted = TensorType(DType.i32, (cache.shape[LINEAR.ROW],))
     require(at == wanted and count == wanted, f"at and count are {at} and {count}; they must be {wanted}")
     return cache

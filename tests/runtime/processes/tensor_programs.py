@@ -9,6 +9,7 @@ import sys
 import torch
 
 from compiler.errors import LlmcError, RequestError
+from compiler.ir.step import Step
 from runtime.collectives.groups import form_groups
 from runtime.executors.parallel.pipeline import PipelineExecutor
 from runtime.executors.parallel.workers import drive
@@ -112,9 +113,8 @@ def sessions(world: World) -> None:
             found.append([error.message, error.hint])
         for _ in range(3):
             session = executor.open(2, 2000)
-            ids = torch.ones(2, 1500, dtype=torch.int32)  # more than one broadcast takes
-            step = [torch.zeros(2, dtype=torch.int32), torch.full((2,), 1500, dtype=torch.int32)]
-            found.append(session.step(ids, *step, torch.full((2, 1), 1499, dtype=torch.int32)).argmax(-1).tolist())
+            step = Step.of_prompts([[1] * 1500] * 2)  # more than one broadcast takes
+            found.append(session.step(step).argmax(-1).tolist())
             del session
             gc.collect()
 

@@ -17,10 +17,10 @@ from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.rewrite import eliminate_dead, sweep
-from compiler.ir.step_contract import STEP_INPUTS, check_step, is_step
+from compiler.ir.step import STEP_INPUTS, Step
+from compiler.ir.step_interface import check_step, is_step
 from compiler.ir.types import TensorType
 from compiler.passes import run_pipeline
-from runtime.executors.rank_interface import STEP_INPUTS as RUN_INPUTS
 from tests.passes.checks import graph_of
 from tests.paths import MODELS
 
@@ -173,5 +173,5 @@ def test_other_graphs_have_no_such_contract() -> None:
     assert run_pipeline(demo, [lambda graph: changed]).graph is changed
 
 
-def test_the_contracts_inputs_are_those_that_executors_give() -> None:
-    assert tuple(STEP_INPUTS) == RUN_INPUTS
+def test_the_inputs_of_a_graph_are_the_arguments_of_a_step() -> None:
+    assert tuple(STEP_INPUTS) == Step._fields
