@@ -177,10 +177,10 @@ STEP_INPUTS: Mapping[str, TensorType] = {
 
 
 def dim_sizes(
-    *, batch: int | None = None, length: int | None = None, capacity: int | None = None, wanted: int | None = None
+    *, batch: int | None = None, length: int | None = None, wanted: int | None = None, capacity: int | None = None
 ) -> dict[str, int]:
     """Sizes of a step's dims by their names, as `TensorType.sizes` takes them; what is None is left out."""
-    sizes = {StepDim.BATCH: batch, StepDim.LENGTH: length, StepDim.CAPACITY: capacity, StepDim.WANTED: wanted}
+    sizes = {StepDim.BATCH: batch, StepDim.LENGTH: length, StepDim.WANTED: wanted, StepDim.CAPACITY: capacity}
     return {name: size for name, size in sizes.items() if size is not None}
 
 

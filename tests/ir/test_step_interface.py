@@ -17,7 +17,6 @@ from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.rewrite import eliminate_dead, sweep
-from compiler.ir.step import STEP_INPUTS, Step
 from compiler.ir.step_interface import check_step, is_step
 from compiler.ir.types import TensorType
 from compiler.passes import run_pipeline
@@ -171,7 +170,3 @@ def test_other_graphs_have_no_such_contract() -> None:
     assert not is_step(demo)
     changed = replace(demo, outputs=FrozenDict({"y": demo.outputs["logits"]}))
     assert run_pipeline(demo, [lambda graph: changed]).graph is changed
-
-
-def test_the_inputs_of_a_graph_are_the_arguments_of_a_step() -> None:
-    assert tuple(STEP_INPUTS) == Step._fields
