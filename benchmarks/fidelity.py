@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmc
 from compiler.ir.step import Step, all_positions
-from runtime.executors.torch import TorchExecutor
+from runtime.executors.torch.executor import TorchExecutor
 
 NEW_TOKENS = 48
 MODELS = Path(__file__).parents[1] / "examples" / "models"

@@ -38,7 +38,8 @@ from compiler.ir.rewrite import eliminate_dead
 from compiler.ir.step import Step
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
-from compiler.store import emit_torch
+from compiler.store import write_ranks
+from compiler.store.constant_loader import constant_loader
 from compiler.store.safetensors_writer import SafetensorsWriter
 from compiler.trt_network.library import load_library
 from compiler.trt_network.plans import read_plans
@@ -47,9 +48,8 @@ from runtime.collectives.communicator import Communicator
 from runtime.collectives.nccl_communicator import NcclCommunicator
 from runtime.executors.interface import Executor
 from runtime.executors.parallel.workers import drive
-from runtime.executors.tensorrt import TensorRTExecutor
-from runtime.executors.torch import TorchExecutor
-from runtime.executors.torch.executor import constant_loader
+from runtime.executors.tensorrt.executor import TensorRTExecutor
+from runtime.executors.torch.executor import TorchExecutor
 from runtime.generation.generate import generate
 from runtime.generation.requests import Request
 from runtime.processes.world import World, join
@@ -138,9 +138,9 @@ def fidelity(rank: Rank, model: Path, mesh: str, folder: Path) -> None:
 
     def prepare() -> None:
         (folder / "one").mkdir()
-        emit_torch(optimized(model, "", "float32"), folder / "one")
+        write_ranks(optimized(model, "", "float32"), folder / "one")
         expected.extend(tokens(TorchExecutor.load(folder / "one" / "rank0.ir", device="cpu")))
-        emit_torch(graph, folder)
+        write_ranks(graph, folder)
 
     rank.first("preparing", prepare)
     path = folder / f"rank{rank.world.rank}.ir"

@@ -9,7 +9,7 @@ from pathlib import Path
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
-from compiler.passes import Pass, PipelineResult, canonical, parse_pipeline, run_pipeline, spell
+from compiler.passes import Pass, PipelineResult, parse_pipeline, run_pipeline
 from compiler.passes.pipeline import pass_name
 from llmc.progress import Phase, Progress
 
@@ -105,22 +105,17 @@ def rewrite(
         if progress
         else None,
     )
-    return rewritten(result, stages, trace)
+    return rewritten(result, trace)
 
 
-def rewritten(result: PipelineResult, stages: Sequence[Pass], trace: Trace | None) -> Rewritten:
-    """What the run of a pipeline comes to.
-
-    Args:
-        result: the run.
-        stages: the passes as the user knows them, one for each that ran.
-        trace: what was recorded, if it is to be explained.
-    """
+def rewritten(result: PipelineResult, trace: Trace | None) -> Rewritten:
+    """What the run of a pipeline comes to, explained if what its rules did was recorded."""
     timings: dict[str, float] = {}
-    lines = []
-    for done, stage in zip(result.timings, stages, strict=True):
-        name = pass_name(stage)
-        timings[name] = timings.get(name, 0.0) + done.seconds
-        lines.append(f"{spell(stage)}: {done.ops_before} ops became {done.ops_after}, {done.seconds * 1e3:.1f} ms")
+    for done in result.timings:
+        timings[done.name] = timings.get(done.name, 0.0) + done.seconds
+    lines = [
+        f"{done.spelling}: {done.ops_before} ops became {done.ops_after}, {done.seconds * 1e3:.1f} ms"
+        for done in result.timings
+    ]
     explanation = "\n".join(lines) + "\n" + trace.text() if trace else ""
-    return Rewritten(result.graph, timings, canonical(stages), explanation, result.notes)
+    return Rewritten(result.graph, timings, result.canonical, explanation, result.notes)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from compiler.progress import Report
+
 Progress = Callable[[str, int, int], None]
 """Called with a stage, and how much of it is done and in total; a total of 0 for a stage that is not measured yet.
 
 Within a stage `done` grows, unless its work begins again at 0, and at the end it is the total. The stage may be a
 `Phase`, which says more.
 """
-
-Report = Callable[[int, int], None]
-"""The same for one stage."""
 
 Stage = Callable[[str], AbstractContextManager[Report]]
 """Opens a stage of that name, and gives what reports its progress."""

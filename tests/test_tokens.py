@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import llmc
 from benchmarks.prompts import prompts
 from compiler.ir.step import Step, all_positions
-from runtime.executors.torch import TorchExecutor
+from runtime.executors.torch.executor import TorchExecutor
 from tests.paths import MODELS
 
 NEW_TOKENS = 48

@@ -17,11 +17,12 @@ from compiler.backend_trt.messages import Messages, ops_named
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.plans import PlanSpec
 from compiler.backend_trt.profile import add_profile
-from compiler.backend_trt.progress import Progress, progress_monitor, shared_progress
+from compiler.backend_trt.progress import progress_monitor
 from compiler.backend_trt.readback import read_back
 from compiler.backend_trt.reuse import plan_cache, plan_key
 from compiler.errors import TargetError
 from compiler.ir.graph import Graph
+from compiler.progress import Report, shared_progress
 from compiler.trt_network.library import Library
 from compiler.trt_network.plans import PlanFiles, Plans
 
@@ -41,7 +42,7 @@ def build_plans(
     *,
     name: str = "rank0",
     options: BuildOptions | None = None,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> str:
     """Build a rank's plans into `folder`, and the list of them; returns the name of the list's file.
 
@@ -63,7 +64,7 @@ def build_plans(
     specs = check_plans(graph, options)
     reports = shared_progress(progress, len(specs)) if progress else [None] * len(specs)
 
-    def build(spec: PlanSpec, report: Progress | None) -> PlanFiles:
+    def build(spec: PlanSpec, report: Report | None) -> PlanFiles:
         files = build_plan(library, graph, load, folder, spec, name=name, options=options, progress=report)
         if report:
             report(1, 1)  # plans that were built before take no steps
@@ -85,7 +86,7 @@ def build_plan(
     *,
     name: str,
     options: BuildOptions,
-    progress: Progress | None = None,
+    progress: Report | None = None,
 ) -> PlanFiles:
     """Build one plan; the arguments and errors are those of `build_plans`."""
     with Builders() as builders:
@@ -101,7 +102,7 @@ def _build_plan(
     spec: PlanSpec,
     name: str,
     options: BuildOptions,
-    progress: Progress | None,
+    progress: Report | None,
 ) -> PlanFiles:
     trt = library.trt
     positions = position_ends(graph)

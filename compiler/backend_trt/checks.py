@@ -17,7 +17,7 @@ def check_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
     Raises:
         TargetError: listing everything in it that TensorRT does not take, or naming a GPU that lacks one of its types.
     """
-    require_able(graph, options.compute_capabilities)
+    require_able(graph, options.compute_capability)
     specs = wanted_plans(graph, options)
     for spec in specs:
         require_support(spec.specialize(graph))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from compiler.errors import TargetError
 from compiler.suggest import did_you_mean
@@ -20,7 +20,7 @@ class BuildOptions:
     """How an engine is built.
 
     Attributes:
-        compute_capabilities: the GPUs that it is for, such as `8.9`; empty for all that TensorRT-RTX names. An engine
+        compute_capability: the GPUs that it is for, such as `8.9`; empty for all that TensorRT-RTX names. An engine
             for all of them is compiled for the GPU at hand when it is loaded.
         optimization_level: 0 to 5, TensorRT's own default if None.
         profiling_verbosity: what the engine can tell about its layers: `names`, `detailed` or `none`.
@@ -31,17 +31,17 @@ class BuildOptions:
         reuse: whether to take plans that were built before, and to keep new ones for the next time.
     """
 
-    compute_capabilities: tuple[str, ...] = ()
-    optimization_level: int | None = None
-    profiling_verbosity: str = "names"
-    batch_sizes: tuple[int, ...] = ()
-    prompt_sizes: tuple[int, ...] = ()
-    capacities: tuple[int, ...] = ()
-    workers: int | None = None
-    reuse: bool = True
+    compute_capability: Annotated[tuple[str, ...], "the GPUs that it is for, such as 8.9; all if empty"] = ()
+    optimization_level: Annotated[int | None, "0 to 5; TensorRT's own default if none"] = None
+    profiling_verbosity: Annotated[str, "what the engine can tell of its layers: names, detailed or none"] = "names"
+    batch_sizes: Annotated[tuple[int, ...], "batches that get plans; chosen from the largest if empty"] = ()
+    prompt_sizes: Annotated[tuple[int, ...], "prefill chunks that get plans; chosen from the longest if empty"] = ()
+    capacities: Annotated[tuple[int, ...], "lengths of caches that get plans; chosen from the longest if empty"] = ()
+    workers: Annotated[int | None, "how many plans are built at a time; one per processor if none"] = None
+    reuse: Annotated[bool, "whether to take plans that were built before, and keep new ones"] = True
 
     def __post_init__(self) -> None:
-        for capability in self.compute_capabilities:
+        for capability in self.compute_capability:
             if capability not in COMPUTE_CAPABILITIES:
                 raise TargetError(
                     f"there is no compute capability {capability!r} to build for",
@@ -77,13 +77,13 @@ def configure(trt: Any, config: Any, options: BuildOptions, *, side_by_side: boo
     config.profiling_verbosity = getattr(trt.ProfilingVerbosity, VERBOSITIES[options.profiling_verbosity])
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
-    if not options.compute_capabilities:
+    if not options.compute_capability:
         return
     if not hasattr(config, "set_compute_capability"):
         raise TargetError(
             "this TensorRT package builds for the GPU at hand only",
             hint="leave out --compute-capability, or build with --target tensorrt-rtx",
         )
-    config.num_compute_capabilities = len(options.compute_capabilities)
-    for index, capability in enumerate(options.compute_capabilities):
+    config.num_compute_capabilities = len(options.compute_capability)
+    for index, capability in enumerate(options.compute_capability):
         config.set_compute_capability(getattr(trt.ComputeCapability, COMPUTE_CAPABILITIES[capability]), index)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-Progress = Callable[[int, int], None]
-"""Called with how much is done and in total; of TensorRT's own steps the total grows as it finds more to do."""
-
-_SHARES = 100
+from compiler.progress import Report
 
 
-def progress_monitor(trt: Any, progress: Progress) -> Any:
-    """An `IProgressMonitor` that reports the steps of all phases together. TensorRT calls it from several threads."""
+def progress_monitor(trt: Any, progress: Report) -> Any:
+    """An `IProgressMonitor` that reports the steps of all phases together, whose total grows as it finds more to do."""
 
+    # TensorRT calls it from several threads.
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -39,25 +36,3 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
             progress(all_done, all_total)
 
     return Monitor()
-
-
-def shared_progress(progress: Progress, count: int) -> list[Progress]:
-    """A progress function for each of several parts of a whole, side by side or one after the other.
-
-    Every part counts for as much as any other, whatever it counts itself in. `progress` hears of the whole, which never
-    falls back, even where a part finds that it has more to do than it thought.
-    """
-    lock = Lock()
-    shares = [0] * count
-
-    def reporter(index: int) -> Progress:
-        def report(done: int, total: int) -> None:
-            share = min(_SHARES, _SHARES * done // total) if total else 0
-            with lock:
-                if share > shares[index]:
-                    shares[index] = share
-                    progress(sum(shares), _SHARES * count)
-
-        return report
-
-    return [reporter(index) for index in range(count)]

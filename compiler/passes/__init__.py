@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # Importing a pass's module registers it.
+from compiler.options import Option
 from compiler.passes.cleanup import cleanup
 from compiler.passes.cse import cse
 from compiler.passes.dce import dce
@@ -12,7 +13,6 @@ from compiler.passes.fuse_attention import FuseAttention
 from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.merge_linears import MergeLinears, merge_linears
 from compiler.passes.notes import note
-from compiler.passes.options import Option
 from compiler.passes.parallel import PipelineParallel, SplitEmbedding, TensorParallel
 from compiler.passes.pipeline import PassRun, PipelineResult, apply_pass, run_pipeline
 from compiler.passes.protocol import Pass

@@ -71,6 +71,7 @@ def run_pipeline(
     on_pass: OnPass | None = None,
     trace: Trace | None = None,
     verify: bool = True,
+    dry_run: bool = False,
 ) -> PipelineResult:
     """Apply passes to a graph, in order. Facts that follow from the graph, such as the number of parameters, follow it.
 
@@ -82,6 +83,7 @@ def run_pipeline(
         on_pass: called as `on_pass(spelling, index, count)` before each pass, the first with index 0.
         trace: where rules record what they did.
         verify: whether to verify the graph before the first pass and after each one, and that a step stays one.
+        dry_run: whether passes that calibrate are replaced by what their `dry_run` makes without data.
 
     Raises:
         GraphError: if a pass leaves an invalid graph, or a model's step in a form that nothing runs, or cannot make the
@@ -103,7 +105,7 @@ def run_pipeline(
                 on_pass(spelling, i, len(steps))
             given, start = graph, time.perf_counter()
             with gathered_notes() as said:
-                graph = apply_pass(step, given)
+                graph = apply_pass(step, given, dry_run=dry_run)
             seconds = time.perf_counter() - start
             notes += [f"{spelling}: {text}" for text in said]
             graph = with_derived_facts(given, graph)
@@ -115,8 +117,13 @@ def run_pipeline(
     return PipelineResult(graph, tuple(runs), canonical(steps), tuple(notes))
 
 
-def apply_pass(step: Pass, graph: Graph) -> Graph:
+def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
     """What one pass makes of a graph, if it applies.
+
+    Args:
+        step: the pass.
+        graph: the graph.
+        dry_run: whether its `dry_run` stands for a pass that calibrates.
 
     Raises:
         PassError: if the pass does not apply or returns no graph.
@@ -130,7 +137,8 @@ def apply_pass(step: Pass, graph: Graph) -> Graph:
             requires = getattr(step, "requires", None)
             if requires is not None:
                 requires(graph)
-            result: object = step(graph)
+            apply = getattr(step, "dry_run", step) if dry_run else step
+            result: object = apply(graph)
     except GraphError as error:
         if not is_own(maker):
             raise

@@ -13,9 +13,13 @@ from compiler.ir.graph import Graph
 class Pass(Protocol):
     """A function of graphs: it returns a new graph, or the one it was given if there is nothing to do.
 
-    Either a plain function, or an instance of a frozen dataclass whose fields are the pass's options. A dataclass may
-    also have `requires(self, graph)`, which raises a PassError, with the mend, where the pass cannot be applied; the
-    pipeline calls it first. The docstring is what `llmc passes` shows.
+    Either a plain function, or an instance of a frozen dataclass whose fields are the pass's options. The docstring is
+    what `llmc passes` shows. A dataclass may also have these methods:
+
+    - `requires(self, graph)`, which the pipeline calls first, raises a PassError, with the mend, where the pass cannot
+      be applied.
+    - `dry_run(self, graph)`, of a pass that calibrates, returns about the graph that the pass would: ops of the same
+      types, from no data. It stands for the pass in dry runs, and is tried before any data is read.
     """
 
     def __call__(self, graph: Graph, /) -> Graph:
@@ -26,9 +30,9 @@ PassMaker = Callable[..., Any]
 """What is registered: the function itself, or the dataclass."""
 
 
-def takes_options(maker: PassMaker) -> bool:
-    """Whether a pass is made by calling `maker` with options; else `maker` is the pass."""
-    return isinstance(maker, type) and is_dataclass(maker)
+def has_dry_run(pass_: Pass) -> bool:
+    """Whether a pass says that it calibrates, by a method that stands for it where there is no data."""
+    return hasattr(pass_, "dry_run")
 
 
 def maker_of(pass_: Pass) -> PassMaker:

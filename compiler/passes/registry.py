@@ -6,16 +6,13 @@ An installed package offers passes by a module under the entry points `llmc.plug
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 from compiler.errors import PassError
-from compiler.passes.options import Option, options_of, spell_value
-from compiler.passes.protocol import Pass, PassMaker, default_name, maker_of, takes_options
+from compiler.options.info import MakerInfo, takes_options
+from compiler.passes.protocol import Pass, PassMaker, default_name, maker_of
 from compiler.plugins import Plugin, Registry, adopt, broken_hint, place_of
 from compiler.plugins.source import Place
 from compiler.suggest import did_you_mean
@@ -26,62 +23,25 @@ Maker = TypeVar("Maker", bound=PassMaker)
 
 
 @dataclass(frozen=True)
-class PassInfo:
-    """A registered pass.
+class PassInfo(MakerInfo):
+    """A registered pass."""
 
-    Attributes:
-        name: its name in pipelines.
-        maker: the function that it is, or the dataclass whose instances it is.
-    """
-
-    name: str
-    maker: PassMaker
-
-    @cached_property
-    def options(self) -> tuple[Option, ...]:
-        """Its options; the first one is what `name=value` sets."""
-        return options_of(self.maker) if isinstance(self.maker, type) else ()
-
-    @property
-    def doc(self) -> str:
-        """What it does."""
-        return inspect.getdoc(self.maker) or ""
-
-    @property
-    def summary(self) -> str:
-        """The first paragraph of `doc`, on one line."""
-        return " ".join(self.doc.partition("\n\n")[0].split())
-
-    @property
-    def module(self) -> str:
-        """The module that defines it, or the plug-in's file."""
-        return place_of(self.maker).home
+    noun = "pass"
+    error = PassError
 
     @property
     def plugin(self) -> Plugin | None:
         """The plug-in that brings it; None if it is llmc's own."""
         return PASSES.plugin(self.name)
 
-    def as_json(self) -> dict[str, Any]:
-        """What `llmc passes --json` prints."""
-        options = [
-            {
-                "name": option.name,
-                "type": option.type_text,
-                "required": option.required,
-                "default": None if option.required else spell_value(option.type, option.default),
-                "help": option.help,
-            }
-            for option in self.options
-        ]
-        return {
-            "name": self.name,
-            "summary": self.summary,
-            "doc": self.doc,
-            "module": self.module,
-            "plugin": self.plugin and self.plugin.name,
-            "options": options,
-        }
+    def check(self) -> None:
+        """PassError if it is neither a function of a graph nor a frozen dataclass that is called with one."""
+        what = f"the pass {self.name!r}"
+        if not takes_options(self.maker) and (isinstance(self.maker, type) or not callable(self.maker)):
+            raise PassError(f"{what} must be a function of a graph or a frozen dataclass")
+        super().check()
+        if takes_options(self.maker) and not any("__call__" in vars(base) for base in self.maker.__mro__):  # type: ignore[attr-defined]
+            raise PassError(f"{what} needs a method __call__(self, graph) that returns the new graph")
 
 
 PASSES = Registry[PassInfo]("the pass {!r} exists already", PassError)
@@ -107,24 +67,9 @@ def register(name: str | Maker) -> Callable[[Maker], Maker] | Maker:
 
 def _add(name: str, maker: Maker, place: Place | None = None) -> Maker:
     info = PassInfo(name, maker)
-    _check(info)
+    info.check()
     PASSES.add(name, info, maker, place)
     return maker
-
-
-def _check(info: PassInfo) -> None:
-    what = f"the pass {info.name!r}"
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", info.name):
-        raise PassError(f"{what} needs another name: small letters, digits and hyphens, a letter first")
-    if not takes_options(info.maker):
-        if isinstance(info.maker, type) or not callable(info.maker):
-            raise PassError(f"{what} must be a function of a graph or a frozen dataclass")
-        return
-    if not info.maker.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise PassError(f"{what} must be a frozen dataclass: write @dataclass(frozen=True)")
-    if not any("__call__" in vars(base) for base in info.maker.__mro__):  # type: ignore[attr-defined]
-        raise PassError(f"{what} needs a method __call__(self, graph) that returns the new graph")
-    _ = info.options  # refuses fields that no text can be read as
 
 
 def find_pass(name: str) -> PassInfo:

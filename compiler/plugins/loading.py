@@ -27,7 +27,7 @@ from compiler.plugins.registry import all_or_nothing, loading
 from compiler.plugins.source import FILE_PREFIX, Plugin, top_level
 from compiler.suggest import did_you_mean_path, names_in
 
-GROUPS = ("llmc.plugins", "llmc.passes")
+GROUPS = ("llmc.plugins", "llmc.passes", "llmc.targets")
 """The groups of entry points that are looked at."""
 
 
@@ -133,7 +133,7 @@ def adopt(group: str, register: Callable[[str, Any], None]) -> None:
 def broken_hint(hint: str) -> str:
     """A hint about something that is not there, with the packages that might have it and could not be loaded."""
     broken = {offer.plugin.name: offer for offer in _state.offers.values() if offer.failure}
-    return "; ".join([hint, *(f"{offer.failure}; {offer.mend}" for offer in broken.values())])
+    return "; ".join(filter(None, [hint, *(f"{offer.failure}; {offer.mend}" for offer in broken.values())]))
 
 
 def load_file(path: str | os.PathLike[str]) -> ModuleType:

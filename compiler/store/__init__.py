@@ -1,5 +1,5 @@
-"""The `torch` target: a rank's graph as text, and its weights as safetensors."""
+"""What every engine stores: the graph of each rank as text, and its weights as safetensors."""
 
-from compiler.store.write_ranks import EmittedRank, emit_torch, stored_ranks
+from compiler.store.ranks import StoredRank, stored_ranks, write_ranks
 
-__all__ = ["EmittedRank", "emit_torch", "stored_ranks"]
+__all__ = ["StoredRank", "stored_ranks", "write_ranks"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,6 @@ from llmc.cli.console import Console, note
 if TYPE_CHECKING:
     from llmc.compiling.driver import Compiled
     from llmc.compiling.dry_run import DryRun
-    from llmc.compiling.request import CompileOptions
 
 
 def compile_command(
@@ -26,7 +26,12 @@ def compile_command(
     ] = None,
     passes: options.Passes = "",
     target: Annotated[
-        str, typer.Option(metavar="LIST", help="auto, torch, tensorrt-rtx, tensorrt, or several with commas.")
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="auto, torch, tensorrt-rtx, tensorrt, or several with commas; llmc targets lists them with options of "
+            "their own, as tensorrt-rtx:workers=1.",
+        ),
     ] = "auto",
     dtype: Annotated[
         str | None,
@@ -46,9 +51,12 @@ def compile_command(
         int | None, typer.Option(metavar="0..5", help="TensorRT's optimization level; its own default if not given.")
     ] = None,
     profiling_verbosity: Annotated[
-        str,
-        typer.Option(metavar="LEVEL", help="What a TensorRT engine can tell about its layers: names, detailed, none."),
-    ] = "names",
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="What a TensorRT engine can tell of its layers: names (the default), detailed, none.",
+        ),
+    ] = None,
     batch_sizes: Annotated[
         str | None,
         typer.Option(
@@ -125,39 +133,36 @@ def compile_command(
     llmc compile my-checkpoint --passes quant=awq,tp=2 --dry-run --dump-ir dumps
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
-    from compiler.backend_trt import BuildOptions
+    from llmc.compiling.options import CompileOptions
 
-    capabilities = () if compute_capability == "all" else tuple(part.strip() for part in compute_capability.split(","))
-    request: CompileOptions = {
-        "passes": passes,
-        "target": target,
-        "dtype": dtype,
-        "max_batch": max_batch,
-        "max_input": max_input,
-        "max_seq": max_seq,
-        "build": BuildOptions(
-            capabilities,
-            optimization_level,
-            profiling_verbosity,
-            batch_sizes=options.sizes("--batch-sizes", batch_sizes),
-            prompt_sizes=options.sizes("--prompt-sizes", prompt_sizes),
-            capacities=options.sizes("--capacities", capacities),
-            workers=workers,
-        ),
-        "dummy_weights": dummy_weights,
-        "dump_ir": dump_ir,
-        "explain": explain,
-        "calib": calib,
-        "calib_samples": calib_samples,
-        "calib_length": calib_length,
-        "calib_seed": calib_seed,
+    build = {
+        "compute_capability": None if compute_capability == "all" else options.words(compute_capability),
+        "optimization_level": optimization_level,
+        "profiling_verbosity": profiling_verbosity,
+        "batch_sizes": options.sizes("--batch-sizes", batch_sizes),
+        "prompt_sizes": options.sizes("--prompt-sizes", prompt_sizes),
+        "capacities": options.sizes("--capacities", capacities),
+        "workers": workers,
     }
-    made: Compiled | DryRun
+    request = CompileOptions(
+        passes=passes,
+        target=target,
+        dtype=dtype,
+        max_batch=max_batch,
+        max_input=max_input,
+        max_seq=max_seq,
+        dummy_weights=dummy_weights,
+        build={name: value for name, value in build.items() if value is not None},
+        dump_ir=dump_ir,
+        explain=explain,
+        calib=calib,
+        calib_samples=calib_samples,
+        calib_length=calib_length,
+        calib_seed=calib_seed,
+    )
+    make: Callable[..., Compiled | DryRun] = llmc.dry_run if dry_run else llmc.compile
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:
-        if dry_run:
-            made = llmc.dry_run(model, output, progress=console, **request)
-        else:
-            made = llmc.compile(model, output, progress=console, **request)
+        made = make(model, output, request, progress=console)
     if not quiet:
         for text in made.notes:
             note(text)

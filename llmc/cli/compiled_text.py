@@ -25,7 +25,7 @@ def made_text(made: Compiled | DryRun) -> str:
 
 
 def _engine(compiled: Compiled) -> str:
-    from runtime.engine_dir.sizes import bytes_text
+    from compiler.sizes import bytes_text
 
     size = sum(entry.bytes for entry in compiled.manifest.files.values())
     return table(
@@ -40,7 +40,7 @@ def _engine(compiled: Compiled) -> str:
 
 
 def _dry_run(run: DryRun) -> str:
-    from runtime.engine_dir.sizes import bytes_text
+    from compiler.sizes import bytes_text
 
     ranks = run.manifest.mesh.size
     return table(
@@ -56,7 +56,7 @@ def _dry_run(run: DryRun) -> str:
 
 
 def _facts(manifest: Manifest, targets: str) -> Sequence[tuple[str, str]]:
-    from runtime.engine_dir.sizes import count_text
+    from compiler.sizes import count_text
 
     limits, parameters = manifest.limits, count_text(int(manifest.model["parameters"]))
     made_up = ", dummy weights" if manifest.source.dummy_weights else ""

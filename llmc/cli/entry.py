@@ -21,6 +21,7 @@ from llmc.cli.lift_command import lift_command
 from llmc.cli.opt_command import opt_command
 from llmc.cli.passes_command import passes_command
 from llmc.cli.run_command import run_command
+from llmc.cli.targets_command import targets_command
 from llmc.cli.usage import NamingGroup, strict
 from llmc.cli.verify_command import verify_command
 
@@ -68,6 +69,7 @@ app.command("inspect", cls=strict("inspect one thing at a time"))(guarded(inspec
 app.command("verify", cls=strict("what to compare with goes after --against"))(guarded(verify_command))
 app.add_typer(eval_app, name="eval")
 app.command("passes", cls=strict("name one pass, or none"))(guarded(passes_command))
+app.command("targets", cls=strict("name one target, or none"))(guarded(targets_command))
 app.command("opt", cls=strict("passes go after --passes, the file to write after -o"))(guarded(opt_command))
 app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from compiler.errors import EngineError
 from llmc.cli import options
 from llmc.cli.console import note, table
-from llmc.cli.network_text import chosen_plan, layer_lines, plan_rows
 
 
 def inspect_command(
@@ -38,27 +38,33 @@ def inspect_command(
     llmc inspect dumps
     llmc inspect dumps/00-lift.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
-    from llmc.inspection.facts import inspect_path
+    from llmc.inspection.facts import inspect_path, target_sections
     from runtime.load.ignored_options import Case, ignored_notes
 
     notes: list[str] = []
     facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers, note=notes.append)
     notes += ignored_notes(Case(json_output, "with --json all plans are shown", {"--plan": plan is not None}))
-    chosen = chosen_plan(facts["tensorrt"]["plans"] if "tensorrt" in facts else (), plan)
+    sections = {name: target for name, target in target_sections().items() if name in facts}
+    rows = [row for name, target in sections.items() for row in target.fact_rows(facts[name], plan)]
+    listed = [text for name, target in sections.items() if layers and (text := target.layer_lines(facts[name], plan))]
+    if plan is not None and not sections:
+        raise EngineError(f"there is no plan {plan!r}", hint=f"{path} has no execution plans: leave out --plan")
     for text in notes:
         note(text)
     if json_output:
         print(json.dumps({**facts, **({"notes": notes} if notes else {})}, indent=2))
     elif facts["kind"] == "dumps":
         print(table([("dumps", facts["path"]), *_dump_rows(facts["graphs"])]))
-    elif layers and chosen:
-        print(layer_lines(chosen["layer_list"]))
+    elif listed:
+        print("\n".join(listed))
     else:
-        print(table(_rows(facts) + (plan_rows(facts["tensorrt"], chosen) if chosen else [])))
+        told = {file for name, target in sections.items() for file in target.plan_files(facts[name])}
+        print(table([*_rows(facts, told), *rows]))
 
 
-def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    from runtime.engine_dir.sizes import bytes_text, count_text
+def _rows(facts: dict[str, Any], told: set[str]) -> list[tuple[str, str]]:
+    """The rows of a table, without the files that are told of elsewhere."""
+    from compiler.sizes import bytes_text, count_text
 
     model = facts["facts"]
     weights, cache = facts["weights"], facts["cache"]
@@ -83,12 +89,12 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if facts["passes"]:
         rows.append(("passes", ", ".join(facts["passes"])))
-    return rows + (_engine_rows(facts) if facts["kind"] == "engine" else [])
+    return rows + (_engine_rows(facts, told) if facts["kind"] == "engine" else [])
 
 
 def _dump_rows(graphs: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """A row a graph: its size, and how many operations of which kinds it has more or fewer than the one before."""
-    from runtime.engine_dir.sizes import bytes_text
+    from compiler.sizes import bytes_text
 
     rows, before = [], None
     for graph in graphs:
@@ -102,7 +108,7 @@ def _dump_rows(graphs: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return rows
 
 
-def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _engine_rows(facts: dict[str, Any], told: set[str]) -> list[tuple[str, str]]:
     limits, source, mesh = facts["limits"], facts["source"], facts["mesh"]
     made_up = ", dummy weights" if source["dummy_weights"] else ""
     return [
@@ -114,7 +120,7 @@ def _engine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("tokens", ", ".join(f"{name} {value}" for name, value in facts["tokens"].items())),
         ("source", f"{source['folder']}{made_up}, sha256 {source['sha256'][:16]}..."),
         ("made by", ", ".join([f"llmc {facts['llmc']}", *(f"{k} {v}" for k, v in facts["versions"].items())])),
-        ("files", _files(facts)),
+        ("files", _files(facts, told)),
     ]
 
 
@@ -125,11 +131,9 @@ def _plugin(used: dict[str, Any]) -> str:
     return f"{name} ({'; '.join(uses)})"
 
 
-def _files(facts: dict[str, Any]) -> str:
+def _files(facts: dict[str, Any], told: set[str]) -> str:
     """Every file, but for those of plans, which have rows of their own."""
-    from runtime.engine_dir.sizes import bytes_text
+    from compiler.sizes import bytes_text
 
-    plans = facts["tensorrt"]["plans"] if "tensorrt" in facts else ()
-    hidden = {plan[key] for plan in plans for key in ("engine", "network")}
-    shown = [f"{name} {bytes_text(file['bytes'])}" for name, file in facts["files"].items() if name not in hidden]
-    return ", ".join([*shown, *([f"{len(hidden)} files of plans"] if hidden else [])])
+    shown = [f"{name} {bytes_text(file['bytes'])}" for name, file in facts["files"].items() if name not in told]
+    return ", ".join([*shown, *([f"{len(told)} files of plans"] if told else [])])

@@ -102,10 +102,15 @@ def file_or_none(output: Path | None) -> Path | None:
     return None if output is None or str(output) == "-" else output
 
 
-def sizes(option: str, text: str | None) -> tuple[int, ...]:
-    """The numbers of a list such as `1,8,64`; none for None. RequestError, naming the option, for anything else."""
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list with commas."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def sizes(option: str, text: str | None) -> tuple[int, ...] | None:
+    """The numbers of a list such as `1,8,64`; None for None. RequestError, naming the option, for anything else."""
     if text is None:
-        return ()
+        return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:

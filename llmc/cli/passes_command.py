@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from llmc.cli import options
-from llmc.cli.console import table
-
-if TYPE_CHECKING:
-    from compiler.passes import Option, PassInfo
+from llmc.cli.made_things import as_json, details, listed
 
 
 def passes_command(
@@ -35,27 +31,9 @@ def passes_command(
 
     found = describe_passes() if name is None else (find_pass(name),)
     if json_output:
-        print(json.dumps([info.as_json() for info in found], indent=2))
+        print(as_json(found))
     elif name is not None:
-        print(_details(found[0]))
+        print(details(found[0]))
     else:
-        print(table([row for info in found for row in _rows(info)]))
+        print(listed(found))
         print(f"\nAdded by llmc compile unless named: {', '.join(AUTOMATIC)}. More: llmc passes NAME.")
-
-
-def _rows(info: PassInfo) -> list[tuple[str, str]]:
-    """What the pass does, then its options."""
-    return [(info.name, info.summary), *(_option_row(option) for option in info.options)]
-
-
-def _option_row(option: Option) -> tuple[str, str]:
-    default = "required" if option.required else f"default {option.text.partition('=')[2]}"
-    return f"  {option.name}", f"{option.type_text} ({default}){': ' if option.help else ''}{option.help}"
-
-
-def _details(info: PassInfo) -> str:
-    parts = [f"{info.name} (defined in {info.module})", info.doc]
-    if info.options:
-        parts.append(f"Options, the first of which is what {info.name}=VALUE sets:")
-        parts.append(table([_option_row(option) for option in info.options]))
-    return "\n\n".join(parts)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from compiler.errors import CheckpointError
 from compiler.frontends import Checkpoint
-from llmc.progress import Report, counter
+from compiler.progress import Report
+from llmc.progress import counter
 from runtime.engine_dir.hashing import sha256_files
 
 

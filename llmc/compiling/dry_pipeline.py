@@ -1,16 +1,14 @@
-"""Trying a pipeline before it calibrates: what cannot work is said at once, not after minutes of calibration.
+"""Running a pipeline without data, so that what cannot work is said at once, not after minutes of calibration.
 
-For the rehearsal each pass that calibrates is replaced by one that makes a graph of the same types from no data:
-weights are rounded to the nearest value, and scales are placeholders. Nothing is computed, since weights are lazy.
+The `dry_run` of a pass that calibrates makes a graph of the same types from no data: weights are rounded to the nearest
+value, and scales are placeholders. Nothing is computed, since weights are lazy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor
 
 from compiler.errors import PassError
@@ -18,14 +16,13 @@ from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import Pass, PipelineResult, run_pipeline
 from compiler.passes.pipeline import OnPass
-from compiler.passes.quant import Quantize, QuantizeCaches
-from compiler.passes.quant.caches.kv import quantize_caches
+from compiler.passes.protocol import has_dry_run
+from compiler.passes.quant import QuantizeCaches
 from compiler.passes.quant.calibration.source import CalibrationSource
-from compiler.passes.quant.recipe import require_one_rank
 
 
-class _NeedsDataError(PassError):
-    """A pass of somebody else calibrates."""
+class NeedsDataError(PassError):
+    """A pass calibrates, and has no `dry_run`."""
 
 
 class _NoData(CalibrationSource):
@@ -38,23 +35,23 @@ class _NoData(CalibrationSource):
 
     def windows(self, graph: Graph) -> Tensor:
         """Raises."""
-        raise _NeedsDataError("there is no data yet")
+        raise NeedsDataError("there is no data yet")
 
 
 def calibrates(stages: Sequence[Pass]) -> bool:
-    """Whether a pipeline has passes that may calibrate."""
-    return any(isinstance(stage, Quantize) or _quantizes_caches(stage) for stage in stages)
+    """Whether a pipeline has passes that say that they calibrate."""
+    return any(has_dry_run(stage) and not _is_off(stage) for stage in stages)
 
 
-def rehearse(
+def dry_pipeline(
     graph: Graph,
     stages: Sequence[Pass],
     *,
     dump_dir: Path | None = None,
     on_pass: OnPass | None = None,
     trace: Trace | None = None,
-) -> PipelineResult | None:
-    """What a pipeline will make of a graph, in ops and types; None if that cannot be told without data.
+) -> PipelineResult:
+    """What a pipeline will make of a graph, in ops and types.
 
     Args:
         graph: the graph.
@@ -64,42 +61,28 @@ def rehearse(
         trace: as of `run_pipeline`.
 
     Raises:
+        NeedsDataError: if a pass needs data, so that it cannot be told what it makes.
         PassError: if a pass cannot be applied, as the pipeline itself would.
     """
-    stand_ins = [_stand_in(stage) for stage in stages]
+    current = ""
+
+    def note_pass(spelling: str, index: int, count: int) -> None:
+        nonlocal current
+        current = spelling
+        if on_pass:
+            on_pass(spelling, index, count)
+
     try:
         with _NoData().active():
-            return run_pipeline(graph, stand_ins, dump_dir=dump_dir, on_pass=on_pass, trace=trace or Trace())
-    except _NeedsDataError:
-        return None
+            return run_pipeline(
+                graph, stages, dump_dir=dump_dir, on_pass=note_pass, trace=trace or Trace(), dry_run=True
+            )
+    except NeedsDataError:
+        raise NeedsDataError(
+            f"the pass {current!r} needs data, so that a dry run cannot tell what it makes",
+            hint="give the pass a method dry_run(self, graph), or leave the pass or --dry-run out",
+        ) from None
 
 
-def _stand_in(stage: Pass) -> Pass:
-    if isinstance(stage, Quantize):
-        return _nearest(stage)
-    return _placeholders(stage) if _quantizes_caches(stage) else stage
-
-
-def _quantizes_caches(stage: Pass) -> TypeGuard[QuantizeCaches]:
-    return isinstance(stage, QuantizeCaches) and stage.to != "off"
-
-
-def _nearest(stage: Any) -> Callable[[Graph], Graph]:
-    """`stage`, a `quant`, without what it needs data for."""
-
-    def quant(graph: Graph) -> Graph:
-        require_one_rank(graph, "quant")
-        quantized: Graph = stage.recipe.without_data().quantize(graph)
-        return quantized
-
-    return quant
-
-
-def _placeholders(stage: QuantizeCaches) -> Callable[[Graph], Graph]:
-    """The pass `kv` with scales of 1."""
-
-    def kv(graph: Graph) -> Graph:
-        require_one_rank(graph, "kv")
-        return quantize_caches(graph, stage.dtype, {name: torch.ones(1) for name in graph.states()})
-
-    return kv
+def _is_off(stage: Pass) -> bool:
+    return isinstance(stage, QuantizeCaches) and stage.to == "off"

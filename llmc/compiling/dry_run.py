@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
-from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
-from compiler.passes import PipelineResult, spell
-from llmc.compiling.dry_pipeline import calibrates, rehearse
+from llmc.compiling.dry_pipeline import calibrates, dry_pipeline
 from llmc.compiling.job import Job, export_tokenizer, lift_model
 from llmc.compiling.manifest_draft import describe_engine, used_plugins
+from llmc.compiling.options import CompileKeywords, CompileOptions
 from llmc.compiling.outline import checked_outline, nearest_folder
-from llmc.compiling.request import CompileOptions, CompileRequest, compile_request, without_calibration
+from llmc.compiling.request import CompileRequest, compile_request, without_calibration
 from llmc.pipeline import Rewritten, rewritten
 from llmc.progress import Phase, Progress, Stages
 from llmc.version import __version__
@@ -35,7 +34,7 @@ class DryRun:
         graph: the graph after all passes. Weights and scales that calibration decides are placeholders in it, of the
             right shapes and types.
         targets: the targets that it would be built for.
-        plans: the names of the plans of the first rank, by TensorRT target.
+        plans: the names of the execution plans of the first rank, by target.
         needed_bytes: about how much room on the disk it would take while it is written.
         free_bytes: how much there is.
         timings: seconds by stage, in order.
@@ -48,7 +47,7 @@ class DryRun:
     manifest: Manifest
     graph: Graph
     targets: tuple[str, ...]
-    plans: Mapping[str, tuple[str, ...]]
+    plans: Mapping[str, Sequence[str]]
     needed_bytes: int
     free_bytes: int
     timings: Mapping[str, float]
@@ -78,9 +77,10 @@ class DryRun:
 def dry_run(
     model: str | Path,
     output: str | Path | None = None,
+    options: CompileOptions | None = None,
     *,
     progress: Progress | None = None,
-    **options: Unpack[CompileOptions],
+    **changes: Unpack[CompileKeywords],
 ) -> DryRun:
     """Check everything that `llmc.compile` checks, and tell what it would make. The arguments are the same.
 
@@ -92,27 +92,29 @@ def dry_run(
             else needs data, so that it cannot be told what it makes.
     """
     job = Job(Stages(progress))
-    request = compile_request(model, output, make_folder=False, **options)
+    options = (options or CompileOptions()).changed(changes)
+    request = compile_request(model, output, options, make_folder=False)
     job.notes += request.notes
     lifted = lift_model(job, request)
     with job.stage("rewrite"):
         made = _rewritten(job, request, lifted.graph)
     job.notes += made.notes
     job.notes += ignored_notes(without_calibration(request.calibration, used=calibrates(request.stages)))
-    outline = checked_outline(made.graph, request.targets, request.build, request.place)
+    outline = checked_outline(made.graph, request.targets, request.place)
     with TemporaryDirectory() as folder:
         export_tokenizer(job, lifted.checkpoint, Path(folder))
     manifest = replace(
         describe_engine(made.graph, pipeline=made.canonical, version=__version__),
         plugins=used_plugins(made.graph, request.stages),
         tokens=lifted.tokens,
+        capabilities=outline.compute_capabilities,
         source=Source(lifted.checkpoint.folder.resolve().name, "", request.dummy_weights),
     )
     return DryRun(
         path=request.place,
         manifest=manifest,
         graph=made.graph,
-        targets=tuple(dict.fromkeys([*outline.plans, "torch"])),
+        targets=tuple(request.targets),
         plans=outline.plans,
         needed_bytes=outline.needed,
         free_bytes=shutil.disk_usage(nearest_folder(request.place)).free,
@@ -125,19 +127,10 @@ def dry_run(
 
 def _rewritten(job: Job, request: CompileRequest, graph: Graph) -> Rewritten:
     """What the pipeline makes of a graph, as far as it can be told without data."""
-    spellings = [spell(stage) for stage in request.stages]
-    current = ""
 
     def on_pass(spelling: str, index: int, count: int) -> None:
-        nonlocal current
-        current = spellings[index]
-        job.progress(Phase("rewrite", current), index, count)
+        job.progress(Phase("rewrite", spelling), index, count)
 
     trace = Trace()
-    result: PipelineResult | None = rehearse(graph, request.stages, dump_dir=request.dump, on_pass=on_pass, trace=trace)
-    if result is None:
-        raise PassError(
-            f"the pass {current!r} needs data, so that a dry run cannot tell what it makes",
-            hint="leave it out of --passes, or leave out --dry-run",
-        )
-    return rewritten(result, request.stages, trace if request.explain else None)
+    result = dry_pipeline(graph, request.stages, dump_dir=request.dump, on_pass=on_pass, trace=trace)
+    return rewritten(result, trace if request.explain else None)

@@ -14,10 +14,11 @@ from compiler.frontends.special_tokens import generation_notes, special_tokens
 from compiler.ir.graph import Graph
 from compiler.ir.step import StepDim
 from compiler.passes.quant.calibration.source import CalibrationSource
+from compiler.progress import Report
 from llmc.compiling.request import CompileRequest
 from llmc.compiling.tokenizer_export import write_tokenizer
 from llmc.naming import checkpoint_folder
-from llmc.progress import Report, Stages
+from llmc.progress import Stages
 from runtime.engine_dir.manifest import NoTokenizer, SpecialTokens
 
 

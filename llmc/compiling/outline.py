@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.backend_trt import BuildOptions
 from compiler.ir.graph import Graph
 from compiler.store import stored_ranks
+from compiler.targets import Target
 from llmc.compiling.disk_estimate import needed_bytes
-from llmc.compiling.emit import check_targets
+from llmc.compiling.emit import check_targets, compute_capabilities
 from runtime.engine_dir.engine_writer import check_room
 
 
@@ -19,15 +19,17 @@ class Outline:
     """What an engine will consist of.
 
     Attributes:
-        plans: the names of the plans of the first rank, by TensorRT target.
+        plans: the names of the execution plans of the first rank, by target.
         needed: about how many bytes it takes on the disk while it is written.
+        compute_capabilities: the GPUs that it will be for; none if for any device.
     """
 
-    plans: Mapping[str, tuple[str, ...]]
+    plans: Mapping[str, Sequence[str]]
     needed: int
+    compute_capabilities: tuple[str, ...]
 
 
-def checked_outline(graph: Graph, targets: Sequence[str], build: BuildOptions, place: Path) -> Outline:
+def checked_outline(graph: Graph, targets: Mapping[str, Target], place: Path) -> Outline:
     """The outline of the engine of a graph, which can be built and has room at its place.
 
     Raises:
@@ -36,11 +38,10 @@ def checked_outline(graph: Graph, targets: Sequence[str], build: BuildOptions, p
         EngineError: if the disk has no room for it.
     """
     ranks = stored_ranks(graph)
-    plans = check_targets(graph, ranks, targets, build)
-    planned = [target for target in targets if target != "torch"]
-    needed = needed_bytes(ranks, [len(names) * len(planned) for names in plans])
+    plans = check_targets(graph, ranks, targets)
+    needed = needed_bytes(ranks, targets)
     check_room(nearest_folder(place), needed)
-    return Outline(dict.fromkeys(planned, plans[0]), needed)
+    return Outline(plans, needed, compute_capabilities(ranks[0], targets))
 
 
 def nearest_folder(place: Path) -> Path:

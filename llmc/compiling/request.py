@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
-from compiler.backend_trt import BuildOptions
 from compiler.frontends import Limits
 from compiler.passes import ChangeDType, Pass, spell
 from compiler.plugins import load_plugins
-from compiler.trt_network.library import load_library
+from compiler.targets import Target
 from llmc.compiling.calibration import CalibrationSettings, calibration_settings
+from llmc.compiling.options import CompileOptions
 from llmc.compiling.targets import resolve_targets
 from llmc.dtypes import dtype_name
 from llmc.dumps import dump_folder
-from llmc.pipeline import Passes, compose
+from llmc.pipeline import compose
 from runtime.engine_dir.engine_writer import check_place
 from runtime.load.ignored_options import Case, ignored_notes
-
-_BUILD_OPTIONS = {
-    "compute-capability": "compute_capabilities",
-    "optimization-level": "optimization_level",
-    "profiling-verbosity": "profiling_verbosity",
-    "batch-sizes": "batch_sizes",
-    "prompt-sizes": "prompt_sizes",
-    "capacities": "capacities",
-    "workers": "workers",
-}
-
-
-class CompileOptions(TypedDict, total=False):
-    """The options of `llmc.compile`, where they are explained."""
-
-    passes: Passes
-    target: str
-    dtype: str | None
-    max_batch: int
-    max_input: int | None
-    max_seq: int | None
-    dummy_weights: bool
-    build: BuildOptions | None
-    dump_ir: str | Path | None
-    plugins: Sequence[str | Path]
-    explain: bool
-    calib: str | Path | None
-    calib_samples: int | None
-    calib_length: int | None
-    calib_seed: int
 
 
 @dataclass(frozen=True)
@@ -59,8 +28,7 @@ class CompileRequest:
         model: the checkpoint's folder, or its id.
         place: the absolute path of the engine.
         stages: the pipeline.
-        targets: the targets, each once.
-        build: how TensorRT engines are built.
+        targets: the targets by name, those that every engine has first.
         limits: the largest batch, prompt and sequence.
         dummy_weights: whether weights are made up.
         dump: the absolute folder for the graph's text; None for no text.
@@ -72,8 +40,7 @@ class CompileRequest:
     model: str | Path
     place: Path
     stages: tuple[Pass, ...]
-    targets: tuple[str, ...]
-    build: BuildOptions
+    targets: Mapping[str, Target]
     limits: Limits
     dummy_weights: bool
     dump: Path | None
@@ -83,65 +50,36 @@ class CompileRequest:
 
 
 def compile_request(
-    model: str | Path,
-    output: str | Path | None,
-    *,
-    make_folder: bool,
-    passes: Passes = "",
-    target: str = "auto",
-    dtype: str | None = None,
-    max_batch: int = 8,
-    max_input: int | None = None,
-    max_seq: int | None = None,
-    dummy_weights: bool = False,
-    build: BuildOptions | None = None,
-    dump_ir: str | Path | None = None,
-    plugins: Sequence[str | Path] = (),
-    explain: bool = False,
-    calib: str | Path | None = None,
-    calib_samples: int | None = None,
-    calib_length: int | None = None,
-    calib_seed: int = 0,
+    model: str | Path, output: str | Path | None, options: CompileOptions, *, make_folder: bool
 ) -> CompileRequest:
-    """The request that the arguments of `llmc.compile` make; they are explained there, and so are its errors.
+    """The request that options make; they are explained in `CompileOptions`, and their errors in `llmc.compile`.
 
     Args:
         model: the checkpoint.
         output: the engine directory; None for the default.
+        options: the options.
         make_folder: whether to make the folder that the engine will lie in.
     """
-    plugin_notes = load_plugins(plugins)
-    targets, note = resolve_targets(target)
-    for name in targets:
-        if name != "torch":
-            load_library(name)
-    build = build or BuildOptions()
-    dtype = dtype_name(dtype)
-    stages = compose(passes, dtype)
+    plugin_notes = load_plugins(options.plugins)
+    targets, target_notes = resolve_targets(options.target, options.target_options)
+    for target in targets.values():
+        target.require_tools()
+    dtype = dtype_name(options.dtype)
+    stages = compose(options.passes, dtype)
     place = check_place(Path(output) if output is not None else default_output(model), make_folder=make_folder)
-    cases = _without_tensorrt(targets, build), _with_dtype_twice(stages, dtype)
     return CompileRequest(
         model=model,
         place=place,
         stages=stages,
         targets=targets,
-        build=build,
-        limits=Limits(max_batch, max_input, max_seq),
-        dummy_weights=dummy_weights,
-        dump=dump_folder(dump_ir, place),
-        explain=explain,
-        calibration=calibration_settings(calib, calib_samples, calib_length, calib_seed),
-        notes=(*plugin_notes, *filter(None, [note]), *ignored_notes(*cases)),
-    )
-
-
-def _without_tensorrt(targets: Sequence[str], build: BuildOptions) -> Case:
-    """The options of plans, where there are none."""
-    usual = BuildOptions()
-    return Case(
-        set(targets) == {"torch"},
-        "no TensorRT engine is built (--target tensorrt-rtx builds one)",
-        {f"--{name}": getattr(build, field) != getattr(usual, field) for name, field in _BUILD_OPTIONS.items()},
+        limits=Limits(options.max_batch, options.max_input, options.max_seq),
+        dummy_weights=options.dummy_weights,
+        dump=dump_folder(options.dump_ir, place),
+        explain=options.explain,
+        calibration=calibration_settings(
+            options.calib, options.calib_samples, options.calib_length, options.calib_seed
+        ),
+        notes=(*plugin_notes, *target_notes, *ignored_notes(_with_dtype_twice(stages, dtype))),
     )
 
 

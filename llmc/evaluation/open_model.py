@@ -15,6 +15,7 @@ from llmc.models import lift
 from llmc.progress import Progress, Stages, counter
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import MANIFEST
+from runtime.executors.kind import AUTO, find_executor
 from runtime.generation.engine import Engine
 from runtime.load.loading import check_request, load_engine
 
@@ -98,7 +99,7 @@ def opened(
         compiled = compile_model(
             model,
             Path(folder) / "engine",
-            target="tensorrt-rtx" if runner.executor in ("tensorrt", "emulator") else "torch",
+            target="torch" if runner.executor == AUTO else find_executor(runner.executor).targets[0],
             dtype=dtype or _DTYPE,
             max_batch=_BATCH,
             max_seq=max_seq,

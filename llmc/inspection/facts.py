@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import llmc.own_targets  # noqa: F401
 from compiler.errors import EngineError, GraphError, ParseError
 from compiler.ir.files import read_graph
 from compiler.ir.frozen import EMPTY
@@ -18,8 +19,8 @@ from compiler.ir.parser import parse_graph
 from compiler.ir.step import dim_sizes
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
+from compiler.targets import TARGETS, Target, describe_targets
 from compiler.text_files import decode_text
-from llmc.inspection.plan_facts import plan_facts
 from llmc.models import lift
 from llmc.naming import dumped_graphs, dumps_error, whole_of_file
 from runtime.engine_dir.engine_folder import open_engine
@@ -128,7 +129,7 @@ def inspect_path(
     Args:
         path: a checkpoint, an engine, an `.ir` file, or a folder of such files.
         dummy_weights: whether the weights of a checkpoint may be missing.
-        layers: whether to list the layers of an engine's TensorRT plans, too.
+        layers: whether to list the layers of an engine's execution plans, too.
         note: called with a sentence about each thing that is odd but harmless.
 
     Raises:
@@ -153,16 +154,32 @@ def inspect_path(
     if manifest:
         content = manifest.to_json()
         facts |= {key: content[key] for key in _MANIFEST_KEYS}
-        plans = plan_facts(subject.path, manifest, layers=layers)
-        facts |= {"tensorrt": plans} if plans else {}
-    if layers and "tensorrt" not in facts:
+        facts |= _target_facts(subject.path, manifest, layers=layers)
+    if layers and not any(name in facts for name in target_sections()):
         raise _no_layers(path)
     return facts
 
 
+def _target_facts(path: Path, manifest: Manifest, *, layers: bool) -> dict[str, Any]:
+    """What the targets of an engine say of its first rank, each under the key of its section."""
+    found: dict[str, Any] = {}
+    for name, ranks in manifest.targets.items():
+        info = TARGETS.find(name)
+        if info is not None and info.section not in found:
+            capabilities = manifest.capabilities
+            said = info.target.facts(path, ranks[0], compute_capabilities=capabilities, layers=layers)
+            found |= {info.section: said} if said else {}
+    return found
+
+
+def target_sections() -> dict[str, type[Target]]:
+    """The keys under which targets say their facts, and a target that can read them."""
+    return {info.section: info.target for info in reversed(describe_targets())}
+
+
 def _no_layers(path: str | Path) -> EngineError:
     return EngineError(
-        f"{path} has no TensorRT plans, so it has no layers to list",
+        f"{path} has no execution plans, so it has no layers to list",
         hint="give an engine that was compiled with --target tensorrt-rtx; llmc inspect FILE.ir shows a graph",
     )
 

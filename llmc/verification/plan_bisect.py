@@ -19,7 +19,7 @@ from llmc.verification.instrumented import PlanRun, WatchedBackend, WatchedInter
 from llmc.verification.report import Divergence
 from llmc.verification.test_cases import Trial
 from runtime.executors.interface import Session
-from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.plan import Plan
 
 

@@ -8,10 +8,11 @@ from operator import attrgetter
 
 import torch
 
-from llmc.inspection.plan_facts import listed_plans, plans_target
+from compiler.targets import TARGETS
 from llmc.verification.test_cases import Trial
 from runtime.engine_dir.manifest import EngineLimits
 from runtime.executors.interface import PlanSize
+from runtime.executors.kind import EXECUTORS, ExecutorKind
 from runtime.executors.parallel.workers import ParallelExecutor
 from runtime.generation.engine import Engine
 from runtime.generation.requests import Request
@@ -54,13 +55,13 @@ def plan_trials(
 
 def plan_notes(engine: Engine, tried: Sequence[Trial]) -> list[str]:
     """What is to be said of the plans of an engine that are not tried, on some ranks or at all."""
-    target = plans_target(engine.manifest)
-    if target is None:
-        return []
     if not tried:
-        listed = listed_plans(engine.path, engine.manifest, target)
-        count = len(listed.plans) if listed else 0
-        return [f"its {count} TensorRT plans are not tried: {engine.executor.name} runs it (--executor emulator does)"]
+        return [
+            f"its {len(names)} {info.target.title} plans are not tried: {engine.executor.name} runs it"
+            + "".join(f" (--executor {kind.name} does)" for kind in EXECUTORS.values() if _emulates(kind, name))
+            for name, ranks in engine.manifest.targets.items()
+            if (info := TARGETS.find(name)) and (names := info.target.plan_names(engine.path, ranks[0]))
+        ][:1]
     if not isinstance(engine.executor, ParallelExecutor):
         return []
     plans, everyone = engine.executor.plans, engine.manifest.mesh.size
@@ -69,6 +70,10 @@ def plan_notes(engine: Engine, tried: Sequence[Trial]) -> list[str]:
         for size, ranks in zip(plans.sizes, plans.ranks, strict=True)
         if len(ranks) < everyone
     ]
+
+
+def _emulates(kind: ExecutorKind, target: str) -> bool:
+    return kind.emulates and target in kind.targets
 
 
 def _named(ranks: Sequence[int]) -> str:

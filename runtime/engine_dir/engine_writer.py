@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from compiler.errors import EngineError, LlmcError
+from compiler.sizes import bytes_text
 from runtime.engine_dir.atomic_folder import PartialFolder, remove_abandoned
 from runtime.engine_dir.hashing import Advance, sha256_file
 from runtime.engine_dir.manifest import MANIFEST, FileEntry, Manifest
 from runtime.engine_dir.manifest_reading import is_engine, read_manifest
-from runtime.engine_dir.sizes import bytes_text
 
 _ELSEWHERE = "choose another place: -o DIR"
 

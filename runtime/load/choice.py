@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
+import runtime.executors.kinds
+import runtime.executors.torch.target  # noqa: F401
 from compiler.errors import EngineError
-from compiler.trt_network.library import PACKAGES
+from compiler.targets import TARGETS
 from runtime.engine_dir.engine_folder import EngineFolder
-
-if TYPE_CHECKING:
-    from runtime.collectives.communicator import Communicator
-    from runtime.executors.interface import RankExecutor
+from runtime.executors.kind import AUTO, EXECUTORS, ExecutorKind, find_executor
 
 
 @dataclass(frozen=True)
@@ -20,8 +18,8 @@ class Choice:
     """An executor, and the target whose files it is to run.
 
     Attributes:
-        executor: `torch`, `tensorrt`, `emulator` or `interpreter`.
-        target: `torch`, `tensorrt-rtx` or `tensorrt`.
+        executor: the name of a kind of executor, such as `torch`.
+        target: the name of a target, such as `tensorrt-rtx`.
         note: what the user should know about the choice; empty for nothing.
     """
 
@@ -29,114 +27,69 @@ class Choice:
     target: str
     note: str = ""
 
+    @property
+    def kind(self) -> ExecutorKind:
+        """The kind of executor."""
+        return find_executor(self.executor)
+
 
 def choose(folder: EngineFolder, executor: str, device: str, *, emulate: bool = False) -> Choice:
     """What runs an engine.
 
     Args:
         folder: the engine.
-        executor: `auto`, or what a `Choice` can name.
+        executor: `auto`, or the name of a kind of executor.
         device: as given by the user.
-        emulate: whether `auto` emulates plans where nothing runs them, slowly, rather than to take torch.
+        emulate: whether `auto` emulates the files of a target that nothing here runs, slowly, rather than to run those
+            that every engine has.
 
     Raises:
         EngineError: if the engine has no files for the executor.
+        TargetError: if there is no such executor.
     """
-    tensorrt = _tensorrt_target(folder)
-    if executor == "auto":
-        choice = _automatic(folder, tensorrt, device)
-        if emulate and tensorrt is not None and choice.executor == "torch" and not device.startswith("cuda"):
-            return Choice("emulator", tensorrt)
+    built = folder.manifest.targets
+    if executor == AUTO:
+        choice = _automatic(folder, device)
+        if emulate and _runs_what_every_engine_has(choice.target) and not device.startswith("cuda"):
+            emulators = (kind for kind in EXECUTORS.values() if kind.emulates)
+            return next((Choice(kind.name, target) for kind in emulators if (target := kind.target_of(built))), choice)
         return choice
-    if executor in ("torch", "interpreter"):
-        return Choice(executor, "torch")
-    if tensorrt is None:
+    kind = find_executor(executor)
+    target = kind.target_of(built)
+    if target is None:
         raise EngineError(
-            f"{folder.path} has no TensorRT engine; it was built for: {', '.join(folder.manifest.targets) or 'none'}",
-            hint="compile it again with --target tensorrt-rtx, or run it with --executor torch",
+            f"{folder.path} has no files that {executor} runs; it was built for: {', '.join(built) or 'none'}",
+            hint=f"compile it again with --target {kind.targets[0]}, or leave --executor out",
         )
-    return Choice(executor, tensorrt)
+    return Choice(executor, target)
 
 
-def runs_on_gpu(choice: Choice, device: str) -> bool:
-    """Whether what was chosen computes on a GPU, given a device as the user says it."""
-    if choice.executor == "torch":
-        return device.startswith("cuda") or (device == "auto" and _sees_gpu())
-    return choice.executor == "tensorrt"
-
-
-def load_executor(
-    folder: EngineFolder,
-    choice: Choice,
-    device: str,
-    batch: int | None,
-    *,
-    rank: int = 0,
-    group: Communicator | None = None,
-) -> RankExecutor:
-    """Load what was chosen.
-
-    Args:
-        folder: the engine.
-        choice: what to run.
-        device: as given by the user.
-        batch: how many sequences will usually run at once; None for the engine's largest batch.
-        rank: whose files to load.
-        group: the ranks of its stage; None for a rank alone.
-
-    Raises:
-        EngineError: if the engine was not built for the target, or its files cannot be read.
-        TargetError: if this machine cannot run them.
-    """
-    files = folder.rank(choice.target, rank)
-    if choice.executor == "interpreter":
-        from runtime.executors.interpreter import InterpreterExecutor
-
-        return InterpreterExecutor.load(folder.path, files, group=group)
-    if choice.executor == "torch":
-        from runtime.executors.torch import TorchExecutor
-
-        rows = min(batch, folder.manifest.limits.max_batch) if batch else None
-        return TorchExecutor.load(folder.path / files["graph"], device=device, rows=rows, group=group)
-    from runtime.executors.tensorrt import TensorRTExecutor
-
-    return TensorRTExecutor.load(
-        folder.path,
-        files,
-        device=device,
-        emulate=choice.executor == "emulator",
-        target=choice.target,
-        digests={name: entry.sha256 for name, entry in folder.manifest.files.items()},
-        capabilities=folder.manifest.capabilities,
-        group=group,
+def _automatic(folder: EngineFolder, device: str) -> Choice:
+    """The first kind that suits this machine, and what is to be said of a better one that does not."""
+    note = ""
+    for kind, target in _candidates(folder):
+        suits, why = kind.fit(target, device)
+        if suits:
+            return Choice(kind.name, target, note)
+        note = note or (f"{folder.path} runs on {why}" if why else "")
+    raise EngineError(
+        f"{folder.path} has no files that anything here runs; it was built for: "
+        f"{', '.join(folder.manifest.targets) or 'none'}",
+        hint="install the plug-in that it was compiled with, or compile it again",
     )
 
 
-def _automatic(folder: EngineFolder, tensorrt: str | None, device: str) -> Choice:
-    """TensorRT where it runs, else torch; with a note if only the package is missing, which is much faster."""
-    if tensorrt is None or device.startswith("cpu") or not _sees_gpu():
-        return Choice("torch", "torch")
-    if _installed(tensorrt):
-        return Choice("tensorrt", tensorrt)
-    package = PACKAGES[tensorrt]
-    return Choice(
-        "torch",
-        "torch",
-        f"{folder.path} runs on torch, which is slower than TensorRT: the Python package {package} is not installed",
-    )
+def _candidates(folder: EngineFolder) -> Iterator[tuple[ExecutorKind, str]]:
+    """The kinds that `auto` may take, each with the target that it would run; what every engine has comes last."""
+    find_executor("torch")  # looks at installed packages, too
+    found = [
+        (kind, target)
+        for kind in EXECUTORS.values()
+        if kind.automatic and (target := kind.target_of(folder.manifest.targets)) is not None
+    ]
+    yield from sorted(found, key=lambda pair: _runs_what_every_engine_has(pair[1]))
 
 
-def _sees_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _tensorrt_target(folder: EngineFolder) -> str | None:
-    """The TensorRT target to run: of those that were built, one whose package is installed, if there is one."""
-    built = [target for target in PACKAGES if target in folder.manifest.targets]
-    return next(filter(_installed, built), built[0] if built else None)
-
-
-def _installed(target: str) -> bool:
-    return find_spec(PACKAGES[target]) is not None
+def _runs_what_every_engine_has(target: str) -> bool:
+    info = TARGETS.find(target)
+    return info is not None and info.target.always

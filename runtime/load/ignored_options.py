@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.executors.kind import ExecutorKind
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,19 @@ def ignored_notes(*cases: Case) -> Iterator[str]:
             yield f"{listed} {'does' if len(names) == 1 else 'do'} nothing here: {case.why}"
 
 
-def device_cases(executor: str, device: str, threads: int | None, *, on_gpu: bool) -> tuple[Case, ...]:
+def device_cases(kind: ExecutorKind, device: str, threads: int | None, *, on_gpu: bool) -> tuple[Case, ...]:
     """The cases in which the choice of a device, or of threads, does nothing.
 
     Args:
-        executor: what runs the engine: `torch`, `tensorrt`, `emulator` or `interpreter`.
+        kind: what runs the engine.
         device: the device, as given by the user.
         threads: the number of threads, as given by the user.
         on_gpu: whether it runs on a GPU.
     """
     return (
         Case(
-            executor in ("emulator", "interpreter"),
-            f"the {executor} computes on the CPU",
+            kind.cpu_only,
+            f"the {kind.name} computes on the CPU",
             {"--device": device not in ("auto", "cpu")},
         ),
         Case(on_gpu, "the engine runs on a GPU", {"--threads": threads is not None}),

@@ -15,7 +15,8 @@ from compiler.suggest import did_you_mean
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.hashing import Advance
 from runtime.engine_dir.used_plugins import plugin_notes
-from runtime.load.choice import choose, load_executor, runs_on_gpu
+from runtime.executors.kind import AUTO, RankToLoad, find_executor
+from runtime.load.choice import choose
 from runtime.load.ignored_options import device_cases, ignored_notes
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ _DEVICES = ("auto", "cpu", "cuda")
 _DEVICE = re.compile(r"auto|(cpu|cuda)(:\d{1,3})?")
 # More than the processors help nobody, but harm nobody either, up to what a system can start.
 _MOST_THREADS = 256
-
-EXECUTORS = ("auto", "torch", "tensorrt", "emulator", "interpreter")
 
 
 def load_engine(
@@ -47,7 +46,7 @@ def load_engine(
         path: the engine directory.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is a device, else the CPU.
         executor: `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
-            reference), or `auto`: TensorRT if the engine has plans that this machine can run, else torch.
+            reference), one of a plug-in, or `auto`: the fastest that this machine has for the engine.
         threads: how many threads torch computes with on the CPU; None leaves it to torch.
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
         verify: whether to compare the digest of every file.
@@ -73,7 +72,7 @@ def load_engine(
             hint=f"llmc run {folder.path} starts the ranks; from Python, see runtime.load.ranks.run_on_ranks",
         )
     # Said before all files are read; `auto` looks for a GPU by torch, which is prepared below.
-    choice = choose(folder, executor, device) if executor != "auto" else None
+    choice = choose(folder, executor, device) if executor != AUTO else None
     folder = open_engine(path, verify=verify, advance=advance)
     prepare_torch(threads)
     from runtime.generation.engine import Engine
@@ -81,8 +80,8 @@ def load_engine(
     choice = choice or choose(folder, executor, device)
     for text in plugin_notes(folder.path, folder.manifest.plugins):  # an op that is missing is an error below
         tell(text)
-    loaded = load_executor(folder, choice, device, batch)
-    cases = device_cases(choice.executor, device, threads, on_gpu=runs_on_gpu(choice, device))
+    loaded = choice.kind.load(RankToLoad(folder, choice.target, device=device, batch=batch))
+    cases = device_cases(choice.kind, device, threads, on_gpu=choice.kind.uses_gpu(device))
     for text in (*filter(None, [choice.note]), *ignored_notes(*cases)):
         tell(text)
     return Engine.over(folder, loaded)
@@ -90,9 +89,8 @@ def load_engine(
 
 def check_request(executor: str, threads: int | None, device: str = "auto") -> None:
     """TargetError if there is no executor or kind of device of that name, or no such number of threads."""
-    if executor not in EXECUTORS:
-        near = did_you_mean(executor, EXECUTORS).removeprefix("; ") or None
-        raise TargetError(f"there is no executor {executor!r}; there are: {', '.join(EXECUTORS)}", hint=near)
+    if executor != AUTO:
+        find_executor(executor)
     if not _DEVICE.fullmatch(device):
         raise TargetError(
             f"there is no device {device!r}{did_you_mean(device, _DEVICES)}", hint="use auto, cpu, cuda or cuda:N"

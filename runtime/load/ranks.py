@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from compiler.plugins import load_plugins
 from runtime.engine_dir.engine_folder import EngineFolder, open_engine
 from runtime.engine_dir.used_plugins import plugin_notes, plugins_found
-from runtime.load.choice import Choice, choose, load_executor
+from runtime.executors.kind import AUTO, RankToLoad, find_executor
+from runtime.load.choice import Choice, choose
 from runtime.load.ignored_options import device_cases, ignored_notes
 from runtime.load.loading import check_request, prepare_torch
 from runtime.processes.environment import rank_from_environment, share_cores
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from runtime.executors.interface import Executor
     from runtime.generation.engine import Engine
     from runtime.processes.world import World
-
-_ON_CPU = ("emulator", "interpreter")
 
 
 def run_on_ranks(
@@ -82,7 +81,7 @@ def run_on_ranks(
 
         check_agreement(world, plan, hint="say what all ranks are to use: --device, --executor")
         if world.rank == 0:
-            cases = device_cases(plans[0].choice.executor, device, threads, on_gpu=plans[0].device != "cpu")
+            cases = device_cases(plans[0].choice.kind, device, threads, on_gpu=plans[0].device != "cpu")
             for text in (*notes, *filter(None, [plans[0].choice.note]), *ignored_notes(*cases)):
                 note(text)
         local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
@@ -107,9 +106,10 @@ def _plan(folder: EngineFolder, world: World, device: str, name: str, emulate: b
     from runtime.collectives.nccl_communicator import NcclCommunicator
     from runtime.processes.agreement import device_of_rank
 
-    own = "cpu" if name in _ON_CPU else device_of_rank(world, device, gpus=torch.cuda.device_count())
+    cpu_only = name != AUTO and find_executor(name).cpu_only
+    own = "cpu" if cpu_only else device_of_rank(world, device, gpus=torch.cuda.device_count())
     choice = choose(folder, name, own, emulate=emulate and device in ("auto", "cpu"))
-    if own == "cpu" or choice.executor in _ON_CPU:
+    if own == "cpu" or choice.kind.cpu_only:
         own = "cpu"
         return _Plan(choice, own, lambda group: group)
     torch.cuda.set_device(own)
@@ -125,7 +125,8 @@ def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None) ->
 
     mesh = folder.manifest.mesh
     groups = form_groups(world.comm, tp=mesh.tp, upgrade=plan.upgrade)
-    executor = load_executor(folder, plan.choice, plan.device, batch, rank=world.rank, group=groups.tp)
+    wanted = RankToLoad(folder, plan.choice.target, world.rank, plan.device, batch, groups.tp)
+    executor = plan.choice.kind.load(wanted)
     if mesh.pp == 1:
         return executor
     return PipelineExecutor(executor, groups.pp, LogitsType(folder.manifest.vocab_size, torch.float32, plan.device))

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from compiler.backend_trt import BuildOptions, build_plans
 from compiler.ir.graph import Graph
+from compiler.store.constant_loader import constant_loader
 from compiler.trt_emulator.engine import EmulatedEngine, open_emulated
 from compiler.trt_network.library import load_library
 from compiler.trt_network.plans import Plans, read_plans
-from runtime.executors.torch.executor import constant_loader
 
 TORCH = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32,
          "INT64": torch.int64, "BOOL": torch.bool}  # fmt: skip

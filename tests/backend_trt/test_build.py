@@ -138,7 +138,7 @@ def test_tokens_equal_the_interpreters(dtype, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compute_capabilities": ("7.0",)}, "no compute capability '7.0'"),
+        ({"compute_capability": ("7.0",)}, "no compute capability '7.0'"),
         ({"optimization_level": 9}, "must be 0 to 5"),
         ({"profiling_verbosity": "loud"}, "no profiling verbosity 'loud'"),
         ({"workers": 0}, "0 workers were asked for"),

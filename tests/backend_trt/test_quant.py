@@ -15,14 +15,14 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
 from compiler.ir.torch_types import to_torch
 from compiler.passes import run_pipeline
-from compiler.store import emit_torch
+from compiler.store import write_ranks
+from compiler.store.constant_loader import constant_loader
 from compiler.trt_emulator.engine import open_emulated
 from compiler.trt_emulator.memory import byte_count, from_bytes
 from compiler.trt_network.library import load_library
 from compiler.trt_network.plans import read_plans
 from compiler.trt_network.record import NetworkRecord, Weight, read_record
 from runtime.executors.tensorrt.weights import map_weights
-from runtime.executors.torch.executor import constant_loader
 from tests.backend_trt.networks import run
 
 TOLERANCE = {DType.f32: 1e-5, DType.f16: 6e-3, DType.bf16: 3e-2}
@@ -30,7 +30,7 @@ TOLERANCE = {DType.f32: 1e-5, DType.f16: 6e-3, DType.bf16: 3e-2}
 
 def built(graph: Graph, folder: Path, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, NetworkRecord, int]:
     """The output `y` emulated and interpreted, the network, and the bytes of the plan."""
-    emit_torch(graph, folder)
+    write_ranks(graph, folder)
     stored = read_graph(folder / "rank0.ir")
     options = BuildOptions(reuse=False)
     load = constant_loader(stored)

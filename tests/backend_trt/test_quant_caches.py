@@ -11,11 +11,11 @@ from compiler.ir.files import read_graph
 from compiler.ir.step import Step
 from compiler.passes import run_pipeline
 from compiler.passes.quant.caches.kv import quantize_caches, scale_of
-from compiler.store import emit_torch
+from compiler.store import write_ranks
+from compiler.store.constant_loader import constant_loader
 from compiler.trt_network.library import load_library
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.tensorrt.executor import TensorRTExecutor
-from runtime.executors.torch.executor import constant_loader
 from tests.frontends.steps import lift_folder
 
 MODELS = Path("examples/models")
@@ -27,7 +27,7 @@ def test_sequences_grow_alike(dtype: DType, scales: int, tmp_path: Path) -> None
     graph = lift_folder(MODELS / "opt-tiny")
     largest = {name: scale_of(torch.linspace(2, 4, scales), dtype) for name in graph.states()}
     graph = run_pipeline(quantize_caches(graph, dtype, largest), "merge-linears,fuse-attention,cleanup").graph
-    emit_torch(graph, tmp_path)
+    write_ranks(graph, tmp_path)
     stored = read_graph(tmp_path / "rank0.ir")
     options = BuildOptions(reuse=False, prompt_sizes=(4,))
     load = constant_loader(stored)

@@ -9,13 +9,13 @@ import pytest
 from compiler.passes.quant.calibration.source import current_calibration
 from llmc import dry_run, measure_perplexity
 from llmc.cli.ranks import hosts_chosen
-from runtime.load.choice import Choice, runs_on_gpu
+from runtime.executors.kind import find_executor
 from runtime.load.ignored_options import Case, device_cases, ignored_notes
 from tests.cli.llmc_command import Result, llmc
 from tests.paths import MODELS
 
 MODEL = MODELS / "gptneox-tiny"
-NO_PLANS = "here: no TensorRT engine is built (--target tensorrt-rtx builds one)"
+NO_PLANS = "here: the engine is built for torch only (--target tensorrt-rtx takes"
 NO_CALIBRATION = "here: no pass calibrates"
 
 
@@ -40,12 +40,16 @@ def notes_of(result: Result) -> list[str]:
 
 COMPILATIONS: list[tuple[list[Any], list[str]]] = [
     ([], []),
-    (["--target", "torch", "--batch-sizes", "1"], [f"--batch-sizes does nothing {NO_PLANS}"]),
-    (["--prompt-sizes", "8", "--capacities", "8"], [f"--prompt-sizes and --capacities do nothing {NO_PLANS}"]),
+    (["--target", "torch", "--batch-sizes", "1"], [f"--batch-sizes does nothing {NO_PLANS} it)"]),
     (
-        ["--workers", 1, "--compute-capability", "8.9", "--optimization-level", 1, "--profiling-verbosity", "none"],
-        [f"--compute-capability, --optimization-level, --profiling-verbosity and --workers do nothing {NO_PLANS}"],
+        ["--prompt-sizes", "8", "--capacities", "8"],
+        [f"--prompt-sizes and --capacities do nothing {NO_PLANS} them)"],
     ),
+    (
+        ["--workers", 1, "--compute-capability", "8.9", "--profiling-verbosity", "none"],
+        [f"--compute-capability, --profiling-verbosity and --workers do nothing {NO_PLANS} them)"],
+    ),
+    (["--optimization-level", 0], [f"--optimization-level does nothing {NO_PLANS} it)"]),
     (["--calib-samples", 1], [f"--calib-samples does nothing {NO_CALIBRATION}"]),
     (
         ["--calib", "text.txt", "--calib-length", 8, "--calib-seed", 1, "--passes", "tp=2"],
@@ -190,9 +194,10 @@ def test_threads_are_for_the_cpu(
     monkeypatch: pytest.MonkeyPatch, executor: str, device: str, gpu: bool, expected: bool
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    on_gpu = runs_on_gpu(Choice(executor, "torch"), device)
+    kind = find_executor(executor)
+    on_gpu = kind.uses_gpu(device)
     assert on_gpu is expected
-    notes = list(ignored_notes(*device_cases(executor, device, 4, on_gpu=on_gpu)))
+    notes = list(ignored_notes(*device_cases(kind, device, 4, on_gpu=on_gpu)))
     assert ("--threads does nothing here: the engine runs on a GPU" in notes) is expected
 
 
@@ -211,4 +216,4 @@ def test_the_library_says_the_same(tmp_path: Path) -> None:
     from compiler.backend_trt import BuildOptions
 
     run = dry_run(MODEL, tmp_path / "e", build=BuildOptions(workers=2), target="torch", calib_seed=1)
-    assert run.notes == (f"--workers does nothing {NO_PLANS}", f"--calib-seed does nothing {NO_CALIBRATION}")
+    assert run.notes == (f"--workers does nothing {NO_PLANS} it)", f"--calib-seed does nothing {NO_CALIBRATION}")

@@ -157,8 +157,8 @@ def test_layers_of_a_plan_are_listed_one_a_line(recorded: Path) -> None:
 
 
 def test_without_plans_there_are_no_layers_to_list(engine: Path) -> None:
-    llmc("inspect", engine, "--layers").failed("has no TensorRT plans", "--target tensorrt-rtx")
-    llmc("inspect", engine, "--plan", "all").failed("there is no plan 'all'", "only TensorRT engines have plans")
+    llmc("inspect", engine, "--layers").failed("has no execution plans", "--target tensorrt-rtx")
+    llmc("inspect", engine, "--plan", "all").failed("there is no plan 'all'", "has no execution plans")
     assert "tensorrt" not in json.loads(llmc("inspect", engine, "--json").out)
 
 

@@ -94,7 +94,7 @@ MISTAKES = [
     ("inspect models/opt-tiny/model.safetensors", "is a file of a checkpoint, not a graph", "models/opt-tiny"),
     ("inspect engine/rank0.safetensors", "is a file of an engine, not a graph", "give its folder: engine"),
     ("inspect text.txt", "text.txt, line 1: expected 'graph NAME' first", "graphs are .ir files"),
-    ("inspect dumps --layers", "dumps has no TensorRT plans", "tensorrt-rtx"),
+    ("inspect dumps --layers", "dumps has no execution plans", "tensorrt-rtx"),
     ("inspect dumps/09-lift.ir", "No such file or directory; did you mean 'dumps/00-lift.ir'?", ".ir files"),
     ("diff dumps engine", "dumps is a folder of graphs, not one graph", "dumps/00-lift.ir"),
     ("passes TP", "there is no pass 'TP'; did you mean 'tp'?", "llmc passes"),

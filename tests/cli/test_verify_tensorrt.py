@@ -16,7 +16,7 @@ from llmc.verification.plan_test_cases import plan_trials
 from llmc.verification.test_cases import Trial
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import EngineLimits
-from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.generation.requests import Request
 from tests.cli.llmc_command import llmc
 from tests.paths import MODELS
@@ -157,7 +157,7 @@ def test_plans_are_tried_with_a_partner_of_the_same_capacity(trt: Path) -> None:
 def test_an_engine_with_plans_is_verified_as_torch_too(trt: Path) -> None:
     content = json.loads(llmc("verify", trt, *QUICK, "--json", "--executor", "torch").out)
     assert (content["holds"], content["executor"], content["plans"]) == (True, "torch", [])
-    said = "its 10 TensorRT plans are not tried: torch runs it (--executor emulator does)"
+    said = "its 10 TensorRT-RTX plans are not tried: torch runs it (--executor emulator does)"
     assert content["notes"] == [said]
     assert llmc("verify", trt, *QUICK, "--executor", "torch", "--plans", "default").err.count("note: ") == 0
 

@@ -17,7 +17,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
 from compiler.ir.sinking import sink_pieces
 from compiler.ir.tensor_data import pack_int4, unpack_int4
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 
 
 def literal(b: Builder, values: Tensor, dtype: DType, name: str) -> Value:
@@ -146,7 +146,7 @@ def test_pieces_of_weights_stay_quantized_where_they_are_stored(
     graph = weights(dtype, scale)
     x = {"x": torch.randn(2, 6, generator=torch.Generator().manual_seed(1))}
     expected = Interpreter(graph)(x)
-    (emitted,) = emit_torch(graph, tmp_path)
+    (emitted,) = write_ranks(graph, tmp_path)
     stored = [value.type.dtype for value in needed_constants(emitted.graph)]
     assert set(stored) == {dtype, DType.f32} and stored.count(dtype) == 3
     assert all(op.operands[1].name in {d.name for d in emitted.graph.find("dequantize")} for op in

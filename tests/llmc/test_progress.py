@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import llmc
-from compiler.backend_trt.progress import shared_progress
+from compiler.progress import shared_progress
 from llmc.cli.run_command import _generate
 from llmc.progress import Phase, Stages
 from tests.paths import MODELS

@@ -72,7 +72,7 @@ def test_commands_show_notes(tmp_path: Path) -> None:
     assert "note: talks: there are " in optimized.err
 
 
-def test_calibration_is_rehearsed_without_notes(tmp_path: Path) -> None:
+def test_a_trial_without_data_says_nothing(tmp_path: Path) -> None:
     """The passes run twice then, and what they say is said once."""
     made = library.compile(
         MODELS / "opt-tiny",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,8 +23,9 @@ from llmc.verification.test_cases import Trial
 from llmc.verification.tolerance import logits_tolerance, unrounded
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.executors.interface import Executor
+from runtime.executors.kind import RankToLoad
 from runtime.generation.requests import Request
-from runtime.load.choice import choose, load_executor
+from runtime.load.choice import choose
 from tests.frontends.quantized import writers
 from tests.frontends.quantized.checkpoints import write
 from tests.frontends.quantized.writers import Writer
@@ -105,11 +106,12 @@ def loaded(engine: Path, name: str) -> Executor:
     """What runs an engine, over all of its ranks."""
     folder = open_engine(engine, verify=False)
     choice, size = choose(folder, name, "cpu"), folder.manifest.mesh.tp
+    wanted = RankToLoad(folder, choice.target, device="cpu")
     if size == 1:
-        return load_executor(folder, choice, "cpu", None)
+        return choice.kind.load(wanted)
     groups = ThreadGroup(size).ranks()
     return ThreadExecutor(
-        [load_executor(folder, choice, "cpu", None, rank=rank, group=group) for rank, group in enumerate(groups)]
+        [choice.kind.load(replace(wanted, rank=rank, group=group)) for rank, group in enumerate(groups)]
     )
 
 

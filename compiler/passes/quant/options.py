@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from compiler.errors import PassError
-from compiler.passes.options import Option, options_of, spell_value
+from compiler.options.fields import Option, options_of, spell_value
 from compiler.passes.quant.recipe import Recipe
 
 Recipes = Mapping[str, type[Recipe]]

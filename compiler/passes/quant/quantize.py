@@ -38,6 +38,11 @@ class _Quantize:
         require_one_rank(graph, "quant")
         return self.recipe.quantize(graph)
 
+    def dry_run(self, graph: Graph) -> Graph:
+        """The graph with linears of the same types, whose weights are rounded to the nearest value."""
+        require_one_rank(graph, "quant")
+        return self.recipe.without_data().quantize(graph)
+
 
 def _pass() -> Any:
     """The pass as a dataclass whose fields are the options of all algorithms."""

@@ -53,7 +53,7 @@ class Recipe(ABC):
         """The graph with quantized linears."""
 
     def without_data(self) -> Recipe:
-        """A recipe that makes about the same ops, of the same types, and needs no data: a rehearsal of this one."""
+        """A recipe that makes about the same ops, of the same types, and needs no data: a dry run of this one."""
         return replace(self, limit=None)
 
     def require_bits(self, bits: float, *choices: int) -> None:

@@ -1,5 +1,1 @@
 """Running TensorRT engines, real or emulated."""
-
-from runtime.executors.tensorrt.executor import TensorRTExecutor
-
-__all__ = ["TensorRTExecutor"]

@@ -12,12 +12,12 @@ import torch
 
 from compiler.errors import EngineError, RequestError, TargetError
 from compiler.os_errors import reading_hint
+from compiler.sizes import bytes_text
 from compiler.trt_network.capabilities import CAPABILITIES
 from compiler.trt_network.library import Library
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import NetworkRecord, Weight
 from runtime.collectives.communicator import Alone, Communicator
-from runtime.engine_dir.sizes import bytes_text
 from runtime.executors.tensorrt.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
 from runtime.executors.tensorrt.kernel_cache import KernelCache
 from runtime.executors.tensorrt.messages import message_log

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from compiler.errors import TargetError
-from runtime.engine_dir.sizes import bytes_text
+from compiler.sizes import bytes_text
 
 EMULATE = "run it on the CPU, slowly: --executor emulator"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,14 +9,13 @@ import torch
 from torch import Tensor
 
 import runtime.executors.torch.rules  # noqa: F401 - registers the rules
-from compiler.errors import EngineError, TargetError
-from compiler.ir.evaluators.core import evaluator
+from compiler.errors import TargetError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.step import StepDim
 from compiler.ir.step_interface import StepInterface
-from compiler.ir.tensor_data import view_bytes
+from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Alone, Communicator
 from runtime.executors.interface import WholeSession
 from runtime.executors.rank_checks import check_group, check_size, check_whole
@@ -127,38 +125,3 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise TargetError(f"there is no {name}; torch sees {torch.cuda.device_count()} GPUs")
     return device
-
-
-def constant_loader(graph: Graph) -> Callable[[Value], Tensor]:
-    """A function that gives the tensor of a constant; stored ones are views of the mapped files."""
-    files: dict[str, Tensor] = {}
-
-    def mapped(file: str) -> Tensor:
-        if file not in files:
-            path = Path(graph.root) / file
-            try:
-                files[file] = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-            except (OSError, RuntimeError) as error:
-                raise EngineError(f"cannot read the weights {path}: {error}") from error
-        return files[file]
-
-    def load(value: Value) -> Tensor:
-        op = graph.producers[value.name]
-        if op.kind.name == "const":
-            ref = op.attrs["data"]
-            whole = mapped(ref.file)
-            if ref.offset + ref.type.nbytes > whole.numel():
-                raise EngineError(
-                    f"{Path(graph.root) / ref.file} ends inside tensor {ref.name!r}",
-                    hint="the file is truncated; compile again",
-                )
-            return view_bytes(whole[ref.offset : ref.offset + ref.type.nbytes], ref.type)
-        if not op.operands:
-            tensor: Tensor = evaluator(op.kind.name).compute(op.attrs, {})
-            return tensor
-        raise EngineError(
-            f"%{value.name} is a constant that was not computed when the engine was built",
-            hint="give the graph to compiler.store.emit_torch first",
-        )
-
-    return load

@@ -1,15 +1,19 @@
 """What cannot work is said before the first calibration window runs."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 import llmc
 from compiler.backend_trt import BuildOptions
 from compiler.errors import EngineError, LlmcError, PassError, TargetError
+from compiler.ir.graph import Graph
+from compiler.ir.rewrite import sweep
 from compiler.passes import parse_pipeline, run_pipeline
 from compiler.passes.quant.calibration.layerwise import Walk
 from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration
-from llmc.compiling.dry_pipeline import calibrates, rehearse
+from llmc.compiling.dry_pipeline import NeedsDataError, calibrates, dry_pipeline
 from llmc.pipeline import compose
 from tests.paths import MODELS
 
@@ -108,25 +112,53 @@ def types_of(graph):
         "quant=fp8:act=off,tp=2",
     ],
 )
-def test_a_rehearsal_has_the_types_of_the_real_thing(passes):
+def test_a_dry_run_has_the_types_of_the_real_thing(passes):
     graph = llmc.lift(MODEL)
     ids = torch.randint(1000, (64,), generator=torch.Generator().manual_seed(0)).tolist()
     with CalibrationSource(documents=[tuple(ids)], samples=2, length=32, device="cpu").active():
         real = run_pipeline(graph, passes).graph
-    rehearsed = rehearse(graph, parse_pipeline(passes))
-    assert rehearsed is not None
-    assert types_of(rehearsed.graph) == types_of(real)
+    dry = dry_pipeline(graph, parse_pipeline(passes))
+    assert types_of(dry.graph) == types_of(real)
 
 
-def test_passes_of_others_that_calibrate_are_not_rehearsed():
+def test_a_pass_that_calibrates_without_a_dry_run_is_named():
     def own(graph):
         current_calibration().windows(graph)
         return graph
 
-    assert rehearse(llmc.lift(MODEL), [own]) is None
+    with pytest.raises(NeedsDataError, match="the pass 'own' needs data") as error:
+        dry_pipeline(llmc.lift(MODEL), [own])
+    assert "dry_run(self, graph)" in str(error.value.hint)
+    assert not calibrates([own])
 
 
-def test_only_what_calibrates_is_rehearsed():
+@dataclass(frozen=True)
+class Tempered:
+    """A pass of somebody else: it multiplies the logits by a number that it gets from data."""
+
+    def __call__(self, graph: Graph) -> Graph:
+        raise PassError("calibration ran")
+
+    def dry_run(self, graph: Graph) -> Graph:
+        logits = graph.outputs["logits"]
+
+        def visit(op, builder):
+            return builder.scale(builder.again(op), factor=0.5) if op.result is logits else None
+
+        return sweep(graph, visit, pass_name="tempered")
+
+
+def test_a_pass_of_somebody_else_is_tried_without_data_by_its_own_dry_run(tmp_path):
+    assert calibrates([Tempered()])
+    dry = dry_pipeline(llmc.lift(MODEL), [Tempered()]).graph
+    assert dry.producers[dry.outputs["logits"].name].kind.name == "scale"
+    with pytest.raises(PassError, match="tp=3 cannot split"):
+        compile_opt(tmp_path / "e", [Tempered(), "tp=3"])
+    with pytest.raises(PassError, match="calibration ran"):
+        compile_opt(tmp_path / "e", [Tempered(), "tp=2"])
+
+
+def test_only_what_calibrates_is_tried_without_data():
     assert calibrates(compose("cleanup,quant=int8", None))
     assert calibrates(compose("kv=int8", None))
     assert not calibrates(compose("tp=2", "float32"))
@@ -141,8 +173,8 @@ def test_engines_are_for_the_gpus_that_have_their_types(tmp_path):
 
 
 def test_an_error_of_a_pass_names_it_as_the_pipeline_would(tmp_path, walked):
-    with pytest.raises(LlmcError) as rehearsed:
+    with pytest.raises(LlmcError) as tried:
         compile_opt(tmp_path / "e", "quant=gptq:group=100")
     with pytest.raises(LlmcError) as real:
         run_pipeline(llmc.lift(MODEL), "quant=int4:group=100")
-    assert str(rehearsed.value) == str(real.value)
+    assert str(tried.value) == str(real.value)

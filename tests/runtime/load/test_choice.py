@@ -8,8 +8,8 @@ import torch
 
 from compiler.errors import EngineError, TargetError
 from runtime.engine_dir.engine_folder import EngineFolder
-from runtime.load import choice as executor_choice
-from runtime.load.choice import Choice, choose, load_executor
+from runtime.executors import kinds
+from runtime.load.choice import Choice, choose
 from runtime.load.loading import load_engine
 from tests.runtime.engines import MANIFEST, write_engine
 
@@ -19,9 +19,7 @@ def machine(monkeypatch):
     """Says which Python packages are installed, and whether there is a GPU; at first all of it."""
 
     def has(*packages, gpu=True):
-        monkeypatch.setattr(
-            executor_choice, "find_spec", lambda name: ModuleSpec(name, None) if name in packages else None
-        )
+        monkeypatch.setattr(kinds, "find_spec", lambda name: ModuleSpec(name, None) if name in packages else None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
 
     has("tensorrt", "tensorrt_rtx")
@@ -76,7 +74,8 @@ def test_auto_says_so_if_only_the_package_keeps_it_from_tensorrt(tmp_path, machi
 def test_the_emulator_runs_only_what_names_it(tmp_path, machine) -> None:
     machine("tensorrt_rtx", gpu=False)
     assert choose(folder(tmp_path, "torch", "tensorrt-rtx"), "emulator", "auto") == Choice("emulator", "tensorrt-rtx")
-    assert automatic(tmp_path, "tensorrt-rtx").executor == "torch"
+    with pytest.raises(EngineError, match="no files that anything here runs; it was built for: tensorrt-rtx"):
+        automatic(tmp_path, "tensorrt-rtx")
 
 
 def test_of_two_tensorrt_targets_the_one_whose_package_is_installed_runs(tmp_path, machine) -> None:
@@ -91,19 +90,21 @@ def test_of_two_tensorrt_targets_the_one_whose_package_is_installed_runs(tmp_pat
 def test_torch_and_the_interpreter_run_the_graph_of_every_engine(tmp_path, executor) -> None:
     assert choose(folder(tmp_path, "tensorrt-rtx", "torch"), executor, "auto") == Choice(executor, "torch")
     without = folder(tmp_path, "tensorrt-rtx")
-    with pytest.raises(EngineError, match="not built for the target 'torch'; it was built for: tensorrt-rtx") as raised:
-        load_executor(without, choose(without, executor, "auto"), "auto", None)
+    with pytest.raises(
+        EngineError, match=f"has no files that {executor} runs; it was built for: tensorrt-rtx"
+    ) as raised:
+        choose(without, executor, "auto")
     assert "--target torch" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize("executor", ["tensorrt", "emulator"])
 def test_an_engine_without_tensorrt_says_what_it_was_built_for(tmp_path, executor) -> None:
     write_engine(tmp_path / "engine")
-    with pytest.raises(EngineError, match="has no TensorRT engine; it was built for: torch") as raised:
+    with pytest.raises(EngineError, match=f"has no files that {executor} runs; it was built for: torch") as raised:
         load_engine(tmp_path / "engine", executor=executor)
     assert "--target tensorrt-rtx" in str(raised.value.hint)
 
 
 def test_an_unknown_executor(tmp_path) -> None:
-    with pytest.raises(TargetError, match="no executor 'onnx'; there are: auto, torch, tensorrt, emulator, interp"):
+    with pytest.raises(TargetError, match="no executor 'onnx'; there are: auto, tensorrt, torch, emulator, interp"):
         load_engine(tmp_path, executor="onnx")

@@ -7,11 +7,11 @@ import torch
 
 import llmc
 from compiler.ir.mesh import mesh_of
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
 from runtime.executors.parallel.workers import drive
-from runtime.executors.torch import TorchExecutor
+from runtime.executors.torch.executor import TorchExecutor
 from runtime.generation.generate import generate
 from runtime.generation.requests import Request
 from tests.paths import MODELS
@@ -51,7 +51,7 @@ def alone(lifted, tmp_path_factory):
     def get(family):
         if family not in known:
             folder = tmp_path_factory.mktemp("alone")
-            emit_torch(llmc.optimize(lifted(family), "dtype=float32,cleanup").graph, folder)
+            write_ranks(llmc.optimize(lifted(family), "dtype=float32,cleanup").graph, folder)
             known[family] = tokens(TorchExecutor.load(folder / "rank0.ir", device="cpu"))
         return known[family]
 
@@ -94,12 +94,12 @@ MESHES = [
 @pytest.mark.parametrize("mesh", MESHES)
 def test_every_mesh_gives_the_tokens_of_one_rank(lifted, alone, tmp_path, family, mesh):
     graph = llmc.optimize(lifted(family), f"dtype=float32,{mesh},merge-linears,fuse-attention,cleanup").graph
-    emit_torch(graph, tmp_path)
+    write_ranks(graph, tmp_path)
     assert tokens_of_ranks(graph, tmp_path) == alone(family)
 
 
 @pytest.mark.parametrize("mesh", ["tp=2,embed=vocab", "pp=3", "tp=2,embed=hidden,pp=2"])
 def test_interpreted_ranks_do_so_too(lifted, alone, tmp_path, mesh):
     graph = llmc.optimize(lifted("gptj"), f"dtype=float32,{mesh},cleanup").graph
-    emit_torch(graph, tmp_path)
+    write_ranks(graph, tmp_path)
     assert tokens_of_ranks(graph, tmp_path, "interpreter") == alone("gptj")

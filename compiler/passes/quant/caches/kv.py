@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor
 
 from compiler.errors import PassError
@@ -67,6 +68,13 @@ class QuantizeCaches:
             how = "left in 16 bits" if name in kept else f"kv {self.to}, scale by {self.scale}"
             calibration.report.entries.append(OpError(op.name, op.origin.module or op.name, how, error))
         return quantize_caches(graph, dtype, {name: scale for name, scale in scales.items() if name not in kept})
+
+    def dry_run(self, graph: Graph) -> Graph:
+        """The graph with quantized caches whose scales are 1."""
+        if self.to == "off":
+            return graph
+        require_one_rank(graph, "kv")
+        return quantize_caches(graph, self.dtype, {name: torch.ones(1) for name in graph.states()})
 
     def _kept(self, graph: Graph, errors: Mapping[str, float]) -> set[str]:
         """The caches that stay as they are: keys and values of a layer together."""

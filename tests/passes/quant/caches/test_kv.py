@@ -17,7 +17,7 @@ from compiler.passes import run_pipeline
 from compiler.passes.quant.caches.kv import quantize_caches, scale_of
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.windows import window_logits
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.torch.executor import TorchExecutor
 from tests.frontends.steps import lift_folder, random_rows, run_rows
@@ -77,7 +77,7 @@ def test_layers_that_lose_too_much_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("options", ["int8", "fp8"])
 def test_the_torch_executor_keeps_caches_quantized(options: str, tmp_path: Path) -> None:
-    emit_torch(quantized("opt-tiny", options), tmp_path)
+    write_ranks(quantized("opt-tiny", options), tmp_path)
     graph = read_graph(tmp_path / "rank0.ir")
     session, other = TorchExecutor(graph, device="cpu").open(2, 16), InterpreterExecutor(graph).open(2, 16)
     assert {cache.element_size() for cache in session.stage.caches} == {1}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import LayerRecord, NetworkRecord, ProfileRecord, TensorRecord, Weight
-from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.plan import Plan
 from runtime.executors.tensorrt.weights import Weights
 from tests.runtime.fakes import VOCAB, next_token

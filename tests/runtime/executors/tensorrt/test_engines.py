@@ -11,7 +11,7 @@ from compiler.errors import EngineError, RequestError, TargetError
 from compiler.ir.step import Step
 from compiler.trt_network.plans import read_plans
 from runtime.engine_dir.engine_folder import open_engine
-from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.executors.tensorrt.executor import TensorRTExecutor
 from tests.paths import MODELS
 
 pytest.importorskip("tensorrt_rtx")

@@ -12,8 +12,8 @@ from compiler.trt_network.library import Library, load_library
 from compiler.trt_network.plans import PlanFiles, Plans
 from compiler.trt_network.record import Weight
 from runtime.collectives.communicator import Alone
-from runtime.executors.tensorrt import TensorRTExecutor, executor, gpu
-from runtime.executors.tensorrt.executor import check_version
+from runtime.executors.tensorrt import executor, gpu
+from runtime.executors.tensorrt.executor import TensorRTExecutor, check_version
 from runtime.executors.tensorrt.gpu import GpuBackend
 from runtime.executors.tensorrt.gpu_checks import cuda_device, describe
 from runtime.executors.tensorrt.kernel_cache import KernelCache

@@ -11,14 +11,15 @@ from compiler.backend_trt import BuildOptions, build_plans
 from compiler.errors import EngineError, TargetError
 from compiler.ir.mesh import mesh_of
 from compiler.ir.step import Step
-from compiler.store import emit_torch
+from compiler.store import write_ranks
+from compiler.store.constant_loader import constant_loader
 from compiler.trt_network.library import load_library
 from runtime.collectives.communicator import Alone
 from runtime.executors.interface import Executor
 from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
-from runtime.executors.tensorrt import TensorRTExecutor
+from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.ranks import nccl_capsule
-from runtime.executors.torch.executor import TorchExecutor, constant_loader
+from runtime.executors.torch.executor import TorchExecutor
 from runtime.generation.generate import generate
 from runtime.generation.requests import Request
 from tests.paths import MODELS
@@ -38,7 +39,7 @@ def build(model: str, mesh: str, folder: Path) -> list[dict[str, str]]:
     graph = llmc.lift(MODELS / model, max_batch=BATCH, max_input=32, max_seq=SEQ)
     passes = ",".join(filter(None, ["dtype=float32", mesh, "merge-linears,fuse-attention,cleanup"]))
     files = []
-    for rank in emit_torch(llmc.optimize(graph, passes).graph, folder):
+    for rank in write_ranks(llmc.optimize(graph, passes).graph, folder):
         own = replace(rank.graph, root=str(folder))
         plans = build_plans(
             load_library("tensorrt-rtx"), own, constant_loader(own), folder, rank.weights_file,
@@ -79,7 +80,7 @@ def expected(tmp_path_factory):
         if model not in found:
             folder = tmp_path_factory.mktemp(model)
             graph = llmc.lift(MODELS / model, max_batch=BATCH, max_input=32, max_seq=SEQ)
-            emit_torch(llmc.optimize(graph, "dtype=float32,cleanup").graph, folder)
+            write_ranks(llmc.optimize(graph, "dtype=float32,cleanup").graph, folder)
             found[model] = tokens_of(TorchExecutor.load(folder / "rank0.ir", device="cpu"))
         return found[model]
 
@@ -155,7 +156,7 @@ def test_a_head_that_is_a_stage_is_sent_the_wanted_positions_only(tmp_path, expe
     found = executor.open(BATCH, SEQ).step(step)
     (tmp_path / "one").mkdir()
     graph = llmc.lift(MODELS / "gptneox-tiny", max_batch=BATCH, max_input=32, max_seq=SEQ)
-    emit_torch(llmc.optimize(graph, "dtype=float32,cleanup").graph, tmp_path / "one")
+    write_ranks(llmc.optimize(graph, "dtype=float32,cleanup").graph, tmp_path / "one")
     wanted = TorchExecutor.load(tmp_path / "one" / "rank0.ir", device="cpu").open(BATCH, SEQ).step(step)
     torch.testing.assert_close(found[:2], wanted[:2], rtol=1e-3, atol=1e-3)
 

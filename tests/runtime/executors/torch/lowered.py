@@ -3,8 +3,8 @@
 import torch
 
 from compiler.ir.graph import Graph
+from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Communicator
-from runtime.executors.torch.executor import constant_loader
 from runtime.executors.torch.linear import pack_linear
 from runtime.executors.torch.lowering import Program, lower
 

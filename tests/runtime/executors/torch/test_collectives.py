@@ -11,7 +11,8 @@ from compiler.ir.graph import DimRange
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.torch_types import to_torch
 from runtime.executors.interpreter import InterpreterExecutor, over
-from runtime.executors.torch import TorchExecutor, kernels
+from runtime.executors.torch import kernels
+from runtime.executors.torch.executor import TorchExecutor
 from tests.runtime.executors.torch.lowered import lowered
 from tests.runtime.executors.torch.thread_ranks import run_ranks
 

@@ -14,7 +14,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import op
 from compiler.ir.torch_types import to_torch
 from compiler.ir.types import TensorType
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 from tests.registrations import forgotten
 from tests.runtime.executors.torch.lowered import lowered
 from tests.strategies import graphs
@@ -23,7 +23,7 @@ from tests.strategies import graphs
 @given(graphs())
 def test_random_graphs_mean_the_same(tmp_path_factory, graph):
     folder = tmp_path_factory.mktemp("engine")
-    emit_torch(graph, folder)
+    write_ranks(graph, folder)
     torch.manual_seed(0)
     inputs = {v.name: torch.randn(v.type.sizes({"B": 2, "S": 3})).to(to_torch(v.type.dtype)) for v in graph.inputs}
     # Half-precision values are held as float32, which is the interpreter without rounding.

@@ -18,7 +18,7 @@ from compiler.ir.step import Step
 from compiler.ir.tensor_data import pack_int4
 from compiler.ir.torch_types import to_torch
 from compiler.passes import run_pipeline
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.torch.executor import TorchExecutor
 from runtime.executors.torch.lowering import Program
@@ -61,7 +61,7 @@ def test_rows_that_fill_no_vectors(rows: int, columns: int, tmp_path: Path) -> N
 
 def same(graph: Graph, options: str, folder: Path) -> Program:
     """The program of a graph of one linear, quantized, which computes what the interpreter does."""
-    (emitted,) = emit_torch(run_pipeline(graph, f"quant={options}").graph, folder)
+    (emitted,) = write_ranks(run_pipeline(graph, f"quant={options}").graph, folder)
     rooted = replace(run_pipeline(emitted.graph, "cleanup").graph, root=str(folder))
     program = lowered(rooted)
     (given,) = graph.inputs
@@ -120,7 +120,7 @@ def test_tiles_make_the_whole(shape: tuple[int, int], blocks: str, with_zero: bo
 @pytest.mark.parametrize("name", ["opt-tiny", "gptj-tiny"])
 def test_models_run(name: str, options: str, tmp_path: Path) -> None:
     graph = run_pipeline(lift_folder(MODELS / name), f"quant={options},merge-linears,fuse-attention,cleanup").graph
-    emit_torch(graph, tmp_path)
+    write_ranks(graph, tmp_path)
     session = TorchExecutor.load(tmp_path / "rank0.ir", device="cpu").open(2, 16)
     other = InterpreterExecutor(read_graph(tmp_path / "rank0.ir")).open(2, 16)
     generator = torch.Generator().manual_seed(0)

@@ -8,10 +8,10 @@ from compiler.frontends import Limits, lift, open_checkpoint
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.step import Step
 from compiler.ir.torch_types import to_torch
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 from llmc.opt import optimize
 from runtime.executors.interpreter import InterpreterExecutor
-from runtime.executors.torch import TorchExecutor
+from runtime.executors.torch.executor import TorchExecutor
 from tests.paths import MODELS
 
 
@@ -20,7 +20,7 @@ def engine(request, tmp_path_factory):
     """The lifted graph, and an executor of the same graph as emitted."""
     graph = lift(open_checkpoint(MODELS / request.param), limits=Limits(max_batch=4, max_seq=100))
     folder = tmp_path_factory.mktemp("engine")
-    emit_torch(graph, folder)
+    write_ranks(graph, folder)
     return graph, TorchExecutor.load(folder / "rank0.ir", device="cpu")
 
 
@@ -132,7 +132,7 @@ def test_devices_are_checked(engine):
 
 def test_truncated_weights_are_named(tmp_path):
     graph = lift(open_checkpoint(MODELS / "opt-tiny"), limits=Limits())
-    emit_torch(graph, tmp_path)
+    write_ranks(graph, tmp_path)
     weights = tmp_path / "rank0.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(EngineError, match=r"rank0.safetensors ends inside tensor 'layers.3"):

@@ -9,10 +9,10 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.mesh import rank_graph
 from compiler.ir.step import Step
 from compiler.ir.torch_types import to_torch
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.parallel.pipeline import LogitsType, PipelineSession
-from runtime.executors.torch import TorchExecutor
+from runtime.executors.torch.executor import TorchExecutor
 from runtime.executors.torch.session import TorchStageSession
 from tests.paths import MODELS
 from tests.runtime.executors.torch.thread_ranks import run_ranks
@@ -59,7 +59,7 @@ def run_stages(stages, rows, step):
 def test_stages_over_rows_agree_with_the_interpreter(tmp_path, dtype, pp):
     """Rows in two parts, ragged, one of them idle; 16-bit values are held as float32, so exact ones are meant."""
     whole = graph_of("gptneox", f"dtype={dtype},cleanup")
-    emit_torch(graph_of("gptneox", f"dtype={dtype},pp={pp},merge-linears,fuse-attention,cleanup"), tmp_path)
+    write_ranks(graph_of("gptneox", f"dtype={dtype},pp={pp},merge-linears,fuse-attention,cleanup"), tmp_path)
     stages = [TorchExecutor.load(tmp_path / f"rank{n}.ir", device="cpu").open_stage(3, 90) for n in range(pp)]
     run, states = Interpreter(whole, exact=True), zeros(whole, B=3, C=90)
     past, generator = i32(0, 0, 0), torch.Generator().manual_seed(0)
@@ -80,7 +80,7 @@ def test_stages_over_rows_agree_with_the_interpreter(tmp_path, dtype, pp):
 @pytest.mark.parametrize("embed", ["off", "vocab", "hidden"])
 def test_ranks_with_16_bit_weights_agree_with_the_interpreter(tmp_path, dtype, embed):
     whole = graph_of("opt", f"dtype={dtype},cleanup")
-    emit_torch(graph_of("opt", f"dtype={dtype},tp=2,embed={embed},merge-linears,fuse-attention,cleanup"), tmp_path)
+    write_ranks(graph_of("opt", f"dtype={dtype},tp=2,embed={embed},merge-linears,fuse-attention,cleanup"), tmp_path)
     step = (i32([5, 7, 9], [4, 3, 0]), i32(0, 0), i32(3, 2), i32([2], [1]))
     names = ("token_ids", "past_len", "new_len", "logit_pos")
     given = {**dict(zip(names, step, strict=True)), **zeros(whole, B=2, C=8)}
@@ -97,7 +97,7 @@ def test_ranks_with_16_bit_weights_agree_with_the_interpreter(tmp_path, dtype, e
 
 @pytest.mark.parametrize("family", ["gptneox", "mpt"])
 def test_a_long_prompt_runs_in_the_same_chunks_on_all_stages(tmp_path, family):
-    emit_torch(graph_of(family, "dtype=float32,tp=2,pp=2,merge-linears,fuse-attention,cleanup"), tmp_path)
+    write_ranks(graph_of(family, "dtype=float32,tp=2,pp=2,merge-linears,fuse-attention,cleanup"), tmp_path)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, 1000, (2, 20), generator=generator, dtype=torch.int32)
     step = (ids, i32(0, 0), i32(20, 9), i32([19, 3], [8, 0]))
@@ -127,7 +127,7 @@ def test_a_long_prompt_runs_in_the_same_chunks_on_all_stages(tmp_path, family):
 
 def test_a_stage_opens_as_a_stage_only(tmp_path):
     graph = graph_of("opt", "dtype=float32,pp=2,cleanup")
-    emit_torch(graph, tmp_path)
+    write_ranks(graph, tmp_path)
     for rank in range(2):
         for executor in (
             TorchExecutor.load(tmp_path / f"rank{rank}.ir", device="cpu"),

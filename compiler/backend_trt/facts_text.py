@@ -1,9 +1,14 @@
-"""How `llmc inspect` shows the plans of a TensorRT engine."""
+"""The facts about execution plans as text, for `llmc inspect`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from compiler.errors import EngineError
+from compiler.ir.step import StepDim
+from compiler.sizes import bytes_text
+from compiler.suggest import did_you_mean
 
 Facts = Mapping[str, Any]
 
@@ -14,10 +19,6 @@ def chosen_plan(plans: Sequence[Facts], name: str | None) -> Facts | None:
     Raises:
         EngineError: naming those there are, if there is none of that name.
     """
-    from compiler.errors import EngineError
-    from compiler.ir.step import StepDim
-    from compiler.suggest import did_you_mean
-
     if name is None:
         return next((plan for plan in plans if plan["sizes"].get(StepDim.LENGTH) == 1), next(iter(plans), None))
     names = [plan["name"] for plan in plans]
@@ -31,8 +32,6 @@ def chosen_plan(plans: Sequence[Facts], name: str | None) -> Facts | None:
 
 def plan_rows(facts: Facts, chosen: Facts) -> list[tuple[str, str]]:
     """The rows of the table: a line for each plan, then what one of them consists of."""
-    from runtime.engine_dir.sizes import bytes_text
-
     plans, capabilities = facts["plans"], ", ".join(facts["capabilities"])
     weights = f"{facts['weights_file']} ({bytes_text(facts['weights_bytes'])})"
     built = f"{facts['target']}, built with {facts['package']}"
@@ -45,8 +44,6 @@ def plan_rows(facts: Facts, chosen: Facts) -> list[tuple[str, str]]:
 
 
 def _plan(plan: Facts) -> str:
-    from runtime.engine_dir.sizes import bytes_text
-
     engine, cache, weights = (
         bytes_text(size) for size in (plan["engine_bytes"], plan["cache_bytes"], plan["weights"]["bytes"])
     )
@@ -58,8 +55,6 @@ def _plan(plan: Facts) -> str:
 
 
 def _plan_rows(plan: Facts) -> list[tuple[str, str]]:
-    from runtime.engine_dir.sizes import bytes_text
-
     def of_type(count: Mapping[str, int]) -> str:
         parts = ((count["weight_bytes"], "weights"), (count["constant_bytes"], "constants"))
         sizes = "".join(f", {bytes_text(size)} of {what}" for size, what in parts if size)

@@ -1,4 +1,4 @@
-"""Emitting the ranks of a graph for the torch executor."""
+"""Writing the ranks of a graph: their graphs, and the weights that these read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compiler.store.safetensors_writer import SafetensorsWriter
 
 
 @dataclass(frozen=True)
-class EmittedRank:
+class StoredRank:
     """The files of one rank, relative to the engine directory, and the graph they hold."""
 
     rank: int
@@ -29,9 +29,9 @@ class EmittedRank:
     graph: Graph
 
 
-def emit_torch(
+def write_ranks(
     graph: Graph, folder: Path, *, progress: Callable[[int, int], None] | None = None
-) -> tuple[EmittedRank, ...]:
+) -> tuple[StoredRank, ...]:
     """Write the graph and the weights of every rank into `folder`.
 
     Every constant that a rank needs at run time is computed, one at a time, and stored; the graphs that are written
@@ -65,12 +65,12 @@ def emit_torch(
     for rank, (own, values, writer) in enumerate(zip(ranks, wanted, writers, strict=True)):
         stored = _with_stored(own, values, _weights(rank), writer.places)
         write_graph(stored, folder / f"rank{rank}.ir")
-        emitted.append(EmittedRank(rank, f"rank{rank}.ir", _weights(rank), stored))
+        emitted.append(StoredRank(rank, f"rank{rank}.ir", _weights(rank), stored))
     return tuple(emitted)
 
 
 def stored_ranks(graph: Graph, ranks: Iterable[int] | None = None) -> tuple[Graph, ...]:
-    """The graphs that `emit_torch` would write, over weights that are not there: nothing is read or written.
+    """The graphs that `write_ranks` would write, over weights that are not there: nothing is read or written.
 
     Args:
         graph: the graph after all passes.

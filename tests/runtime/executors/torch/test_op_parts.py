@@ -49,7 +49,7 @@ def bare() -> Iterator[None]:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights must not be read."""
-    for module in ("compiler.ir.constants", "compiler.store.write_ranks"):
+    for module in ("compiler.ir.constants", "compiler.store.ranks"):
         monkeypatch.setattr(f"{module}.stream_constants", lambda graph: pytest.fail("weights are read"))
 
 

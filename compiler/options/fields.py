@@ -1,4 +1,4 @@
-"""Options of passes: the fields of a frozen dataclass, as they are written in a pipeline.
+"""Options: the fields of a frozen dataclass, as they are written in texts such as a pipeline.
 
 A field is an int, a float, a bool, a str, a Path, an Enum, a Literal, a tuple of one of these (`0+1+5`), or one of
 these or None (`none`). `Annotated[int, "columns that share a scale"]` gives it a help text. In texts, what the grammar
@@ -18,14 +18,12 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote, unquote
 
-from compiler.errors import PassError
-
 REQUIRED: Any = dataclasses.MISSING
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a pass.
+    """An option of a pass, or of a target.
 
     Attributes:
         name: the field's name.
@@ -62,11 +60,7 @@ class Option:
 
 
 def options_of(maker: type) -> tuple[Option, ...]:
-    """The options of a pass that is a dataclass.
-
-    Raises:
-        PassError: if a field has a type that no text can be read as.
-    """
+    """The options of a dataclass; TypeError if a field has a type that no text can be read as."""
     hints = get_type_hints(maker, include_extras=True)
     options = []
     for field in dataclasses.fields(maker):
@@ -80,7 +74,7 @@ def options_of(maker: type) -> tuple[Option, ...]:
         try:
             describe_type(declared)
         except TypeError as error:
-            raise PassError(f"the option {field.name!r} of {maker.__qualname__} {error}") from None
+            raise TypeError(f"the option {field.name!r} of {maker.__qualname__} {error}") from None
         options.append(Option(field.name, declared, default, help_))
     return tuple(options)
 
@@ -139,13 +133,13 @@ def _read_float(text: str) -> float:
 
 
 def spell_value(declared: Any, value: Any) -> str:
-    """Inverse of `read_value`; PassError for a value that has no spelling."""
+    """The text that `read_value` reads as the value; ValueError for a value that has none."""
     if (inner := _optional(declared)) is not None:
         text = "none" if value is None else spell_value(inner, value)
         return "%6Eone" if text == "none" and value is not None else text
     if (item := _item(declared)) is not None:
         if "" in value:
-            raise PassError(f"{value!r} cannot be written as an option: an item is empty")
+            raise ValueError(f"{value!r} cannot be written as an option: an item is empty")
         return "+".join([spell_value(item, part) for part in value])
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -11,7 +11,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.mesh import with_facts
 from compiler.ir.torch_types import to_torch
 from compiler.ir.verifier import verify
-from compiler.store import emit_torch
+from compiler.store import write_ranks
 from tests.strategies import graphs
 
 
@@ -29,7 +29,7 @@ def test_the_files_are_plain_safetensors_and_readable_text(tmp_path):
     b.output("y", b.linear(b.cast(x, dtype=DType.f16), q))
     b.output("z", b.linear(b.cast(x, dtype=DType.f16), k))
     seen = []
-    (emitted,) = emit_torch(b.build(), tmp_path, progress=lambda done, total: seen.append((done, total)))
+    (emitted,) = write_ranks(b.build(), tmp_path, progress=lambda done, total: seen.append((done, total)))
     stored = load_file(tmp_path / emitted.weights_file)
     assert {name: (t.dtype, list(t.shape)) for name, t in stored.items()} == {
         "q": (torch.float16, [2, 4]),
@@ -44,7 +44,7 @@ def test_the_files_are_plain_safetensors_and_readable_text(tmp_path):
 @given(graphs())
 def test_the_stored_graph_means_the_same(tmp_path_factory, graph):
     folder = tmp_path_factory.mktemp("engine")
-    (emitted,) = emit_torch(graph, folder)
+    (emitted,) = write_ranks(graph, folder)
     stored = read_graph(folder / emitted.graph_file)
     verify(stored)
     inputs = sample_inputs(graph)
@@ -66,7 +66,7 @@ def test_ranks_share_what_is_read_and_store_their_pieces(tmp_path, monkeypatch):
     whole = b.random(key="w", dtype=DType.f32, shape=(6, 4), name="whole")
     common = b.random(key="c", dtype=DType.f32, shape=(4,), name="common")
     b.output("y", b.linear(b.add(x, common), b.shard(whole, axis=0, parts=2, name="piece")))
-    first, second = emit_torch(with_facts(b.build(), tp=2), tmp_path)
+    first, second = write_ranks(with_facts(b.build(), tp=2), tmp_path)
     assert evaluated.count("random") == 2
     pieces = [load_file(tmp_path / rank.weights_file) for rank in (first, second)]
     assert torch.equal(pieces[0]["common"], pieces[1]["common"])

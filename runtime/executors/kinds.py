@@ -1,0 +1,122 @@
+"""llmc's own kinds of executor. What they run is imported when they load it: torch takes a second."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from compiler.targets import Fit
+from compiler.trt_network.library import PACKAGES
+from runtime.executors.kind import AUTO, ExecutorKind, RankToLoad, register_executor
+
+if TYPE_CHECKING:
+    from runtime.executors.interface import RankExecutor
+
+
+class _RunsPlans(ExecutorKind):
+    """What the executors of TensorRT engines share."""
+
+    targets = tuple(PACKAGES)
+
+    def target_of(self, built: Collection[str]) -> str | None:
+        """Of the targets that were built, one whose package is installed, if there is one."""
+        ours = [target for target in self.targets if target in built]
+        return next(filter(_installed, ours), ours[0] if ours else None)
+
+    def load(self, rank: RankToLoad) -> RankExecutor:
+        """Load the execution plans of a rank."""
+        from runtime.executors.tensorrt.executor import TensorRTExecutor
+
+        manifest = rank.folder.manifest
+        options: Any = {
+            "device": rank.device,
+            "emulate": self.emulates,
+            "target": rank.target,
+            "digests": {name: entry.sha256 for name, entry in manifest.files.items()},
+            "capabilities": manifest.capabilities,
+            "group": rank.group,
+        }
+        return TensorRTExecutor.load(rank.folder.path, rank.folder.rank(rank.target, rank.rank), **options)
+
+
+@register_executor
+class TensorRTKind(_RunsPlans):
+    """TensorRT engines on a GPU."""
+
+    name = "tensorrt"
+    summary = "TensorRT engines, on a GPU"
+    automatic = True
+
+    def fit(self, target: str, device: str) -> Fit:
+        """A GPU and the package must be there; if only the package is missing, which is much faster, that is noted."""
+        if device.startswith("cpu") or not _sees_gpu():
+            return Fit(False)
+        if _installed(target):
+            return Fit(True)
+        return Fit(
+            False, f"torch, which is slower than TensorRT: the Python package {PACKAGES[target]} is not installed"
+        )
+
+    def uses_gpu(self, device: str) -> bool:
+        """TensorRT runs nowhere else."""
+        return True
+
+
+@register_executor
+class TorchKind(ExecutorKind):
+    """The graph that every engine stores, by torch."""
+
+    name = "torch"
+    summary = "any engine, on a CPU or a CUDA GPU"
+    targets = ("torch",)
+    automatic = True
+
+    def uses_gpu(self, device: str) -> bool:
+        """`auto` takes a GPU where there is one."""
+        return device.startswith("cuda") or (device == AUTO and _sees_gpu())
+
+    def load(self, rank: RankToLoad) -> RankExecutor:
+        """Load the graph and the weights of a rank."""
+        from runtime.executors.torch.executor import TorchExecutor
+
+        files = rank.folder.rank(rank.target, rank.rank)
+        rows = min(rank.batch, rank.folder.manifest.limits.max_batch) if rank.batch else None
+        return TorchExecutor.load(rank.folder.path / files["graph"], device=rank.device, rows=rows, group=rank.group)
+
+
+@register_executor
+class EmulatorKind(_RunsPlans):
+    """TensorRT engines on a CPU, by evaluating their networks."""
+
+    name = "emulator"
+    summary = "TensorRT engines, on the CPU, slowly"
+    emulates = True
+    cpu_only = True
+
+
+@register_executor
+class InterpreterKind(ExecutorKind):
+    """The graph that every engine stores, by the interpreter, which defines what it means."""
+
+    name = "interpreter"
+    summary = "any engine, on the CPU, slowly: the reference"
+    targets = ("torch",)
+    cpu_only = True
+
+    def load(self, rank: RankToLoad) -> RankExecutor:
+        """Load the graph and the weights of a rank."""
+        from runtime.executors.interpreter import InterpreterExecutor
+
+        files = rank.folder.rank(rank.target, rank.rank)
+        return InterpreterExecutor.load(rank.folder.path, files, group=rank.group)
+
+
+def _installed(target: str) -> bool:
+    return find_spec(PACKAGES[target]) is not None
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
