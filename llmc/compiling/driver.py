@@ -107,7 +107,7 @@ def compile(
     outline = checked_outline(rewritten.graph, request.targets, request.place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=__version__),
-        plugins=used_plugins(rewritten.graph, request.stages),
+        plugins=used_plugins(rewritten.graph, request.stages, request.targets),
         tokens=lifted.tokens,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
         capabilities=outline.compute_capabilities,

@@ -105,7 +105,7 @@ def dry_run(
         export_tokenizer(job, lifted.checkpoint, Path(folder))
     manifest = replace(
         describe_engine(made.graph, pipeline=made.canonical, version=__version__),
-        plugins=used_plugins(made.graph, request.stages),
+        plugins=used_plugins(made.graph, request.stages, request.targets),
         tokens=lifted.tokens,
         capabilities=outline.compute_capabilities,
         source=Source(lifted.checkpoint.folder.resolve().name, "", request.dummy_weights),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version as package_version
 
 from compiler.frontends.registry import FAMILIES
@@ -17,6 +17,7 @@ from compiler.passes import Pass
 from compiler.passes.pipeline import pass_name
 from compiler.passes.registry import PASSES
 from compiler.plugins import Plugin
+from compiler.targets import TARGETS
 from llmc.dtypes import long_spelling
 from runtime.engine_dir.manifest import EngineLimits, Manifest, Source, SpecialTokens
 from runtime.engine_dir.used_plugins import UsedPlugin
@@ -46,12 +47,13 @@ def describe_engine(graph: Graph, *, pipeline: str, version: str) -> Manifest:
     )
 
 
-def used_plugins(graph: Graph, passes: Sequence[Pass]) -> tuple[UsedPlugin, ...]:
-    """The plug-ins whose ops, passes or family an engine uses, by name.
+def used_plugins(graph: Graph, passes: Sequence[Pass], targets: Iterable[str]) -> tuple[UsedPlugin, ...]:
+    """The plug-ins whose ops, passes, targets or family an engine uses, by name.
 
     Args:
         graph: the graph after all passes. What only computes weights is not among its ops.
         passes: the pipeline.
+        targets: the names of the targets.
     """
     stored = stored_values(graph)
     kinds = sorted({op.kind.name for op in graph.ops if op.name not in stored})
@@ -61,6 +63,7 @@ def used_plugins(graph: Graph, passes: Sequence[Pass]) -> tuple[UsedPlugin, ...]
         *(("rules", kind, plugin) for kind in kinds for plugin in _rules(kind)),
         *(("passes", name, PASSES.plugin(name)) for name in map(pass_name, passes)),
         *(("families", name, FAMILIES.plugin(name)) for name in [str(graph.facts.get("family"))]),
+        *(("targets", name, TARGETS.plugin(name)) for name in targets),
     ):
         if plugin is not None:
             found.setdefault(plugin, {}).setdefault(use, []).append(name)

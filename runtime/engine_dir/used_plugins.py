@@ -11,6 +11,7 @@ import compiler.ir.ops  # noqa: F401 - registers llmc's own
 from compiler.errors import EngineError
 from compiler.ir.op import OPS
 from compiler.plugins import Plugin, broken_hint, load_installed, registered_plugins
+from compiler.targets import TARGETS
 from runtime.engine_dir.json_fields import Fields
 
 
@@ -24,6 +25,7 @@ class UsedPlugin:
         rules: the kinds of op that others define and it has an evaluator or a rule of the torch executor for.
         passes: its passes in the engine's pipeline.
         families: the model's family, if the plug-in lifts it.
+        targets: its targets that the engine was built for.
     """
 
     plugin: Plugin
@@ -31,6 +33,7 @@ class UsedPlugin:
     rules: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a manifest."""
@@ -48,7 +51,7 @@ class UsedPlugin:
         return cls(plugin, **{key: fields.string_list(key) for key in _USES if key in fields.values})
 
 
-_USES = ("ops", "rules", "passes", "families")
+_USES = ("ops", "rules", "passes", "families", "targets")
 
 
 def _package(plugin: Plugin) -> Mapping[str, str]:
@@ -73,8 +76,18 @@ def require_plugins(engine: Path, used: Iterable[UsedPlugin]) -> None:
 
 
 def plugin_notes(engine: Path, used: Iterable[UsedPlugin]) -> list[str]:
-    """A sentence for each plug-in whose ops come from something else than when an engine was compiled."""
-    return [
+    """A sentence for each plug-in whose ops come from something else than when an engine was compiled.
+
+    And one for each target that nothing here knows.
+    """
+    used = tuple(used)
+    unknown = [
+        f"{engine} was compiled for the target {name} of {each.plugin}, which is not there; {_how_to_give(each.plugin)}"
+        for each in used
+        for name in each.targets
+        if TARGETS.find(name) is None
+    ]
+    return unknown + [
         f"{engine} was compiled with {each.plugin}; its ops are those of {found or 'llmc itself'} now"
         for each in used
         for found in dict.fromkeys(OPS.plugin(name) for name in each.ops)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import runtime.executors.kinds
 import runtime.executors.torch.target  # noqa: F401
 from compiler.errors import EngineError
+from compiler.plugins import load_installed
 from compiler.targets import TARGETS
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.executors.kind import AUTO, EXECUTORS, ExecutorKind, find_executor
@@ -81,7 +82,7 @@ def _automatic(folder: EngineFolder, device: str) -> Choice:
 
 def _candidates(folder: EngineFolder) -> Iterator[tuple[ExecutorKind, str]]:
     """The kinds that `auto` may take, each with the target that it would run; what every engine has comes last."""
-    find_executor("torch")  # looks at installed packages, too
+    load_installed()
     found = [
         (kind, target)
         for kind in EXECUTORS.values()

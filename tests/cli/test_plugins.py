@@ -18,6 +18,7 @@ import llmc as library
 from compiler.errors import EngineError
 from tests.cli.llmc_command import llmc
 from tests.paths import MODELS, ROOT
+from tests.plugins.installing import install, on_path
 from tests.registrations import forgotten
 
 PACKAGE = ROOT / "tests" / "plugins" / "example"
@@ -30,20 +31,13 @@ NAME = r"llmc-example 1\.0"
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the package."""
-    folder = tmp_path_factory.mktemp("plugin")
-    source = shutil.copytree(PACKAGE, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
-    options = ("--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check", "-q")
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "site"), str(source)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return folder / "site"
+    return install(PACKAGE, tmp_path_factory.mktemp("plugin"))
 
 
 @pytest.fixture
 def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package is on the path of Python, of this process and of those that it starts."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))))
-    with forgotten():
-        monkeypatch.syspath_prepend(str(site))
+    with on_path(site, monkeypatch):
         yield site
 
 
@@ -87,6 +81,7 @@ def test_an_installed_package_goes_through_every_command(installed: Path, tmp_pa
             "rules": [],
             "passes": ["gate"],
             "families": [],
+            "targets": [],
         }
     ]
     executor = ("--executor", "emulator") if target != "torch" else ()
