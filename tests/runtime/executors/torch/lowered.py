@@ -2,6 +2,7 @@
 
 import torch
 
+import runtime.executors.torch.rules  # noqa: F401 - registers the rules
 from compiler.ir.graph import Graph
 from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Communicator
