@@ -61,8 +61,8 @@ def _attention(
     rounding: Rounding = _unrounded,
 ) -> Tensor:
     step = rounding if attrs["rounded"] else _unrounded
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    group = q.shape[LINEAR.HEAD] // k.shape[LINEAR.HEAD]
+    k, v = k.repeat_interleave(group, LINEAR.HEAD), v.repeat_interleave(group, LINEAR.HEAD)
     scores = step(step(q @ k.transpose(-1, -2)) * attrs["scale"])
     if bias is not None:
         scores = step(scores + bias)

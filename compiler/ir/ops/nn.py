@@ -109,16 +109,16 @@ def attention(
     primitives compute, and 16-bit kernels; targets may keep more bits than `rounded` asks for.
     """
     floating(q, k, v)
-    require(q.rank == k.rank == v.rank == 4, "q, k and v must be [B, heads, positions, D]")
+    require(q.rank == k.rank == v.rank == LINEAR.RANK, "q, k and v must be [B, heads, positions, D]")
     batch, heads, length, width = q.shape
-    require(k.shape[:3] == v.shape[:3], f"k is {k} but v is {v}")
-    require(k.shape[0] == batch and k.shape[3] == width, f"q is {q} but k is {k}")
-    kv_heads = k.shape[1]
+    require(k.shape[: LINEAR.WIDTH] == v.shape[: LINEAR.WIDTH], f"k is {k} but v is {v}")
+    require(k.shape[LINEAR.ROW] == batch and k.shape[LINEAR.WIDTH] == width, f"q is {q} but k is {k}")
+    kv_heads = k.shape[LINEAR.HEAD]
     require(
         isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads == 0,
         f"{heads} query heads cannot share {kv_heads} key heads evenly",
     )
-    scores = (batch, heads, length, k.shape[2])
+    scores = (batch, heads, length, k.shape[LINEAR.POSITION])
     require(mask.dtype is DType.bool, f"the mask is {mask.dtype}, not bool")
     for extra in (mask, bias):
         require(
@@ -126,7 +126,7 @@ def attention(
             f"{extra} does not fit {shape_text(scores)}",
         )
     require(bias is None or bias.dtype is q.dtype, f"the bias is {bias}; it must be {q.dtype}")
-    return q.with_shape(batch, heads, length, v.shape[3])
+    return q.with_shape(batch, heads, length, v.shape[LINEAR.WIDTH])
 
 
 @op

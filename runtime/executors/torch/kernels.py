@@ -64,7 +64,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Te
     repeated.
     """
     batch, heads, length, width = q.shape
-    kv_heads = k.shape[1]
+    kv_heads = k.shape[LINEAR.HEAD]
     product = torch.nn.functional.scaled_dot_product_attention
     if heads == kv_heads:
         return product(q, k, v, attn_mask=mask, scale=scale)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.chunks import chunk_length
 from compiler.ir.op import Op
 from compiler.ir.step import Step
@@ -76,7 +77,7 @@ class TorchStageSession:
     def _holds_scores(self, op: Op) -> bool:
         """Whether torch computes an attention by products that are held whole: on a GPU it does so for shared keys."""
         q, k, *_ = (value.type for value in op.operands)
-        return self._device.type == "cuda" and q.shape[1] != k.shape[1]
+        return self._device.type == "cuda" and q.shape[LINEAR.HEAD] != k.shape[LINEAR.HEAD]
 
     def _show(self, rows: slice, length: int) -> None:
         """Show the graph so much of the rows' caches as sequences of `length` tokens need."""
