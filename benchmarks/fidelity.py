@@ -54,8 +54,8 @@ def compare(folder: Path, new_tokens: int = NEW_TOKENS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         engine = llmc.compile(folder, Path(temporary) / "engine", dtype="float32", max_batch=8).path
         runtime = llmc.load(engine, device="cpu")
-        together = [c.token_ids for c in runtime.generation.generate(prompt_ids, max_new_tokens=new_tokens)]
-        alone = [runtime.generation.generate([ids], max_new_tokens=new_tokens)[0].token_ids for ids in prompt_ids]
+        together = [c.token_ids for c in runtime.generate(prompt_ids, max_new_tokens=new_tokens)]
+        alone = [runtime.generate([ids], max_new_tokens=new_tokens)[0].token_ids for ids in prompt_ids]
         error = logits_error(folder, engine, max(prompt_ids, key=len))
     return {
         "alone": sum(list(a) == e for a, e in zip(alone, expected, strict=True)),
