@@ -34,13 +34,18 @@ class Option:
 
     name: str
     type: Any
-    default: Any = REQUIRED
+    default: Any
     help: str = ""
 
     @property
     def required(self) -> bool:
         """Whether the option has no default."""
         return self.default is REQUIRED
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether its name alone sets it."""
+        return bool in (self.type, _optional(self.type))
 
     @property
     def type_text(self) -> str:

@@ -81,7 +81,7 @@ class Grammar:
 
     def _value(self, info: MakerInfo, option: Option, text: str | None) -> object:
         if text is None:
-            if option.type is bool:
+            if option.is_flag:
                 return True
             raise info.error(
                 f"the option {option.name!r} of {info.name!r} needs a value: {option.name}={option.type_text}"

@@ -23,6 +23,11 @@ def takes_options(maker: Maker) -> bool:
     return isinstance(maker, type) and is_dataclass(maker)
 
 
+def is_frozen(maker: Any) -> bool:
+    """Whether a class is a frozen dataclass by its own decorator."""
+    return "__dataclass_params__" in vars(maker) and bool(maker.__dataclass_params__.frozen)
+
+
 @dataclass(frozen=True)
 class MakerInfo(ABC):
     """A registered thing.
@@ -40,9 +45,18 @@ class MakerInfo(ABC):
     noun: ClassVar[str]
     error: ClassVar[type[LlmcError]]
 
-    @cached_property
+    @property
     def options(self) -> tuple[Option, ...]:
-        """Its options; the first one is what `name=value` sets. An error if a field is of a type that has no text."""
+        """Its options; the first one is what `name=value` sets. An error if a field is of a type that has no text.
+
+        They are the fields of the dataclass, unless it has a class method `declared_options`, because plug-ins can add
+        some.
+        """
+        declared = getattr(self.maker, "declared_options", None)
+        return self._fields if declared is None else tuple(declared())
+
+    @cached_property
+    def _fields(self) -> tuple[Option, ...]:
         try:
             return options_of(self.maker) if isinstance(self.maker, type) else ()
         except TypeError as error:
@@ -94,7 +108,7 @@ class MakerInfo(ABC):
         what = f"the {self.noun} {self.name!r}"
         if not re.fullmatch(r"[a-z][a-z0-9-]*", self.name):
             raise self.error(f"{what} needs another name: small letters, digits and hyphens, a letter first")
-        if takes_options(self.maker) and not self.maker.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        if takes_options(self.maker) and not is_frozen(self.maker):
             raise self.error(f"{what} must be a frozen dataclass: write @dataclass(frozen=True)")
         _ = self.options  # refuses fields that no text can be read as
 
@@ -130,5 +144,5 @@ class MakerInfo(ABC):
             if i == 0:
                 parts[0] += f"={text}"
             else:
-                parts.append(option.name if option.type is bool and value else f"{option.name}={text}")
+                parts.append(option.name if option.is_flag and value else f"{option.name}={text}")
         return ":".join(parts)

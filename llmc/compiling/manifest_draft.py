@@ -13,8 +13,9 @@ from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
 from compiler.ir.op import OPS
 from compiler.ir.step import StepDim
-from compiler.passes import Pass
+from compiler.passes import Pass, Quantize
 from compiler.passes.pipeline import pass_name
+from compiler.passes.quant.recipe import RECIPES
 from compiler.passes.registry import PASSES
 from compiler.plugins import Plugin
 from compiler.targets import TARGETS
@@ -58,10 +59,12 @@ def used_plugins(graph: Graph, passes: Sequence[Pass], targets: Iterable[str]) -
     stored = stored_values(graph)
     kinds = sorted({op.kind.name for op in graph.ops if op.name not in stored})
     found: dict[Plugin, dict[str, list[str]]] = {}
+    algorithms = [step.algorithm for step in passes if isinstance(step, Quantize)]
     for use, name, plugin in (
         *(("ops", kind, OPS.plugin(kind)) for kind in kinds),
         *(("rules", kind, plugin) for kind in kinds for plugin in _rules(kind)),
         *(("passes", name, PASSES.plugin(name)) for name in map(pass_name, passes)),
+        *(("passes", f"quant={name}", RECIPES.plugin(name)) for name in algorithms),
         *(("families", name, FAMILIES.plugin(name)) for name in [str(graph.facts.get("family"))]),
         *(("targets", name, TARGETS.plugin(name)) for name in targets),
     ):

@@ -14,6 +14,8 @@ from compiler.suggest import did_you_mean
 from llmc.compiling.targets import Targets
 from llmc.pipeline import Passes
 
+_OF_TARGETS = frozenset(field.name for field in dataclasses.fields(BuildOptions))
+
 
 @dataclass(frozen=True)
 class CompileOptions:
@@ -61,7 +63,9 @@ class CompileOptions:
     def changed(self, changes: Mapping[str, Any]) -> CompileOptions:
         """These options with some others; TypeError, with a suggestion, for a name that is none of them."""
         known = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
+        for name, value in changes.items():
+            if name in _OF_TARGETS:
+                raise TypeError(f"{name!r} is an option of targets: write build={{{name!r}: {value!r}}}")
             if name not in known:
                 raise TypeError(f"a compilation has no option {name!r}{did_you_mean(name, known)}")
         return dataclasses.replace(self, **changes)

@@ -195,6 +195,37 @@ def test_an_engine_of_a_plugin_file_runs_where_the_file_is_given(file: Path, tmp
     assert torch.isfinite(loaded.logits([1, 2, 3])).all()
 
 
+ALGORITHM = """
+from dataclasses import dataclass
+from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.linears.rounded import Rounding, quantize_rounded
+from compiler.passes.quant.recipe import Recipe, algorithm
+
+
+@algorithm("int6")
+@dataclass(frozen=True)
+class Int6(Recipe):
+    "Six bits."
+    wide: int = 0
+
+    def quantize(self, graph):
+        return quantize_rounded(graph, self, Rounding(IntegerGrid(6 + self.wide)))
+"""
+
+
+def test_an_algorithm_of_a_plugin_file_quantizes_without_it_afterwards(tmp_path: Path) -> None:
+    file, engine = tmp_path / "six.py", tmp_path / "engine"
+    file.write_text(ALGORITHM)
+    with forgotten():
+        assert "int6" in ok("passes", "quant", "--plugin", file)
+        compiling = ("compile", MODEL, "-o", engine, *LIMITS, "--plugin", file, "--target", "torch", "--json")
+        made = json.loads(ok(*compiling, "--passes", "quant=int6:wide=1,tp=1"))["manifest"]
+    assert "quant=int6:wide=1,tp=1" in made["pipeline"]
+    assert [(used["file"], used["passes"]) for used in made["plugins"]] == [("six.py", ["quant=int6"])]
+    assert token_ids(engine) == token_ids(engine, "--executor", "interpreter")
+    llmc("compile", MODEL, "-o", tmp_path / "x", *LIMITS, "--passes", "quant=int6").failed("not 'int6'")
+
+
 def test_a_plugin_that_was_changed_is_noted(file: Path, tmp_path: Path) -> None:
     engine = tmp_path / "engine"
     with forgotten():

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import field, fields, make_dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
 
 import compiler.passes.quant.recipes  # noqa: F401 - declares the algorithms
 from compiler.ir.graph import Graph
+from compiler.options import REQUIRED, Option
 from compiler.passes.quant.options import joined_options, recipe_of
 from compiler.passes.quant.recipe import RECIPES, Recipe, require_one_rank
 from compiler.passes.registry import register
+from compiler.plugins import blamed
 
 
-class _Quantize:
+@lru_cache(maxsize=8)
+def _options(recipes: tuple[tuple[str, type[Recipe]], ...]) -> tuple[Option, ...]:
+    names = tuple(name for name, _ in recipes)
+    return (Option("algorithm", Literal[names], REQUIRED, "how values are chosen"), *joined_options(dict(recipes)))
+
+
+@register("quant")
+@dataclass(frozen=True, init=False)
+class Quantize:
     """Store the weights of linears in 8 or 4 bits, and with some algorithms multiply in 8 bits.
 
     `int8`, `int4` and `int3` round weights to the nearest value. `awq` and `gptq` choose weights of few bits by what
@@ -23,34 +34,45 @@ class _Quantize:
     """
 
     algorithm: str
+    recipe: Recipe
 
-    def __post_init__(self) -> None:
-        _ = self.recipe  # refuses options that the algorithm has not
+    def __init__(self, algorithm: str, **options: Any) -> None:
+        """Choose an algorithm, which may be a plug-in's, and its options; those that are None have its defaults.
 
-    @property
-    def recipe(self) -> Recipe:
-        """The options with the algorithm's defaults."""
-        given = {option.name: getattr(self, option.name) for option in fields(self)[1:]}  # type: ignore[arg-type]
-        return recipe_of(RECIPES, self.algorithm, given)
+        Raises:
+            PassError: if the algorithm has no such option, or refuses its value.
+        """
+        RECIPES.find(algorithm)  # looks at installed packages, too
+        object.__setattr__(self, "algorithm", algorithm)
+        object.__setattr__(self, "recipe", recipe_of(RECIPES, algorithm, options))
+
+    @classmethod
+    def declared_options(cls) -> tuple[Option, ...]:
+        """The algorithm, and the options of all algorithms that there are."""
+        return _options(tuple(sorted(RECIPES.items())))
+
+    def __getattr__(self, name: str) -> Any:
+        """The value of an option; None where that stands for the algorithm's default, or the algorithm has no such."""
+        option = next((each for each in self.declared_options() if each.name == name), None)
+        if option is None or "recipe" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        value, usual = (getattr(of, name, None) for of in (self.recipe, type(self.recipe)))
+        return option.default if value == usual else value
 
     def __call__(self, graph: Graph) -> Graph:
         """The graph with quantized linears."""
-        require_one_rank(graph, "quant")
-        return self.recipe.quantize(graph)
+        return self._quantized(graph, self.recipe)
 
     def dry_run(self, graph: Graph) -> Graph:
         """The graph with linears of the same types, whose weights are rounded to the nearest value."""
+        with self._blamed():
+            recipe = self.recipe.without_data()
+        return self._quantized(graph, recipe)
+
+    def _quantized(self, graph: Graph, recipe: Recipe) -> Graph:
         require_one_rank(graph, "quant")
-        return self.recipe.without_data().quantize(graph)
+        with self._blamed():
+            return recipe.quantize(graph)
 
-
-def _pass() -> Any:
-    """The pass as a dataclass whose fields are the options of all algorithms."""
-    recipes = dict(sorted(RECIPES.items()))
-    algorithm = ("algorithm", Annotated[Literal[tuple(recipes)], "how values are chosen"])
-    options = [(name, type_, field(default=default)) for name, (type_, default) in joined_options(recipes).items()]
-    names = {"__module__": __name__, "__doc__": _Quantize.__doc__}
-    return make_dataclass("Quantize", [algorithm, *options], bases=(_Quantize,), frozen=True, namespace=names)
-
-
-Quantize = register("quant")(_pass())
+    def _blamed(self) -> Any:
+        return blamed(type(self.recipe), f"the algorithm {self.algorithm!r} of quant")

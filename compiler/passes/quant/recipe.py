@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
+from compiler.options import is_frozen
 from compiler.plugins import Registry
 
 Activations = Literal["off", "token", "static"]
@@ -70,10 +71,23 @@ Declared = TypeVar("Declared", bound=type[Recipe])
 
 
 def algorithm(name: str) -> Callable[[Declared], Declared]:
-    """Decorator: make a dataclass the recipe of the algorithm `name`; PassError if there is one already."""
+    """Decorator: make a frozen dataclass the recipe of the algorithm `name`, which `quant=name` then uses.
+
+    Raises:
+        PassError: if there is one already, it is no such dataclass, or another algorithm has an option of the same name
+            and another type.
+    """
 
     def declare(recipe: Declared) -> Declared:
+        from compiler.passes.quant.options import joined_options
+
+        if not (isinstance(recipe, type) and issubclass(recipe, Recipe) and is_frozen(recipe)):
+            raise PassError(f"the algorithm {name!r} must be a frozen dataclass, a subclass of Recipe")
         recipe.algorithm = name
+        try:
+            joined_options({**RECIPES, name: recipe})
+        except TypeError as error:
+            raise PassError(str(error), hint="give the field another name") from None
         RECIPES.add(name, recipe, recipe)
         return recipe
 
