@@ -161,7 +161,7 @@ def made_up(graph: Graph, folder: Path, file: str) -> Graph:
     """The graph with weights of noise, stored; other constants are ones."""
     values = {value.name: value for value in needed_constants(graph)}
     noise = torch.randn(2**24).mul_(0.02)
-    with SafetensorsWriter(folder / file, list(values.values())) as writer:
+    with SafetensorsWriter(folder / file, {value.name: value.type for value in values.values()}) as writer:
         for value in values.values():
             shape, dtype = value.type.sizes({}), to_torch(value.type.dtype)
             count = math.prod(shape)
@@ -207,12 +207,11 @@ def decode_step(rank: Rank, executor: Executor, batch: int) -> float:
 
 def collectives_alone(rank: Rank, record: NetworkRecord) -> tuple[str, float]:
     """The collectives of a network, one after the other: which they are, and the milliseconds that they take."""
-    torch_types = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16}
     calls: list[tuple[str, torch.Tensor]] = []
     for layer in record.layers:
         if layer.kind == "DIST_COLLECTIVE":
             given = record.tensors[str(layer.inputs[0])]
-            tensor = torch.zeros(given.shape, dtype=torch_types[given.dtype], device=rank.device)
+            tensor = torch.zeros(given.shape, dtype=given.data_type.torch_dtype, device=rank.device)
             calls.append((json.loads(layer.metadata)["collective"], tensor))
     kinds = sorted({(kind, tensor.nbytes) for kind, tensor in calls})
     counts = {each: sum((kind, tensor.nbytes) == each for kind, tensor in calls) for each in kinds}

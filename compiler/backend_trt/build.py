@@ -13,7 +13,7 @@ from compiler.backend_trt.checks import check_plans
 from compiler.backend_trt.constants import Load
 from compiler.backend_trt.define import define_network, position_ends
 from compiler.backend_trt.forms import apart
-from compiler.backend_trt.messages import Messages, ops_named
+from compiler.backend_trt.named_ops import ops_named
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.plans import PlanSpec
 from compiler.backend_trt.profile import add_profile
@@ -24,6 +24,7 @@ from compiler.errors import TargetError
 from compiler.ir.graph import Graph
 from compiler.progress import Report, shared_progress
 from compiler.trt_network.library import Library
+from compiler.trt_network.messages import NO_GPU, Messages
 from compiler.trt_network.plans import PlanFiles, Plans
 
 _OTHERWISE = "leave out the pass that made the op, or build for torch: --target torch"
@@ -111,7 +112,7 @@ def _build_plan(
     # joined and one after the other.
     one_row = spec.rows == 1
     graph = apart(graph) if one_row else graph
-    messages = Messages(trt)
+    messages = Messages(trt, ignored=NO_GPU)
     builder = builders.make(trt, messages.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     try:

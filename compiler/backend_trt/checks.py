@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from compiler.backend_trt.options import BuildOptions
 from compiler.backend_trt.plans import PlanSpec, plan_specs
+from compiler.backend_trt.quantized_weights import holds_weights
 from compiler.backend_trt.support.capability import require_able
 from compiler.backend_trt.support.check import require_support
-from compiler.backend_trt.weights import holds_weights
 from compiler.ir.chunks import elements_per_token
 from compiler.ir.graph import Graph
 

@@ -8,24 +8,11 @@ from math import prod
 
 from torch import Tensor
 
-from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op, Value
-from compiler.trt_network.record import Part, Quantized, Weight
-
-DATA_TYPES = {
-    DType.f32: "FLOAT",
-    DType.f16: "HALF",
-    DType.bf16: "BF16",
-    DType.i64: "INT64",
-    DType.i32: "INT32",
-    DType.i8: "INT8",
-    DType.i4: "INT4",
-    DType.f8e4m3: "FP8",
-    DType.bool: "BOOL",
-}
-"""TensorRT's names of element types."""
+from compiler.trt_network.dtypes import BY_DTYPE
+from compiler.trt_network.record import Quantized, TensorRecord, Weight
 
 Load = Callable[[Value], Tensor]
 """Gives the tensor of a stored constant; mapped files keep memory small."""
@@ -62,11 +49,11 @@ class Constants:
         if any(producer.kind.name != "const" for producer in producers):
             return None
         codes, scale, *zero = (
-            Part(producer.attrs["data"].name, DATA_TYPES[value.type.dtype], value.type.sizes({}))
+            TensorRecord(producer.attrs["data"].name, BY_DTYPE[value.type.dtype].name, value.type.sizes({}))
             for producer, value in zip(producers, op.operands, strict=True)
         )
-        quantized = Quantized(codes, scale, zero[0] if zero else None, DATA_TYPES[op.result.type.dtype])
-        return Weight(codes.tensor, quantized=quantized)
+        quantized = Quantized(codes, scale, zero[0] if zero else None, BY_DTYPE[op.result.type.dtype].name)
+        return Weight(codes.name, quantized=quantized)
 
     def tensor(self, value: Value) -> Tensor:
         """The values of a constant, contiguous."""

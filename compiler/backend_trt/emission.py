@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compiler.backend_trt.constants import DATA_TYPES, Constants
+from compiler.backend_trt.constants import Constants
 from compiler.errors import TargetError
 from compiler.ir.dims import Dim, Shape
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
+from compiler.ir.int4 import pack_int4
 from compiler.ir.op import Op, Value
-from compiler.ir.tensor_data import pack_int4
 from compiler.ir.torch_types import from_torch, to_torch
 from compiler.plugins import Registry
+from compiler.trt_network.dtypes import BY_DTYPE
 from compiler.trt_network.record import Constant, Weight
 
 TrtTensor = Any
@@ -26,8 +27,8 @@ TrtTensor = Any
 
 # A constant vector is named after its numbers, if they are few.
 _NAMED = 6
-COMPUTABLE = frozenset(DATA_TYPES) - {DType.i4}
-"""The element types that an activation may have."""
+COMPUTABLE = frozenset(BY_DTYPE) - {DType.i4, DType.u8}
+"""The element types that an activation may have: i4 is for weights, and nothing computes in u8."""
 SHARED = frozenset({DType.f32, DType.f16, DType.bf16})
 """The element types whose matrices are inputs of plans, which share them; others are constants of each plan."""
 
@@ -261,7 +262,7 @@ class Emission:
         """TensorRT's name of an element type; TargetError for one that it does not compute in."""
         if dtype not in COMPUTABLE:
             raise TargetError(f"TensorRT has no tensors of {dtype}")
-        return getattr(self.trt.DataType, DATA_TYPES[dtype])
+        return getattr(self.trt.DataType, BY_DTYPE[dtype].name)
 
     def _named(self, layer: Any, name: str) -> TrtTensor:
         if layer is None:

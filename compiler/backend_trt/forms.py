@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from compiler.ir.analysis import stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -19,7 +21,7 @@ def apart(graph: Graph) -> Graph:
     return sweep(graph, visit) if splits else graph
 
 
-def _joins_linears(split: Op, graph: Graph, constant: set[str]) -> bool:
+def _joins_linears(split: Op, graph: Graph, constant: Set[str]) -> bool:
     whole = split.operands[0]
     op = graph.producers.get(whole.name)
     return (

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from math import prod
+from dataclasses import replace
 from typing import Any
 
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.step import LOGITS, TOKEN_IDS, dim_sizes
 from compiler.trt_network.record import LayerRecord, NetworkRecord, TensorRecord, Weight
-
-_BITS = {
-    **dict.fromkeys(("INT64",), 64),
-    **dict.fromkeys(("FLOAT", "INT32"), 32),
-    **dict.fromkeys(("HALF", "BF16"), 16),
-    **dict.fromkeys(("FP8", "INT8", "UINT8", "BOOL", "E8M0"), 8),
-    **dict.fromkeys(("INT4", "FP4"), 4),
-}
 
 
 def network_facts(record: NetworkRecord, *, layers: bool = False) -> dict[str, Any]:
@@ -60,14 +52,14 @@ def _sizes(record: NetworkRecord) -> dict[str, int]:
 
 def _weights(record: NetworkRecord) -> dict[tuple[str, Weight], int]:
     """The bytes of every place that inputs are read from, with its element type."""
-    return {(record.tensors[name].dtype, place): _bytes(record.tensors[name]) for name, place in record.weights.items()}
+    return {(record.tensors[name].dtype, place): record.tensors[name].nbytes for name, place in record.weights.items()}
 
 
 def _constants(record: NetworkRecord) -> dict[tuple[str, Weight | str], int]:
     """The bytes of every constant, with its element type; one place counts once."""
     layers = {layer.name: record.tensors[layer.outputs[0]] for layer in record.layers if layer.kind == "CONSTANT"}
     return {
-        (layers[name].dtype, name if isinstance(place, bytes) else place): _bytes(layers[name])
+        (layers[name].dtype, name if isinstance(place, bytes) else place): layers[name].nbytes
         for name, place in record.constants.items()
     }
 
@@ -84,10 +76,6 @@ def _precisions(record: NetworkRecord) -> dict[str, dict[str, int]]:
         dtype: {"tensors": count, "weight_bytes": sums[0][dtype], "constant_bytes": sums[1][dtype]}
         for dtype, count in tensors.most_common()
     }
-
-
-def _bytes(tensor: TensorRecord) -> int:
-    return (prod(tensor.shape) * _BITS[tensor.dtype] + 7) // 8
 
 
 def _tensor(tensor: TensorRecord) -> dict[str, Any]:
@@ -111,7 +99,7 @@ def _most_bytes(record: NetworkRecord, name: str) -> int:
     """The bytes of an input at the largest shape that a profile allows."""
     tensor = record.tensors[name]
     shapes = [profile.shapes[name][2] for profile in record.profiles if name in profile.shapes] or [tensor.shape]
-    return max(map(prod, shapes)) * _BITS[tensor.dtype] // 8
+    return max(replace(tensor, shape=shape).nbytes for shape in shapes)
 
 
 def _layer(layer: LayerRecord, record: NetworkRecord) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _CLASSES = {
     "CUMULATIVE": "ICumulativeLayer",
     "DEQUANTIZE": "IDequantizeLayer",
     "DIST_COLLECTIVE": "IDistCollectiveLayer",
+    "EINSUM": "IEinsumLayer",
     "ELEMENTWISE": "IElementWiseLayer",
     "FILL": "IFillLayer",
     "GATHER": "IGatherLayer",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from compiler.backend_trt.weights import weight_form
+from compiler.backend_trt.quantized_weights import weight_form
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op
 

@@ -13,8 +13,8 @@ from compiler.backend_trt.checks import check_plans, wanted_plans
 from compiler.backend_trt.facts import listed_plans, plan_facts
 from compiler.backend_trt.facts_text import chosen_plan, layer_lines, plan_rows
 from compiler.backend_trt.options import DEFAULT_CAPABILITIES, BuildOptions
+from compiler.backend_trt.quantized_weights import weight_form
 from compiler.backend_trt.support.capability import able
-from compiler.backend_trt.weights import weight_form
 from compiler.ir.analysis import packed_weights
 from compiler.ir.graph import Graph
 from compiler.progress import Report

@@ -9,7 +9,7 @@ from compiler.frontends.hub import resolve_model
 from compiler.frontends.lift import lift
 from compiler.frontends.limits import Limits
 from compiler.frontends.registry import families, frontend
-from compiler.frontends.stored import StoredTensor
+from compiler.store.stored_tensor import StoredTensor
 
 __all__ = [
     "Checkpoint",

@@ -10,9 +10,9 @@ from typing import Any
 from compiler.errors import CheckpointError
 from compiler.frontends.json_file import read_object
 from compiler.frontends.safetensors_file import read_safetensors
-from compiler.frontends.stored import StoredTensor
 from compiler.frontends.torch_file import read_torch_file
 from compiler.frontends.weight_files import WeightFiles, weight_files
+from compiler.store.stored_tensor import StoredTensor
 
 
 class Checkpoint:

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from compiler.errors import CheckpointError
 from compiler.frontends.file_kinds import AGAIN, SAFETENSORS, read_start, refuse_others
-from compiler.frontends.stored import StoredTensor
-from compiler.ir.dtypes import DType
-from compiler.ir.safetensors_header import Entry, read_header
-
-# Spelling → bits an element, and the IR's element type if there is one.
-_DTYPES: dict[str, tuple[int, DType | None]] = {
-    "F64": (64, DType.f64),
-    "F32": (32, DType.f32),
-    "F16": (16, DType.f16),
-    "BF16": (16, DType.bf16),
-    "F8_E4M3": (8, DType.f8e4m3),
-    "F8_E5M2": (8, None),
-    "I64": (64, DType.i64),
-    "I32": (32, DType.i32),
-    "I16": (16, None),
-    "I8": (8, DType.i8),
-    "U64": (64, None),
-    "U32": (32, None),
-    "U16": (16, None),
-    "U8": (8, DType.u8),
-    "BOOL": (8, DType.bool),
-}
+from compiler.store.safetensors_header import read_header
+from compiler.store.stored_tensor import StoredTensor
 
 
-def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
+def read_safetensors(path: Path, file: str) -> Mapping[str, StoredTensor]:
     """The tensors of the file at `path`, in the order of their bytes; `file` is what to call it. No data is read.
 
     Raises:
@@ -39,18 +19,6 @@ def read_safetensors(path: Path, file: str) -> dict[str, StoredTensor]:
     """
     refuse_others(read_start(path, file), file, SAFETENSORS, SAFETENSORS)
     try:
-        entries = read_header(path)
+        return read_header(path, file).tensors
     except ValueError as error:
         raise CheckpointError(f"{file} {error}", hint=AGAIN) from None
-    return {name: _tensor(name, file, entry) for name, entry in sorted(entries.items(), key=lambda e: e[1].start)}
-
-
-def _tensor(name: str, file: str, entry: Entry) -> StoredTensor:
-    bits, dtype = _DTYPES.get(entry.dtype, (None, None))
-    if bits is not None and entry.nbytes * 8 != math.prod(entry.shape) * bits:
-        raise CheckpointError(
-            f"{file} is no safetensors file: its header cannot be read "
-            f"(tensor {name!r} of {entry.dtype} and shape {list(entry.shape)} cannot take {entry.nbytes} bytes)",
-            hint=AGAIN,
-        )
-    return StoredTensor(name, file, entry.start, entry.dtype, dtype, entry.shape)

@@ -10,12 +10,12 @@ from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.config import Size
 from compiler.frontends.leftovers import is_leftover
-from compiler.frontends.stored import StoredTensor
-from compiler.frontends.stored_values import read_stored, same_values
+from compiler.frontends.read_stored import read_stored, same_values
 from compiler.ir.builder import Builder
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
+from compiler.store.stored_tensor import StoredTensor
 from compiler.suggest import did_you_mean
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import Any
 from compiler.errors import CheckpointError
 from compiler.frontends.file_kinds import AGAIN, PICKLE, ZIP, read_start, refuse_others
 from compiler.frontends.pickle_data import Call, ForbiddenGlobalError, Global, Persistent, PickleError, read_pickle
-from compiler.frontends.stored import StoredTensor
 from compiler.ir.dtypes import DType
+from compiler.store.stored_tensor import StoredTensor
 
 # Name of the storage class → bytes an element, and the IR's element type if there is one.
 _STORAGES: dict[str, tuple[int, DType | None]] = {
@@ -153,7 +153,8 @@ def _tensor(name: str, file: str, value: Any, storages: dict[str, _Storage]) -> 
             layout, perm = _dense(name, shape, strides)
             if start < 0 or (start + math.prod(shape)) * width > storages[key].nbytes:
                 raise PickleError(f"{name!r} of shape {list(shape)} lies outside its storage")
-            return StoredTensor(name, file, storages[key].offset + start * width, spelling, dtype, layout, perm)
+            offset, nbytes = storages[key].offset + start * width, math.prod(shape) * width
+            return StoredTensor(name, file, offset, nbytes, spelling, dtype, layout, perm)
     raise PickleError(f"its entry {name!r} is no tensor")
 
 

@@ -9,11 +9,11 @@ from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.quantized import Packed, Scheme
 from compiler.frontends.quantized.packed import Enter
-from compiler.frontends.stored import StoredTensor
 from compiler.frontends.tensors import Tensors
 from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
+from compiler.store.stored_tensor import StoredTensor
 
 _STORED_FLOATS = (DType.f64, DType.f32, DType.f16, DType.bf16)
 

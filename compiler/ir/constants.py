@@ -7,7 +7,7 @@ and every intermediate tensor is freed after its last use, so that memory is bou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ def stream_constants(graph: Graph) -> Iterator[tuple[Value, Tensor]]:
             del values[name]
 
 
-def _source_places(graph: Graph, constant: set[str]) -> dict[str, tuple[str, int]]:
+def _source_places(graph: Graph, constant: Set[str]) -> dict[str, tuple[str, int]]:
     """For each constant value the file and offset of the first tensor that it is made of."""
     places: dict[str, tuple[str, int]] = {}
     for op in graph.ops:

@@ -1,25 +1,29 @@
-"""Reading the tensors that constants point at."""
+"""The values of tensors as the bytes that stand for them in files, and back."""
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from compiler.errors import CheckpointError
 from compiler.ir.dtypes import DType
+from compiler.ir.int4 import pack_int4, unpack_int4
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
 from compiler.ir.types import TensorType
+from compiler.os_errors import reading_hint
+
+_MOVED = "the weights were moved or deleted since the graph was made; restore the file or lift again"
 
 
-def read_tensor(ref: TensorRef, root: str | Path) -> torch.Tensor:
+def read_tensor(ref: TensorRef, root: str | Path) -> Tensor:
     """The tensor as stored, in memory of its own.
 
     Raises:
-        CheckpointError: if the file is missing or ends before the tensor does.
+        CheckpointError: if the file cannot be read, or ends before the tensor does.
     """
     path = Path(root) / ref.file
     nbytes = ref.type.nbytes
@@ -32,21 +36,25 @@ def read_tensor(ref: TensorRef, root: str | Path) -> torch.Tensor:
                 got += count
     except OSError as error:
         raise CheckpointError(
-            f"cannot read tensor {ref.name!r} from {path}: {error.strerror or error}",
-            hint="the weights were moved or deleted since the graph was made; restore the file or lift again",
+            f"cannot read tensor {ref.name!r} from {path}: {error.strerror or error}", hint=reading_hint(error, _MOVED)
         ) from error
     if got < nbytes:
-        raise CheckpointError(
-            f"{path} ends inside tensor {ref.name!r}: {nbytes} bytes at offset {ref.offset}, only {got} there",
-            hint="the file is truncated; copy or download it again",
-        )
+        raise CheckpointError(shortage(path, ref, got), hint="the file is truncated; copy or download it again")
     return view_bytes(torch.from_numpy(data), ref.type)
 
 
-def view_bytes(data: torch.Tensor, type_: TensorType) -> torch.Tensor:
-    """A flat `uint8` tensor seen as a tensor of `type_`; i4 is unpacked into int8."""
+def shortage(path: Path, ref: TensorRef, there: int) -> str:
+    """The message for a file that ends inside a tensor, of whose bytes only so many are there."""
+    return f"{path} ends inside tensor {ref.name!r}: {ref.type.nbytes} bytes at offset {ref.offset}, only {there} there"
+
+
+def view_bytes(data: Tensor, type_: TensorType) -> Tensor:
+    """Stored bytes, a flat `uint8` tensor, seen as a tensor of `type_`: a view where they are aligned, else a copy.
+
+    Integers of 4 bits are unpacked into int8; see `compiler.ir.int4`.
+    """
     if type_.elements == 0:
-        return torch.empty(type_.sizes({}), dtype=to_torch(type_.dtype))
+        return torch.empty(type_.sizes({}), dtype=to_torch(type_.dtype), device=data.device)
     if type_.dtype is DType.i4:
         return unpack_int4(data, type_.elements).view(type_.sizes({}))
     if data.storage_offset() * 8 % type_.dtype.bits:
@@ -54,34 +62,14 @@ def view_bytes(data: torch.Tensor, type_: TensorType) -> torch.Tensor:
     return data.view(to_torch(type_.dtype)).view(type_.sizes({}))
 
 
-def pack_int4(values: torch.Tensor) -> torch.Tensor:
-    """Integers from -8 to 7 two to a byte, row-major, the first one in the low half: a flat `uint8` tensor."""
-    flat = values.reshape(-1).view(torch.uint8) & 15
-    if flat.numel() % 2:
-        flat = torch.cat([flat, flat.new_zeros(1)])
-    return flat[::2] | flat[1::2] << 4
+def stored_bytes(values: Tensor, dtype: DType) -> Tensor:
+    """The bytes in which values are stored, a flat `uint8` tensor: inverse of `view_bytes`.
 
+    Args:
+        values: contiguous; i4 as int8.
+        dtype: their element type.
 
-def unpack_int4(data: torch.Tensor, count: int) -> torch.Tensor:
-    """Inverse of `pack_int4`: the first `count` integers of packed bytes, as a flat `int8` tensor."""
-    # Shifts of signed bytes copy the sign.
-    halves = torch.stack([data << 4, data], -1).view(torch.int8) >> 4
-    return halves.reshape(-1)[:count]
-
-
-# Long enough that rows of a weight differ, short enough to stay in a cache while a large weight is filled.
-_PERIOD = 65_537
-
-
-def random_tensor(key: str, dtype: DType, shape: tuple[int, ...], mean: float, std: float) -> torch.Tensor:
-    """The value of a `random` op: uniform noise of that mean and standard deviation, repeated with period 65,537."""
-    generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-    half_width = std * 3**0.5
-    period = torch.rand(_PERIOD, generator=generator) * (2 * half_width) + (mean - half_width)
-    period = period.to(to_torch(dtype))
-    result = torch.empty(shape, dtype=to_torch(dtype))
-    flat = result.view(-1)
-    whole = flat.numel() // _PERIOD * _PERIOD
-    flat[:whole].view(-1, _PERIOD).copy_(period)
-    flat[whole:].copy_(period[: flat.numel() - whole])
-    return result
+    Returns:
+        A view of the values, except for i4.
+    """
+    return pack_int4(values) if dtype is DType.i4 else values.reshape(-1).view(torch.uint8)

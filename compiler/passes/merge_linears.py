@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -103,7 +103,7 @@ def _groups(graph: Graph) -> Iterator[_Group]:
                 record.decline(group[0], _odd_bias(group[0]))
 
 
-def _obstacle(op: Op, graph: Graph, constant: set[str]) -> str:
+def _obstacle(op: Op, graph: Graph, constant: Set[str]) -> str:
     for value in op.operands[1:]:
         if value.name not in constant:
             return f"%{value.name} is not constant"

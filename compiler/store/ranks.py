@@ -50,7 +50,9 @@ def write_ranks(
     wanted = [needed_constants(own) for own in ranks]
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(SafetensorsWriter(folder / _weights(rank), values))
+            stack.enter_context(
+                SafetensorsWriter(folder / _weights(rank), {value.name: value.type for value in values})
+            )
             for rank, values in enumerate(wanted)
         ]
         total, done = sum(writer.total for writer in writers), 0

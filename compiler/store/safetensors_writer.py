@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from compiler.ir.dtypes import DType
-from compiler.ir.op import Value
-from compiler.ir.tensor_data import pack_int4
+from compiler.ir.tensor_data import stored_bytes
+from compiler.ir.types import TensorType
+from compiler.store.safetensors_dtypes import SPELLINGS
 
-_SPELLING = {
-    DType.f64: "F64",
-    DType.f32: "F32",
-    DType.f16: "F16",
-    DType.bf16: "BF16",
-    DType.f8e4m3: "F8_E4M3",
-    DType.i64: "I64",
-    DType.i32: "I32",
-    DType.i8: "I8",
-    DType.u8: "U8",
-    DType.bool: "BOOL",
-}
 # Vector loads and direct I/O want the data aligned; the header is padded with spaces to it, as the format allows.
 _ALIGNMENT = 64
 
@@ -37,28 +25,29 @@ class SafetensorsWriter:
         total: the bytes of all tensors.
     """
 
-    def __init__(self, path: Path, values: Sequence[Value]) -> None:
+    def __init__(self, path: Path, types: Mapping[str, TensorType], metadata: Mapping[str, str] | None = None) -> None:
         """Lay out a file, and write its header.
 
         Args:
             path: the file to write.
-            values: what will come, in the order in which it shall lie in the file; i4 is stored as bytes.
+            types: the tensors that will come, in the order in which they shall lie in the file; i4 is stored as bytes.
+            metadata: texts for whoever reads the file.
 
         Raises:
             OSError: if the file cannot be written.
         """
-        header: dict[str, object] = {}
+        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
         offsets: dict[str, int] = {}
         self.total = 0
-        for value in values:
-            start, self.total = self.total, self.total + value.type.nbytes
-            header[value.name] = {**_described(value), "data_offsets": [start, self.total]}
-            offsets[value.name] = start
+        for name, type_ in types.items():
+            start, self.total = self.total, self.total + type_.nbytes
+            header[name] = {**_described(type_), "data_offsets": [start, self.total]}
+            offsets[name] = start
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-(len(text) + 8) % _ALIGNMENT)
         begin = 8 + len(text)
         self.places = {name: begin + offset for name, offset in offsets.items()}
-        self._packed = {value.name for value in values if value.type.dtype is DType.i4}
+        self._types = types
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
         self._file.truncate(begin + self.total)
@@ -66,8 +55,7 @@ class SafetensorsWriter:
     def write(self, name: str, tensor: Tensor) -> None:
         """Write a tensor, contiguous, at its place; OSError if that fails."""
         self._file.seek(self.places[name])
-        data = pack_int4(tensor) if name in self._packed else tensor.reshape(-1).view(torch.uint8)
-        self._file.write(data.numpy().data)
+        self._file.write(stored_bytes(tensor, self._types[name].dtype).numpy().data)
 
     def __enter__(self) -> SafetensorsWriter:
         return self
@@ -76,8 +64,8 @@ class SafetensorsWriter:
         self._file.close()
 
 
-def _described(value: Value) -> dict[str, object]:
+def _described(type_: TensorType) -> dict[str, object]:
     """The format has no i4: two values of it are a byte."""
-    if value.type.dtype is DType.i4:
-        return {"dtype": "U8", "shape": [value.type.nbytes]}
-    return {"dtype": _SPELLING[value.type.dtype], "shape": list(value.type.shape)}
+    if type_.dtype is DType.i4:
+        return {"dtype": "U8", "shape": [type_.nbytes]}
+    return {"dtype": SPELLINGS[type_.dtype], "shape": list(type_.shape)}

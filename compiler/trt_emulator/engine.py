@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
+from functools import cache, partial
 from pathlib import Path
 
 from torch import Tensor
 
 from compiler.errors import TargetError
-from compiler.trt_emulator.constants import map_constants
+from compiler.store.weight_bytes import WeightBytes
 from compiler.trt_emulator.context import EmulatedContext
-from compiler.trt_emulator.memory import TORCH_TYPES, DataType
+from compiler.trt_emulator.memory import TORCH_TYPES
 from compiler.trt_emulator.plan import make_plan
+from compiler.trt_emulator.recorded_constants import recorded_constants
+from compiler.trt_network.dtypes import DataType
 from compiler.trt_network.record import NetworkRecord, TensorRecord, read_record
 
 Log = Callable[[str], None]
@@ -96,7 +99,7 @@ class EmulatedEngine:
 
     def get_tensor_dtype(self, name: str) -> DataType:
         """The element type of an input or output."""
-        return DataType[self.tensor(name).dtype]
+        return self.tensor(name).data_type
 
     def get_tensor_shape(self, name: str) -> Shape:
         """The dims of an input or output, -1 where they are dynamic."""
@@ -159,4 +162,5 @@ def open_emulated(folder: Path, network_file: str, weights_file: str, log: Log =
         TargetError: if the emulator lacks something of the network.
     """
     record = read_record(folder / network_file)
-    return EmulatedEngine(record, map_constants(record, folder / weights_file), log)
+    weights = cache(partial(WeightBytes.mapped, folder / weights_file))
+    return EmulatedEngine(record, recorded_constants(record, weights), log)

@@ -1,44 +1,18 @@
-"""Tensors over raw addresses, and TensorRT's element types in torch."""
+"""Tensors over raw addresses, and their values in TensorRT's element types."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from math import prod
 
 import torch
 from torch import Tensor
 
+from compiler.trt_network.dtypes import DataType
 
-class DataType(Enum):
-    """The element types, named as TensorRT's are."""
-
-    FLOAT = 0
-    HALF = 1
-    BF16 = 2
-    INT32 = 3
-    INT64 = 4
-    BOOL = 5
-    INT8 = 6
-    UINT8 = 7
-    FP8 = 8
-    INT4 = 9
-
-
-TORCH_TYPES: Mapping[str, torch.dtype] = {
-    "FLOAT": torch.float32,
-    "HALF": torch.float16,
-    "BF16": torch.bfloat16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "BOOL": torch.bool,
-    "INT8": torch.int8,
-    "UINT8": torch.uint8,
-    "FP8": torch.float8_e4m3fn,
-    "INT4": torch.int8,
-}
-"""What holds each type; INT4 lies in memory two to a byte, and is computed with as int8."""
+TORCH_TYPES: Mapping[str, torch.dtype] = {type_.name: type_.torch_dtype for type_ in DataType if type_.dtype}
+"""What holds each element type that the emulator has: those of the IR; INT4 is computed with as int8."""
 
 _NARROW = frozenset({torch.float16, torch.bfloat16, torch.float8_e4m3fn})
 _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
@@ -62,29 +36,10 @@ def convert(x: Tensor, dtype: str) -> Tensor:
     return x.to(target)
 
 
-def byte_count(dtype: str, shape: Sequence[int]) -> int:
-    """How many bytes a dense tensor takes in memory."""
-    elements = prod(shape)
-    return (elements + 1) // 2 if dtype == "INT4" else elements * TORCH_TYPES[dtype].itemsize
-
-
 def tensor_at(address: int, dtype: str, shape: Sequence[int]) -> Tensor:
     """The dense tensor of that shape at an address; it shares the memory and does not keep it alive."""
-    nbytes = byte_count(dtype, shape)
+    nbytes = prod(shape) * TORCH_TYPES[dtype].itemsize
     if nbytes == 0:
         return torch.empty(tuple(shape), dtype=TORCH_TYPES[dtype])
     buffer = (ctypes.c_uint8 * nbytes).from_address(address)
     return torch.frombuffer(buffer, dtype=torch.uint8).view(TORCH_TYPES[dtype]).view(tuple(shape))
-
-
-def from_bytes(data: Tensor, dtype: str, shape: Sequence[int]) -> Tensor:
-    """Flat bytes seen as a tensor: a view where they are aligned; INT4 is unpacked, the low half of a byte first."""
-    if dtype == "INT4":
-        signed = data.view(torch.int8)
-        halves = torch.stack([signed << 4 >> 4, signed >> 4], dim=-1).flatten()
-        return halves[: prod(shape)].view(tuple(shape))
-    if data.numel() == 0:
-        return torch.empty(tuple(shape), dtype=TORCH_TYPES[dtype])
-    if data.storage_offset() % TORCH_TYPES[dtype].itemsize:
-        data = data.clone()
-    return data.view(TORCH_TYPES[dtype]).view(tuple(shape))

@@ -12,22 +12,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from compiler.errors import EngineError
+from compiler.ir.types import TensorType
 from compiler.os_errors import reading_hint
+from compiler.trt_network.dtypes import DataType
 
 SCHEMA = 3
 
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """A tensor of the network.
+    """A tensor of the network, or one of the weights file as TensorRT would name its type.
 
     Attributes:
-        name: TensorRT's name of it.
-        dtype: the member of `tensorrt.DataType`: FLOAT, HALF, BF16, INT32, INT64, BOOL, INT8, FP8, INT4.
+        name: TensorRT's name of it, or its name in the file.
+        dtype: the name of a `compiler.trt_network.dtypes.DataType`.
         shape: the dims; -1 for one that is known at run time only.
     """
 
@@ -35,14 +38,29 @@ class TensorRecord:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def data_type(self) -> DataType:
+        """The element type; EngineError for a name that is not known."""
+        try:
+            return DataType[self.dtype]
+        except KeyError:
+            raise EngineError(
+                f"the tensor {self.name!r} of a network is of type {self.dtype}, which llmc does not know",
+                hint="compile the engine again with this llmc",
+            ) from None
 
-@dataclass(frozen=True)
-class Part:
-    """A tensor of the weights file: its name, the member of `tensorrt.DataType`, its dims; INT4 lies two to a byte."""
+    @property
+    def type(self) -> TensorType:
+        """The type in the IR, for a tensor of fixed dims; EngineError if the IR has no such element type."""
+        dtype = self.data_type.dtype
+        if dtype is None:
+            raise EngineError(f"the tensor {self.name!r} of a network is of type {self.dtype}, which llmc does not use")
+        return TensorType(dtype, self.shape)
 
-    tensor: str
-    dtype: str
-    shape: tuple[int, ...]
+    @property
+    def nbytes(self) -> int:
+        """The bytes of a tensor of fixed dims, stored densely; EngineError for an unknown element type."""
+        return (prod(self.shape) * self.data_type.bits + 7) // 8
 
 
 @dataclass(frozen=True)
@@ -50,15 +68,15 @@ class Quantized:
     """A weight that is dequantized when it is loaded: `(codes - zero) * scale`, in float32, rounded once.
 
     Attributes:
-        codes: integers or FP8, `[N, K]`.
+        codes: integers or FP8, `[N, K]`; like the others, a tensor of the weights file.
         scale: the scales of blocks; as many dims as the codes, each of which divides theirs.
         zero: the zero points, of the scale's shape; None if they are 0.
         dtype: the element type of the result.
     """
 
-    codes: Part
-    scale: Part
-    zero: Part | None
+    codes: TensorRecord
+    scale: TensorRecord
+    zero: TensorRecord | None
     dtype: str
 
 
@@ -78,7 +96,7 @@ class Weight:
 
     @property
     def source(self) -> str:
-        """What tells apart the memory that weights lie in."""
+        """What the bytes are called that it is some of: those of the tensor, or of what is made of it."""
         return f"{self.tensor} as {self.quantized.dtype}" if self.quantized else self.tensor
 
 
@@ -164,7 +182,8 @@ class NetworkRecord:
         """Write the record as JSON; OSError if that fails."""
         content = {
             "schema": SCHEMA,
-            **asdict(replace(self, constants={})),
+            **asdict(replace(self, weights={}, constants={})),
+            "weights": {name: _weight_to_json(weight) for name, weight in self.weights.items()},
             "tensors": [asdict(tensor) for tensor in self.tensors.values()],
             "constants": {name: _constant_to_json(constant) for name, constant in self.constants.items()},
         }
@@ -226,7 +245,21 @@ def _record(content: Mapping[str, Any]) -> NetworkRecord:
 
 
 def _constant_to_json(constant: Constant) -> Any:
-    return asdict(constant) if isinstance(constant, Weight) else base64.b64encode(constant).decode()
+    return _weight_to_json(constant) if isinstance(constant, Weight) else base64.b64encode(constant).decode()
+
+
+def _weight_to_json(weight: Weight) -> dict[str, Any]:
+    quantized = weight.quantized and _quantized_to_json(weight.quantized)
+    return {"tensor": weight.tensor, "offset": weight.offset, "quantized": quantized}
+
+
+def _quantized_to_json(quantized: Quantized) -> dict[str, Any]:
+    stored = {"codes": quantized.codes, "scale": quantized.scale, "zero": quantized.zero}
+    return {**{word: _stored_to_json(tensor) for word, tensor in stored.items()}, "dtype": quantized.dtype}
+
+
+def _stored_to_json(stored: TensorRecord | None) -> dict[str, Any] | None:
+    return None if stored is None else {"tensor": stored.name, "dtype": stored.dtype, "shape": stored.shape}
 
 
 def _constant_from_json(content: Any) -> Constant:
@@ -240,8 +273,8 @@ def _weight_from_json(content: Mapping[str, Any]) -> Weight:
 
 def _quantized_from_json(content: Mapping[str, Any]) -> Quantized:
     codes, scale, zero = (
-        Part(part["tensor"], part["dtype"], tuple(part["shape"])) if part else None
-        for part in (content[name] for name in ("codes", "scale", "zero"))
+        TensorRecord(stored["tensor"], stored["dtype"], tuple(stored["shape"])) if stored else None
+        for stored in (content[word] for word in ("codes", "scale", "zero"))
     )
     if codes is None or scale is None:
         raise ValueError("a quantized weight without codes or scales")

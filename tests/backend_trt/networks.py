@@ -15,9 +15,6 @@ from compiler.trt_emulator.engine import EmulatedEngine, open_emulated
 from compiler.trt_network.library import load_library
 from compiler.trt_network.plans import Plans, read_plans
 
-TORCH = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "INT32": torch.int32,
-         "INT64": torch.int64, "BOOL": torch.bool}  # fmt: skip
-
 
 def build(graph: Graph, folder: Path, options: BuildOptions | None = None) -> Plans:
     """The plans of a graph without stored weights, in `folder`."""
@@ -46,7 +43,7 @@ def run(engine: EmulatedEngine, inputs: Mapping[str, Tensor]) -> dict[str, Tenso
         if name not in held:
             source = engine.get_aliased_input_tensor(name)
             shape = tuple(context.get_tensor_shape(name))
-            held[name] = held[source] if source else torch.empty(shape, dtype=TORCH[engine.get_tensor_dtype(name).name])
+            held[name] = held[source] if source else torch.empty(shape, dtype=engine.get_tensor_dtype(name).torch_dtype)
         assert context.set_tensor_address(name, held[name].data_ptr())
     assert context.execute_async_v3(0)
     return {name: held[name] for name in names if engine.get_tensor_mode(name).name == "OUTPUT"}

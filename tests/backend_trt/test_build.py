@@ -10,7 +10,7 @@ from safetensors import safe_open
 import llmc
 from compiler.backend_trt import BuildOptions
 from compiler.backend_trt.build import build_error
-from compiler.backend_trt.messages import Messages, ops_named
+from compiler.backend_trt.named_ops import ops_named
 from compiler.backend_trt.support.check import require_support
 from compiler.errors import TargetError
 from compiler.ir.builder import Builder
@@ -20,6 +20,7 @@ from compiler.ir.graph import DimRange
 from compiler.ir.op import op
 from compiler.ir.types import TensorType
 from compiler.trt_network.library import load_library
+from compiler.trt_network.messages import NO_GPU, Messages
 from compiler.trt_network.plans import read_plans
 from compiler.trt_network.record import read_record
 from runtime.engine_dir.manifest_reading import read_manifest
@@ -72,7 +73,7 @@ def test_an_element_type_without_tensors_is_named():
 )
 def test_the_mend_follows_from_what_tensorrt_says(said, mend):
     trt = load_library("tensorrt-rtx").trt
-    messages = Messages(trt)
+    messages = Messages(trt, ignored=NO_GPU)
     messages.logger.log(trt.ILogger.Severity.ERROR, said)
     error = build_error("rank0.prefill-s9-c9", graph_of(lambda b, x: b.relu(x)), messages)
     assert error.message == f"TensorRT could not build the plan rank0.prefill-s9-c9: {said}"

@@ -13,16 +13,16 @@ from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
+from compiler.ir.tensor_data import view_bytes
 from compiler.ir.torch_types import to_torch
 from compiler.passes import run_pipeline
 from compiler.store import write_ranks
 from compiler.store.constant_loader import constant_loader
 from compiler.trt_emulator.engine import open_emulated
-from compiler.trt_emulator.memory import byte_count, from_bytes
 from compiler.trt_network.library import load_library
 from compiler.trt_network.plans import read_plans
 from compiler.trt_network.record import NetworkRecord, Weight, read_record
-from runtime.executors.tensorrt.weights import map_weights
+from runtime.executors.tensorrt.weight_memory import map_weights
 from tests.backend_trt.networks import run
 
 TOLERANCE = {DType.f32: 1e-5, DType.f16: 6e-3, DType.bf16: 3e-2}
@@ -45,11 +45,10 @@ def built(graph: Graph, folder: Path, inputs: dict[str, Tensor]) -> tuple[Tensor
 def weights(record: NetworkRecord, folder: Path) -> dict[str, Tensor]:
     """The inputs that are weights, as the runtime loads them."""
     loaded = map_weights(folder / "rank0.safetensors", record.weights.values())
-    types = {name: record.tensors[name] for name in record.weights}
+    types = {name: record.tensors[name].type for name in record.weights}
     return {
-        name: from_bytes(loaded.view(weight, byte_count(type_.dtype, type_.shape)), type_.dtype, type_.shape)
+        name: view_bytes(loaded.view(weight.source, types[name].nbytes, weight.offset), types[name])
         for name, weight in record.weights.items()
-        for type_ in (types[name],)
     }
 
 

@@ -16,9 +16,7 @@ import torch
 from torch import Tensor
 
 import compiler.backend_trt.emission as emission
-from compiler.backend_trt.constants import DATA_TYPES
 from compiler.backend_trt.define import define_network
-from compiler.backend_trt.messages import Messages
 from compiler.backend_trt.options import BuildOptions, configure
 from compiler.backend_trt.profile import add_profile
 from compiler.backend_trt.readback import read_back
@@ -28,10 +26,12 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
+from compiler.ir.tensor_data import view_bytes
 from compiler.ir.torch_types import to_torch
 from compiler.trt_emulator import EmulatedEngine
-from compiler.trt_emulator.memory import TORCH_TYPES, from_bytes
+from compiler.trt_emulator.memory import TORCH_TYPES
 from compiler.trt_network.library import load_library
+from compiler.trt_network.messages import NO_GPU, Messages
 from compiler.trt_network.record import NetworkRecord
 
 SIZES = {"B": 2, "S": 5}
@@ -39,9 +39,8 @@ SIZES = {"B": 2, "S": 5}
 
 # Differences of one rounding or a few; 16-bit attention and softmax round the probabilities too.
 TOLERANCE = {"f32": 5e-5, "f16": 8e-3, "bf16": 6e-2}
-_UNNAMED = {DType.f8e4m3: "FP8", DType.u8: "UINT8"}
-TYPES = emission.COMPUTABLE | set(_UNNAMED)
-"""Every element type that TensorRT and torch have a name for; the emitter names fewer."""
+TYPES = emission.COMPUTABLE | {DType.u8}
+"""Every element type that TensorRT and torch have a name for; the emitter gives networks fewer."""
 _NOWHERE = 256  # what an empty tensor is bound to: TensorRT wants an address for it too
 
 
@@ -102,14 +101,14 @@ def attempt(graph: Graph, weights: Mapping[str, Tensor], values: Mapping[str, Te
 @cache
 def _builder() -> tuple[Messages, Any]:
     trt = load_library("tensorrt-rtx").trt
-    messages = Messages(trt)
+    messages = Messages(trt, ignored=NO_GPU)
     return messages, trt.Builder(messages.logger)
 
 
 @contextmanager
 def _every_type() -> Iterator[None]:
     """Let the emitter name every element type that TensorRT has, also those that it computes nothing in."""
-    with patch.dict(DATA_TYPES, _UNNAMED), patch.object(emission, "COMPUTABLE", TYPES):
+    with patch.object(emission, "COMPUTABLE", TYPES):
         yield
 
 
@@ -151,7 +150,7 @@ def _emulated(record: NetworkRecord, weights: Mapping[str, Tensor], given: Mappi
         source, tensor = record.constants[name], record.tensors[outputs[name]]
         if not isinstance(source, bytes):
             return weights[source.tensor].reshape(tensor.shape)
-        return from_bytes(torch.tensor(bytearray(source), dtype=torch.uint8), tensor.dtype, tensor.shape)
+        return view_bytes(torch.tensor(bytearray(source), dtype=torch.uint8), tensor.type)
 
     refused: list[str] = []
     engine = EmulatedEngine(record, constant, refused.append)

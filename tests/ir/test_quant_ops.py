@@ -16,7 +16,6 @@ from compiler.ir.graph import DimRange, Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
 from compiler.ir.sinking import sink_pieces
-from compiler.ir.tensor_data import pack_int4, unpack_int4
 from compiler.store import write_ranks
 
 
@@ -109,15 +108,6 @@ def test_what_does_not_fit_is_refused(
     parameters = [b.input("scale", DType.f32, *scale)] + ([b.input("zero", dtype, *zero)] if zero else [])
     with pytest.raises(GraphError, match=message):
         b.quantize(b.input("x", DType.f32, 4, 6), *parameters, dtype=dtype)
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 16])
-def test_four_bits_pack_two_to_a_byte(count: int) -> None:
-    values = (torch.arange(count) % 16 - 8).to(torch.int8)
-    packed = pack_int4(values)
-    assert packed.numel() == (count + 1) // 2
-    assert packed[0] & 15 == 8  # -8, the first value, in the low half
-    assert torch.equal(unpack_int4(packed, count), values)
 
 
 def weights(dtype: DType, scale: tuple[int, ...]) -> Graph:

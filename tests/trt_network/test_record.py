@@ -5,7 +5,15 @@ import json
 import pytest
 
 from compiler.errors import EngineError
-from compiler.trt_network.record import LayerRecord, NetworkRecord, ProfileRecord, TensorRecord, Weight, read_record
+from compiler.trt_network.record import (
+    LayerRecord,
+    NetworkRecord,
+    ProfileRecord,
+    Quantized,
+    TensorRecord,
+    Weight,
+    read_record,
+)
 
 TENSORS = [
     TensorRecord("x", "HALF", (-1, 4)),
@@ -13,6 +21,7 @@ TENSORS = [
     TensorRecord("w", "BF16", (4, 4)),
     TensorRecord("new", "HALF", (1, 2, 8, 4)),
 ]
+QUANTIZED = Quantized(TensorRecord("q", "INT4", (4, 8)), TensorRecord("q.scale", "FLOAT", (4, 1)), None, "HALF")
 
 
 def record():
@@ -24,7 +33,7 @@ def record():
         ("x", "cache", "w"),
         ("new", "x"),
         (ProfileRecord("decode", {"x": ((1, 4), (2, 4), (8, 4))}),),
-        {"w": Weight("layers.w", 512)},
+        {"w": Weight("layers.w", 512), "q": Weight("q", quantized=QUANTIZED)},
         {"inline": b"\x00\xff\x10", "nothing": b"", "stored": Weight("b")},
     )
 
@@ -32,6 +41,32 @@ def record():
 def test_a_record_comes_back_as_it_was_written(tmp_path):
     record().write(tmp_path / "net.json")
     assert read_record(tmp_path / "net.json") == record()
+
+
+def test_weights_are_written_as_tensors_of_the_file_and_how_to_dequantize_them(tmp_path):
+    record().write(tmp_path / "net.json")
+    assert json.loads((tmp_path / "net.json").read_text())["weights"] == {
+        "w": {"tensor": "layers.w", "offset": 512, "quantized": None},
+        "q": {
+            "tensor": "q",
+            "offset": 0,
+            "quantized": {
+                "codes": {"tensor": "q", "dtype": "INT4", "shape": [4, 8]},
+                "scale": {"tensor": "q.scale", "dtype": "FLOAT", "shape": [4, 1]},
+                "zero": None,
+                "dtype": "HALF",
+            },
+        },
+    }
+
+
+def test_the_type_and_the_bytes_of_a_tensor_follow_from_its_record():
+    assert str(TensorRecord("q", "INT4", (3, 5)).type) == "i4[3,5]" and TensorRecord("q", "INT4", (3, 5)).nbytes == 8
+    assert str(TensorRecord("x", "HALF", (2,)).type) == "f16[2]" and TensorRecord("x", "FP4", (3,)).nbytes == 2
+    with pytest.raises(EngineError, match=r"the tensor 'x' of a network is of type FP4, which llmc does not use"):
+        _ = TensorRecord("x", "FP4", (2,)).type
+    with pytest.raises(EngineError, match=r"the tensor 'x' of a network is of type FP3, which llmc does not know"):
+        _ = TensorRecord("x", "FP3", (2,)).nbytes
 
 
 def test_aliases_are_the_outputs_of_cache_updates():

@@ -7,8 +7,8 @@ from math import prod
 import torch
 
 from compiler.backend_trt.emission import Emission, TrtTensor
+from compiler.backend_trt.quantized_weights import codes_matrix, row_scales
 from compiler.backend_trt.rules.products import as_rows, product, rows_of, shifted_by
-from compiler.backend_trt.weights import codes_matrix, row_scales
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch

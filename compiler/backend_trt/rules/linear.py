@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import prod
 
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
+from compiler.backend_trt.quantized_weights import block_matrix, weight_form
 from compiler.backend_trt.rules.integers import digit_product, integer_product
 from compiler.backend_trt.rules.products import product, rounded_product, rows_of, shifted_by
 from compiler.backend_trt.rules.shape import reshaped
-from compiler.backend_trt.weights import block_matrix, weight_form
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op
 

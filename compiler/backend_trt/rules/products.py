@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from compiler.backend_trt.emission import Emission, TrtTensor
-from compiler.backend_trt.weights import row_shifts
+from compiler.backend_trt.quantized_weights import row_shifts
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.ir.types import TensorType

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from compiler.backend_trt.options import COMPUTE_CAPABILITIES
-from compiler.backend_trt.weights import weight_form
+from compiler.backend_trt.quantized_weights import weight_form
 from compiler.errors import TargetError
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType

@@ -14,7 +14,7 @@ from compiler.frontends.quantized.compressed_tensors import CompressedTensors
 from compiler.frontends.quantized.gptq import Gptq
 from compiler.frontends.quantized.modelopt import ModelOpt
 from compiler.frontends.quantized.packed import Options, Packed, Scheme
-from compiler.frontends.stored_values import read_stored
+from compiler.frontends.read_stored import read_stored
 from compiler.ir.dtypes import DType
 
 __all__ = ["Packed", "Scheme", "quantized_scheme"]

@@ -9,6 +9,7 @@ the keyword `rounding`.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ from torch import Tensor
 from compiler.errors import GraphError
 from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.dims import evaluate
-from compiler.ir.tensor_data import random_tensor
 from compiler.ir.torch_types import to_torch
 from compiler.plugins import Registry, broken_hint
 
@@ -100,9 +100,23 @@ for _kind, _function in _CHOICES.items():
     _simple(_kind, _function, exact=True)
 
 
+# Long enough that rows of a weight differ, short enough to stay in a cache while a large weight is filled.
+_PERIOD = 65_537
+
+
 @evaluates("random", exact=True)
 def _random(attrs: Attrs, sizes: Sizes) -> Tensor:
-    return random_tensor(attrs["key"], attrs["dtype"], attrs["shape"], attrs["mean"], attrs["std"])
+    """Uniform noise, repeated with period 65,537."""
+    generator = torch.Generator().manual_seed(zlib.crc32(attrs["key"].encode()))
+    mean, half_width, dtype = attrs["mean"], attrs["std"] * 3**0.5, to_torch(attrs["dtype"])
+    period = torch.rand(_PERIOD, generator=generator) * (2 * half_width) + (mean - half_width)
+    period = period.to(dtype)
+    result = torch.empty(attrs["shape"], dtype=dtype)
+    flat = result.view(-1)
+    whole = flat.numel() // _PERIOD * _PERIOD
+    flat[:whole].view(-1, _PERIOD).copy_(period)
+    flat[whole:].copy_(period[: flat.numel() - whole])
+    return result
 
 
 @evaluates("literal", exact=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import inf, prod
@@ -55,7 +55,7 @@ def line_of(graph: Graph) -> Line:
     return Line(tuple(ops), weights, compute, _crossing(ops), _reads(ops))
 
 
-def _weights(op: Op, stored: set[str]) -> dict[str, int]:
+def _weights(op: Op, stored: Set[str]) -> dict[str, int]:
     return {value.name: value.type.nbytes for value in op.operands if value.name in stored}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
@@ -57,7 +57,7 @@ def _makers(graph: Graph) -> list[Op]:
     return list(found.values())
 
 
-def _followed(op: Op, constant: set[str]) -> Value | None:
+def _followed(op: Op, constant: Set[str]) -> Value | None:
     """The operand that an op changes element by element, as far as can be told."""
     varying = [operand for operand in op.operands if operand.name not in constant]
     if len(varying) != 1 or len(op.results) != 1:

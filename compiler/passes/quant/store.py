@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from compiler.atomic_file import replacing
@@ -19,10 +17,12 @@ from compiler.ir.dtypes import DType
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.printer import print_graph
-from compiler.ir.tensor_data import pack_int4, read_tensor
+from compiler.ir.tensor_data import read_tensor
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import from_torch
 from compiler.ir.types import TensorType, parse_type
+from compiler.store.safetensors_header import read_header
+from compiler.store.safetensors_writer import SafetensorsWriter
 
 # Part of every key: results of an older way of computing them are not found again.
 _VERSION = "2"
@@ -64,9 +64,10 @@ class ResultStore:
 
     @property
     def note(self) -> dict[str, object] | None:
-        """What was noted when the results were complete; None if they are not."""
+        """What was noted when the results were complete; None if they are not, or if a file of them is damaged."""
         try:
             found: dict[str, object] = json.loads((self.folder / "note.json").read_text(encoding="utf-8"))
+            self.refs()
         except (OSError, ValueError):
             return None
         return found
@@ -77,9 +78,17 @@ class ResultStore:
         Raises:
             PassError: if the folder cannot be written.
         """
-        data = {key: _bytes(stored) for key, stored in tensors.items()}
-        types = {key: json.dumps([str(stored.type), stored.name]) for key, stored in tensors.items()}
-        self._place(f"{self._count:05d}.safetensors", lambda path: save_file(data, path, metadata=types))
+
+        def write(path: Path) -> None:
+            # Sorted: engines keep their weights in the order in which what they are made of lies in its files.
+            types = {key: tensors[key].type for key in sorted(tensors)}
+            # The file's own types do not tell of i4.
+            described = {key: json.dumps([str(type_), tensors[key].name]) for key, type_ in types.items()}
+            with SafetensorsWriter(path, types, described) as writer:
+                for key in types:
+                    writer.write(key, tensors[key].tensor.detach().cpu().contiguous())
+
+        self._place(f"{self._count:05d}.safetensors", write)
         self._count += 1
 
     def finish(self, note: Mapping[str, object]) -> None:
@@ -88,7 +97,12 @@ class ResultStore:
         self._place("note.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def refs(self) -> dict[str, TensorRef]:
-        """Where each tensor is, by its key."""
+        """Where each tensor is, by its key.
+
+        Raises:
+            OSError: if a file cannot be read.
+            ValueError: if one is damaged.
+        """
         return dict(entry for path in sorted(self.folder.glob("*.safetensors")) for entry in _entries(path))
 
     def _place(self, name: str, write: Callable[[Path], object]) -> None:
@@ -103,21 +117,12 @@ class ResultStore:
             ) from None
 
 
-def _bytes(stored: Stored) -> Tensor:
-    tensor = stored.tensor.detach().cpu().contiguous()
-    if stored.type.dtype is DType.i4:
-        return pack_int4(tensor)
-    return tensor.reshape(-1).view(torch.uint8)
-
-
 def _entries(path: Path) -> Iterable[tuple[str, TensorRef]]:
-    """The tensors of a file, by key. A file starts with 8 bytes of length and a header in JSON."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    for key, described in header.pop("__metadata__").items():
-        type_, name = json.loads(described)
-        yield key, TensorRef(parse_type(type_), name, str(path), 8 + length + header[key]["data_offsets"][0])
+    """The tensors of a file, by key."""
+    header = read_header(path)
+    for key, tensor in header.tensors.items():
+        type_, name = json.loads(header.metadata.get(key, ""))
+        yield key, TensorRef(parse_type(type_), name, tensor.file, tensor.offset)
 
 
 def _key(graph: Graph, windows: Tensor | None, settings: str) -> str:

@@ -23,9 +23,9 @@ class ProfileContext:
         self._replay: Callable[[], None] | None = None
         chosen = self._context.set_optimization_profile_async(profile, backend.stream.handle)
         self._check(chosen, f"use its profile {profile}")
-        for item in signature.weights:
-            address = backend.weights.address(item.weight, item.nbytes)
-            self._check(self._context.set_tensor_address(item.name, address), f"take the memory of {item.name}")
+        for tensor, weight in signature.weights:
+            address = backend.weights.view(weight.source, tensor.nbytes, weight.offset).data_ptr()
+            self._check(self._context.set_tensor_address(tensor.name, address), f"take the memory of {tensor.name}")
 
     def run(self, frame: Frame, *, record: bool) -> None:
         """Put a run on the stream.

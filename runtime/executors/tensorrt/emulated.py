@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from compiler.errors import TargetError
-from compiler.trt_emulator.constants import map_constants
 from compiler.trt_emulator.context import EmulatedContext
 from compiler.trt_emulator.engine import EmulatedEngine
+from compiler.trt_emulator.recorded_constants import recorded_constants
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import LayerRecord, NetworkRecord, Weight
 from runtime.collectives.communicator import Alone, Communicator
 from runtime.executors.tensorrt.ranks import EmulatedRanks
 from runtime.executors.tensorrt.streams import HostStream
-from runtime.executors.tensorrt.weights import map_weights
+from runtime.executors.tensorrt.weight_memory import map_weights
 
 Observe = Callable[[LayerRecord, Sequence[Tensor]], None]
 """Called after each layer of each run with the tensors that it made; they are valid during the call only."""
@@ -54,13 +54,12 @@ class EmulatedBackend:
         self._messages: list[str] = []
         self._observe = observe
         self._ranks = EmulatedRanks(group or Alone())
-        self._weights_file = folder / weights
-        self.weights = map_weights(self._weights_file, wanted)
+        self.weights = map_weights(folder / weights, wanted)
         self.stream = HostStream()
 
     def load(self, files: PlanFiles, record: NetworkRecord) -> EmulatedEngine:
         """See `Backend.load`; the network is all that is read of the plan."""
-        return EmulatedEngine(record, map_constants(record, self._weights_file), self._messages.append)
+        return EmulatedEngine(record, recorded_constants(record, lambda: self.weights), self._messages.append)
 
     def new_context(self, engine: EmulatedEngine, *, eager: bool) -> EmulatedContext:
         """See `Backend.new_context`."""

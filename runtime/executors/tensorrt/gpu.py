@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -11,19 +10,19 @@ from typing import Any
 import torch
 
 from compiler.errors import EngineError, RequestError, TargetError
-from compiler.os_errors import reading_hint
 from compiler.sizes import bytes_text
+from compiler.store.mapped_file import MappedFile
 from compiler.trt_network.capabilities import CAPABILITIES
 from compiler.trt_network.library import Library
+from compiler.trt_network.messages import Messages
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import NetworkRecord, Weight
 from runtime.collectives.communicator import Alone, Communicator
 from runtime.executors.tensorrt.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
 from runtime.executors.tensorrt.kernel_cache import KernelCache
-from runtime.executors.tensorrt.messages import message_log
 from runtime.executors.tensorrt.ranks import nccl_capsule
 from runtime.executors.tensorrt.streams import CudaStream
-from runtime.executors.tensorrt.weights import load_weights
+from runtime.executors.tensorrt.weight_memory import load_weights
 
 
 class GpuBackend:
@@ -59,27 +58,21 @@ class GpuBackend:
         """
         self._trt, self._target = library.trt, library.target
         self._folder, self._device, self._capabilities = folder, device, capabilities
-        self._log = message_log(library.trt)
+        self._messages = Messages(library.trt)
         self._configs: list[Any] = []  # kept as long as the contexts made with them
         self._group = group or Alone()  # kept as long as the contexts that have its communicator
         self._communicator = nccl_capsule(self._group)
         self._kernels = KernelCache(digest, torch.cuda.get_device_name(device), library.name)
         path = folder / weights
         with torch.cuda.device(device):
-            self._runtime: Any = self._trt.Runtime(self._log)
+            self._runtime: Any = self._trt.Runtime(self._messages.logger)
             self.stream = CudaStream(device)
             self.weights = load_weights(path, wanted, device, partial(check_memory, path, device=device))
 
     def load(self, files: PlanFiles, record: NetworkRecord) -> Any:
         """See `Backend.load`."""
         path = self._folder / files.engine
-        try:
-            with path.open("rb") as file:
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise EngineError(
-                f"cannot read {path}: {error}", hint=reading_hint(error, "compile the engine again")
-            ) from None
+        content = MappedFile(path).data.numpy().data
         check_memory(path, len(content), self._device)
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is not None:
@@ -125,9 +118,7 @@ class GpuBackend:
 
     def take_messages(self) -> str:
         """See `Backend.take_messages`."""
-        messages = "; ".join(self._log.messages)
-        self._log.messages.clear()
-        return messages
+        return self._messages.take()
 
     def _new_context(self, engine: Any, eager: bool) -> Any:
         # Memory for one profile, not for the largest of all: every profile has a context of its own.

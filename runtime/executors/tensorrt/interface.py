@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
+from compiler.store.weight_bytes import WeightBytes
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import NetworkRecord
-from runtime.executors.tensorrt.weights import Weights
 
 Shape = tuple[int, ...]
 
@@ -120,8 +120,8 @@ class Backend(Protocol):
     """How this machine runs the plans of a rank."""
 
     @property
-    def weights(self) -> Weights:
-        """The weights, where the plans can read them."""
+    def weights(self) -> WeightBytes:
+        """The weights by their `source`, where the plans can read them."""
         ...
 
     @property

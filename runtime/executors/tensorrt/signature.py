@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.step import STEP_INPUTS, dim_sizes
-from compiler.trt_network.record import Weight
+from compiler.trt_network.record import TensorRecord, Weight
 from runtime.executors.tensorrt.interface import Shape
 
 UNLIMITED = 2**31 - 1
@@ -119,22 +119,13 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class WeightInput:
-    """An input that is a weight: its name, where its values are, and how many bytes they have."""
-
-    name: str
-    weight: Weight
-    nbytes: int
-
-
-@dataclass(frozen=True)
 class Signature:
     """A plan's inputs and outputs.
 
     Attributes:
         step: those of `compiler.ir.step.STEP_INPUTS` that the plan reads.
         caches: its caches.
-        weights: its inputs that are weights.
+        weights: its inputs that are weights, and where their values are.
         received: its inputs that other stages send.
         sent: its outputs that go to other stages.
         logits: the logits; None, if another stage gives them.
@@ -143,7 +134,7 @@ class Signature:
 
     step: tuple[str, ...]
     caches: tuple[Cache, ...]
-    weights: tuple[WeightInput, ...]
+    weights: tuple[tuple[TensorRecord, Weight], ...]
     received: tuple[Activation, ...]
     sent: tuple[Activation, ...]
     logits: Activation | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 
 import torch
 
@@ -11,6 +10,7 @@ from compiler.errors import EngineError
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.mesh_stages import RECEIVE, SEND
 from compiler.ir.step import LOGIT_POS, LOGITS, STEP_INPUTS, TOKEN_IDS
+from compiler.trt_network.dtypes import DataType
 from compiler.trt_network.record import NetworkRecord
 from runtime.executors.tensorrt.interface import Shape
 from runtime.executors.tensorrt.signature import (
@@ -19,17 +19,10 @@ from runtime.executors.tensorrt.signature import (
     Cache,
     Profile,
     Signature,
-    WeightInput,
 )
 
-_DTYPES = {
-    "FLOAT": torch.float32,
-    "HALF": torch.float16,
-    "BF16": torch.bfloat16,
-    "INT32": torch.int32,
-    "INT8": torch.int8,
-    "FP8": torch.float8_e4m3fn,
-}
+# The element types of what llmc's plans take and give.
+_USED = (DataType.FLOAT, DataType.HALF, DataType.BF16, DataType.INT32, DataType.INT8, DataType.FP8)
 
 
 def read_signature(record: NetworkRecord, file: str) -> Signature:
@@ -59,7 +52,7 @@ def read_signature(record: NetworkRecord, file: str) -> Signature:
     return Signature(
         step,
         _caches(record, sources, file),
-        tuple(_weight(record, name, file) for name in record.inputs if name in record.weights),
+        tuple((record.tensors[name], record.weights[name]) for name in record.inputs if name in record.weights),
         tuple(_activation(record, name, file) for name in received),
         tuple(_activation(record, name, file) for name in sent),
         logits,
@@ -90,11 +83,6 @@ def _activation(record: NetworkRecord, name: str, file: str) -> Activation:
     return Activation(name, shape[2:], _dtype(record, name, file), name in (LOGITS, *record.positions))
 
 
-def _weight(record: NetworkRecord, name: str, file: str) -> WeightInput:
-    nbytes = prod(record.tensors[name].shape) * _dtype(record, name, file).itemsize
-    return WeightInput(name, record.weights[name], nbytes)
-
-
 def _shapes(record: NetworkRecord, names: tuple[str, ...]) -> Iterator[dict[str, tuple[Shape, Shape]]]:
     """The shapes of the recorded profiles; without any, of the one that all networks of static shapes have."""
     static = {name: (record.tensors[name].shape,) * 2 for name in names}
@@ -103,7 +91,9 @@ def _shapes(record: NetworkRecord, names: tuple[str, ...]) -> Iterator[dict[str,
 
 
 def _dtype(record: NetworkRecord, name: str, file: str) -> torch.dtype:
-    dtype = record.tensors[name].dtype
-    if dtype not in _DTYPES:
-        raise EngineError(f"{file}: the tensor {name!r} has the type {dtype}, which llmc does not use", hint=AGAIN)
-    return _DTYPES[dtype]
+    tensor = record.tensors[name]
+    if tensor.data_type not in _USED:
+        raise EngineError(
+            f"{file}: the tensor {name!r} has the type {tensor.dtype}, which llmc does not use", hint=AGAIN
+        )
+    return tensor.data_type.torch_dtype

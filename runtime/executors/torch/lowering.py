@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +77,7 @@ class Lowering:
     """The ops that dequantize constants, by the name of the result: what multiplies by it takes it as it is stored."""
     lines: list[str] = field(default_factory=list)
     globals: dict[str, Any] = field(default_factory=dict)
-    constant: set[str] = field(default_factory=set)
+    constant: Set[str] = frozenset()
     names: dict[str, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     shared: dict[tuple[str, ...], str] = field(default_factory=dict)

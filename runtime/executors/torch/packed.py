@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import dequantize
-from compiler.ir.tensor_data import unpack_int4
+from compiler.ir.int4 import unpack_int4
 
 TILE = 1 << 18
 """Elements of a tile: as float32, they fit into a second-level cache."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from compiler.ir.dtypes import DType
+from compiler.ir.int4 import pack_int4
 from compiler.ir.op import Op
-from compiler.ir.tensor_data import pack_int4
 from runtime.executors.torch.lowering import Lowering
 from runtime.executors.torch.packed import TILE, Packed
 

@@ -14,18 +14,18 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from compiler.store.weight_bytes import WeightBytes
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import LayerRecord, NetworkRecord, ProfileRecord, TensorRecord, Weight
 from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.plan import Plan
-from runtime.executors.tensorrt.weights import Weights
 from tests.runtime.fakes import VOCAB, next_token
 
 HEADS, WIDTH = 3, 1
 CACHE, NEXT_CACHE = "cache.0.k", "cache.0.k.next"
 BATCH, INPUT, SCORED, CAPACITY = 4, 6, 3, 16  # up to SCORED tokens, plans give the logits of all
 UNIT = 42.0  # what a run gives the chosen token: the network's only weight, at byte 4 of the tensor `unit`
-WEIGHTS = Weights(Path("rank0.safetensors"), {"unit": torch.tensor([0, UNIT]).view(torch.uint8)})
+WEIGHTS = WeightBytes(Path("rank0.safetensors"), {"unit": torch.tensor([0, UNIT]).view(torch.uint8)})
 Range = tuple[int, int]
 
 
@@ -210,7 +210,7 @@ class FakeBackend:
         contexts: the plan of each context, and whether it was to be eager.
     """
 
-    def __init__(self, *, records: bool = False, weights: Weights = WEIGHTS) -> None:
+    def __init__(self, *, records: bool = False, weights: WeightBytes = WEIGHTS) -> None:
         self.stream, self.weights = FakeStream(records), weights
         self.runs: list[tuple[str, tuple[int, ...]]] = []
         self.contexts: list[tuple[str, bool]] = []

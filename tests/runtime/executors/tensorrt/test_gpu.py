@@ -216,7 +216,7 @@ def test_a_context_that_cannot_be_made(backend, monkeypatch) -> None:
     monkeypatch.setattr(Engine, "create_execution_context", lambda self, config: None)
     ready = backend()
     engine = ready.load(PLAN, RECORD)
-    ready._log.log(1, "out of memory")
+    ready._messages.logger.log(1, "out of memory")
     assert "execution context: out of memory" in refusal(EngineError, ready.new_context, engine, eager=True).message
 
 
@@ -249,7 +249,7 @@ def test_a_communicator_that_is_not_taken(backend, monkeypatch) -> None:
     monkeypatch.setattr(Engine, "create_execution_context", lambda self, config: context)
     ready = backend(group=Group())
     engine = ready.load(PLAN, RECORD)
-    ready._log.log(1, "no libnccl.so.2")
+    ready._messages.logger.log(1, "no libnccl.so.2")
     error = refusal(EngineError, ready.new_context, engine, eager=True)
     assert error.message.endswith("did not take the communicator of the ranks: no libnccl.so.2")
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from compiler.errors import EngineError
-from compiler.trt_network.record import NetworkRecord, TensorRecord
+from compiler.store.weight_bytes import WeightBytes
+from compiler.trt_network.record import NetworkRecord, TensorRecord, Weight
 from runtime.executors.tensorrt.signature import Activation
 from runtime.executors.tensorrt.signature_reading import read_signature
-from runtime.executors.tensorrt.weights import Weights
 from tests.runtime.executors.tensorrt.fake_engine import (
     CACHE,
     NEXT_CACHE,
@@ -33,7 +33,9 @@ def test_a_network_without_profiles_takes_its_own_shapes() -> None:
     signature = read_signature(record, "x.network.json")
     assert [(p.rows, p.width) for p in signature.profiles] == [((4, 4), (1, 1))]
     assert signature.capacity == 8
-    assert [(w.name, w.weight.tensor, w.nbytes) for w in signature.weights] == [("unit", "unit", 4)]
+    assert [(tensor.name, tensor.nbytes, weight) for tensor, weight in signature.weights] == [
+        ("unit", 4, Weight("unit", 4))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,6 @@ def test_plans_of_different_models_are_refused() -> None:
     [({}, "rank0.safetensors has no tensor 'unit'"), ({"unit": torch.zeros(7, dtype=torch.uint8)}, "has 7 bytes")],
 )
 def test_a_weights_file_without_what_a_plan_reads_is_refused_when_it_is_used(tensors, message) -> None:
-    executor = fake_executor(FakeBackend(weights=Weights(WEIGHTS._file, tensors)), SPLIT)
+    executor = fake_executor(FakeBackend(weights=WeightBytes(WEIGHTS.file, tensors)), SPLIT)
     with pytest.raises(EngineError, match=message):
         executor.open(1, 8)

@@ -49,7 +49,8 @@ def bare() -> Iterator[None]:
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights must not be read."""
-    for module in ("compiler.ir.constants", "compiler.store.ranks"):
+    # What imports the function comes first: it is imported here, and must keep the real one afterwards.
+    for module in ("compiler.store.ranks", "compiler.ir.constants"):
         monkeypatch.setattr(f"{module}.stream_constants", lambda graph: pytest.fail("weights are read"))
 
 

@@ -13,9 +13,9 @@ from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import dequantize
 from compiler.ir.files import read_graph
 from compiler.ir.graph import DimRange, Graph
+from compiler.ir.int4 import pack_int4
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.step import Step
-from compiler.ir.tensor_data import pack_int4
 from compiler.ir.torch_types import to_torch
 from compiler.passes import run_pipeline
 from compiler.store import write_ranks

@@ -1,4 +1,4 @@
-"""Where a checkpoint keeps one tensor."""
+"""A tensor in a file of weights, as the file's header describes it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from compiler.ir.types import TensorType
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor of a checkpoint, known from headers alone.
+    """A tensor of a checkpoint or an engine, known from headers alone. Graphs refer to it by a `TensorRef`.
 
     Attributes:
-        name: its name in the checkpoint.
-        file: the file that holds it, relative to the checkpoint's folder.
+        name: its name in the file.
+        file: the file that holds it; of a checkpoint relative to its folder.
         offset: bytes from the start of the file to the first element.
+        nbytes: how many bytes its elements take.
         spelling: the element type as the file spells it.
         dtype: the element type, or None if the IR has no such type (some buffers that no model reads).
         layout: the shape of the elements in the order in which they are stored.
@@ -27,6 +28,7 @@ class StoredTensor:
     name: str
     file: str
     offset: int
+    nbytes: int
     spelling: str
     dtype: DType | None
     layout: tuple[int, ...]
@@ -41,6 +43,11 @@ class StoredTensor:
     def elements(self) -> int:
         """Number of elements."""
         return math.prod(self.layout)
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether its first element lies at a multiple of an element's size, as views of a mapped file need it."""
+        return self.offset % max(self.nbytes // max(self.elements, 1), 1) == 0
 
     def ref(self) -> TensorRef:
         """A lazy reference to the stored layout; only for tensors whose `dtype` is known."""

@@ -1,31 +1,35 @@
-"""TensorRT's messages, gathered and traced back to the ops that they speak of."""
+"""TensorRT's messages, gathered."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from compiler.ir.graph import Graph
-from compiler.ir.op import Op
-
-# Said on every machine without a GPU, of errors and successes alike.
-_NOISE = re.compile(r"catchCudaError|cudaError 35|CUDA driver version is insufficient")
+NO_GPU = re.compile(r"catchCudaError|cudaError 35|CUDA driver version is insufficient")
+"""What TensorRT says on every machine without a GPU, of errors and successes alike."""
 _SHOWN = 3
 
 
 class Messages:
-    """A logger for TensorRT that keeps its errors.
+    """A logger for TensorRT that keeps its errors. A process has one logger: the first that TensorRT was given.
 
     Attributes:
-        errors: the errors so far, without those that only say that there is no GPU.
+        errors: the errors so far, without those that are ignored.
         logger: the object to give to TensorRT.
     """
 
-    def __init__(self, trt: Any) -> None:
+    def __init__(self, trt: Any, *, ignored: re.Pattern[str] | None = None) -> None:
+        """Make a logger for a TensorRT package.
+
+        Args:
+            trt: the package.
+            ignored: what errors that mean nothing contain.
+        """
         self.errors: list[str] = []
         self._muted = False
+        self._ignored = ignored
         severities = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
 
         class Logger(trt.ILogger):  # type: ignore[misc]
@@ -40,7 +44,7 @@ class Messages:
         self.logger = Logger(self._add)
 
     def _add(self, message: str) -> None:
-        if not self._muted and not _NOISE.search(message):
+        if not self._muted and not (self._ignored and self._ignored.search(message)):
             self.errors.append(message.strip())
 
     @contextmanager
@@ -61,13 +65,8 @@ class Messages:
         """The first errors."""
         return "; ".join(self.errors[:_SHOWN]) or "TensorRT gave no reason"
 
-
-def ops_named(graph: Graph, messages: Sequence[str]) -> list[Op]:
-    """The ops whose layers the messages name, those named most precisely first."""
-    text = "\n".join(messages)
-    named = [op for op in graph.ops if any(_mentions(text, value.name) for value in op.results)]
-    return sorted(named, key=lambda op: -len(op.name))
-
-
-def _mentions(text: str, name: str) -> bool:
-    return name in text and re.search(rf"(?<![\w.]){re.escape(name)}(?!\w|\.\w)", text) is not None
+    def take(self) -> str:
+        """All errors since the last call; empty if there are none."""
+        text = "; ".join(self.errors)
+        self.errors.clear()
+        return text

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compiler.frontends.stored import StoredTensor
 from compiler.ir.dtypes import DType
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
+from compiler.store.stored_tensor import StoredTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,15 +36,17 @@ def read_stored(stored: StoredTensor, folder: Path) -> Tensor:
 def same_values(a: StoredTensor, b: StoredTensor, folder: Path) -> bool:
     """Whether two tensors of the checkpoint in `folder` hold the same numbers. Both are read, a part at a time.
 
+    Those of an element type that the IR does not know are never the same.
+
     Raises:
         CheckpointError: if they cannot be read.
     """
-    if a.shape != b.shape:
+    if a.shape != b.shape or None in (a.dtype, b.dtype):
         return False
     if a.dtype is b.dtype and a.perm == b.perm:
         same_place = (a.file, a.offset) == (b.file, b.offset)  # files of torch name one storage twice
         return same_place or all(
-            _bytes(a, start, folder).equal(_bytes(b, start, folder)) for start in range(0, a.ref().type.nbytes, _CHUNK)
+            _bytes(a, start, folder).equal(_bytes(b, start, folder)) for start in range(0, a.nbytes, _CHUNK)
         )
     return bool((read_stored(a, folder).double() == read_stored(b, folder).double()).all())
 
@@ -53,6 +55,5 @@ def _bytes(stored: StoredTensor, start: int, folder: Path) -> Tensor:
     """Some of the bytes of a tensor, in the order in which they are stored."""
     from compiler.ir.tensor_data import read_tensor
 
-    ref = stored.ref()
-    part = TensorType(DType.u8, (min(_CHUNK, ref.type.nbytes - start),))
-    return read_tensor(TensorRef(part, ref.name, ref.file, ref.offset + start), folder)
+    part = TensorType(DType.u8, (min(_CHUNK, stored.nbytes - start),))
+    return read_tensor(TensorRef(part, stored.name, stored.file, stored.offset + start), folder)
