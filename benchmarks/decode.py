@@ -88,7 +88,7 @@ def measure(name: str, dtype: str, batch: int, turns: int, *, compiled: bool) ->
         engine = llmc.compile(Path(folder) / "model", Path(folder) / "engine", dtype=dtype, max_batch=batch).path
         runtime = llmc.load(engine, device="cpu", batch=batch)
         runs = transformers_runs(model, ids, compiled=False)
-        runs["llmc"] = lambda count: runtime.generation.generate(ids.tolist(), max_new_tokens=count, ignore_eos=True)
+        runs["llmc"] = lambda count: runtime.generate(ids.tolist(), max_new_tokens=count, ignore_eos=True)
         best = dict.fromkeys(runs, 0.0)
         fastest_read = 0.0
         for _ in range(turns):

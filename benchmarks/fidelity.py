@@ -19,6 +19,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmc
+from compiler.ir.step import Step, all_positions
 from runtime.executors.torch.executor import TorchExecutor
 
 NEW_TOKENS = 48
@@ -36,12 +37,10 @@ def expected_tokens(model: Any, prompt_ids: list[list[int]], new_tokens: int) ->
 def logits_error(model: Path, engine: Path, ids: list[int]) -> float:
     """Relative error (of the whole vector, in the Euclidean norm) against transformers in float64."""
     executor = TorchExecutor.load(engine / "rank0.ir", device="cpu", rows=1)
-    length = torch.tensor([len(ids)], dtype=torch.int32)
-    tokens = torch.tensor([ids], dtype=torch.int32)
-    rows = torch.arange(len(ids), dtype=torch.int32)[None]
-    found = executor.open(1, len(ids)).step(tokens, torch.zeros_like(length), length, rows).double()
+    step = Step.of_prompts([ids]).wanting(all_positions(1, len(ids)))
+    found = executor.open(1, len(ids)).step(step).double()
     with torch.no_grad():
-        expected = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)(tokens.long()).logits
+        expected = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float64)(step.token_ids.long()).logits
     return float((found - expected).norm() / expected.norm())
 
 
@@ -55,8 +54,8 @@ def compare(folder: Path, new_tokens: int = NEW_TOKENS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         engine = llmc.compile(folder, Path(temporary) / "engine", dtype="float32", max_batch=8).path
         runtime = llmc.load(engine, device="cpu")
-        together = [c.token_ids for c in runtime.generation.generate(prompt_ids, max_new_tokens=new_tokens)]
-        alone = [runtime.generation.generate([ids], max_new_tokens=new_tokens)[0].token_ids for ids in prompt_ids]
+        together = [c.token_ids for c in runtime.generate(prompt_ids, max_new_tokens=new_tokens)]
+        alone = [runtime.generate([ids], max_new_tokens=new_tokens)[0].token_ids for ids in prompt_ids]
         error = logits_error(folder, engine, max(prompt_ids, key=len))
     return {
         "alone": sum(list(a) == e for a, e in zip(alone, expected, strict=True)),

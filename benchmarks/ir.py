@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 
 from compiler.ir.builder import Builder
-from compiler.ir.dims import symbol
+from compiler.ir.cache_layout import LINEAR, cache_name
+from compiler.ir.dims import Shape
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange, Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
 from compiler.ir.rewrite import RewriteBuilder, sweep
+from compiler.ir.step import NEW_LEN, PAST_LEN, TOKEN_IDS, B, S, StepDim
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from compiler.ir.verifier import verify
@@ -25,7 +27,7 @@ from compiler.ir.verifier import verify
 OPS = 50_000
 REPEATS = 5
 HIDDEN, HEADS, WIDTH, CAPACITY, VOCABULARY = 1024, 16, 64, 2048, 32_000
-B, S = symbol("B"), symbol("S")
+CACHE_SHAPE: Shape = LINEAR.shaped(B, HEADS, CAPACITY, WIDTH)
 
 
 class Layers:
@@ -33,11 +35,11 @@ class Layers:
 
     def __init__(self) -> None:
         self.b = Builder("gpt_neox")
-        self.b.dims = {"B": DimRange(1, 4, 8), "S": DimRange(1, 1, 512)}
+        self.b.dims = {StepDim.BATCH: DimRange(1, 4, 8), StepDim.LENGTH: DimRange(1, 1, 512)}
         self.b.facts = {"family": "gpt_neox", "vocab_size": VOCABULARY}
         self.offset = 4096
-        self.past = self.b.input("past_len", DType.i32, B)
-        self.count = self.b.input("new_len", DType.i32, B)
+        self.past = self.b.input(PAST_LEN, DType.i32, B)
+        self.count = self.b.input(NEW_LEN, DType.i32, B)
         self.cos = self.b.input("cos", DType.f32, B, S, WIDTH // 8)
         self.sin = self.b.input("sin", DType.f32, B, S, WIDTH // 8)
         self.mask = self.b.input("mask", DType.bool, B, 1, S, CAPACITY)
@@ -70,7 +72,7 @@ class Layers:
     def attention(self, x: Value, layer: int, module: str) -> Value:
         """Attention through a cache."""
         b = self.b
-        k_cache, v_cache = (b.input(f"cache.{layer}.{n}", DType.f16, B, HEADS, CAPACITY, WIDTH) for n in "kv")
+        k_cache, v_cache = (b.input(cache_name(layer, n), DType.f16, *CACHE_SHAPE) for n in "kv")
         with b.scope("attn", module):
             qkv = self.linear(x, f"{module}.query_key_value", "qkv", HIDDEN, 3 * HIDDEN)
             parts = b.split(qkv, axis=-1, sizes=(HIDDEN,) * 3, names=("q", "k", "v"))
@@ -83,8 +85,8 @@ class Layers:
             weights = b.softmax(b.where(self.mask, scores, low, name="masked"), name="weights")
             mixed = b.transpose(b.matmul(weights, values, name="mixed"), perm=(0, 2, 1, 3), name="mixed.heads")
             joined = b.reshape(mixed, shape=(B, S, HIDDEN), name="joined")
-            b.output(f"cache.{layer}.k", keys)
-            b.output(f"cache.{layer}.v", values)
+            b.output(cache_name(layer, "k"), keys)
+            b.output(cache_name(layer, "v"), values)
             return self.linear(joined, f"{module}.dense", "out", HIDDEN, HIDDEN)
 
     def layer(self, x: Value, layer: int) -> Value:
@@ -105,7 +107,7 @@ class Layers:
 def transformer(ops: int) -> Graph:
     """A decoder of at least `ops` ops."""
     model = Layers()
-    ids = model.b.input("token_ids", DType.i32, B, S)
+    ids = model.b.input(TOKEN_IDS, DType.i32, B, S)
     with model.b.scope("embed", "gpt_neox.embed_in"):
         table = model.weight("gpt_neox.embed_in", "weight", VOCABULARY, HIDDEN)
         x = model.b.embedding(table, ids, name="out")

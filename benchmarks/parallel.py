@@ -24,6 +24,7 @@ from build import SHAPES, config, measure
 from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.mesh import collectives, rank_graph, sent
 from compiler.ir.mesh_weights import weight_report
+from compiler.ir.step import LOGITS
 from compiler.ir.types import TensorType
 
 MODELS = Path(__file__).parents[1] / "examples" / "models"
@@ -43,7 +44,7 @@ def row(model: Path, mesh: str) -> list[str]:
     own = rank_graph(graph, 0)
     counts = collectives(graph)
     exchanged = sum(bytes_a_token(op.operands[0].type) for op in own.ops if op.kind.name in COLLECTIVES)
-    layer = int(graph.facts["hidden_size"]) * graph.outputs["logits"].type.dtype.bits // 8  # type: ignore[call-overload]
+    layer = int(graph.facts["hidden_size"]) * graph.outputs[LOGITS].type.dtype.bits // 8  # type: ignore[call-overload]
     sums = sum(op.kind.name == "all_reduce" for op in graph.ops)
     report = weight_report(graph)
     return [

@@ -24,6 +24,7 @@ from torch_gpu import GPTJ_6B, MODELS, read_bandwidth
 
 import llmc
 from compiler.backend_trt import BuildOptions
+from compiler.ir.step import Step
 from runtime.executors.interface import Executor
 
 BATCHES = (1, 8, 64)
@@ -73,26 +74,17 @@ def decode_step(executor: Executor, batch: int) -> float:
     """Milliseconds of a decode step after `CONTEXT` tokens."""
     session = executor.open(batch, CAPACITY)
     one = torch.ones(batch, dtype=torch.int32)
-    tokens, zero = one[:, None].clone(), torch.zeros(batch, 1, dtype=torch.int32)
-
-    def step() -> None:
-        session.step(tokens, one * CONTEXT, one, zero)
-
-    milliseconds(step, 5)
-    return milliseconds(step, STEPS)
+    step = Step(one[:, None].clone(), one * CONTEXT, one, torch.zeros(batch, 1, dtype=torch.int32))
+    milliseconds(lambda: session.step(step), 5)
+    return milliseconds(lambda: session.step(step), STEPS)
 
 
 def prefill(executor: Executor, length: int) -> float:
     """Milliseconds from a prompt of `length` tokens to the logits of its last one."""
     session = executor.open(1, length)
-    tokens = (torch.arange(length, dtype=torch.int32) % 1000)[None]
-    past, new = torch.zeros(1, dtype=torch.int32), torch.full((1,), length, dtype=torch.int32)
-
-    def step() -> None:
-        session.step(tokens, past, new, new[:, None] - 1)
-
-    milliseconds(step, 2)
-    return milliseconds(step, 5)
+    step = Step.prefill((torch.arange(length, dtype=torch.int32) % 1000)[None])
+    milliseconds(lambda: session.step(step), 2)
+    return milliseconds(lambda: session.step(step), 5)
 
 
 def speed(folder: Path) -> None:

@@ -35,6 +35,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.mesh import rank_graph
 from compiler.ir.op import make_op, op_kind
 from compiler.ir.rewrite import eliminate_dead
+from compiler.ir.step import Step
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
 from compiler.store import write_ranks
@@ -192,10 +193,10 @@ def decode_step(rank: Rank, executor: Executor, batch: int) -> float:
     """Milliseconds of a decode step after `CONTEXT` tokens, which all ranks take side by side."""
     session = rank.world.together("open", lambda: executor.open(batch, CAPACITY), limit=LIMIT)
     one = torch.ones(batch, dtype=torch.int32)
-    ids, zero = one[:, None].clone(), torch.zeros(batch, 1, dtype=torch.int32)
+    arguments = Step(one[:, None].clone(), one * CONTEXT, one, torch.zeros(batch, 1, dtype=torch.int32))
 
     def step() -> torch.Tensor:
-        return session.step(ids, one * CONTEXT, one, zero)
+        return session.step(arguments)
 
     assert step().isfinite().all()
     if not rank.on_gpu:

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import llmc
 from benchmarks.prompts import prompts
+from compiler.ir.step import Step, all_positions
 from runtime.executors.torch.executor import TorchExecutor
 from tests.paths import MODELS
 
@@ -58,8 +59,8 @@ def test_float32_logits_are_within_1e_4_of_float64(compiled):
     folder, _, engine = compiled
     executor = TorchExecutor.load(engine.path / "rank0.ir", device="cpu")
     ids = torch.randint(1, 1000, (1, 300), generator=torch.Generator().manual_seed(0))
-    past, new = torch.zeros(1, dtype=torch.int32), torch.tensor([300], dtype=torch.int32)
-    found = executor.open(1, 300).step(ids.int(), past, new, torch.arange(300, dtype=torch.int32)[None]).double()
+    step = Step.prefill(ids.int(), logit_pos=all_positions(1, 300))
+    found = executor.open(1, 300).step(step).double()
     with torch.inference_mode():
         expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)(ids).logits
     assert (found - expected).norm() / expected.norm() < 1e-4

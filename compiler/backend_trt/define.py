@@ -15,6 +15,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import received, sent
 from compiler.ir.op import Op, Value
+from compiler.ir.step import R
 from compiler.plugins import blamed, place_of
 
 
@@ -63,7 +64,7 @@ def position_ends(graph: Graph) -> tuple[str, ...]:
         graph: a rank's graph whose dims are not fixed yet.
     """
     ends = [(link.name, link.value.type.shape) for link in (*received(graph), *sent(graph))]
-    return tuple(name for name, shape in ends if len(shape) > 1 and str(shape[1]) == "R")
+    return tuple(name for name, shape in ends if shape[1:2] == (R,))
 
 
 def _live_inputs(graph: Graph) -> set[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from compiler.errors import EngineError
+from compiler.ir.step import StepDim
 from compiler.sizes import bytes_text
 from compiler.suggest import did_you_mean
 
@@ -19,7 +20,7 @@ def chosen_plan(plans: Sequence[Facts], name: str | None) -> Facts | None:
         EngineError: naming those there are, if there is none of that name.
     """
     if name is None:
-        return next((plan for plan in plans if plan["sizes"].get("S") == 1), next(iter(plans), None))
+        return next((plan for plan in plans if plan["sizes"].get(StepDim.LENGTH) == 1), next(iter(plans), None))
     names = [plan["name"] for plan in plans]
     if name not in names:
         raise EngineError(

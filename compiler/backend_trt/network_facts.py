@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from compiler.ir.cache_layout import LINEAR
+from compiler.ir.step import LOGITS, TOKEN_IDS, dim_sizes
 from compiler.trt_network.record import LayerRecord, NetworkRecord, TensorRecord, Weight
 
 
@@ -36,11 +38,16 @@ def network_facts(record: NetworkRecord, *, layers: bool = False) -> dict[str, A
 
 def _sizes(record: NetworkRecord) -> dict[str, int]:
     """The rows, the tokens and the wanted positions of each, and the slots of the caches; -1 for what varies."""
-    shapes = {name: record.tensors[name].shape for name in ("token_ids", "logits") if name in record.tensors}
+    shapes = {name: record.tensors[name].shape for name in (TOKEN_IDS, LOGITS) if name in record.tensors}
     caches = [record.tensors[name].shape for name in record.caches.values()]
-    ids, logits = shapes.get("token_ids", ()), shapes.get("logits", ())
-    sizes = dict(zip("BS", ids, strict=False)) | ({"R": logits[1]} if len(logits) == 3 else {})
-    return sizes | ({"C": caches[0][2]} if caches and len(caches[0]) > 2 else {})
+    ids, logits = shapes.get(TOKEN_IDS, ()), shapes.get(LOGITS, ())
+    batch, length = ids if len(ids) == 2 else (None, None)
+    return dim_sizes(
+        batch=batch,
+        length=length,
+        wanted=logits[1] if len(logits) == 3 else None,
+        capacity=caches[0][LINEAR.POSITION] if caches and len(caches[0]) == LINEAR.RANK else None,
+    )
 
 
 def _weights(record: NetworkRecord) -> dict[tuple[str, Weight], int]:

@@ -11,6 +11,7 @@ from compiler.ir.facts import larger_limits
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import DimRange, Fact, Graph
 from compiler.ir.specialize import bind_dims
+from compiler.ir.step import StepDim, dim_sizes
 
 # Rows of a cache must begin at multiples of 256 bytes: this many slots make sure of it, whatever the width of a head.
 _SLOTS = 128
@@ -26,7 +27,7 @@ _ONE_WIDTH = 256
 # Up to this width a prefill plan gives the logits of all its tokens; a wider one those of one token a row.
 _SCORED = 256
 # The dims of a step's tokens.
-_TOKENS = ("B", "S")
+_TOKENS = (StepDim.BATCH, StepDim.LENGTH)
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ def plan_specs(
     Raises:
         TargetError: if a size is less than 1, or larger than the graph's.
     """
-    if not {"B", "S", "C"} <= dims.keys():
+    if not {StepDim.BATCH, StepDim.LENGTH, StepDim.CAPACITY} <= dims.keys():
         return (PlanSpec("all"),)
-    largest, longest, prompt = dims["B"].max, dims["C"].max, dims["S"].max
+    largest, longest, prompt = (dims[dim].max for dim in (StepDim.BATCH, StepDim.CAPACITY, StepDim.LENGTH))
     if few:
         batches, capacities = batches or (largest,), capacities or (longest,)
     now = {"max_input": prompt, "max_seq": longest}
@@ -123,7 +124,8 @@ def _fitting(widths: Sequence[int], length: int) -> list[int]:
 
 def _plan(name: str, batch: int, width: int, capacity: int) -> PlanSpec:
     scored = width if width <= _SCORED else 1
-    return PlanSpec(f"{name}-c{capacity}", {"B": batch, "S": width, "R": scored, "C": capacity})
+    sizes = dim_sizes(batch=batch, length=width, wanted=scored, capacity=capacity)
+    return PlanSpec(f"{name}-c{capacity}", sizes)
 
 
 def _shares(largest: int, step: int, least: int) -> list[int]:

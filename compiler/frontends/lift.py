@@ -8,7 +8,7 @@ from compiler.frontends.lifting import Lifting
 from compiler.frontends.limits import Limits
 from compiler.frontends.registry import family_of
 from compiler.ir.graph import Graph
-from compiler.ir.step_contract import check_step
+from compiler.ir.step_interface import check_step
 from compiler.plugins import blamed, place_of
 
 

@@ -13,6 +13,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.dtypes import COMPUTE_DTYPES, DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
+from compiler.ir.step import LOGITS
 
 
 class Lifting:
@@ -62,7 +63,7 @@ class Lifting:
             CheckpointError: if a tensor of the checkpoint has found no place.
         """
         step.weights.finish()
-        self.b.outputs = {"logits": logits, **self.b.outputs}
+        self.b.outputs = {LOGITS: logits, **self.b.outputs}
         self.b.facts.update(parameters=step.weights.parameters, dtype=step.dtype.value)
 
     def graph(self) -> Graph:

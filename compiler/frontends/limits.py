@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from compiler.errors import ConfigError
 from compiler.ir.graph import DimRange
+from compiler.ir.step import StepDim
 
 _MOST = 2**31 - 1
 
@@ -55,8 +56,8 @@ class Limits:
             )
         batch = self.max_batch
         return {
-            "B": DimRange(1, batch, batch),
-            "S": DimRange(1, 1, new),
-            "C": DimRange(1, seq, seq),
-            "R": DimRange(1, 1, new),
+            StepDim.BATCH: DimRange(1, batch, batch),
+            StepDim.LENGTH: DimRange(1, 1, new),
+            StepDim.CAPACITY: DimRange(1, seq, seq),
+            StepDim.WANTED: DimRange(1, 1, new),
         }

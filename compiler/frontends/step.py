@@ -11,11 +11,13 @@ from compiler.frontends.config import Size
 from compiler.frontends.rope import Rope
 from compiler.frontends.weights import Weights
 from compiler.ir.builder import Builder
-from compiler.ir.dims import Dim, shape_text, symbol
+from compiler.ir.cache_layout import LINEAR, cache_name
+from compiler.ir.dims import Dim, shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
+from compiler.ir.step import LOGIT_POS, NEW_LEN, PAST_LEN, STEP_INPUTS, TOKEN_IDS, B, C, S
 
-B, S, C, R = map(symbol, "BSCR")
+__all__ = ["B", "C", "ModelShape", "S", "Step", "expect"]
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,12 @@ class Step:
 
     def __post_init__(self) -> None:
         b, shape = self.b, self.shape
-        self.token_ids = b.input("token_ids", DType.i32, B, S)
-        self.past_len = b.input("past_len", DType.i32, B)
-        self.new_len = b.input("new_len", DType.i32, B)
-        self.logit_pos = b.input("logit_pos", DType.i32, B, R)
-        cache, stored = (B, shape.kv_heads, C, shape.head_dim), self.weights.cache_dtype
+        given = {name: b.input(name, type_.dtype, *type_.shape) for name, type_ in STEP_INPUTS.items()}
+        self.token_ids, self.past_len = given[TOKEN_IDS], given[PAST_LEN]
+        self.new_len, self.logit_pos = given[NEW_LEN], given[LOGIT_POS]
+        cache, stored = LINEAR.dims(shape.kv_heads, shape.head_dim), self.weights.cache_dtype
         self.caches = {
-            i: (b.input(f"cache.{i}.k", stored, *cache), b.input(f"cache.{i}.v", stored, *cache))
+            i: (b.input(cache_name(i, "k"), stored, *cache), b.input(cache_name(i, "v"), stored, *cache))
             for i in (range(shape.layers) if shape.cached is None else shape.cached)
         }
         with b.scope("positions"):
@@ -157,15 +158,15 @@ class Step:
         Raises:
             GraphError: if they have another shape, or the layer has no caches or has updated them already.
         """
-        if layer not in self.caches or f"cache.{layer}.k" in self.b.outputs:
+        if layer not in self.caches or cache_name(layer, "k") in self.b.outputs:
             why = "were updated already" if layer in self.caches else "do not exist"
             raise GraphError(
                 f"the caches of layer {layer} {why}", hint="each layer of ModelShape.cached updates its caches once"
             )
         for what, new in (("new keys", k), ("new values", v)):
-            expect(what, new, B, self.shape.kv_heads, S, self.shape.head_dim)
+            expect(what, new, *LINEAR.new_dims(self.shape.kv_heads, self.shape.head_dim))
         found = [
-            self._update(cache, new, f"cache.{layer}.{which}", which)
+            self._update(cache, new, cache_name(layer, which), which)
             for cache, new, which in zip(self.caches[layer], (k, v), "kv", strict=True)
         ]
         return found[0], found[1]

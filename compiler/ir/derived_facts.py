@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from compiler.ir.analysis import constant_values
+from compiler.ir.cache_layout import LINEAR, layer_of_cache
 from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Fact, Graph
 from compiler.ir.mesh import mesh_of
@@ -41,7 +42,7 @@ def _derived(before: Graph, after: Graph) -> Iterator[tuple[str, int]]:
         yield "layers", known["layers"] + len(_cached_layers(after)) - len(_cached_layers(before))
     if mesh_of(before) != mesh_of(after):
         return  # the caches are those of one rank now
-    for axis, names in ((1, ("kv_heads", "heads")), (3, ("head_dim",))):
+    for axis, names in ((LINEAR.HEAD, ("kv_heads", "heads")), (LINEAR.WIDTH, ("head_dim",))):
         old, new = _cache_size(before, axis), _cache_size(after, axis)
         for name in names:
             if old and new and name in known and known[name] * new % old == 0:
@@ -50,12 +51,12 @@ def _derived(before: Graph, after: Graph) -> Iterator[tuple[str, int]]:
 
 def _cached_layers(graph: Graph) -> set[str]:
     """What the names of caches begin with: `cache.3` of `cache.3.k`."""
-    return {name.rpartition(".")[0] for name in graph.states()}
+    return set(map(layer_of_cache, graph.states()))
 
 
 def _cache_size(graph: Graph, axis: int) -> int:
     """The largest size of any cache along an axis; 0 if there is none."""
-    shapes = [value.type.shape for value, _ in graph.states().values() if value.type.rank == 4]
+    shapes = [value.type.shape for value, _ in graph.states().values() if value.type.rank == LINEAR.RANK]
     return max((size for shape in shapes if isinstance(size := shape[axis], int)), default=0)
 
 

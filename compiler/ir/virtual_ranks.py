@@ -13,6 +13,7 @@ from compiler.ir.collectives import combine
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.mesh import mesh_of, rank_graph, received, sent
+from compiler.ir.step import dim_sizes
 from compiler.ir.torch_types import to_torch
 
 States = Sequence[Mapping[str, Tensor]]
@@ -45,8 +46,9 @@ class VirtualRanks:
             raise GraphError(f"there are graphs of {len(graphs)} ranks; {self.mesh} has {self.mesh.size}")
         self.interpreters = tuple(Interpreter(own, **options) for own in graphs)
 
-    def empty_states(self, **sizes: int) -> list[dict[str, Tensor]]:
-        """The caches of each rank, all zero, where the symbolic dims have these sizes."""
+    def empty_states(self, batch: int, capacity: int) -> list[dict[str, Tensor]]:
+        """The caches of each rank, all zero, for `batch` rows of `capacity` tokens."""
+        sizes = dim_sizes(batch=batch, capacity=capacity)
         return [
             {
                 name: torch.zeros(value.type.sizes(sizes), dtype=to_torch(value.type.dtype))

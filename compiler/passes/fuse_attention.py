@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from compiler.errors import PassError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.graph import Graph
 from compiler.ir.matching import Match, Miss
 from compiler.ir.op import Value
@@ -119,14 +120,15 @@ class _Fusion:
 
 def _other_shapes(outer: Match, inner: Match) -> str:
     q, k, v, scores = (value.type for value in (inner["q"], inner["k"], outer["v"], outer["scores"]))
-    if q.rank != 4 or k.rank != 4:
+    if q.rank != LINEAR.RANK or k.rank != LINEAR.RANK:
         return f"the queries are {q} and the keys {k}, not [B, heads, positions, D]"
     batch, heads, length, _ = q.shape
-    if k.shape[0] != batch or v.rank != 4 or k.shape[:3] != v.shape[:3]:
+    if k.shape[LINEAR.ROW] != batch or v.rank != LINEAR.RANK or k.shape[: LINEAR.WIDTH] != v.shape[: LINEAR.WIDTH]:
         return f"queries {q}, keys {k} and values {v} differ in more than heads, length and width"
-    if not isinstance(heads, int) or not isinstance(k.shape[1], int) or heads % k.shape[1]:
-        return f"{heads} query heads do not share {k.shape[1]} key heads evenly"
-    if scores.shape != (batch, heads, length, k.shape[2]):
+    kv_heads = k.shape[LINEAR.HEAD]
+    if not isinstance(heads, int) or not isinstance(kv_heads, int) or heads % kv_heads:
+        return f"{heads} query heads do not share {kv_heads} key heads evenly"
+    if scores.shape != (batch, heads, length, k.shape[LINEAR.POSITION]):
         return f"the scores are {scores}, not a row for each of the queries {q} with a column for each key"
     axis = outer.attr("axis", of="probs")
     if axis not in (-1, 3):
@@ -140,13 +142,14 @@ def _other_groups(outer: Match, inner: Match) -> str:
         return ""
     q, k, v, folded = (value.type for value in (inner["q"], inner["k"], outer["v"], inner["folded"]))
     batch, heads, length, width = q.shape
-    assert isinstance(heads, int) and isinstance(k.shape[1], int)
-    rows = (batch, k.shape[1], length * (heads // k.shape[1]))
+    kv_heads = k.shape[LINEAR.HEAD]
+    assert isinstance(heads, int) and isinstance(kv_heads, int)
+    rows = (batch, kv_heads, length * (heads // kv_heads))
     if folded.shape != (*rows, width):
         return f"the queries are reshaped to {folded}, which is not a group of heads for each key head"
-    if outer["grouped"].type.shape != (*rows, k.shape[2]):
+    if outer["grouped"].type.shape != (*rows, k.shape[LINEAR.POSITION]):
         return f"the probabilities are reshaped to {outer['grouped'].type}, not as the queries are"
-    if outer.root.result.type.shape != (batch, heads, length, v.shape[3]):
+    if outer.root.result.type.shape != (batch, heads, length, v.shape[LINEAR.WIDTH]):
         return f"the context is reshaped to {outer.root.result.type}, not back to the query heads"
     return ""
 

@@ -14,7 +14,7 @@ from compiler.ir.derived_facts import with_derived_facts
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import check_stages
-from compiler.ir.step_contract import check_step, is_step
+from compiler.ir.step_interface import check_step, is_step
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify as verify_graph
 from compiler.passes.grammar import canonical, parse_pipeline, spell

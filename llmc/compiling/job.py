@@ -12,6 +12,7 @@ from compiler.frontends import Checkpoint, open_checkpoint
 from compiler.frontends import lift as lift_checkpoint
 from compiler.frontends.special_tokens import generation_notes, special_tokens
 from compiler.ir.graph import Graph
+from compiler.ir.step import StepDim
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.progress import Report
 from llmc.compiling.request import CompileRequest
@@ -40,7 +41,7 @@ class Job:
 
 def _beyond_training(graph: Graph) -> list[str]:
     """That sequences may be longer than those that the model was trained on, if they may."""
-    longest, context = graph.dims["C"].max, int(str(graph.facts["context_length"]))
+    longest, context = graph.dims[StepDim.CAPACITY].max, int(str(graph.facts["context_length"]))
     if longest <= context:
         return []
     said = f"sequences may have {longest} tokens, but the model was trained for {context}"

@@ -12,6 +12,7 @@ from compiler.ir.evaluators.core import EVALUATORS
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
 from compiler.ir.op import OPS
+from compiler.ir.step import StepDim
 from compiler.passes import Pass, Quantize
 from compiler.passes.pipeline import pass_name
 from compiler.passes.quant.recipe import RECIPES
@@ -35,7 +36,7 @@ def describe_engine(graph: Graph, *, pipeline: str, version: str) -> Manifest:
         source=Source("", ""),
         mesh=mesh_of(graph),
         dtype=long_spelling(str(graph.facts["dtype"])),
-        limits=EngineLimits(graph.dims["B"].max, graph.dims["S"].max, graph.dims["C"].max),
+        limits=EngineLimits(*(graph.dims[dim].max for dim in (StepDim.BATCH, StepDim.LENGTH, StepDim.CAPACITY))),
         inputs={value.name: str(value.type) for value in graph.inputs},
         outputs={role: str(value.type) for role, value in graph.outputs.items()},
         dims=graph.dims,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compiler.ir.comparison import kl_divergence
+from compiler.ir.step import Step, all_positions
 from runtime.executors.interface import Session
 from runtime.generation.engine import Engine
 
@@ -70,14 +71,8 @@ class Scorer:
 
         Each is to be used before the next batch.
         """
-        width = max(map(len, batch))
-        ids = torch.zeros(self._rows, width, dtype=torch.int32)
-        counts = torch.zeros(self._rows, dtype=torch.int32)
-        for row, window in enumerate(batch):
-            ids[row, : len(window)] = torch.tensor(window, dtype=torch.int32)
-            counts[row] = len(window)
-        positions = torch.arange(width - 1, dtype=torch.int32).expand(self._rows, -1).contiguous()
-        logits = self._session.step(ids, torch.zeros_like(counts), counts, positions)
+        step = Step.of_prompts(batch, batch=self._rows)
+        logits = self._session.step(step.wanting(all_positions(self._rows, step.length - 1)))
         for row, window in enumerate(batch):
             yield logits[row, : len(window) - 1]
 

@@ -16,6 +16,7 @@ from compiler.ir.files import read_graph
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.parser import parse_graph
+from compiler.ir.step import dim_sizes
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from compiler.targets import TARGETS, Target, describe_targets
@@ -220,7 +221,7 @@ def _cache(graph: Graph) -> dict[str, int]:
     limits = {name: dim.max for name, dim in graph.dims.items()}
     total = per_token = 0
     for value, _ in graph.states().values():
-        sizes = value.type.sizes(limits)
-        total += prod(sizes) * value.type.dtype.bits // 8
-        per_token += prod(sizes[1:2] + sizes[3:]) * value.type.dtype.bits // 8  # [batch, heads, tokens, size]
+        one_token = {**limits, **dim_sizes(batch=1, capacity=1)}
+        total += prod(value.type.sizes(limits)) * value.type.dtype.bits // 8
+        per_token += prod(value.type.sizes(one_token)) * value.type.dtype.bits // 8
     return {"states": len(graph.states()), "bytes_per_token": per_token, "bytes_at_limits": total}

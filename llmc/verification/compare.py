@@ -8,16 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compiler.ir.chunks import chunk_length
+from compiler.ir.chunks import chunk_length, in_chunks
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
+from compiler.ir.step import LOGITS, Step
 from compiler.ir.virtual_ranks import VirtualRanks
 from llmc.verification.report import Run, TokenDifference
 from llmc.verification.test_cases import Recorder, Trial
 from llmc.verification.tolerance import unrounded
-from runtime.executors.chunks import in_chunks
 from runtime.executors.memory import memory_for
-from runtime.executors.step import Step
 
 
 class Reference:
@@ -48,22 +47,20 @@ class Reference:
         given = (*prompt, *tokens[:-1])
         key = (len(prompt), *given)
         if key not in self._known:
-            count = torch.tensor([len(given)], dtype=torch.int32)
             positions = torch.arange(len(prompt) - 1, len(given), dtype=torch.int32)
-            ids = torch.tensor([given], dtype=torch.int32)
-            self._known[key] = self._run(Step(ids, torch.zeros_like(count), count, positions[None]))[0].float()
+            self._known[key] = self._run(Step.of_prompts([given]).wanting(positions[None]))[0].float()
         return self._known[key]
 
     def _run(self, step: Step) -> Tensor:
         """The logits of a first step over one row, `[1, R, vocabulary]`."""
-        length = step.token_ids.shape[1]
+        length = step.length
         chunk = min(chunk_length(graph, 1, length, holds_scores=lambda op: True) for graph in self._ranks.graphs)
-        states = self._ranks.empty_states(B=1, C=length)
+        states = self._ranks.empty_states(1, length)
 
         def run(part: Step) -> Tensor:
             nonlocal states
             outputs, states = self._ranks(part._asdict(), states)
-            return outputs["logits"]
+            return outputs[LOGITS]
 
         with memory_for(f"interpreting {length} tokens"):
             return in_chunks(step, chunk, run)

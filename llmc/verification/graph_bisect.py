@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from compiler.ir.chunks import in_chunks
 from compiler.ir.graph import Graph
+from compiler.ir.step import Step
 from llmc.verification.instrumented import WatchedInterpreter
 from llmc.verification.report import Divergence
 from llmc.verification.test_cases import Trial
-from llmc.verification.valid_mask import Extent, Lengths, cache_dim, value_error
-from runtime.executors.chunks import in_chunks
-from runtime.executors.step import Step
+from llmc.verification.valid_mask import Extent, cache_dim, value_error
 
 
 def first_divergence(
@@ -47,15 +47,15 @@ class Differences:
         self._capacity = cache_dim(graph)
 
     def first(
-        self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], lengths: Lengths, step: int, plan: str = ""
+        self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], step: Step, number: int, plan: str = ""
     ) -> Divergence | None:
         """The first value that is off; those that either side does not have are passed over.
 
         Args:
             found: the values in doubt, by name.
             expected: the right ones.
-            lengths: which parts of them mean something.
-            step: the number of the step, for the report.
+            step: the step, which says which parts of them mean something.
+            number: the number of the step, for the report.
             plan: the plan that ran, for the report.
         """
         errors: dict[str, float] = {}
@@ -64,7 +64,7 @@ class Differences:
                 if value.name not in found or value.name not in expected:
                     continue
                 a, b = found[value.name], expected[value.name]
-                error = errors[value.name] = value_error(a, b, Extent(value.type, self._capacity, lengths))
+                error = errors[value.name] = value_error(a, b, Extent(value.type, self._capacity, step))
                 if error > self._tolerance:
                     operands = max((errors.get(operand.name, 0.0) for operand in op.operands), default=0.0)
                     return Divergence(
@@ -72,7 +72,7 @@ class Differences:
                         op=value.name,
                         kind=op.kind.name,
                         origin=op.origin.module,
-                        step=step,
+                        step=number,
                         error=error,
                         operands_error=operands,
                         shape=tuple(a.shape),
@@ -95,10 +95,10 @@ class _Pair:
     def open(self, batch: int, capacity: int) -> _PairSession:
         return _PairSession(self, batch, capacity)
 
-    def compare(self, lengths: Lengths) -> None:
+    def compare(self, step: Step) -> None:
         """Look for the first value that differs, of those that were computed since the last call."""
         found, expected = self.found.take_values(), self.expected.take_values()
-        self.divergence = self.differences.first(found, expected, lengths, self.steps)
+        self.divergence = self.differences.first(found, expected, step, self.steps)
 
 
 class _PairSession:
@@ -109,15 +109,19 @@ class _PairSession:
         # Both are given the same chunks, so that their values can be compared.
         self._chunk = min(session.stage.chunk for session in self._sessions)
 
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
-        logits = in_chunks(Step(token_ids, past_len, new_len, logit_pos), self._chunk, self._run)
+    def step(self, step: Step) -> Tensor:
+        logits = in_chunks(step, self._chunk, self._run)
         self._pair.steps += 1
         return logits
 
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        for session in self._sessions:
+            session.copy_rows(sources, destinations)
+
     def _run(self, step: Step) -> Tensor:
         found, expected = self._sessions
-        logits = found.step(*step)
+        logits = found.step(step)
         if self._pair.divergence is None:
-            expected.step(*step)
-            self._pair.compare(Lengths(step.past_len, step.new_len, step.logit_pos))
+            expected.step(step)
+            self._pair.compare(step)
         return logits

@@ -16,8 +16,8 @@ from compiler.trt_emulator.engine import EmulatedEngine
 from compiler.trt_emulator.memory import tensor_at
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import LayerRecord, NetworkRecord, Weight
+from runtime.executors.interface import WholeSession
 from runtime.executors.interpreter import InterpreterStageSession
-from runtime.executors.stage import WholeSession
 from runtime.executors.tensorrt.emulated import EmulatedBackend
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.graph import Graph
 from compiler.ir.specialize import bind_dims
+from compiler.ir.step import LOGIT_POS, NEW_LEN, PAST_LEN, TOKEN_IDS, Step, all_positions
 from compiler.trt_network.plans import read_plans
 from compiler.trt_network.record import read_record
 from llmc.verification.graph_bisect import Differences
 from llmc.verification.instrumented import PlanRun, WatchedBackend, WatchedInterpreter
 from llmc.verification.report import Divergence
 from llmc.verification.test_cases import Trial
-from llmc.verification.valid_mask import Lengths
 from runtime.executors.interface import Session
 from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.plan import Plan
@@ -72,10 +74,11 @@ class _Watch:
         """Interpret what a plan has run, and look for the first value that differs."""
         if self.divergence is not None:
             return
-        inputs, lengths = _complete(run, self._graph)
+        step = _step_of(run, self._graph)
+        inputs = {**run.inputs, **step._asdict()}
         found = {self._outputs.get(name, name): value for name, value in run.values.items()}
         expected = self._interpreter(run.plan, inputs).run(inputs)
-        self.divergence = self._differences.first(found, expected, lengths, self.steps, run.plan)
+        self.divergence = self._differences.first(found, expected, step, self.steps, run.plan)
 
     def _interpreter(self, plan: str, inputs: dict[str, Tensor]) -> WatchedInterpreter:
         """The graph at the sizes of a plan, which may have longer caches than the graph has dims for."""
@@ -95,27 +98,23 @@ class _WatchedSession:
         self.batch, self.capacity = batch, capacity
         self._watch, self._session = watch, session
 
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
-        logits = self._session.step(token_ids, past_len, new_len, logit_pos)
+    def step(self, step: Step) -> Tensor:
+        logits = self._session.step(step)
         self._watch.steps += 1
         return logits
 
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        self._session.copy_rows(sources, destinations)
 
-def _complete(run: PlanRun, graph: Graph) -> tuple[dict[str, Tensor], Lengths]:
-    """The inputs of the graph in a run, and what they use: a plan lacks those that it does not read.
+
+def _step_of(run: PlanRun, graph: Graph) -> Step:
+    """The step that a run is of: a plan lacks the arguments that it does not read.
 
     To a plan, padding is tokens like all others. What does not fit into the caches is dropped.
     """
-    ids = run.inputs["token_ids"]
-    rows, width = ids.shape
-    capacity = _capacity(run, graph)
-    past = run.inputs.get("past_len", torch.zeros(rows, dtype=torch.int32))
-    fitting = (capacity - past).clamp(0, width).to(torch.int32)
-    new = torch.minimum(run.inputs.get("new_len", fitting), fitting)
-    positions = run.inputs.get("logit_pos", torch.arange(width, dtype=torch.int32).expand(rows, width))
-    inputs = {**run.inputs, "past_len": past, "new_len": new, "logit_pos": positions}
-    return inputs, Lengths(past, new, positions)
-
-
-def _capacity(run: PlanRun, graph: Graph) -> int:
-    return min(run.inputs[name].shape[2] for name in graph.states())
+    ids = run.inputs[TOKEN_IDS]
+    past = run.inputs.get(PAST_LEN, ids.new_zeros(len(ids)))
+    capacity = min(run.inputs[name].shape[LINEAR.POSITION] for name in graph.states())
+    fitting = (capacity - past).clamp(0, ids.shape[1]).to(torch.int32)
+    new = torch.minimum(run.inputs.get(NEW_LEN, fitting), fitting)
+    return Step(ids, past, new, run.inputs.get(LOGIT_POS, all_positions(*ids.shape)))

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.comparison import relative_error
-from compiler.ir.dims import Dim, symbol
+from compiler.ir.dims import Affine, Dim
 from compiler.ir.graph import Graph
+from compiler.ir.step import B, R, S, Step
 from compiler.ir.types import TensorType
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """How much of a step's rows is used.
-
-    Attributes:
-        past_len: `i32[B]`, the tokens of each row before the step.
-        new_len: `i32[B]`, the tokens of each row in the step.
-        logit_pos: `i32[B, R]`, the positions whose logits are wanted.
-    """
-
-    past_len: Tensor
-    new_len: Tensor
-    logit_pos: Tensor
 
 
 class Extent:
@@ -35,11 +21,11 @@ class Extent:
     Args:
         type_: the value's type in a graph whose dims are symbols.
         capacity: the dim that counts the places of a cache, a symbol or a number; None if there are no caches.
-        lengths: how much of the rows is used.
+        step: the step, which says how much of its rows is used.
     """
 
-    def __init__(self, type_: TensorType, capacity: Dim | None, lengths: Lengths) -> None:
-        self._type, self._lengths = type_, lengths
+    def __init__(self, type_: TensorType, capacity: Dim | None, step: Step) -> None:
+        self._type, self._step = type_, step
         self.capacity_axes = [axis for axis, dim in enumerate(type_.shape) if dim == capacity]
 
     def mask(self, shape: tuple[int, ...]) -> Tensor:
@@ -50,26 +36,27 @@ class Extent:
             return values.reshape([next(sizes) if at in axes else 1 for at in range(len(shape))])
 
         live = torch.ones([1] * len(shape), dtype=torch.bool)
-        if symbol("B") not in self._type.shape:
+        if B not in self._type.shape:
             return live
-        new = self._lengths.new_len
-        rows = self._type.shape.index(symbol("B"))
+        new = self._step.new_len
+        rows = self._type.shape.index(B)
         live = live & along(new > 0, rows)
-        total = self._lengths.past_len + new
-        limits = [(axis, new) for axis in self._axes("S")] + [(axis, total) for axis in self.capacity_axes]
+        total = self._step.past_len + new
+        limits = [(axis, new) for axis in self._axes(S)] + [(axis, total) for axis in self.capacity_axes]
         for axis, limit in limits:
             live = live & (along(torch.arange(shape[axis]), axis) < along(limit, rows))
-        for axis in self._axes("R"):
-            live = live & along(self._lengths.logit_pos < new[:, None], rows, axis)
+        for axis in self._axes(R):
+            live = live & along(self._step.logit_pos < new[:, None], rows, axis)
         return live
 
-    def _axes(self, name: str) -> list[int]:
-        return [axis for axis, dim in enumerate(self._type.shape) if dim == symbol(name)]
+    def _axes(self, wanted: Affine) -> list[int]:
+        return [axis for axis, dim in enumerate(self._type.shape) if dim == wanted]
 
 
 def cache_dim(graph: Graph) -> Dim | None:
     """The dim that counts the places of a cache; None if a graph has no caches."""
-    return next((value.type.shape[2] for value, _ in graph.states().values() if value.type.rank > 2), None)
+    caches = (value.type for value, _ in graph.states().values())
+    return next((type_.shape[LINEAR.POSITION] for type_ in caches if type_.rank == LINEAR.RANK), None)
 
 
 def value_error(found: Tensor, expected: Tensor, extent: Extent) -> float:

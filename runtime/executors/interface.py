@@ -1,12 +1,18 @@
-"""The interface that every executor has, whatever runs the model beneath it."""
+"""The interfaces that every executor has, whatever runs the model beneath: of a model, and of one stage of it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
+
+from compiler.errors import RequestError
+from compiler.ir.cache_layout import CacheLayout
+from compiler.ir.chunks import in_chunks
+from compiler.ir.step import LOGITS, Step
+from runtime.executors.memory import memory_for
 
 
 class Session(Protocol):
@@ -15,18 +21,26 @@ class Session(Protocol):
     batch: int
     capacity: int
 
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
+    def step(self, step: Step) -> Tensor:
         """Run the model over the next tokens of every row and update the caches in place.
-
-        Args:
-            token_ids: `i32[B, S]`; row b holds `new_len[b]` tokens, then padding of any valid id.
-            past_len: `i32[B]`, the tokens of each row that are in the caches already.
-            new_len: `i32[B]`, the tokens of each row that this call adds; 0 leaves the row's caches alone.
-            logit_pos: `i32[B, R]`, the positions within S whose logits are wanted.
 
         Returns:
             The logits `[B, R, vocabulary]`, floating-point, on the CPU or the executor's device. The memory may be
             used again by the next step.
+        """
+        ...
+
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """Make row `destinations[i]` of every cache what row `sources[i]` was before the call, for all i at once.
+
+        A sequence can so go on in several rows, and rows can change places. Rows that are no destinations stay.
+
+        Args:
+            sources: rows of the batch; a row may be there several times.
+            destinations: as many rows of the batch, each once.
+
+        Raises:
+            RequestError: if these are no such rows; before anything is changed.
         """
         ...
 
@@ -44,6 +58,137 @@ class Executor(Protocol):
             RequestError: if the engine was not built for so many, or the memory does not suffice.
         """
         ...
+
+
+class StageSession(Protocol):
+    """One stage's part of a batch of sequences in progress.
+
+    Attributes:
+        chunk: how many tokens of a row a step may have at most. Longer steps are cut by whoever drives the stage, and
+            all stages of a pipeline alike.
+    """
+
+    chunk: int
+
+    def buffers(self, rows: int, length: int, positions: int = 1) -> Mapping[str, Tensor]:
+        """Where to put what the stage receives: contiguous, on its device.
+
+        Args:
+            rows: how many rows.
+            length: how many tokens a row has.
+            positions: how many logits a row wants.
+
+        Returns:
+            The tensors as `recv.S.NAME`, S the stage that sends; in the order in which that stage sends them.
+        """
+        ...
+
+    def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Run the stage over the next tokens of some rows, and update their caches.
+
+        Args:
+            rows: which rows of the batch.
+            step: what is to be done with them; the tensors hold these rows only.
+            received: what `buffers` gave, filled.
+
+        Returns:
+            What goes to other stages, as `send.S.NAME` in the order of sending; and of the last stage `logits`, as
+            `[rows, R, vocabulary]`. The memory may be used again by the next step.
+        """
+        ...
+
+    def copy_rows(self, copies: RowCopies) -> None:
+        """Copy rows of the stage's caches; see `Session.copy_rows`."""
+        ...
+
+
+class StageExecutor(Protocol):
+    """A loaded stage."""
+
+    name: str
+    """How messages call the executor: `torch`."""
+
+    def open_stage(self, batch: int, capacity: int) -> StageSession:
+        """See `Executor.open`."""
+        ...
+
+
+class RankExecutor(Executor, StageExecutor, Protocol):
+    """A loaded rank: a whole model, or a stage."""
+
+
+class RowCopies(NamedTuple):
+    """Rows that are copied, all at once.
+
+    Attributes:
+        sources: rows of a batch.
+        destinations: for each of them the row, another one, that becomes what it is; each is there once.
+    """
+
+    sources: list[int]
+    destinations: list[int]
+
+    @classmethod
+    def checked(cls, sources: Sequence[int], destinations: Sequence[int], batch: int) -> RowCopies:
+        """Those of the copies within a batch that change something.
+
+        Raises:
+            RequestError: if there are not as many sources as destinations, a row is not in the batch, or a destination
+                is named twice.
+        """
+        if len(sources) != len(destinations):
+            raise RequestError(
+                f"{len(sources)} rows were to be copied to {len(destinations)}", hint="give each source its destination"
+            )
+        for row in (*sources, *destinations):
+            if not 0 <= row < batch:
+                raise RequestError(f"there is no row {row} to copy; the session's rows are 0 to {batch - 1}")
+        if len(set(destinations)) < len(destinations):
+            twice = next(row for at, row in enumerate(destinations) if row in destinations[:at])
+            raise RequestError(
+                f"row {twice} was to become a copy of two rows", hint="name each destination once, with one source"
+            )
+        moving = [(source, to) for source, to in zip(sources, destinations, strict=True) if source != to]
+        return cls([source for source, _ in moving], [to for _, to in moving])
+
+    def apply(self, layout: CacheLayout, caches: Iterable[Tensor], length: int | None = None) -> None:
+        """Copy the rows of caches, in place; the arguments are those of `CacheLayout.copy_rows`.
+
+        Raises:
+            RequestError: if there is no memory for the copied rows of one cache.
+        """
+        with memory_for(f"a copy of {len(self.sources)} rows of a cache"):
+            layout.copy_rows(caches, self.sources, self.destinations, length)
+
+
+S = TypeVar("S", bound=StageSession)
+
+
+class WholeSession(Generic[S]):
+    """Sequences in progress on a stage that is a whole model. See `Session`.
+
+    Steps that are too long for the stage run in chunks.
+
+    Attributes:
+        stage: what runs them.
+    """
+
+    def __init__(self, stage: S, batch: int, capacity: int) -> None:
+        self.stage, self.batch, self.capacity = stage, batch, capacity
+        self._rows = slice(0, batch)
+
+    def step(self, step: Step) -> Tensor:
+        """See `Session.step`; raises as the stage's does."""
+        return in_chunks(step, self.stage.chunk, self._run)
+
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """See `Session.copy_rows`."""
+        copies = RowCopies.checked(sources, destinations, self.batch)
+        if copies.sources:
+            self.stage.copy_rows(copies)
+
+    def _run(self, step: Step) -> Tensor:
+        return self.stage.step(self._rows, step, {})[LOGITS]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from compiler.targets import Fit
 if TYPE_CHECKING:
     from runtime.collectives.communicator import Communicator
     from runtime.engine_dir.engine_folder import EngineFolder
-    from runtime.executors.stage import RankExecutor
+    from runtime.executors.interface import RankExecutor
 
 AUTO = "auto"
 

@@ -11,7 +11,7 @@ from compiler.trt_network.library import PACKAGES
 from runtime.executors.kind import AUTO, ExecutorKind, RankToLoad, register_executor
 
 if TYPE_CHECKING:
-    from runtime.executors.stage import RankExecutor
+    from runtime.executors.interface import RankExecutor
 
 
 class _RunsPlans(ExecutorKind):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
+from compiler.ir.step import Step, all_positions
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.engine_dir.manifest import Manifest, no_tokenizer
 from runtime.executors.interface import Executor
@@ -130,14 +131,9 @@ class Engine:
             RequestError: if there are none, more than the engine takes, or one is not the model's.
         """
         check_prompt(1, token_ids, self.manifest.limits, self.manifest.vocab_size, self.manifest.model)
-        count = len(token_ids)
-        session = self.executor.open(1, count)
-        return session.step(
-            torch.tensor([list(token_ids)], dtype=torch.int32),
-            torch.zeros(1, dtype=torch.int32),
-            torch.tensor([count], dtype=torch.int32),
-            torch.arange(count, dtype=torch.int32)[None],
-        )[0].clone()
+        step = Step.of_prompts([token_ids])
+        session = self.executor.open(1, step.length)
+        return session.step(step.wanting(all_positions(1, step.length)))[0].clone()
 
     def encode(self, prompt: Prompt, number: int = 1, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a prompt.

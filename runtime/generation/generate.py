@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
 
+from compiler.ir.step import Step, last_positions
 from runtime.executors.interface import Executor, Session
 from runtime.generation.requests import Request
 from runtime.generation.sampling import Greedy, Sampler
@@ -121,10 +121,9 @@ class _Run:
         self.slots: list[int | None] = [None] * rows
         self.waiting = 0  # the first request that has no slot yet
         self.unfinished = len(requests)
-        self.last = torch.zeros(rows, 1, dtype=torch.int32)  # each row's newest token, which is not in the cache yet
-        self.past_len = torch.zeros(rows, dtype=torch.int32)
-        self.new_len = torch.zeros(rows, dtype=torch.int32)
-        self.first = torch.zeros(rows, 1, dtype=torch.int32)
+        # The next step where no prompt enters: its tokens are each row's newest one, which is in no cache yet. The
+        # tensors are updated in place.
+        self.next = Step.prefill(torch.zeros(rows, 1, dtype=torch.int32), torch.zeros(rows, dtype=torch.int32))
 
     def refill(self) -> dict[int, tuple[int, ...]]:
         """Give free slots to waiting requests; returns the prompt of each such slot."""
@@ -136,7 +135,7 @@ class _Run:
         for slot in free[:waiting]:
             self.slots[slot] = self.waiting
             entered[slot] = self.requests[self.waiting].token_ids
-            self.new_len[slot] = len(entered[slot])
+            self.next.new_len[slot] = len(entered[slot])
             self.waiting += 1
         return entered
 
@@ -146,27 +145,28 @@ class _Run:
         Args:
             entered: the prompt of each slot that a request has just entered.
         """
-        token_ids, logit_pos = self._prompts(entered) if entered else (self.last, self.first)
-        logits = self.session.step(token_ids, self.past_len, self.new_len, logit_pos)
+        newest, past_len, new_len, _ = self.next
+        logits = self.session.step(self._with_prompts(entered) if entered else self.next)
         chosen = self.sampler.choose(logits[:, 0], self.slots)
-        given = int(self.new_len.sum())
-        self.past_len += self.new_len
+        given = int(new_len.sum())
+        past_len += new_len
         if entered:
-            self.new_len[list(entered)] = 1
-        self.last[:, 0] = torch.tensor(chosen, dtype=torch.int32)
+            new_len[list(entered)] = 1
+        newest[:, 0] = torch.tensor(chosen, dtype=torch.int32)
         for slot, token in enumerate(chosen):
             request = self.slots[slot]
             if request is not None and self._take(request, token):
                 self._leave(slot)
         return given
 
-    def _prompts(self, entered: Mapping[int, tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        """Tokens and logit positions of a step in which some slots get their prompts and the others one token."""
+    def _with_prompts(self, entered: Mapping[int, tuple[int, ...]]) -> Step:
+        """The step in which some slots get their prompts and the others one token."""
+        newest, past_len, new_len, _ = self.next
         token_ids = torch.zeros(len(self.slots), max(map(len, entered.values())), dtype=torch.int32)
-        token_ids[:, :1] = self.last
+        token_ids[:, :1] = newest
         for slot, prompt in entered.items():
             token_ids[slot, : len(prompt)] = torch.tensor(prompt, dtype=torch.int32)
-        return token_ids, (self.new_len - 1).clamp_min(0).unsqueeze(1)
+        return Step(token_ids, past_len, new_len, last_positions(new_len))
 
     def _take(self, request: int, token: int) -> bool:
         """Append a token to a request; returns whether that ends it."""
@@ -182,5 +182,5 @@ class _Run:
     def _leave(self, slot: int) -> None:
         """Empty a slot: the executor leaves rows without new tokens alone."""
         self.slots[slot] = None
-        self.past_len[slot] = self.new_len[slot] = self.last[slot] = 0
+        self.next.token_ids[slot] = self.next.past_len[slot] = self.next.new_len[slot] = 0
         self.unfinished -= 1

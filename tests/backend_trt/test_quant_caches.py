@@ -8,6 +8,7 @@ import torch
 from compiler.backend_trt import BuildOptions, build_plans
 from compiler.ir.dtypes import DType
 from compiler.ir.files import read_graph
+from compiler.ir.step import Step
 from compiler.passes import run_pipeline
 from compiler.passes.quant.caches.kv import quantize_caches, scale_of
 from compiler.store import write_ranks
@@ -15,7 +16,6 @@ from compiler.store.constant_loader import constant_loader
 from compiler.trt_network.library import load_library
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.tensorrt.executor import TensorRTExecutor
-from runtime.executors.tensorrt.frame import place_rows
 from tests.frontends.steps import lift_folder
 
 MODELS = Path("examples/models")
@@ -39,22 +39,6 @@ def test_sequences_grow_alike(dtype: DType, scales: int, tmp_path: Path) -> None
     for counts in ((7, 3), (1, 1), (1, 4), (1, 1)):
         ids = torch.randint(256, (2, max(counts)), generator=generator, dtype=torch.int32)
         new = torch.tensor(counts, dtype=torch.int32)
-        found, expected = (s.step(ids, past, new, (new - 1)[:, None]).float() for s in (session, other))
+        found, expected = (s.step(Step(ids, past, new, (new - 1)[:, None])).float() for s in (session, other))
         assert (found - expected).norm() / expected.norm() < 0.05
         past = past + new
-
-
-@pytest.mark.parametrize("length", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
-def test_what_is_new_is_placed(length: int, dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    cache = torch.randint(-9, 9, (3, 2, 5, 4), generator=generator).to(torch.int8).to(dtype)
-    new = torch.randint(-9, 9, (3, 2, length, 4), generator=generator).to(torch.int8).to(dtype)
-    past = torch.tensor([0, 4, 5], dtype=torch.int32)
-    expected = cache.clone()
-    for row, start in enumerate(past.tolist()):
-        for s in range(length):
-            if start + s < 5:
-                expected.view(torch.int8)[row, :, start + s] = new.view(torch.int8)[row, :, s]
-    place_rows(cache, new, past)
-    assert torch.equal(cache.view(torch.int8), expected.view(torch.int8))

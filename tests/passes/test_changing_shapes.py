@@ -122,7 +122,7 @@ def step_logits(graph: Graph) -> Tensor:
         "logit_pos": [[3], [2]],
     }
     inputs = {name: torch.tensor(values, dtype=torch.int32) for name, values in ints.items()}
-    return ranks(inputs, ranks.empty_states(B=2, C=8))[0]["logits"]
+    return ranks(inputs, ranks.empty_states(2, 8))[0]["logits"]
 
 
 @pytest.mark.parametrize("family", ["gptneox", "gptj", "opt", "mpt"])

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from runtime.executors.interface import Session
+from compiler.ir.step import Step
+from runtime.executors.interface import RowCopies, Session
 
 VOCAB = 97
 
@@ -37,8 +38,14 @@ class FakeSession:
         self.executor, self.batch, self.capacity = executor, batch, capacity
         self.cache = torch.full((batch, capacity), -1)
 
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """See `runtime.executors.interface.Session.copy_rows`."""
+        copies = RowCopies.checked(sources, destinations, self.batch)
+        self.cache[copies.destinations] = self.cache[copies.sources]
+
+    def step(self, step: Step) -> Tensor:
         """See `runtime.executors.interface.Session.step`."""
+        token_ids, past_len, new_len, logit_pos = step
         assert token_ids.dtype == past_len.dtype == new_len.dtype == logit_pos.dtype == torch.int32
         assert len(token_ids) == len(past_len) == len(new_len) == len(logit_pos) == self.batch
         assert ((token_ids >= 0) & (token_ids < VOCAB)).all()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
 from compiler.backend_trt.rules.elementwise import scaled
 from compiler.backend_trt.rules.shape import reshaped
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.ir.ops.quant import QUANTIZED
@@ -106,17 +107,17 @@ def _layer_fits(op: Op) -> bool:
     Of widths between 8 and 256 these are the multiples of 8, unless there is a bias or one query.
     """
     q, k, v, _, *bias = (value.type for value in op.operands)
-    width = k.shape[3]
-    if v.shape[3] != width or not isinstance(width, int):
+    width = k.shape[LINEAR.WIDTH]
+    if v.shape[LINEAR.WIDTH] != width or not isinstance(width, int):
         return False
-    return q.dtype is DType.f32 or bool(bias) or q.shape[2] == 1 or width % 8 == 0 or not 8 < width < 256
+    return q.dtype is DType.f32 or bool(bias) or q.shape[LINEAR.POSITION] == 1 or width % 8 == 0 or not 8 < width < 256
 
 
 def _by_steps(e: Emission, op: Op) -> TrtTensor:
     """Attention as products and a softmax, all in float32; query heads that share a key head become more queries."""
     q, k, v, mask, *bias = op.operands
     batch, heads, length, width = q.type.shape
-    kv_heads, capacity = k.type.shape[1:3]
+    kv_heads, capacity = k.type.shape[LINEAR.HEAD], k.type.shape[LINEAR.POSITION]
     assert isinstance(heads, int)
     assert isinstance(kv_heads, int)
     grouped = (batch, kv_heads, length * (heads // kv_heads))
@@ -133,7 +134,7 @@ def _by_steps(e: Emission, op: Op) -> TrtTensor:
     softmax.axes = 1 << 3
     probs = reshaped(e, e.layer(softmax, "probs"), (batch, heads, length, capacity), (*grouped, capacity), "shared")
     context = e.layer(e.network.add_matrix_multiply(probs, kinds.NONE, wide_v, kinds.NONE), "context")
-    shaped = reshaped(e, context, (*grouped, v.type.shape[3]), op.result.type.shape, "wide")
+    shaped = reshaped(e, context, (*grouped, v.type.shape[LINEAR.WIDTH]), op.result.type.shape, "wide")
     return e.cast(shaped, q.type.dtype)
 
 

@@ -40,7 +40,7 @@ def _layer_norm(e: Emission, op: Op) -> TrtTensor:
 
 def _filled(e: Emission, x: Value, value: float) -> TrtTensor:
     """A parameter of a norm that has none: all ones, or all zeros."""
-    shape = (1,) * (x.type.rank - 1) + x.type.sizes({"B": 1, "S": 1, "R": 1})[-1:]
+    shape = (1,) * (x.type.rank - 1) + x.type.sizes(dict.fromkeys(x.type.symbols, 1))[-1:]
     return e.constant(f"{e.op.name if e.op else ''}/{value:g}", torch.full(shape, value, dtype=to_torch(x.type.dtype)))
 
 

@@ -10,6 +10,7 @@ import torch
 
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
 from compiler.backend_trt.rules.shape import reshaped
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 
@@ -61,12 +62,12 @@ def _cache_after(e: Emission, op: Op, update: Op) -> TrtTensor:
         return e.layer(layer, detail)
 
     old, fresh = wide(cache, "old"), wide(new, "new")
-    length = new.type.shape[2]
+    length = new.type.shape[LINEAR.POSITION]
     assert isinstance(length, int)
     inside = e.once(("inside", cache_key(cache), at.name, str(length)), lambda: _inside(e, cache, at, length))
     if length > 1:
         places = e.once(("places", cache_key(cache), at.name, str(length)), lambda: _places(e, cache, at, length))
-        gather = e.network.add_gather(fresh, places, 2)
+        gather = e.network.add_gather(fresh, places, LINEAR.POSITION)
         gather.num_elementwise_dims = 1
         fresh = e.layer(gather, "placed")
     return e.layer(e.network.add_select(inside, fresh, old))
@@ -74,12 +75,12 @@ def _cache_after(e: Emission, op: Op, update: Op) -> TrtTensor:
 
 def cache_key(cache: Value) -> str:
     """The capacity, as part of a key."""
-    return str(cache.type.shape[2])
+    return str(cache.type.shape[LINEAR.POSITION])
 
 
 def _distances(e: Emission, cache: Value, at: Value) -> TrtTensor:
     """How far each place of a cache is behind a row's past, `i32[B, C]`."""
-    batch, _, capacity, _ = cache.type.shape
+    batch, capacity = cache.type.shape[LINEAR.ROW], cache.type.shape[LINEAR.POSITION]
     assert isinstance(capacity, int)
 
     def make() -> TrtTensor:
@@ -91,12 +92,12 @@ def _distances(e: Emission, cache: Value, at: Value) -> TrtTensor:
 
 def _inside(e: Emission, cache: Value, at: Value, length: int) -> TrtTensor:
     """Which places of a cache a run writes, `bool[B, 1, C, 1]`."""
-    batch, _, capacity, _ = cache.type.shape
+    batch, capacity = cache.type.shape[LINEAR.ROW], cache.type.shape[LINEAR.POSITION]
     distances = _distances(e, cache, at)
     after = e.elementwise(distances, e.number(-1, DType.i32, 2), "GREATER", "after")
     before = e.elementwise(distances, e.number(length, DType.i32, 2), "LESS", "before")
     both = e.elementwise(after, before, "AND", "inside")
-    return reshaped(e, both, (batch, capacity), (batch, 1, capacity, 1), "written")
+    return reshaped(e, both, (batch, capacity), LINEAR.shaped(batch, 1, capacity, 1), "written")
 
 
 def _places(e: Emission, cache: Value, at: Value, length: int) -> TrtTensor:

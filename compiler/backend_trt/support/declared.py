@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from compiler.errors import TargetError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dims import Dim, Shape
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
@@ -157,7 +158,7 @@ def _bounds_fit(op: Op, _: Setting) -> bool:
 
 def _cache_fits(op: Op, _: Setting) -> bool:
     cache, new = (value.type.shape for value in op.operands[:2])
-    capacity, length = cache[2], new[2]
+    capacity, length = cache[LINEAR.POSITION], new[LINEAR.POSITION]
     return 0 not in cache and isinstance(capacity, int) and (not isinstance(length, int) or length <= capacity)
 
 
@@ -166,7 +167,7 @@ def _is_placed(op: Op, setting: Setting) -> bool:
     if op.operands[0].type.dtype not in (DType.i8, DType.f8e4m3):
         return False
     readers = {user.kind.name for user in setting.graph.users.get(op.name, ())}
-    return isinstance(op.operands[1].type.shape[2], int) and readers == {"dequantize"}
+    return isinstance(op.operands[1].type.shape[LINEAR.POSITION], int) and readers == {"dequantize"}
 
 
 def _blocks_fit(op: Op) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from compiler.errors import CheckpointError
 from compiler.frontends.quantized.packed import Enter, wide
 from compiler.ir.builder import Builder
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
@@ -127,5 +128,5 @@ def stored_cache_scale(weights: Weights, tensors: Sequence[str], heads: int, nam
     if count not in (1, heads) or sum(size != 1 for size in shape) > 1:
         raise CheckpointError(f"the tensor {tensor!r} is {shape_text(shape)}, not one scale for all heads or one each")
     stored = weights.raw(tensor, *shape, dtypes=SCALES, name=f"{name}.stored")
-    column = weights.b.reshape(stored, shape=(1, count, 1, 1), name=f"{name}.by_head")
+    column = weights.b.reshape(stored, shape=LINEAR.shaped(1, count, 1, 1), name=f"{name}.by_head")
     return wide(weights.b, column, name)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import GraphError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.evaluators.core import Attrs, Rounding, Sizes, evaluates
 
 
@@ -60,8 +61,8 @@ def _attention(
     rounding: Rounding = _unrounded,
 ) -> Tensor:
     step = rounding if attrs["rounded"] else _unrounded
-    group = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    group = q.shape[LINEAR.HEAD] // k.shape[LINEAR.HEAD]
+    k, v = k.repeat_interleave(group, LINEAR.HEAD), v.repeat_interleave(group, LINEAR.HEAD)
     scores = step(step(q @ k.transpose(-1, -2)) * attrs["scale"])
     if bias is not None:
         scores = step(scores + bias)
@@ -70,9 +71,9 @@ def _attention(
 
 @evaluates("kv_update", exact=True)
 def _kv_update(attrs: Attrs, sizes: Sizes, cache: Tensor, new: Tensor, at: Tensor, count: Tensor) -> Tensor:
-    result = cache.clone()
+    result, capacity = cache.clone(), cache.shape[LINEAR.POSITION]
     for row, (start, length) in enumerate(zip(at.tolist(), count.tolist(), strict=True)):
-        if start < 0 or start + length > cache.shape[2]:
-            raise GraphError(f"kv_update writes positions [{start}, {start + length}) of a cache of {cache.shape[2]}")
-        result[row, :, start : start + length] = new[row, :, :length]
+        if start < 0 or start + length > capacity:
+            raise GraphError(f"kv_update writes positions [{start}, {start + length}) of a cache of {capacity}")
+        result[LINEAR.index(row, slice(start, start + length))] = new[LINEAR.index(row, slice(length))]
     return result

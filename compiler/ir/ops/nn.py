@@ -1,6 +1,7 @@
 """The ops of a transformer. All accumulate in float32 or better and round once, to the element type of the result."""
 
 from compiler.errors import GraphError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import op
@@ -108,16 +109,16 @@ def attention(
     primitives compute, and 16-bit kernels; targets may keep more bits than `rounded` asks for.
     """
     floating(q, k, v)
-    require(q.rank == k.rank == v.rank == 4, "q, k and v must be [B, heads, positions, D]")
+    require(q.rank == k.rank == v.rank == LINEAR.RANK, "q, k and v must be [B, heads, positions, D]")
     batch, heads, length, width = q.shape
-    require(k.shape[:3] == v.shape[:3], f"k is {k} but v is {v}")
-    require(k.shape[0] == batch and k.shape[3] == width, f"q is {q} but k is {k}")
-    kv_heads = k.shape[1]
+    require(k.shape[: LINEAR.WIDTH] == v.shape[: LINEAR.WIDTH], f"k is {k} but v is {v}")
+    require(k.shape[LINEAR.ROW] == batch and k.shape[LINEAR.WIDTH] == width, f"q is {q} but k is {k}")
+    kv_heads = k.shape[LINEAR.HEAD]
     require(
         isinstance(heads, int) and isinstance(kv_heads, int) and heads % kv_heads == 0,
         f"{heads} query heads cannot share {kv_heads} key heads evenly",
     )
-    scores = (batch, heads, length, k.shape[2])
+    scores = (batch, heads, length, k.shape[LINEAR.POSITION])
     require(mask.dtype is DType.bool, f"the mask is {mask.dtype}, not bool")
     for extra in (mask, bias):
         require(
@@ -125,7 +126,7 @@ def attention(
             f"{extra} does not fit {shape_text(scores)}",
         )
     require(bias is None or bias.dtype is q.dtype, f"the bias is {bias}; it must be {q.dtype}")
-    return q.with_shape(batch, heads, length, v.shape[3])
+    return q.with_shape(batch, heads, length, v.shape[LINEAR.WIDTH])
 
 
 @op
@@ -136,9 +137,9 @@ def kv_update(cache: TensorType, new: TensorType, at: TensorType, count: TensorT
     the capacity. A cache may be quantized: it has the type of what is written.
     """
     same_dtype(cache, new)
-    require(cache.rank == 4 and new.rank == 4, "cache and new must be [B, heads, positions, D]")
-    same = [cache.shape[i] == new.shape[i] for i in (0, 1, 3)]
+    require(cache.rank == new.rank == LINEAR.RANK, "cache and new must be [B, heads, positions, D]")
+    same = [cache.shape[axis] == new.shape[axis] for axis in (LINEAR.ROW, LINEAR.HEAD, LINEAR.WIDTH)]
     require(all(same), f"cache {cache} and new {new} must agree in batch, heads and width")
-    wanted = TensorType(DType.i32, (cache.shape[0],))
+    wanted = TensorType(DType.i32, (cache.shape[LINEAR.ROW],))
     require(at == wanted and count == wanted, f"at and count are {at} and {count}; they must be {wanted}")
     return cache

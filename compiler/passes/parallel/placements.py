@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiler.ir.cache_layout import LINEAR
 from compiler.passes.parallel.atoms import Atom
 from compiler.passes.parallel.kinds import ELEMENTWISE
 from compiler.passes.parallel.layout import Axes, Site, placement
@@ -83,10 +84,11 @@ def _kv_update(site: Site) -> None:
     """A cache may hold some of the heads, but of each head all."""
     cache, new, at, count = site.operands
     site.aligned(cache, site.results[0])
-    site.aligned(new[:2], cache[:2])
+    for axis in (LINEAR.ROW, LINEAR.HEAD):
+        site.aligned((new[axis],), (cache[axis],))
     for rows in (at, count):
-        site.same(rows, cache[:1])
-    site.whole((*cache[2:], *new[2:]))
+        site.same(rows, (cache[LINEAR.ROW],))
+    site.whole([each[axis] for each in (cache, new) for axis in (LINEAR.POSITION, LINEAR.WIDTH)])
 
 
 @placement("reshape")

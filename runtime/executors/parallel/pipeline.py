@@ -10,12 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from compiler.ir.chunks import in_chunks
 from compiler.ir.mesh_stages import SEND, peer_stage
+from compiler.ir.step import LOGITS, Step
 from runtime.collectives.communicator import Communicator
-from runtime.executors.chunks import in_chunks
-from runtime.executors.interface import PlannedExecutor, PlanSize
-from runtime.executors.stage import StageExecutor, StageSession
-from runtime.executors.step import Step
+from runtime.executors.interface import PlannedExecutor, PlanSize, RowCopies, StageExecutor, StageSession
 
 # With so many parts for each stage after the first, a stage waits for others a fifth of the time.
 _BUSY = 4
@@ -87,10 +86,15 @@ class PipelineSession:
         self._stage, self._stages, self._logits, self._tokens = stage, stages, logits, tokens
         self._chunk: int | None = None
 
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
+    def step(self, step: Step) -> Tensor:
         """See `runtime.executors.interface.Session.step`."""
-        step = Step(token_ids, past_len, new_len, logit_pos)
-        return in_chunks(step, self._longest() if token_ids.shape[1] > 1 else 1, self._run)
+        return in_chunks(step, self._longest() if step.length > 1 else 1, self._run)
+
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """See `runtime.executors.interface.Session.copy_rows`: each rank copies those of its stage."""
+        copies = RowCopies.checked(sources, destinations, self.batch)
+        if copies.sources:
+            self._stage.copy_rows(copies)
 
     def _longest(self) -> int:
         """How many tokens of a row a step may have in every stage; the stages agree when they first need to know."""
@@ -100,18 +104,17 @@ class PipelineSession:
         return self._chunk
 
     def _run(self, step: Step) -> Tensor:
-        token_ids, _, new_len, logit_pos = step
-        size = (*logit_pos.shape, self._logits.vocabulary)
+        size = (step.batch, step.wanted, self._logits.vocabulary)
         logits = torch.zeros(size, dtype=self._logits.dtype, device=self._logits.device)
         first, last = self._stages.rank == 0, self._stages.rank == self._stages.size - 1
-        for rows in parts(self.batch, token_ids.shape[1], self._stages.size, tokens=self._tokens):
-            if not new_len[rows].any():
+        for rows in parts(self.batch, step.length, self._stages.size, tokens=self._tokens):
+            if not step.new_len[rows].any():
                 continue
-            received = self._receive(rows.stop - rows.start, token_ids.shape[1], logit_pos.shape[1])
+            received = self._receive(rows.stop - rows.start, step.length, step.wanted)
             results = self._stage.step(rows, step.of(rows), received)
             self._send(results)
             if last:
-                logits[rows] = results["logits"].to(logits.dtype)
+                logits[rows] = results[LOGITS].to(logits.dtype)
         # Once all parts are through: over NCCL, a first stage that still sends could not receive.
         if last and not first:
             self._stages.send(logits, 0)

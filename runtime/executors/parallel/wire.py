@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.collectives.mpi_communicator import MpiCommunicator
-from runtime.executors.step import Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,9 +30,11 @@ class Kind(IntEnum):
     CLOSE = 2
     """Forget a session. [number]"""
     STEP = 3
-    """Run a step. [number, B, S, R, token_ids, past_len, new_len, logit_pos]"""
+    """Run a step. [number of the session, then the step as `compiler.ir.step.Step.packed` gives it]"""
     PLANS = 4
     """Say which plans there are. []"""
+    COPY = 5
+    """Copy rows of the caches. [number of the session, the sources, as many destinations]"""
 
 
 class Channel:
@@ -67,19 +68,3 @@ class Channel:
         rest = np.zeros(length, dtype=np.int32)
         self._comm.take(rest)
         return kind, rest
-
-
-def pack_step(session: int, step: Step) -> list[Sequence[int] | Ints]:
-    """The numbers of `Kind.STEP`."""
-    (batch, length), positions = step.token_ids.shape, step.logit_pos.shape[1]
-    return [[session, batch, length, positions], *(tensor.reshape(-1).numpy() for tensor in step)]
-
-
-def unpack_step(numbers: Ints) -> tuple[int, Step]:
-    """Inverse of `pack_step`. The tensors are copies."""
-    import torch
-
-    session, batch, length, positions = map(int, numbers[:4])
-    sizes = [batch * length, batch, batch, batch * positions]
-    ids, past, new, at = torch.from_numpy(numbers[4:].copy()).split(sizes)
-    return session, Step(ids.view(batch, length), past, new, at.view(batch, positions))

@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from compiler.ir.step import Step
 from runtime.collectives.failure import SharedFailure
-from runtime.executors.interface import Executor, PlanSize, Session
+from runtime.executors.interface import Executor, PlanSize, RowCopies, Session
 from runtime.executors.parallel.rank_plans import RankPlans
-from runtime.executors.parallel.wire import Channel, Kind, pack_step, unpack_step
-from runtime.executors.step import Step
+from runtime.executors.parallel.wire import Channel, Kind
 from runtime.processes.world import World
 
 if TYPE_CHECKING:
@@ -112,10 +112,16 @@ class ParallelSession:
         self._local, self._number, self._world, self._channel = local, number, world, channel
         self._shown = shown
 
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """See `runtime.executors.interface.Session.copy_rows`: what is wrong is said before other ranks are told."""
+        copies = RowCopies.checked(sources, destinations, self.batch)
+        if copies.sources:
+            self._channel.post(Kind.COPY, [self._number], *copies)
+            _copy(self._local, copies, self._world)
+
+    def step(self, step: Step) -> Tensor:
         """See `runtime.executors.interface.Session.step`."""
-        step = Step(token_ids, past_len, new_len, logit_pos)
-        self._channel.post(Kind.STEP, *pack_step(self._number, step))
+        self._channel.post(Kind.STEP, [self._number], *step.packed())
         logits = _run(self._local, step, self._world)
         if self._shown:
             shown, scoring = self._shown
@@ -147,8 +153,8 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
         while True:
             kind, numbers = channel.take()
             if kind is Kind.STEP:
-                number, step = unpack_step(numbers)
-                logits = _run(sessions[number], step, world)
+                number = int(numbers[0])
+                logits = _run(sessions[number], Step.unpacked(numbers[1:]), world)
                 if number in showing:
                     world.comm.send(logits.float().cpu(), 0)
             elif kind is Kind.OPEN:
@@ -156,6 +162,10 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
                 with contextlib.suppress(SharedFailure):  # rank 0 raises it
                     sessions[number] = world.together("open", partial(_opened, local, plans, chosen, batch, capacity))
                 showing |= {number} if shown and world.rank < scoring else set()
+            elif kind is Kind.COPY:
+                number, *rows = map(int, numbers)
+                half = len(rows) // 2
+                _copy(sessions[number], RowCopies(rows[:half], rows[half:]), world)
             elif kind is Kind.CLOSE:
                 showing.discard(int(numbers[0]))
                 del sessions[int(numbers[0])]
@@ -172,13 +182,18 @@ def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int
 def _run(session: Session, step: Step, world: World) -> Tensor:
     """Run a step, and wait for the GPU, where the watch sees who waits."""
     with world.activity.busy("a step"):
-        logits = session.step(*step)
+        logits = session.step(step)
         if logits.is_cuda:
             import torch
 
             with world.activity.waiting("a step on the GPU"):
                 torch.cuda.current_stream(logits.device).synchronize()
     return logits
+
+
+def _copy(session: Session, copies: RowCopies, world: World) -> None:
+    with world.activity.busy("a copy of rows"):
+        session.copy_rows(*copies)
 
 
 def drive(world: World, local: Executor, main: Callable[[ParallelExecutor], None], *, scoring: int = 1) -> None:

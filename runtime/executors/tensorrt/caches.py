@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
+from compiler.ir.cache_layout import LINEAR
+from runtime.executors.interface import RowCopies
 from runtime.executors.tensorrt.offers import CacheSize
 from runtime.executors.tensorrt.signature import Signature
 
 
 class Caches:
-    """Tensors `[rows, heads, capacity, head_dim]`, zeroed where no run has written yet.
+    """The caches of a batch, zeroed where no run has written yet.
 
     Attributes:
         size: the rows, and the tokens that each holds.
@@ -36,23 +38,28 @@ class Caches:
 
     def grow(self, size: CacheSize) -> None:
         """Move to larger caches, one after the other; RequestError if there is no memory."""
-        rows, capacity = min(size.rows, self.size.rows), min(size.capacity, self.size.capacity)
+        kept = slice(min(size.rows, self.size.rows)), min(size.capacity, self.size.capacity)
         for cache in self._like:
             larger = self._zeros(cache.shape(size.rows, size.capacity), cache.dtype)
-            larger[:rows, :, :capacity] = self.tensors[cache.name][:rows, :, :capacity]
+            LINEAR.view(larger, *kept).copy_(LINEAR.view(self.tensors[cache.name], *kept))
             self.tensors[cache.name] = larger
         self.size = size
 
     def row(self, row: int) -> Mapping[str, Tensor]:
-        """One row's part of the caches: `[1, heads, capacity, head_dim]` each, in place."""
-        return {name: tensor[row : row + 1] for name, tensor in self.tensors.items()}
+        """One row's part of the caches, in place: caches of one row."""
+        return {name: LINEAR.view(tensor, slice(row, row + 1)) for name, tensor in self.tensors.items()}
+
+    def copy_rows(self, copies: RowCopies) -> None:
+        """Copy rows in place: where the caches lie, which runs have been told, does not change."""
+        copies.apply(LINEAR, self.tensors.values())
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         try:
             return torch.zeros(shape, dtype=dtype, device=self._device)
         except RuntimeError as error:
             raise RequestError(
-                f"there is no memory for caches of {shape[0]} sequences of {shape[2]} tokens: {error}",
+                f"there is no memory for caches of {shape[LINEAR.ROW]} sequences of {shape[LINEAR.POSITION]} tokens: "
+                f"{error}",
                 hint="ask for fewer sequences at a time, or compile with a smaller --max-seq",
             ) from error
 

@@ -12,8 +12,7 @@ from compiler.trt_network.library import Library, load_library
 from compiler.trt_network.plans import Plans, read_plans
 from compiler.trt_network.record import read_record
 from runtime.collectives.communicator import Alone, Communicator
-from runtime.executors.interface import PlanSize
-from runtime.executors.stage import WholeSession
+from runtime.executors.interface import PlanSize, WholeSession
 from runtime.executors.tensorrt.caches import cache_bytes
 from runtime.executors.tensorrt.frame import StepInputs
 from runtime.executors.tensorrt.interface import Backend

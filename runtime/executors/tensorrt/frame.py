@@ -9,6 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from compiler.ir.cache_layout import LINEAR
+from compiler.ir.step import PAST_LEN, Step
 from runtime.executors.tensorrt.interface import Shape
 from runtime.executors.tensorrt.signature import Profile, Signature
 
@@ -23,7 +25,7 @@ class Frame:
     Attributes:
         shapes: the shape of every input that is no weight.
         addresses: where these inputs and the outputs lie.
-        inputs: what the step's inputs are written to, on the CPU.
+        inputs: what the arguments of the step that the engine reads are written to, by name, on the CPU.
         length: how many numbers from the start of the packed inputs belong to the run.
         received: what other stages send, `[B, S, ...]` or `[B, R, ...]`, on the device; the caller writes it.
         outputs: what goes to other stages, likewise, and the logits, `[B, R, vocabulary]`, on the device.
@@ -44,7 +46,7 @@ class Frame:
         """Put what the run added into the caches that it does not update."""
         if self.past is not None:
             for cache, new in self.fresh:
-                place_rows(cache, new, self.past)
+                LINEAR.append_on_device(cache, new, self.past)
 
 
 class StepInputs:
@@ -75,14 +77,14 @@ class StepInputs:
                 new = torch.empty(cache.shape(rows, width), dtype=cache.dtype, device=self._device)
                 addresses[cache.output] = new.data_ptr()
                 fresh.append((caches[cache.name], new))
-        past = self._packed[starts["past_len"] :][:rows] if fresh else None
+        past = self._packed[starts[PAST_LEN] :][:rows] if fresh else None
         received = {item.name: item.zeros(rows, width, logits, self._device) for item in signature.received}
         outputs = {item.name: item.empty(rows, width, logits, self._device) for item in signature.outputs}
         addresses |= {name: tensor.data_ptr() for name, tensor in {**received, **outputs}.items()}
         return Frame(shapes, addresses, inputs, length, received, outputs, fresh, past)
 
-    def write(self, frame: Frame, step: Mapping[str, Tensor]) -> None:
-        """Put a run's inputs where the engine reads them. What `step` lacks in size is padded with zeros."""
+    def write(self, frame: Frame, step: Step) -> None:
+        """Put a run's arguments where the engine reads them. What `step` lacks in size is padded with zeros."""
         if self._copied is None:
             _pack(frame, step)
             return
@@ -92,27 +94,9 @@ class StepInputs:
         self._copied.record()
 
 
-def place_rows(cache: Tensor, new: Tensor, past: Tensor) -> None:
-    """Write `new [B, heads, S, D]` into a cache `[B, heads, C, D]` from `past` of each row on, as far as it fits.
-
-    Nothing waits for the device, so that it can be recorded.
-    """
-    cache, new = cache.view(torch.int8), new.view(torch.int8)
-    length, capacity = new.shape[2], cache.shape[2]
-    if length == 1:
-        index = past.clamp(max=capacity - 1).long()[:, None, None, None].expand_as(new)
-        fits = (past < capacity)[:, None, None, None]
-        cache.scatter_(2, index, torch.where(fits, new, cache.gather(2, index)))
-        return
-    distance = torch.arange(capacity, device=cache.device) - past[:, None]
-    inside = ((distance >= 0) & (distance < length))[:, None, :, None]
-    index = distance.clamp(0, length - 1)[:, None, :, None].expand_as(cache)
-    cache.copy_(torch.where(inside, new.gather(2, index), cache))
-
-
-def _pack(frame: Frame, step: Mapping[str, Tensor]) -> None:
+def _pack(frame: Frame, step: Step) -> None:
     for name, place in frame.inputs.items():
-        given = step[name]
+        given: Tensor = getattr(step, name)
         place.zero_()
         place[tuple(slice(size) for size in given.shape)] = given
 

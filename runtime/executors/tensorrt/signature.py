@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compiler.ir.cache_layout import LINEAR
+from compiler.ir.step import STEP_INPUTS, dim_sizes
 from compiler.trt_network.record import TensorRecord, Weight
 from runtime.executors.tensorrt.interface import Shape
 
-LOGITS = "logits"
 UNLIMITED = 2**31 - 1
 AGAIN = "compile the engine again with this llmc"
 
@@ -62,14 +63,14 @@ class Profile:
 
 @dataclass(frozen=True)
 class Cache:
-    """A cache: a tensor `[B, heads, C, head_dim]` that a run updates in place.
+    """A cache that a run updates in place.
 
     Attributes:
         name: the input's name.
         output: the name of the output that shares its memory, or holds what is new.
-        row: the shape of one sequence's part, `[heads, C, head_dim]`.
+        row: the shape of the cache of one sequence.
         dtype: the element type.
-        in_place: whether a run updates it; otherwise the output is `[B, heads, S, head_dim]` for the runtime to place.
+        in_place: whether a run updates it; otherwise the output is what is new, for the runtime to place.
     """
 
     name: str
@@ -78,9 +79,14 @@ class Cache:
     dtype: torch.dtype
     in_place: bool = True
 
+    @property
+    def capacity(self) -> int:
+        """The tokens that a row holds."""
+        return self.row[LINEAR.POSITION]
+
     def shape(self, rows: int, capacity: int) -> Shape:
         """The shape of a cache like this one, for `rows` sequences of `capacity` tokens."""
-        return (rows, self.row[0], capacity, *self.row[2:])
+        return LINEAR.resized(self.row, rows, capacity)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class Signature:
     """A plan's inputs and outputs.
 
     Attributes:
-        step: those of `runtime.executors.rank_interface.STEP_INPUTS` that the plan reads.
+        step: those of `compiler.ir.step.STEP_INPUTS` that the plan reads.
         caches: its caches.
         weights: its inputs that are weights, and where their values are.
         received: its inputs that other stages send.
@@ -137,12 +143,13 @@ class Signature:
     @property
     def capacity(self) -> int:
         """The tokens that a row of the caches holds; any number, if there are none."""
-        return self.caches[0].row[1] if self.caches else UNLIMITED
+        return self.caches[0].capacity if self.caches else UNLIMITED
 
     def input_shapes(self, rows: int, width: int, logits: int) -> dict[str, Shape]:
         """The shape of every input but weights in a run of `width` tokens and `logits` wanted positions a row."""
-        step = {"token_ids": (rows, width), "past_len": (rows,), "new_len": (rows,), "logit_pos": (rows, logits)}
-        shapes = {name: step[name] for name in self.step} | {c.name: (rows, *c.row) for c in self.caches}
+        sizes = dim_sizes(batch=rows, length=width, wanted=logits)
+        shapes = {name: STEP_INPUTS[name].sizes(sizes) for name in self.step}
+        shapes |= {cache.name: cache.shape(rows, cache.capacity) for cache in self.caches}
         return shapes | {item.name: item.shape(rows, width, logits) for item in self.received}
 
     @property

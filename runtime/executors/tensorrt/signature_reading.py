@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from compiler.errors import EngineError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.mesh_stages import RECEIVE, SEND
+from compiler.ir.step import LOGIT_POS, LOGITS, STEP_INPUTS, TOKEN_IDS
 from compiler.trt_network.dtypes import DataType
 from compiler.trt_network.record import NetworkRecord
-from runtime.executors.rank_interface import STEP_INPUTS
 from runtime.executors.tensorrt.interface import Shape
 from runtime.executors.tensorrt.signature import (
     AGAIN,
-    LOGITS,
     Activation,
     Cache,
     Profile,
@@ -44,9 +44,9 @@ def read_signature(record: NetworkRecord, file: str) -> Signature:
             raise EngineError(f"{file}: the input {name!r} is not of type INT32", hint=AGAIN)
     sent = tuple(name for name in record.outputs if name.startswith(SEND))
     logits = _activation(record, LOGITS, file) if LOGITS in record.outputs else None
-    by_token = _first("token_ids", *(name for name in received if name not in record.positions), among=record.inputs)
-    by_position = _first("logit_pos", *(name for name in received if name in record.positions), among=record.inputs)
-    for found, whole, stage in ((by_token or received, "token_ids", RECEIVE), (sent or logits, LOGITS, SEND)):
+    by_token = _first(TOKEN_IDS, *(name for name in received if name not in record.positions), among=record.inputs)
+    by_position = _first(LOGIT_POS, *(name for name in received if name in record.positions), among=record.inputs)
+    for found, whole, stage in ((by_token or received, TOKEN_IDS, RECEIVE), (sent or logits, LOGITS, SEND)):
         if not found:
             raise EngineError(f"{file} has no {whole!r} and no '{stage}...': no engine that llmc built", hint=AGAIN)
     return Signature(
@@ -65,14 +65,15 @@ def _first(*names: str, among: Sequence[str]) -> str | None:
 
 
 def _caches(record: NetworkRecord, sources: Mapping[str, str], file: str) -> tuple[Cache, ...]:
-    caches = tuple(
-        Cache(name, output, record.tensors[name].shape[1:], _dtype(record, name, file), output not in record.updates)
-        for name, output in sources.items()
-    )
-    for cache in caches:
-        if -1 in cache.row or cache.row[1] != caches[0].row[1]:
-            raise EngineError(f"{file}: the cache {cache.name!r} has rows of the shape {list(cache.row)}", hint=AGAIN)
-    return caches
+    caches: list[Cache] = []
+    for name, output in sources.items():
+        shape = record.tensors[name].shape
+        row = LINEAR.resized(shape, 1, shape[LINEAR.POSITION]) if len(shape) == LINEAR.RANK else ()
+        cache = Cache(name, output, row, _dtype(record, name, file), output not in record.updates)
+        if not row or -1 in row or (caches and cache.capacity != caches[0].capacity):
+            raise EngineError(f"{file}: the cache {name!r} has the shape {list(shape)}", hint=AGAIN)
+        caches.append(cache)
+    return tuple(caches)
 
 
 def _activation(record: NetworkRecord, name: str, file: str) -> Activation:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
-from runtime.executors.step import Step
+from compiler.ir.step import Step
+from runtime.executors.interface import RowCopies
 from runtime.executors.tensorrt.caches import Caches
 from runtime.executors.tensorrt.frame import Frame, StepInputs
 from runtime.executors.tensorrt.interface import Stream
@@ -17,7 +18,7 @@ from runtime.executors.tensorrt.step import Chosen, Part, Results
 
 
 class TensorRTStage:
-    """Sequences in progress; see `runtime.executors.stage.StageSession`. A whole model receives and sends nothing.
+    """Sequences in progress; see `runtime.executors.interface.StageSession`. A whole model receives and sends nothing.
 
     Steps of any length are right: it cuts them itself, into what its plans take.
 
@@ -69,17 +70,22 @@ class TensorRTStage:
                 size = self._offers.size(self._batch, longest)
                 self.caches.grow(size)
                 self._prepare(size)
-            if part.longest <= 1 and step.token_ids.shape[1] == 1:
-                return self._run_together(part).shown(step.logit_pos.shape[1])
+            if part.longest <= 1 and step.length == 1:
+                return self._run_together(part).shown(step.wanted)
             results = self._first_results(part)
             for row, count in enumerate(part.counts):
                 if count > 1:
                     self._run_alone(part, row, count, results)
             return results.tensors
 
+    def copy_rows(self, copies: RowCopies) -> None:
+        """See `StageSession.copy_rows`."""
+        with self._stream.active():
+            self.caches.copy_rows(copies)
+
     def _first_results(self, part: Part) -> Results:
         """Results that are right for rows of one token. They run first: see the class."""
-        sizes, device = (part.size, part.step.token_ids.shape[1], part.step.logit_pos.shape[1]), self._stream.device
+        sizes, device = (part.size, part.step.length, part.step.wanted), self._stream.device
         outputs = self._offers.signature.outputs
         results = Results(outputs, {item.name: item.zeros(*sizes, device) for item in outputs})
         if 1 in part.counts:
@@ -108,7 +114,7 @@ class TensorRTStage:
             for item in self._offers.signature.outputs:
                 chosen.take(item, frame.outputs[item.name][0], results.tensors[item.name][row])
 
-    def _run(self, offer: Offer, frame: Frame, step: Mapping[str, Tensor], *, record: bool) -> None:
+    def _run(self, offer: Offer, frame: Frame, step: Step, *, record: bool) -> None:
         self._inputs.write(frame, step)
         offer.plan.context(offer.profile).run(frame, record=record)
 

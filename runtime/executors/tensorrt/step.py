@@ -9,13 +9,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from runtime.executors.step import Step
+from compiler.ir.step import Step
 from runtime.executors.tensorrt.signature import Activation
 
 
 @dataclass(frozen=True)
 class Part:
-    """The arguments of `runtime.executors.stage.StageSession.step`."""
+    """The arguments of `runtime.executors.interface.StageSession.step`."""
 
     rows: slice
     step: Step
@@ -24,7 +24,7 @@ class Part:
     @property
     def size(self) -> int:
         """How many rows there are."""
-        return len(self.step.past_len)
+        return self.step.batch
 
     @cached_property
     def counts(self) -> list[int]:
@@ -36,35 +36,16 @@ class Part:
         """The most tokens that a row gets."""
         return max(self.counts)
 
-    def ones(self, batch: int, full: int) -> dict[str, Tensor]:
-        """The inputs of a run over all rows of the batch, for the rows that get one token.
+    def ones(self, batch: int, full: int) -> Step:
+        """The step of a run over all rows of the batch, for the rows that get one token.
 
         Rows that are not of this part are given the past `full`, with which what they write is dropped.
         """
-        one = (self.step.new_len == 1).to(torch.int32)
-        step = {
-            "token_ids": self.step.token_ids[:, :1] * one[:, None],
-            "past_len": self.step.past_len,
-            "new_len": one,
-            "logit_pos": torch.zeros_like(self.step.token_ids[:, :1]),
-        }
-        if self.size == batch:
-            return step
-        whole = {name: torch.zeros(batch, *tensor.shape[1:], dtype=tensor.dtype) for name, tensor in step.items()}
-        whole["past_len"] += full
-        for name, tensor in step.items():
-            whole[name][self.rows] = tensor
-        return whole
+        return self.step.single_tokens().within(batch, self.rows, past=full)
 
-    def piece(self, row: int, chosen: Chosen) -> dict[str, Tensor]:
-        """The inputs of a run over some tokens of a row, for some logits."""
-        start, end = chosen.start, chosen.end
-        return {
-            "token_ids": self.step.token_ids[row : row + 1, start:end],
-            "past_len": self.step.past_len[row : row + 1] + start,
-            "new_len": torch.tensor([end - start], dtype=torch.int32),
-            "logit_pos": chosen.wanted[None],
-        }
+    def piece(self, row: int, chosen: Chosen) -> Step:
+        """The step of a run over some tokens of a row, for some logits."""
+        return self.step.of(slice(row, row + 1)).tokens(chosen.start, chosen.end, chosen.wanted[None])
 
 
 @dataclass(frozen=True)

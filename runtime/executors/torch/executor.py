@@ -13,10 +13,12 @@ from compiler.errors import TargetError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
+from compiler.ir.step import StepDim
+from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Alone, Communicator
-from runtime.executors.rank_interface import RankInterface, check_group, check_size
-from runtime.executors.stage import WholeSession
+from runtime.executors.interface import WholeSession
+from runtime.executors.rank_checks import check_group, check_size, check_whole
 from runtime.executors.torch.linear import Linear, pack_linear
 from runtime.executors.torch.lowering import Program, held_dtype, lower
 from runtime.executors.torch.session import TorchStageSession
@@ -48,14 +50,15 @@ class TorchExecutor:
 
         Raises:
             TargetError: if the device is not there, an op has no rule, or a collective is for another group.
-            EngineError: if the weights cannot be read, or no step gives one of the inputs.
+            EngineError: if the weights cannot be read.
+            GraphError: if no step gives one of the inputs.
         """
         group = group or Alone()
         check_group(graph, group)
-        self.graph, self.interface = graph, RankInterface.of(graph)
+        self.graph, self.interface = graph, StepInterface.of(graph)
         self.device = _device(device)
         self.widened = self.device.type == "cpu"
-        rows = rows or graph.dims["B"].max
+        rows = rows or graph.dims[StepDim.BATCH].max
         # A kernel packs with one thread, so weights are packed side by side.
         with ThreadPoolExecutor(torch.get_num_threads()) as workers:
 
@@ -85,11 +88,11 @@ class TorchExecutor:
             RequestError: if the engine was not built for so many, or the memory does not suffice.
             EngineError: if the graph is one of several stages.
         """
-        self.interface.check_whole(self.graph)
+        check_whole(self.interface, self.graph)
         return WholeSession(self.open_stage(batch, capacity), batch, capacity)
 
     def open_stage(self, batch: int, capacity: int) -> TorchStageSession:
-        """Likewise, for a graph that may be one of several stages; see `runtime.executors.stage.StageExecutor`.
+        """Likewise, for a graph that may be one of several stages; see `runtime.executors.interface.StageExecutor`.
 
         Raises:
             RequestError: if the engine was not built for so many, or the memory does not suffice.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.evaluators.quant import dequantize, quantize
 from runtime.collectives.communicator import Communicator
 
@@ -15,40 +14,8 @@ __all__ = ["dequantize", "quantize"]
 Angles = tuple[Tensor, Tensor]
 
 
-class WritePlan(NamedTuple):
-    """Where a step's new rows go in every cache; computed once a step.
-
-    With `start` all rows of the batch go to the same positions, and one copy does it. Otherwise entry `i` writes
-    token `source[i]` of batch row `row[i]` to position `target[i]`.
-    """
-
-    start: int | None
-    row: Tensor | None = None
-    source: Tensor | None = None
-    target: Tensor | None = None
-
-
-def plan_writes(past: list[int], new: list[int], length: int, device: torch.device) -> WritePlan:
-    """The plan for rows with `past` tokens in the caches and `new` more among `length`."""
-    if all(start == past[0] for start in past) and all(count == length for count in new):
-        return WritePlan(past[0])
-    rows = [row for row, count in enumerate(new) for _ in range(count)]
-    sources = [s for count in new for s in range(count)]
-    targets = [past[row] + s for row, s in zip(rows, sources, strict=True)]
-    index = torch.tensor([rows, sources, targets], device=device)
-    return WritePlan(None, index[0], index[1], index[2])
-
-
-def kv_write(cache: Tensor, new: Tensor, plan: WritePlan) -> Tensor:
-    """Write `new [B, heads, S, D]` into `cache [B, heads, capacity, D]` in place; returns the cache."""
-    if cache.dtype is torch.float8_e4m3fn:
-        # torch places no elements of this type by index; bytes are as good.
-        kv_write(cache.view(torch.int8), new.view(torch.int8), plan)
-    elif plan.start is not None:
-        cache.narrow(2, plan.start, new.shape[2]).copy_(new)
-    else:
-        cache[plan.row, :, plan.target] = new[plan.row, :, plan.source].to(cache.dtype)
-    return cache
+append = LINEAR.append
+"""Writes a step's new keys and values into a cache."""
 
 
 def half_angles(cos: Tensor, sin: Tensor) -> Angles:
@@ -97,7 +64,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Te
     repeated.
     """
     batch, heads, length, width = q.shape
-    kv_heads = k.shape[1]
+    kv_heads = k.shape[LINEAR.HEAD]
     product = torch.nn.functional.scaled_dot_product_attention
     if heads == kv_heads:
         return product(q, k, v, attn_mask=mask, scale=scale)

@@ -6,6 +6,7 @@ import math
 
 from compiler.errors import TargetError
 from compiler.ir.op import Op
+from compiler.ir.step import NEW_LEN, PAST_LEN
 from compiler.ir.torch_types import to_torch
 from runtime.executors.torch.lowering import Lowering, lowers
 from runtime.executors.torch.quantized import feeds_integers, packed_linear
@@ -152,12 +153,12 @@ def _kv_update(state: Lowering, op: Op) -> str:
         and cache in graph.inputs
         and all(user.name == op.name for user in graph.users[cache.name])
     )
-    if not in_place or (at.name, count.name) != ("past_len", "new_len"):
+    if not in_place or (at.name, count.name) != (PAST_LEN, NEW_LEN):
         raise TargetError(
             f"kv_update %{op.name} from {op.origin} does not replace a cache of the step graph in place",
-            hint="a cache is an input whose only use is the kv_update (at past_len, new_len) that is its output",
+            hint=f"a cache is an input whose only use is the kv_update (at {PAST_LEN}, {NEW_LEN}) that is its output",
         )
-    return f"kernels.kv_write({state.ref(cache)}, {state.ref(new)}, writes)"
+    return f"kernels.append({state.ref(cache)}, {state.ref(new)}, writes)"
 
 
 @lowers("attention")

@@ -45,7 +45,7 @@ def greedy(graph: Graph, prompts: Sequence[Sequence[int]] = PROMPTS, steps: int 
     """The likeliest continuation of each prompt, by all ranks of the graph's mesh."""
     ranks = VirtualRanks(graph)
     rows = len(prompts)
-    states = ranks.empty_states(B=rows, C=32)
+    states = ranks.empty_states(rows, 32)
     new = [list(prompt) for prompt in prompts]
     past = [0] * rows
     found: list[list[int]] = [[] for _ in prompts]
@@ -63,7 +63,7 @@ def logits(graph: Graph, vocab: int, *, exact: bool = True) -> Tensor:
     generator = torch.Generator().manual_seed(vocab)
     options = {"accumulate": torch.float64, "exact": True} if exact else {}
     ranks = VirtualRanks(graph, **options)
-    states = ranks.empty_states(B=2, C=32)
+    states = ranks.empty_states(2, 32)
     past, found = [0, 0], []
     for counts in ((5, 3), (1, 2)):
         new = [torch.randint(vocab, (count,), generator=generator).tolist() for count in counts]

@@ -9,13 +9,16 @@ import sys
 import torch
 
 from compiler.errors import LlmcError, RequestError
+from compiler.ir.step import Step
 from runtime.collectives.groups import form_groups
+from runtime.executors.interface import Executor, Session
 from runtime.executors.parallel.pipeline import PipelineExecutor
 from runtime.executors.parallel.workers import drive
 from runtime.processes.world import World
+from tests.runtime.executors.copied_rows import largest_difference
 from tests.runtime.fakes import FakeExecutor
 from tests.runtime.processes.programs import say
-from tests.runtime.processes.toy_model import LOGITS, ToyStage, tokens
+from tests.runtime.processes.toy_model import LOGITS, VOCAB, ToyStage, tokens
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 DTYPES = [*FLOATS, torch.int8, torch.int32, torch.int64]
@@ -112,9 +115,8 @@ def sessions(world: World) -> None:
             found.append([error.message, error.hint])
         for _ in range(3):
             session = executor.open(2, 2000)
-            ids = torch.ones(2, 1500, dtype=torch.int32)  # more than one broadcast takes
-            step = [torch.zeros(2, dtype=torch.int32), torch.full((2,), 1500, dtype=torch.int32)]
-            found.append(session.step(ids, *step, torch.full((2, 1), 1499, dtype=torch.int32)).argmax(-1).tolist())
+            step = Step.of_prompts([[1] * 1500] * 2)  # more than one broadcast takes
+            found.append(session.step(step).argmax(-1).tolist())
             del session
             gc.collect()
 
@@ -126,4 +128,28 @@ def sessions(world: World) -> None:
         sys.stdout.flush()
 
 
-PROGRAMS = {"collectives": collectives, "sessions": sessions}
+def copies(world: World, *meshes: str) -> None:
+    """Copy rows over each of the meshes; print how far the logits are from those of rows that were not copied."""
+    differences: list[float] = []
+
+    def opened(executor: Executor) -> Session:
+        """A session that has refused what cannot be copied, of which the other ranks must not hear."""
+        session = executor.open(3, 20)
+        with contextlib.suppress(RequestError):
+            session.copy_rows([0, 1], [2, 2])
+            raise AssertionError("two rows were copied to one")
+        return session
+
+    def check(executor: Executor) -> None:
+        every = ([([1, 2, 0], [0, 1, 2])], [([0, 0], [1, 2]), ([2, 0], [0, 1])])
+        differences.extend(largest_difference(lambda: opened(executor), VOCAB, [4, 1, 2], moves) for moves in every)
+
+    for mesh in meshes:
+        tp, pp = map(int, mesh.split("x"))
+        groups = form_groups(world.comm, tp=tp)
+        stage = ToyStage(groups.pp.rank, pp, groups.tp)
+        drive(world, PipelineExecutor(stage, groups.pp, LOGITS, tokens=2), check)
+    say(differences) if world.rank == 0 else None
+
+
+PROGRAMS = {"collectives": collectives, "copies": copies, "sessions": sessions}

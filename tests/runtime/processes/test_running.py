@@ -52,6 +52,13 @@ def test_collectives_are_right_and_every_mesh_generates_what_one_rank_does(ranks
     assert json.loads(outcome.stdout) == [expected()] * len(meshes)
 
 
+def test_rows_are_copied_on_all_ranks_of_every_mesh() -> None:
+    meshes = ["4x1", "1x4", "2x2"]
+    outcome = start(4, "copies", *meshes)
+    assert outcome.status == 0, outcome.stderr
+    assert json.loads(outcome.stdout) == [0.0, 0.0] * len(meshes)
+
+
 def test_sessions_open_on_all_ranks_or_on_none() -> None:
     outcome = under_mpirun(2, "sessions")
     assert outcome.status == 0, outcome.stderr

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from compiler.ir.step import Step
 from runtime.collectives.communicator import Alone, Communicator
+from runtime.executors.interface import RowCopies
 from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
-from runtime.executors.step import Step
 from runtime.generation.generate import generate
 from runtime.generation.requests import Request
 
@@ -67,6 +68,9 @@ class ToySession:
             return {**sent, f"send.{last}.skip": token_ids.float()} if stage == 0 else sent
         chosen = (hidden + skip).gather(1, logit_pos.long()) % VOCAB
         return {"logits": torch.nn.functional.one_hot(chosen.long(), VOCAB).float()}
+
+    def copy_rows(self, copies: RowCopies) -> None:
+        self.caches[:, copies.destinations] = self.caches[:, copies.sources]
 
     def layer(self, layer: int, cache: Tensor, hidden: Tensor, past: list[int], new: list[int]) -> Tensor:
         """The sum over a row's tokens so far, of which each rank adds up a part."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import dequantize, quantize
 from compiler.ir.graph import Graph
@@ -44,7 +45,7 @@ def cache_errors(
 
 
 def _squares(x: Tensor, scale: Tensor, dtype: DType) -> Tensor:
-    """The sums of squares of the error of `x [B, heads, S, D]`, and of `x`."""
-    scale = scale[None, :, None, None]
+    """The sums of squares of the error of `x`, which a step adds to a cache, and of `x`."""
+    scale = LINEAR.along(scale, LINEAR.HEAD)
     rounded = dequantize(quantize(x, scale, None, dtype), scale, None)
     return torch.stack([(rounded - x).double().square().sum(), x.double().square().sum()])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import PassError
+from compiler.ir.cache_layout import LINEAR, layer_of_cache
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -79,8 +80,8 @@ class QuantizeCaches:
         """The caches that stay as they are: keys and values of a layer together."""
         if self.fallback is None:
             return set()
-        bad = {name.rpartition(".")[0] for name, error in errors.items() if error > self.fallback}
-        return {name for name in errors if name.rpartition(".")[0] in bad}
+        bad = {layer_of_cache(name) for name, error in errors.items() if error > self.fallback}
+        return {name for name in errors if layer_of_cache(name) in bad}
 
 
 def scale_of(largest: Tensor, dtype: DType) -> Tensor:
@@ -109,7 +110,8 @@ def quantize_caches(graph: Graph, dtype: DType, scales: Mapping[str, Tensor]) ->
 
     def scale(name: str, b: RewriteBuilder) -> Value:
         values = tuple(scales[name].tolist())
-        return b.literal(dtype=DType.f32, shape=(1, len(values), 1, 1), values=values, name="scale")
+        shape = LINEAR.shaped(1, len(values), 1, 1)
+        return b.literal(dtype=DType.f32, shape=shape, values=values, name="scale")
 
     def visit(op: Op, b: RewriteBuilder) -> Replacement:
         """What is written into a quantized cache is quantized, and what is read from it dequantized."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import PassError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op
 from compiler.passes.quant.calibration.layerwise import Walk
@@ -43,7 +44,7 @@ def _measure(graph: Graph, updates: Sequence[Op], calibration: CalibrationSource
         for value, tensor in zip(op.results, results, strict=True):
             if (update := sources.get(value.name)) is None:
                 continue
-            largest = tensor.float().abs().amax((0, 2, 3)).cpu()
+            largest = tensor.float().abs().amax((LINEAR.ROW, LINEAR.POSITION, LINEAR.WIDTH)).cpu()
             if not bool(largest.isfinite().all()):
                 raise PassError(
                     f"what {update.origin.module or update.name} puts into its cache is NaN or infinite",

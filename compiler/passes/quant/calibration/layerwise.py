@@ -18,6 +18,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter, Observer, bind_inputs
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import eliminate_dead
+from compiler.ir.step import TOKEN_IDS
 from compiler.passes.quant.calibration.points import Stop
 from compiler.passes.quant.calibration.segments import needed_ops, split_ops, used_names
 from compiler.passes.quant.calibration.windows import batch_size, memory_for, step_inputs
@@ -108,7 +109,7 @@ class Walk:
             values.update(constants)
             for op, dead in zip(ops, dead_after, strict=True):
                 operands = self._operands(op, values)
-                with memory_for(*inputs["token_ids"].shape):
+                with memory_for(*inputs[TOKEN_IDS].shape):
                     results = interpreter.evaluate(op, operands, sizes)
                 values.update((value.name, tensor) for value, tensor in zip(op.results, results, strict=True))
                 for observer in self.observers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from compiler.ir.op import Op
+from compiler.ir.step import TOKEN_IDS
 
 
 def split_ops(ops: Sequence[Op]) -> tuple[list[Op], dict[str, Op]]:
@@ -12,7 +13,7 @@ def split_ops(ops: Sequence[Op]) -> tuple[list[Op], dict[str, Op]]:
 
     The others (positions, masks) are computed again between any two stops, as they are quickly made and large.
     """
-    depends, later, plain = {"token_ids"}, [], dict[str, Op]()
+    depends, later, plain = {TOKEN_IDS}, [], dict[str, Op]()
     for op in ops:
         if any(value.name in depends for value in op.operands):
             depends.update(value.name for value in op.results)

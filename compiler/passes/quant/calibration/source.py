@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
+from compiler.ir.step import StepDim
 from compiler.passes.quant.calibration.text import Document, default_texts
 from compiler.passes.quant.report import FidelityReport
 from compiler.progress import Report, unheard
@@ -116,7 +117,7 @@ class CalibrationSource:
         return self.encode(document)
 
     def _length(self, graph: Graph) -> int:
-        limit = graph.dims["S"].max if "S" in graph.dims else LENGTH
+        limit = graph.dims[StepDim.LENGTH].max if StepDim.LENGTH in graph.dims else LENGTH
         length = min(LENGTH, limit) if self.length is None else self.length
         if not 2 <= length <= limit:
             raise PassError(
@@ -128,7 +129,7 @@ class CalibrationSource:
     @staticmethod
     def _fitting(graph: Graph, limit: int) -> str:
         """What to do about windows that do not fit a model which takes `limit` tokens at once."""
-        longest = graph.dims["C"].max if "C" in graph.dims else limit
+        longest = graph.dims[StepDim.CAPACITY].max if StepDim.CAPACITY in graph.dims else limit
         more = "compile with a larger --max-input" if limit < longest else None
         fewer = f"use --calib-length {limit} or less, but at least 2" if limit >= 2 else None
         return ", or ".join(filter(None, [fewer, more])) or "compile for sequences of 2 tokens or more: --max-seq"

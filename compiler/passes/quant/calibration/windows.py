@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,6 +12,8 @@ from compiler.errors import PassError, is_out_of_memory
 from compiler.ir.chunks import elements_per_token
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
+from compiler.ir.op import Value
+from compiler.ir.step import LOGITS, Step, StepDim, all_positions, dim_sizes
 from compiler.ir.torch_types import to_torch
 
 BATCH = 8
@@ -28,11 +30,11 @@ def batch_size(graph: Graph, length: int, *, logits: bool = False) -> int:
         length: tokens of a window.
         logits: whether the logits after every token are wanted.
     """
-    limit = min(BATCH, graph.dims["B"].max) if "B" in graph.dims else BATCH
+    limit = min(BATCH, graph.dims[StepDim.BATCH].max) if StepDim.BATCH in graph.dims else BATCH
     product = length * elements_per_token(graph, 1, length, holds_scores=lambda op: True)
     limit = min(limit, _PRODUCT // max(1, product))
     if logits:
-        vocabulary = graph.outputs["logits"].type.sizes(dict.fromkeys(graph.dims, 1))[-1]
+        vocabulary = graph.outputs[LOGITS].type.sizes(dict.fromkeys(graph.dims, 1))[-1]
         limit = min(limit, _LOGITS // (length * vocabulary))
     return max(1, limit)
 
@@ -51,28 +53,29 @@ def memory_for(windows: int, length: int) -> Iterator[None]:
         ) from error
 
 
-def step_inputs(graph: Graph, ids: Tensor) -> dict[str, Tensor]:
-    """The inputs of a first step with token ids `[B, S]`: no past, empty caches of the length of the window."""
-    count, length = ids.shape
-    given = {
-        "token_ids": ids,
-        "past_len": torch.zeros(count, dtype=torch.int32),
-        "new_len": torch.full((count,), length, dtype=torch.int32),
-        "logit_pos": torch.full((count, 1), length - 1, dtype=torch.int32),
-    }
-    sizes = {"B": count, "S": length, "C": length, "R": 1}
-    for value in graph.inputs:
-        if value.name not in given:  # without memory of its own: every element is the same zero
-            zero = torch.zeros((), dtype=to_torch(value.type.dtype))
-            given[value.name] = zero.expand(value.type.sizes(sizes))
-    return given
+def step_inputs(graph: Graph, ids: Tensor, logit_pos: Tensor | None = None) -> dict[str, Tensor]:
+    """The inputs of a first step of a graph: no past, and empty caches of the length of the window.
+
+    Args:
+        graph: the step graph.
+        ids: token ids, `i32[B, S]`, without padding.
+        logit_pos: the positions whose logits are wanted, `i32[B, R]`; the last if None.
+    """
+    step = Step.prefill(ids, logit_pos=logit_pos)
+    sizes = dim_sizes(batch=step.batch, length=step.length, capacity=step.length, wanted=step.wanted)
+    given = step._asdict()
+    return {value.name: given[value.name] if value.name in given else _zeros(value, sizes) for value in graph.inputs}
+
+
+def _zeros(value: Value, sizes: Mapping[str, int]) -> Tensor:
+    """A tensor of zeros without memory of its own: every element is the same zero."""
+    return torch.zeros((), dtype=to_torch(value.type.dtype)).expand(value.type.sizes(sizes))
 
 
 def window_logits(graph: Graph, windows: Tensor, device: torch.device) -> Iterator[Tensor]:
     """The logits after every token of windows `[samples, length]`, float32 `[B, length, vocabulary]` a batch."""
-    run = Interpreter(graph.with_ops(graph.ops, {"logits": graph.outputs["logits"]}), device=device)
+    run = Interpreter(graph.with_ops(graph.ops, {LOGITS: graph.outputs[LOGITS]}), device=device)
     for ids in windows.split(batch_size(graph, windows.shape[1], logits=True)):
-        everywhere = torch.arange(ids.shape[1], dtype=torch.int32).expand(ids.shape)
         with memory_for(*ids.shape):
-            logits = run({**step_inputs(graph, ids), "logit_pos": everywhere})["logits"].float()
+            logits = run(step_inputs(graph, ids, all_positions(*ids.shape)))[LOGITS].float()
         yield logits

@@ -9,6 +9,7 @@ from compiler.errors import PassError
 from compiler.ir.analysis import stored_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
+from compiler.ir.step import LOGITS
 from compiler.passes.quant.recipe import Recipe
 from compiler.suggest import did_you_mean
 
@@ -70,7 +71,7 @@ def candidates(graph: Graph) -> list[Target]:
 
 def head_of(graph: Graph) -> str | None:
     """The name of the linear that makes the logits; None if no linear does."""
-    value = graph.outputs.get("logits")
+    value = graph.outputs.get(LOGITS)
     while value is not None and (op := graph.producers.get(value.name)) is not None:
         if op.kind.name == "linear":
             return op.name

@@ -10,6 +10,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import rank_graph
+from compiler.ir.step import Step
 from compiler.ir.verifier import verify
 from compiler.ir.virtual_ranks import VirtualRanks
 from compiler.passes import run_pipeline
@@ -85,7 +86,7 @@ def test_the_torch_executor_keeps_caches_quantized(options: str, tmp_path: Path)
     for counts in ((5, 3), (1, 1), (2, 1)):
         ids = torch.randint(256, (2, max(counts)), generator=generator, dtype=torch.int32)
         new = torch.tensor(counts, dtype=torch.int32)
-        found, expected = (s.step(ids, past, new, (new - 1)[:, None]).float() for s in (session, other))
+        found, expected = (s.step(Step(ids, past, new, (new - 1)[:, None])).float() for s in (session, other))
         assert (found - expected).norm() / expected.norm() < 0.05
         past = past + new
 
@@ -121,7 +122,7 @@ def test_a_window_at_once_reads_what_steps_would(options: str) -> None:
     device = torch.device("cpu")
     whole, reference = (next(window_logits(g, ids, device)) for g in (graph, plain))
     ranks = VirtualRanks.of([graph])
-    states, rows = ranks.empty_states(B=2, C=16), []
+    states, rows = ranks.empty_states(2, 16), []
     for i in range(16):
         step = {
             "token_ids": ids[:, i : i + 1],

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from compiler.errors import TargetError
+from compiler.ir.step import Step
 from runtime.executors.parallel.pipeline import parts
-from runtime.executors.parallel.wire import Channel, Kind, pack_step, unpack_step
-from runtime.executors.step import Step
+from runtime.executors.parallel.wire import Channel, Kind
 from runtime.processes.agreement import device_of_rank
 
 
@@ -33,10 +33,10 @@ def test_a_step_travels_as_one_broadcast_if_it_is_short(length: int, messages: i
     step = Step(ids, past, new, torch.tensor([[0], [1], [2]], dtype=torch.int32).expand(3, 2))
     wire = Wire()
     channel = Channel(wire)  # type: ignore[arg-type]
-    channel.post(Kind.STEP, *pack_step(7, step))
+    channel.post(Kind.STEP, [7], *step.packed())
     assert len(wire.posted) == messages
     kind, numbers = channel.take()
-    number, arrived = unpack_step(numbers)
+    number, arrived = int(numbers[0]), Step.unpacked(numbers[1:])
     channel.post(Kind.CLOSE, [1])  # the tensors are copies
     assert (kind, number) == (Kind.STEP, 7)
     for sent, got in zip(step, arrived, strict=True):

@@ -1,5 +1,6 @@
 """Plans on several ranks, in threads: all ranks run on the same ones, and show their logits."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compiler.ir.step import Step
 from llmc.verification.plan_test_cases import plan_notes
 from llmc.verification.test_cases import Trial
 from runtime.executors.interface import PlannedExecutor, PlanSize
@@ -39,10 +41,13 @@ class Planned:
         opened.batch, opened.capacity = batch, capacity
         return opened
 
-    def step(self, token_ids: Tensor, past_len: Tensor, new_len: Tensor, logit_pos: Tensor) -> Tensor:
-        logits = torch.zeros(*logit_pos.shape, 8, dtype=torch.float16)
+    def step(self, step: Step) -> Tensor:
+        logits = torch.zeros(step.batch, step.wanted, 8, dtype=torch.float16)
         logits[..., self.rank] = 1 + self.rank
         return logits
+
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        raise NotImplementedError
 
 
 class Plain(Planned):
@@ -74,7 +79,7 @@ def test_all_ranks_run_on_the_same_plans() -> None:
             limited = everyone.limited_to(names)
             session = limited.open(1, 8)
             ones = torch.ones(1, dtype=torch.int32)
-            session.step(ones[None], ones * 0, ones, ones[None] * 0)
+            session.step(Step(ones[None], ones * 0, ones, ones[None] * 0))
         everyone.open(1, 8)
 
     runs = on_ranks([[ONE, TWO, WIDE]] * 3, main)

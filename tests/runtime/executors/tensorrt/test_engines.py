@@ -8,6 +8,7 @@ import torch
 import llmc
 from compiler.backend_trt import BuildOptions
 from compiler.errors import EngineError, RequestError, TargetError
+from compiler.ir.step import Step
 from compiler.trt_network.plans import read_plans
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.executors.tensorrt.executor import TensorRTExecutor
@@ -53,7 +54,7 @@ def compare_steps(executor, reference, capacity, steps):
         width = max(map(len, prompts))
         ids = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], dtype=torch.int32)
         last = (counts - 1).clamp_min(0)[:, None]
-        ours, theirs = (session.step(ids, past, counts, last) for session in sessions)
+        ours, theirs = (session.step(Step(ids, past, counts, last)) for session in sessions)
         torch.testing.assert_close(ours[counts > 0], theirs[counts > 0].to(ours.dtype), rtol=1e-3, atol=1e-3)
         past += counts
     return sessions[0]
@@ -105,8 +106,7 @@ def test_what_layers_make_can_be_seen(engine) -> None:
         seen.setdefault(layer.kind, []).append(tuple(made[0].shape))
 
     session = emulator(engine, observe=observe).open(1, 8)
-    one = torch.ones(1, dtype=torch.int32)
-    session.step(torch.tensor([[5, 6, 7]], dtype=torch.int32), 0 * one, 3 * one, torch.tensor([[2]], dtype=torch.int32))
+    session.step(Step.of_prompts([[5, 6, 7]]))
     assert {shape[0] for shape in seen["KV_CACHE_UPDATE"]} == {1}
     assert any(32 in shape for shape in seen["MATRIX_MULTIPLY"])  # the tokens with their padding
 

@@ -10,13 +10,13 @@ import llmc
 from compiler.backend_trt import BuildOptions, build_plans
 from compiler.errors import EngineError, TargetError
 from compiler.ir.mesh import mesh_of
+from compiler.ir.step import Step
 from compiler.store import write_ranks
 from compiler.store.constant_loader import constant_loader
 from compiler.trt_network.library import load_library
 from runtime.collectives.communicator import Alone
 from runtime.executors.interface import Executor
 from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
-from runtime.executors.step import Step
 from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.ranks import nccl_capsule
 from runtime.executors.torch.executor import TorchExecutor
@@ -152,11 +152,12 @@ def test_a_head_that_is_a_stage_is_sent_the_wanted_positions_only(tmp_path, expe
         torch.tensor(values, dtype=torch.int32)
         for values in ([0, 0, 0], [20, 1, 0], [[19, 2, 17, 2], [0, 0, 0, 0], [0, 0, 0, 0]])
     )
-    found = executor.open(BATCH, SEQ).step(ids, past, new, at)
+    step = Step(ids, past, new, at)
+    found = executor.open(BATCH, SEQ).step(step)
     (tmp_path / "one").mkdir()
     graph = llmc.lift(MODELS / "gptneox-tiny", max_batch=BATCH, max_input=32, max_seq=SEQ)
     write_ranks(llmc.optimize(graph, "dtype=float32,cleanup").graph, tmp_path / "one")
-    wanted = TorchExecutor.load(tmp_path / "one" / "rank0.ir", device="cpu").open(BATCH, SEQ).step(ids, past, new, at)
+    wanted = TorchExecutor.load(tmp_path / "one" / "rank0.ir", device="cpu").open(BATCH, SEQ).step(step)
     torch.testing.assert_close(found[:2], wanted[:2], rtol=1e-3, atol=1e-3)
 
 

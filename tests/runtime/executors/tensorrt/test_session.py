@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.errors import EngineError, RequestError
+from compiler.ir.step import Step
 from runtime.generation.generate import generate
 from runtime.generation.requests import Request
 from tests.runtime.executors.tensorrt.fake_engine import (
@@ -44,7 +45,7 @@ def step(session, past, *prompts, positions=None):
     """Give each row its tokens; the logits of its last, or of `positions`, as tokens."""
     counts = [len(prompt) for prompt in prompts]
     wanted = positions or [[max(count - 1, 0)] for count in counts]
-    return chosen(session.step(rows(*prompts), i32(*past), i32(*counts), i32(*wanted)))
+    return chosen(session.step(Step(rows(*prompts), i32(*past), i32(*counts), i32(*wanted))))
 
 
 @given(
@@ -80,7 +81,7 @@ def test_rows_of_one_token_run_together_and_first_the_others_alone() -> None:
 def test_a_batch_is_padded_to_the_next_size_that_a_plan_has() -> None:
     backend = FakeBackend()
     session = fake_executor(backend).open(2, 8)
-    logits = session.step(rows([1], [2]), i32(0, 0), i32(1, 1), i32([0], [0]))
+    logits = session.step(Step(rows([1], [2]), i32(0, 0), i32(1, 1), i32([0], [0])))
     assert logits.shape == (2, 1, VOCAB)
     assert logits.max() == UNIT
     assert backend.runs == [("decode-b4-c8", (4, 1))]

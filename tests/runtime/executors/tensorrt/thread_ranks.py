@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compiler.ir.step import Step
 from runtime.collectives.communicator import joined
 from runtime.executors.interface import Executor, Session
 
@@ -85,6 +86,10 @@ class ThreadSession:
     def __init__(self, executor: ThreadExecutor, sessions: Sequence[Session], batch: int, capacity: int) -> None:
         self.executor, self.sessions, self.batch, self.capacity = executor, sessions, batch, capacity
 
-    def step(self, *arguments: Tensor) -> Tensor:
-        results: list[Tensor] = list(self.executor.pool.map(lambda session: session.step(*arguments), self.sessions))
+    def step(self, step: Step) -> Tensor:
+        results: list[Tensor] = list(self.executor.pool.map(lambda session: session.step(step), self.sessions))
         return results[0]
+
+    def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        for session in self.sessions:
+            session.copy_rows(sources, destinations)

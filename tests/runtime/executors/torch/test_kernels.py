@@ -26,18 +26,6 @@ def test_rotary(width):
     assert torch.equal(view, x)
 
 
-@pytest.mark.parametrize(("past", "new"), [([2, 2], [3, 3]), ([0, 4], [3, 1]), ([1, 1], [3, 2]), ([5, 0], [0, 3])])
-def test_cache_writes(past, new):
-    torch.manual_seed(0)
-    cache, rows = torch.randn(2, 3, 8, 4), torch.randn(2, 3, 3, 4)
-    expected = meaning("kv_update", cache, rows, torch.tensor(past), torch.tensor(new))
-    plan = kernels.plan_writes(past, new, 3, torch.device("cpu"))
-    assert (plan.start is not None) == (past == [2, 2])
-    view = cache.narrow(2, 0, 8)
-    assert kernels.kv_write(view, rows, plan) is view
-    assert torch.equal(cache, expected)
-
-
 @pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("with_bias", [False, True])

@@ -15,6 +15,7 @@ from compiler.ir.files import read_graph
 from compiler.ir.graph import DimRange, Graph
 from compiler.ir.int4 import pack_int4
 from compiler.ir.interpreter import Interpreter
+from compiler.ir.step import Step
 from compiler.ir.torch_types import to_torch
 from compiler.passes import run_pipeline
 from compiler.store import write_ranks
@@ -130,6 +131,6 @@ def test_models_run(name: str, options: str, tmp_path: Path) -> None:
         ids = torch.randint(int(graph.facts["vocab_size"]), (2, max(counts)), generator=generator, dtype=torch.int32)
         new = torch.tensor(counts, dtype=torch.int32)
         last = (new - 1)[:, None]
-        found, expected = (s.step(ids, past, new, last).float() for s in (session, other))
+        found, expected = (s.step(Step(ids, past, new, last)).float() for s in (session, other))
         assert (found - expected).norm() / expected.norm() < (0.1 if "fp8" in options else 0.03)
         past = past + new

@@ -6,6 +6,7 @@ import torch
 from compiler.errors import EngineError, RequestError, TargetError
 from compiler.frontends import Limits, lift, open_checkpoint
 from compiler.ir.interpreter import Interpreter
+from compiler.ir.step import Step
 from compiler.ir.torch_types import to_torch
 from compiler.store import write_ranks
 from llmc.opt import optimize
@@ -46,7 +47,7 @@ def test_ragged_steps_agree_with_the_interpreter(engine):
         rows = (new - 1).clamp(min=0)[:, None]
         step = {"token_ids": ids, "past_len": past, "new_len": new, "logit_pos": rows}
         expected = run({**step, **states})
-        found = session.step(**step)
+        found = session.step(Step(**step))
         active = new > 0
         torch.testing.assert_close(found[active], expected.pop("logits")[active], rtol=1e-4, atol=2e-4)
         states = expected
@@ -67,7 +68,7 @@ def test_a_long_prompt_runs_in_chunks(engine, make):
         new = i32(*counts)
         ids = torch.randint(1, 1000, (2, max(counts)), generator=generator, dtype=torch.int32)
         wanted = torch.stack(((new - 1).clamp(min=0), new // 2), 1)
-        expected, found = (session.step(ids, past, new, wanted).clone() for session in (whole, cut))
+        expected, found = (session.step(Step(ids, past, new, wanted)).clone() for session in (whole, cut))
         active = new > 0
         torch.testing.assert_close(found[active], expected[active], rtol=1e-4, atol=2e-4)
         past = past + new
@@ -82,7 +83,7 @@ def test_a_step_without_memory_is_an_error_that_the_user_can_mend(engine, monkey
 
     monkeypatch.setattr(session.stage, "_run", no_memory)
     with pytest.raises(RequestError, match=r"no memory for a step of 1 x 3 tokens: .*can't allocate memory") as raised:
-        session.step(i32([1, 2, 3]), i32(0), i32(3), i32([2]))
+        session.step(Step(i32([1, 2, 3]), i32(0), i32(3), i32([2])))
     assert "shorter prompts" in str(raised.value.hint)
     monkeypatch.setattr(torch, "zeros", no_memory)
     with pytest.raises(RequestError, match="no memory for the caches of 4 sequences of 100 tokens"):
@@ -98,15 +99,15 @@ def test_the_interpreter_says_that_memory_is_missing(engine, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "to", no_memory)
     with pytest.raises(RequestError, match="no memory for a step of 1 x 2 tokens: MemoryError"):
-        session.step(i32([1, 2]), i32(0), i32(2), i32([1]))
+        session.step(Step(i32([1, 2]), i32(0), i32(2), i32([1])))
 
 
 def test_a_slot_can_be_used_again(engine):
     _, executor = engine
     session = executor.open(batch=2, capacity=64)
     prompt = torch.arange(1, 11, dtype=torch.int32).repeat(2, 1)
-    first = session.step(prompt, i32(0, 0), i32(10, 10), i32(*[9] * 2)[:, None]).clone()
-    again = session.step(prompt, i32(10, 0), i32(0, 10), i32(9, 9)[:, None])
+    first = session.step(Step(prompt, i32(0, 0), i32(10, 10), i32(*[9] * 2)[:, None])).clone()
+    again = session.step(Step(prompt, i32(10, 0), i32(0, 10), i32(9, 9)[:, None]))
     torch.testing.assert_close(again[1], first[1])
 
 
@@ -117,7 +118,7 @@ def test_limits_are_checked(engine):
     with pytest.raises(RequestError, match="101 tokens a sequence were asked for; the engine is built for 1 to 100"):
         executor.open(1, 101)
     with pytest.raises(RequestError, match="a sequence grew to 9 tokens; the caches hold 8"):
-        executor.open(1, 8).step(torch.ones(1, 9, dtype=torch.int32), i32(0), i32(9), i32(8)[:, None])
+        executor.open(1, 8).step(Step(torch.ones(1, 9, dtype=torch.int32), i32(0), i32(9), i32(8)[:, None]))
 
 
 def test_devices_are_checked(engine):

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import llmc
-from compiler.errors import EngineError, RequestError
+from compiler.errors import EngineError, GraphError, RequestError
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.mesh import rank_graph
+from compiler.ir.step import Step
 from compiler.ir.torch_types import to_torch
 from compiler.store import write_ranks
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.parallel.pipeline import LogitsType, PipelineSession
-from runtime.executors.step import Step
 from runtime.executors.torch.executor import TorchExecutor
 from runtime.executors.torch.session import TorchStageSession
 from tests.paths import MODELS
@@ -87,7 +87,8 @@ def test_ranks_with_16_bit_weights_agree_with_the_interpreter(tmp_path, dtype, e
     expected = Interpreter(whole, exact=True)(given)["logits"]
 
     def work(world, tp, pp):
-        return TorchExecutor.load(tmp_path / f"rank{world.rank}.ir", device="cpu", group=tp).open(2, 8).step(*step)
+        executor = TorchExecutor.load(tmp_path / f"rank{world.rank}.ir", device="cpu", group=tp)
+        return executor.open(2, 8).step(Step(*step))
 
     found = run_ranks(2, 1, work)
     assert torch.equal(found[0], found[1])
@@ -112,7 +113,7 @@ def test_a_long_prompt_runs_in_the_same_chunks_on_all_stages(tmp_path, family):
             stage = TorchExecutor.load(tmp_path / f"rank{world.rank}.ir", device="cpu", group=tp)
             session = Session(stage, 2, 64)
             session.chunk = chunk + pp.rank
-            return PipelineSession(session, pp, LogitsType(1024, torch.float32), 2, 64, tokens=256).step(*step)
+            return PipelineSession(session, pp, LogitsType(1024, torch.float32), 2, 64, tokens=256).step(Step(*step))
 
         return run_ranks(2, 2, run)[0]
 
@@ -150,5 +151,5 @@ def test_an_input_that_no_step_gives_is_named():
     graph = graph_of("opt", "dtype=float32,pp=2,cleanup")
     last = rank_graph(graph, 1)
     text = llmc.to_text(last).replace("recv.0.", "from.0.")
-    with pytest.raises(EngineError, match=r"a step gives no input from\.0\.layers\.1\.after_mlp"):
+    with pytest.raises(GraphError, match=r"a step gives no input from\.0\.layers\.1\.after_mlp"):
         InterpreterExecutor(llmc.parse(text))

@@ -17,10 +17,9 @@ from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.rewrite import eliminate_dead, sweep
-from compiler.ir.step_contract import STEP_INPUTS, check_step, is_step
+from compiler.ir.step_interface import check_step, is_step
 from compiler.ir.types import TensorType
 from compiler.passes import run_pipeline
-from runtime.executors.rank_interface import STEP_INPUTS as RUN_INPUTS
 from tests.passes.checks import graph_of
 from tests.paths import MODELS
 
@@ -171,7 +170,3 @@ def test_other_graphs_have_no_such_contract() -> None:
     assert not is_step(demo)
     changed = replace(demo, outputs=FrozenDict({"y": demo.outputs["logits"]}))
     assert run_pipeline(demo, [lambda graph: changed]).graph is changed
-
-
-def test_the_contracts_inputs_are_those_that_executors_give() -> None:
-    assert tuple(STEP_INPUTS) == RUN_INPUTS

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.executors.chunks import chunks, in_chunks
-from runtime.executors.step import Step
+from compiler.ir.chunks import chunks, in_chunks
+from compiler.ir.step import Step
 from tests.runtime.fakes import VOCAB, FakeExecutor
 
 rows = st.tuples(st.integers(0, 9), st.integers(0, 12))  # tokens in the caches, and new ones
@@ -33,7 +33,7 @@ def session_after(before, past):
     executor = FakeExecutor()
     session = executor.open(len(past), 40)
     if past.any():
-        session.step(before, torch.zeros_like(past), past, torch.zeros_like(past)[:, None])
+        session.step(Step(before, torch.zeros_like(past), past, torch.zeros_like(past)[:, None]))
     executor.steps.clear()
     return session, executor.steps
 
@@ -43,8 +43,8 @@ def test_chunks_give_what_the_whole_gives(drawn, length):
     step, before = drawn
     whole, _ = session_after(before, step.past_len)
     cut, asked = session_after(before, step.past_len)
-    expected = whole.step(*step)
-    found = in_chunks(step, length, lambda part: cut.step(*part))
+    expected = whole.step(step)
+    found = in_chunks(step, length, cut.step)
     assert found.shape == expected.shape
     real = step.logit_pos < step.new_len[:, None]
     assert torch.equal(found[real], expected[real])

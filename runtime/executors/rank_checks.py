@@ -1,0 +1,42 @@
+"""What is wrong with a rank's graph, or with what is asked of it, before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compiler.errors import EngineError, RequestError, TargetError
+from compiler.ir.collectives import COLLECTIVES
+from compiler.ir.graph import Graph
+from compiler.ir.step import StepDim
+from compiler.ir.step_interface import StepInterface
+
+if TYPE_CHECKING:
+    from runtime.collectives.communicator import Communicator
+
+
+def check_whole(interface: StepInterface, graph: Graph) -> None:
+    """EngineError if the graph is that of a stage: it gives no logits, or needs what other stages send."""
+    if not interface.is_whole:
+        raise EngineError(
+            f"the graph of rank {graph.facts.get('rank', 0)} is one stage of a model, which gives no logits alone",
+            hint="open_stage, or runtime.executors.parallel.pipeline.PipelineExecutor over all stages",
+        )
+
+
+def check_size(graph: Graph, batch: int, capacity: int) -> None:
+    """RequestError if the engine was not built for so many sequences, or so many tokens of each."""
+    for what, dim, size in (("sequences", StepDim.BATCH, batch), ("tokens a sequence", StepDim.CAPACITY, capacity)):
+        limit = graph.dims[dim].max
+        if not 1 <= size <= limit:
+            raise RequestError(f"{size} {what} were asked for; the engine is built for 1 to {limit}")
+
+
+def check_group(graph: Graph, group: Communicator) -> None:
+    """TargetError, naming the op, if a collective of the graph is for more or fewer ranks than the group has."""
+    for op in graph.ops:
+        if op.kind.name in COLLECTIVES and op.attrs["parts"] != group.size:
+            raise TargetError(
+                f"{op.kind.name} %{op.name} from {op.origin} is for {op.attrs['parts']} ranks; "
+                f"the group has {group.size}",
+                hint="start as many ranks as the engine was compiled for, or leave that to llmc run",
+            )
