@@ -11,7 +11,7 @@ from torch import Tensor
 from compiler.errors import RequestError
 from compiler.ir.cache_layout import LINEAR
 from runtime.executors.interface import RowCopies
-from runtime.executors.tensorrt.offers import CacheSize
+from runtime.executors.tensorrt.candidates import CacheSize
 from runtime.executors.tensorrt.signature import Signature
 
 

@@ -16,7 +16,7 @@ from runtime.executors.interface import PlanSize, WholeSession
 from runtime.executors.tensorrt.caches import cache_bytes
 from runtime.executors.tensorrt.frame import StepInputs
 from runtime.executors.tensorrt.interface import Backend
-from runtime.executors.tensorrt.offers import Offers
+from runtime.executors.tensorrt.candidates import Candidates
 from runtime.executors.tensorrt.plan import Plan
 from runtime.executors.tensorrt.ranks import check_group
 from runtime.executors.tensorrt.stage import TensorRTStage
@@ -49,7 +49,7 @@ class TensorRTExecutor:
         """
         self.name, self.plans = name, tuple(plans)
         self._backend, self._record = backend, cuda_graphs
-        self._offers = Offers(self.plans)
+        self._candidates = Candidates(self.plans)
         with backend.stream.active():
             self._inputs = StepInputs([plan.signature for plan in plans], backend.stream.device)
 
@@ -135,7 +135,7 @@ class TensorRTExecutor:
             TargetError: if this machine cannot run the plans.
             EngineError: if they cannot be read, or are of one stage of several.
         """
-        signature = self._offers.signature
+        signature = self._candidates.signature
         if signature.received or signature.sent or signature.logits is None:
             raise EngineError(
                 "the plans are those of one stage of several", hint="run it on all ranks: llmc run ENGINE"
@@ -147,13 +147,13 @@ class TensorRTExecutor:
         for what, size in (("sequences", batch), ("tokens a sequence", capacity)):
             if size < 1:
                 raise RequestError(f"{size} {what} were asked for; there must be at least 1")
-        sizes = self._offers.sizes(batch, capacity)
+        sizes = self._candidates.sizes(batch, capacity)
         with self._backend.stream.active():
-            used = [self._offers.decode(size) for size in sizes]
-            used += [offer for size in sizes for offer in self._offers.prefill(size)]
-            contexts = sum({offer: offer.plan.memory_to_come(offer.profile) for offer in used}.values())
-        self._backend.check_room(cache_bytes(self._offers.signature, sizes[-1]), contexts)
-        return TensorRTStage(self._backend.stream, self._offers, self._inputs, batch, capacity, record=self._record)
+            used = [self._candidates.decode(size) for size in sizes]
+            used += [candidate for size in sizes for candidate in self._candidates.prefill(size)]
+            contexts = sum({candidate: candidate.plan.memory_to_come(candidate.profile) for candidate in used}.values())
+        self._backend.check_room(cache_bytes(self._candidates.signature, sizes[-1]), contexts)
+        return TensorRTStage(self._backend.stream, self._candidates, self._inputs, batch, capacity, record=self._record)
 
 
 def check_version(library: Library, built_with: str) -> None:

@@ -13,7 +13,7 @@ from runtime.executors.interface import RowCopies
 from runtime.executors.tensorrt.caches import Caches
 from runtime.executors.tensorrt.frame import Frame, StepInputs
 from runtime.executors.tensorrt.interface import Stream
-from runtime.executors.tensorrt.offers import CacheSize, Offer, Offers
+from runtime.executors.tensorrt.candidates import CacheSize, Candidate, Candidates
 from runtime.executors.tensorrt.step import Chosen, Part, Results
 
 
@@ -31,7 +31,7 @@ class TensorRTStage:
     """
 
     def __init__(
-        self, stream: Stream, offers: Offers, inputs: StepInputs, batch: int, capacity: int, *, record: bool
+        self, stream: Stream, candidates: Candidates, inputs: StepInputs, batch: int, capacity: int, *, record: bool
     ) -> None:
         """Allocate the smallest caches for the batch, and make the contexts that work on them.
 
@@ -40,17 +40,17 @@ class TensorRTStage:
         """
         self._batch, self._capacity = batch, capacity
         self.chunk = capacity
-        self._stream, self._offers, self._inputs, self._record = stream, offers, inputs, record
+        self._stream, self._candidates, self._inputs, self._record = stream, candidates, inputs, record
         with stream.active():
-            size = offers.size(batch, 1)
-            self.caches = Caches(offers.signature, size, stream.device)
+            size = candidates.size(batch, 1)
+            self.caches = Caches(candidates.signature, size, stream.device)
             self._prepare(size)
-            for prefill in offers.prefill(size):
+            for prefill in candidates.prefill(size):
                 prefill.plan.context(prefill.profile)
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> Mapping[str, Tensor]:
         """See `StageSession.buffers`."""
-        received = self._offers.signature.received
+        received = self._candidates.signature.received
         return {item.name: item.empty(rows, length, positions, self._stream.device) for item in received}
 
     @torch.inference_mode()
@@ -67,7 +67,7 @@ class TensorRTStage:
             raise RequestError(f"a sequence grew to {longest} tokens; the caches hold {self._capacity}")
         with self._stream.active():
             if longest > self.caches.size.capacity:
-                size = self._offers.size(self._batch, longest)
+                size = self._candidates.size(self._batch, longest)
                 self.caches.grow(size)
                 self._prepare(size)
             if part.longest <= 1 and step.length == 1:
@@ -86,7 +86,7 @@ class TensorRTStage:
     def _first_results(self, part: Part) -> Results:
         """Results that are right for rows of one token. They run first: see the class."""
         sizes, device = (part.size, part.step.length, part.step.wanted), self._stream.device
-        outputs = self._offers.signature.outputs
+        outputs = self._candidates.signature.outputs
         results = Results(outputs, {item.name: item.zeros(*sizes, device) for item in outputs})
         if 1 in part.counts:
             results.take(self._run_together(part))
@@ -99,28 +99,28 @@ class TensorRTStage:
             tensor[part.rows] = part.received[name][:, :1]
         self._run(self._decoder, frame, part.ones(self._batch, self.caches.full), record=self._record)
         made = {name: tensor[part.rows] for name, tensor in frame.outputs.items()}
-        return Results(self._offers.signature.outputs, made)
+        return Results(self._candidates.signature.outputs, made)
 
     def _run_alone(self, part: Part, row: int, count: int, results: Results) -> None:
         """Run the tokens of a row, in the pieces that the plans take best, and put into `results` what they give."""
         positions = part.step.logit_pos[row].clamp(max=count - 1)
-        for piece in self._offers.pieces(self.caches.size, count, sorted(set(positions.tolist()))):
+        for piece in self._candidates.pieces(self.caches.size, count, sorted(set(positions.tolist()))):
             chosen = Chosen.of(positions, piece.start, piece.end)
             caches = self.caches.row(part.rows.start + row)
             frame = self._inputs.frame(piece.runs.plan.signature, 1, piece.width, piece.logits, caches)
-            for item in self._offers.signature.received:
+            for item in self._candidates.signature.received:
                 chosen.give(item, part.received[item.name][row], frame.received[item.name][0])
             self._run(piece.runs, frame, part.piece(row, chosen), record=False)
-            for item in self._offers.signature.outputs:
+            for item in self._candidates.signature.outputs:
                 chosen.take(item, frame.outputs[item.name][0], results.tensors[item.name][row])
 
-    def _run(self, offer: Offer, frame: Frame, step: Step, *, record: bool) -> None:
+    def _run(self, candidate: Candidate, frame: Frame, step: Step, *, record: bool) -> None:
         self._inputs.write(frame, step)
-        offer.plan.context(offer.profile).run(frame, record=record)
+        candidate.plan.context(candidate.profile).run(frame, record=record)
 
     def _prepare(self, size: CacheSize) -> None:
         """Choose and make what decodes with caches of that size."""
-        self._decoder = self._offers.decode(size)
+        self._decoder = self._candidates.decode(size)
         self._decoder.plan.context(self._decoder.profile)
         signature = self._decoder.plan.signature
         self._decode_frame = self._inputs.frame(signature, size.rows, 1, 1, self.caches.tensors)

@@ -1,4 +1,4 @@
-"""Which plan runs what: the profiles of all plans as offers to run steps of certain sizes."""
+"""Which plan runs what: the profiles of all plans are candidates for steps of certain sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CacheSize:
 
 
 @dataclass(frozen=True, eq=False)
-class Offer:
+class Candidate:
     """A profile of a plan."""
 
     plan: Plan
@@ -54,7 +54,7 @@ class Offer:
         return signature.profiles[self.profile].takes(signature.input_shapes(rows, width, logits))
 
 
-class Offers:
+class Candidates:
     """What the plans of an engine run together. All of them work on the same caches.
 
     Attributes:
@@ -63,7 +63,7 @@ class Offers:
 
     def __init__(self, plans: Sequence[Plan]) -> None:
         """Look through the plans; EngineError if there is none, or one is of another model."""
-        self._offers = [Offer(plan, index) for plan in plans for index in range(len(plan.signature.profiles))]
+        self._candidates = [Candidate(plan, index) for plan in plans for index in range(len(plan.signature.profiles))]
         if not plans:
             raise EngineError("the engine has no plans", hint=AGAIN)
         self.signature = plans[0].signature
@@ -95,21 +95,21 @@ class Offers:
         capacities = {size.capacity for size in self._decode_sizes(batch) if size.capacity <= last}
         return [self.size(batch, capacity) for capacity in sorted(capacities)]
 
-    def decode(self, size: CacheSize) -> Offer:
+    def decode(self, size: CacheSize) -> Candidate:
         """What runs one token a row of all rows; RequestError if nothing does."""
-        for offer in self._offers:
-            if offer.capacity == size.capacity and offer.takes(size.rows, 1, 1):
-                return offer
+        for candidate in self._candidates:
+            if candidate.capacity == size.capacity and candidate.takes(size.rows, 1, 1):
+                return candidate
         raise self._refusal(f"one token of each of {size.rows} rows", size)
 
-    def prefill(self, size: CacheSize) -> list[Offer]:
+    def prefill(self, size: CacheSize) -> list[Candidate]:
         """What runs several tokens of one row, or else one; RequestError if no plan runs a row alone."""
         alone = self._alone(size)
         if not alone:
             raise self._refusal("a row alone", size)
-        return [offer for offer in alone if offer.width[1] > 1] or alone
+        return [candidate for candidate in alone if candidate.width[1] > 1] or alone
 
-    def pieces(self, size: CacheSize, count: int, wanted: Sequence[int]) -> tuple[Piece[Offer], ...]:
+    def pieces(self, size: CacheSize, count: int, wanted: Sequence[int]) -> tuple[Piece[Candidate], ...]:
         """The pieces in which `count` tokens of one row are run, for the logits of the positions `wanted`.
 
         Plans of one token, which serve to decode, take part only where the others cannot do it.
@@ -122,11 +122,11 @@ class Offers:
             raise self._refusal(f"{count} tokens of a row for {len(wanted)} logits", size)
         return found
 
-    def _alone(self, size: CacheSize) -> list[Offer]:
+    def _alone(self, size: CacheSize) -> list[Candidate]:
         return [
-            offer
-            for offer in self._offers
-            if offer.capacity == size.capacity and offer.takes(1, offer.width[1], offer.logits[1])
+            candidate
+            for candidate in self._candidates
+            if candidate.capacity == size.capacity and candidate.takes(1, candidate.width[1], candidate.logits[1])
         ]
 
     def _refusal(self, what: str, size: CacheSize) -> RequestError:
@@ -137,16 +137,16 @@ class Offers:
         )
 
     def _decode_sizes(self, batch: int) -> Iterator[CacheSize]:
-        for offer in self._offers:
-            rows = max(batch, offer.rows[0])
-            if offer.takes(rows, 1, 1):
-                yield CacheSize(rows, offer.capacity)
+        for candidate in self._candidates:
+            rows = max(batch, candidate.rows[0])
+            if candidate.takes(rows, 1, 1):
+                yield CacheSize(rows, candidate.capacity)
 
     def _limits(self) -> str:
         return "; ".join(
-            f"{low} to {high} sequences of {offer.capacity} tokens, {offer.width[1]} at a time ({offer.plan.name})"
-            for offer in self._offers
-            for low, high in (offer.rows,)
+            f"{low} to {high} sequences of {candidate.capacity} tokens, {candidate.width[1]} at a time ({candidate.plan.name})"
+            for candidate in self._candidates
+            for low, high in (candidate.rows,)
         )
 
 
