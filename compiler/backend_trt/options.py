@@ -25,7 +25,7 @@ class BuildOptions:
         optimization_level: 0 to 5, TensorRT's own default if None.
         profiling_verbosity: what the engine can tell about its layers: `names`, `detailed` or `none`.
         batch_sizes: the batches that get plans of their own; chosen from the largest if empty.
-        prompt_sizes: the pieces that prompts are taken in by, in tokens; chosen from the longest if empty.
+        prompt_sizes: the chunks that prompts are taken in by, in tokens; chosen from the longest if empty.
         capacities: the lengths of caches that get plans of their own; chosen from the longest if empty.
         workers: how many plans are built at a time; as many as there are processors if None.
         reuse: whether to take plans that were built before, and to keep new ones for the next time.

@@ -17,12 +17,12 @@ from compiler.ir.step import StepDim, dim_sizes
 _SLOTS = 128
 _LEAST_CAPACITY = 256
 _LEAST_WIDTH = 64
-# A wider piece is hardly faster for each of its tokens.
+# A wider chunk is hardly faster for each of its tokens.
 _LARGEST_WIDTH = 2048
 # How many elements a mask, or an attention bias, may have in a plan whose width nobody asked for: what TensorRT needs
 # for a step, when it builds and when it runs, grows with them.
 _PRODUCT = 2**27
-# The width of prompts' pieces where there shall be few plans: more tokens at once are hardly faster for each.
+# The width of prompts' chunks where there shall be few plans: more tokens at once are hardly faster for each.
 _ONE_WIDTH = 256
 # Up to this width a prefill plan gives the logits of all its tokens; a wider one those of one token a row.
 _SCORED = 256
@@ -65,7 +65,7 @@ def plan_specs(
     """The plans of a graph with these dims.
 
     A step graph gets a plan `decode-bB-cC` for each size of the batch and of the caches, with one token a row, and a
-    plan `prefill-sS-cC` for each number of tokens of one row; longer prompts are taken in piece by piece. Every dim is
+    plan `prefill-sS-cC` for each number of tokens of one row; longer prompts are taken in chunk by chunk. Every dim is
     fixed. Another graph gets one plan that fixes nothing.
 
     Args:
@@ -111,7 +111,7 @@ def plan_specs(
 
 
 def _usual_widths(prompt: int, each: int, *, few: bool) -> list[int]:
-    """The widths of prompts' pieces, smallest first, where a mask has `each` elements for a token."""
+    """The widths of prompts' chunks, smallest first, where a mask has `each` elements for a token."""
     fitting = max(_LEAST_WIDTH, 1 << max(1, _PRODUCT // each).bit_length() - 1)  # a power of two
     largest = min(prompt, fitting, _ONE_WIDTH if few else _LARGEST_WIDTH)
     return [largest] if few else _shares(largest, 8, _LEAST_WIDTH)[::-1]

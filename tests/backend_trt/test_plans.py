@@ -138,7 +138,7 @@ def widths(**options):
     return found
 
 
-def test_long_prompts_get_pieces_whose_masks_are_not_too_large():
+def test_long_prompts_get_chunks_whose_masks_are_not_too_large():
     assert widths() == {size: [256, 2048] for size in (4096, 16384, 65536)} | {256: [256], 1024: [256]}
     with_a_bias_of_8_heads = {256: [256], 1024: [256], 4096: [256, 2048], 16384: [128, 1024], 65536: [256]}
     assert widths(product=8) == with_a_bias_of_8_heads

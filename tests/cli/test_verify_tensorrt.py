@@ -121,7 +121,7 @@ def test_padding_that_a_plan_writes_into_caches_does_not_count(trt: Path) -> Non
 
 def test_padding_beyond_the_caches_does_not_count(trt: Path) -> None:
     graph = api.read_graph(trt / "rank0.ir")
-    # 24 tokens are left of the caches for the last piece, which is 64 tokens wide.
+    # 24 tokens are left of the caches for the last chunk, which is 64 tokens wide.
     prompt = tuple(range(120))
     trial = Trial("alone", (1,), (Request(prompt, 2),), 1, ("decode-b1-c128", "prefill-s64-c128"))
     assert first_plan_divergence(trt, plans_file(trt), graph, trial, what="", tolerance=0.01) is None

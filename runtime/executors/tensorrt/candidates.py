@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from compiler.errors import EngineError, RequestError
-from runtime.executors.tensorrt.pieces import Piece, cut
 from runtime.executors.tensorrt.plan import Plan
+from runtime.executors.tensorrt.prefill_chunks import PrefillChunk, cheapest_chunks
 from runtime.executors.tensorrt.signature import AGAIN, Signature
 
 _SMALLER = "ask for less at a time: what an engine takes follows from --max-batch, --max-input and --max-seq of compile"
@@ -109,15 +109,15 @@ class Candidates:
             raise self._refusal("a row alone", size)
         return [candidate for candidate in alone if candidate.width[1] > 1] or alone
 
-    def pieces(self, size: CacheSize, count: int, wanted: Sequence[int]) -> tuple[Piece[Candidate], ...]:
-        """The pieces in which `count` tokens of one row are run, for the logits of the positions `wanted`.
+    def chunks(self, size: CacheSize, count: int, wanted: Sequence[int]) -> tuple[PrefillChunk[Candidate], ...]:
+        """The chunks in which `count` tokens of one row are run, for the logits of the positions `wanted`.
 
         Plans of one token, which serve to decode, take part only where the others cannot do it.
 
         Raises:
             RequestError: if the plans cannot do it together.
         """
-        found = cut(self.prefill(size), count, wanted) or cut(self._alone(size), count, wanted)
+        found = cheapest_chunks(self.prefill(size), count, wanted) or cheapest_chunks(self._alone(size), count, wanted)
         if not found:
             raise self._refusal(f"{count} tokens of a row for {len(wanted)} logits", size)
         return found
@@ -144,9 +144,9 @@ class Candidates:
 
     def _limits(self) -> str:
         return "; ".join(
-            f"{low} to {high} sequences of {candidate.capacity} tokens, {candidate.width[1]} at a time ({candidate.plan.name})"
-            for candidate in self._candidates
-            for low, high in (candidate.rows,)
+            f"{low} to {high} sequences of {each.capacity} tokens, {each.width[1]} at a time ({each.plan.name})"
+            for each in self._candidates
+            for low, high in (each.rows,)
         )
 
 

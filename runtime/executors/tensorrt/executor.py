@@ -14,9 +14,9 @@ from compiler.trt_network.record import read_record
 from runtime.collectives.communicator import Alone, Communicator
 from runtime.executors.interface import PlanSize, WholeSession
 from runtime.executors.tensorrt.caches import cache_bytes
+from runtime.executors.tensorrt.candidates import Candidates
 from runtime.executors.tensorrt.frame import StepInputs
 from runtime.executors.tensorrt.interface import Backend
-from runtime.executors.tensorrt.candidates import Candidates
 from runtime.executors.tensorrt.plan import Plan
 from runtime.executors.tensorrt.ranks import check_group
 from runtime.executors.tensorrt.stage import TensorRTStage

@@ -11,9 +11,9 @@ from compiler.errors import RequestError
 from compiler.ir.step import Step
 from runtime.executors.interface import RowCopies
 from runtime.executors.tensorrt.caches import Caches
+from runtime.executors.tensorrt.candidates import CacheSize, Candidate, Candidates
 from runtime.executors.tensorrt.frame import Frame, StepInputs
 from runtime.executors.tensorrt.interface import Stream
-from runtime.executors.tensorrt.candidates import CacheSize, Candidate, Candidates
 from runtime.executors.tensorrt.step import Chosen, Part, Results
 
 
@@ -22,7 +22,7 @@ class TensorRTStage:
 
     Steps of any length are right: it cuts them itself, into what its plans take.
 
-    Rows that get one token run together, those that get more one after the other, in pieces of which the last may be
+    Rows that get one token run together, those that get more one after the other, in chunks of which the last may be
     padded. A run over all rows writes a token into the caches of each, at the place after its past, and a padded one
     writes beyond its row's tokens: nothing attends to these, the row's next tokens overwrite them, and TensorRT drops
     what does not fit. Of rows that a step does not name the past is not known; they run as if they were full.
@@ -102,15 +102,15 @@ class TensorRTStage:
         return Results(self._candidates.signature.outputs, made)
 
     def _run_alone(self, part: Part, row: int, count: int, results: Results) -> None:
-        """Run the tokens of a row, in the pieces that the plans take best, and put into `results` what they give."""
+        """Run the tokens of a row, in the chunks that the plans take best, and put into `results` what they give."""
         positions = part.step.logit_pos[row].clamp(max=count - 1)
-        for piece in self._candidates.pieces(self.caches.size, count, sorted(set(positions.tolist()))):
-            chosen = Chosen.of(positions, piece.start, piece.end)
+        for chunk in self._candidates.chunks(self.caches.size, count, sorted(set(positions.tolist()))):
+            chosen = Chosen.of(positions, chunk.start, chunk.end)
             caches = self.caches.row(part.rows.start + row)
-            frame = self._inputs.frame(piece.runs.plan.signature, 1, piece.width, piece.logits, caches)
+            frame = self._inputs.frame(chunk.runner.plan.signature, 1, chunk.width, chunk.logits, caches)
             for item in self._candidates.signature.received:
                 chosen.give(item, part.received[item.name][row], frame.received[item.name][0])
-            self._run(piece.runs, frame, part.piece(row, chosen), record=False)
+            self._run(chunk.runner, frame, part.chunk(row, chosen), record=False)
             for item in self._candidates.signature.outputs:
                 chosen.take(item, frame.outputs[item.name][0], results.tensors[item.name][row])
 

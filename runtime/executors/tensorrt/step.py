@@ -43,7 +43,7 @@ class Part:
         """
         return self.step.single_tokens().within(batch, self.rows, past=full)
 
-    def piece(self, row: int, chosen: Chosen) -> Step:
+    def chunk(self, row: int, chosen: Chosen) -> Step:
         """The step of a run over some tokens of a row, for some logits."""
         return self.step.of(slice(row, row + 1)).tokens(chosen.start, chosen.end, chosen.wanted[None])
 

@@ -64,7 +64,7 @@ def test_ragged_steps_prompts_in_pieces_and_growing_caches(engine) -> None:
     reference = llmc.load(engine, executor="torch", device="cpu").executor
     prompt = [(7 * i + 3) % 97 for i in range(100)]
     steps = [
-        [prompt, [5]],  # four pieces beside a single token
+        [prompt, [5]],  # four chunks beside a single token
         [[9], [10, 11, 12]],
         [[], [13]],
         [prompt, []],  # now there are more than 128: larger caches

@@ -28,7 +28,7 @@ from tests.runtime.executors.tensorrt.thread_ranks import ThreadExecutor, Thread
 pytest.importorskip("tensorrt_rtx")
 BATCH, SEQ = 3, 64
 OPTIONS = BuildOptions(batch_sizes=(1, BATCH), prompt_sizes=(16,), workers=1)
-# More prompts than rows, so that slots are reused; two are taken in by pieces, some have one token.
+# More prompts than rows, so that slots are reused; two are taken in by chunks, some have one token.
 PROMPTS = [[5, 6, 7], [(7 * i + 3) % 97 for i in range(20)], [9], [40, 41], [3] * 17, [8]]
 VOCAB = 1024
 

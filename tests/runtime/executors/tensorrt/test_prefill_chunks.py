@@ -1,4 +1,4 @@
-"""How the tokens of a row are cut into pieces."""
+"""How the tokens of a row are cut into chunks."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.executors.tensorrt.pieces import cut
+from runtime.executors.tensorrt.prefill_chunks import cheapest_chunks
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ def fixed(width, logits=1):
 
 
 def widths(plans, count, wanted=()):
-    return [piece.width for piece in cut(plans, count, wanted)]
+    return [chunk.width for chunk in cheapest_chunks(plans, count, wanted)]
 
 
 PLANS = [fixed(32, 32), fixed(256, 256), fixed(2048)]
@@ -47,8 +47,8 @@ def test_few_runs_with_little_padding(count, expected) -> None:
 
 
 def test_a_dynamic_plan_takes_what_there_is() -> None:
-    pieces = cut([Plan((1, 100), (1, 100))], 250, [3, 120, 121])
-    assert [(p.start, p.end, p.width, p.logits) for p in pieces] == [
+    chunks = cheapest_chunks([Plan((1, 100), (1, 100))], 250, [3, 120, 121])
+    assert [(p.start, p.end, p.width, p.logits) for p in chunks] == [
         (0, 100, 100, 1),
         (100, 200, 100, 2),
         (200, 250, 50, 1),
@@ -56,7 +56,7 @@ def test_a_dynamic_plan_takes_what_there_is() -> None:
 
 
 def test_nothing_can_give_so_many_logits() -> None:
-    assert cut([fixed(4)], 4, [0, 1]) == ()
+    assert cheapest_chunks([fixed(4)], 4, [0, 1]) == ()
     assert widths([fixed(4), fixed(1)], 4, [0, 1]) == [1, 4]
 
 
@@ -81,13 +81,13 @@ def test_no_other_way_is_cheaper_and_everything_is_covered_once(plans, count, da
         ways = [256 + p.width[1] + cheapest(end) for end, p in ends if inside(start, end) <= p.logits[1]]
         return min(ways, default=float("inf"))
 
-    pieces = cut(plans, count, wanted)
-    if not pieces:
+    chunks = cheapest_chunks(plans, count, wanted)
+    if not chunks:
         assert cheapest(0) == float("inf")
         return
-    assert sum(256 + piece.width for piece in pieces) == cheapest(0)
-    assert [p.start for p in pieces] == [0, *(p.end for p in pieces[:-1])]
-    assert pieces[-1].end == count
-    for piece in pieces:
-        assert inside(piece.start, piece.end) <= piece.logits
-        assert piece.end - piece.start <= piece.width
+    assert sum(256 + chunk.width for chunk in chunks) == cheapest(0)
+    assert [p.start for p in chunks] == [0, *(p.end for p in chunks[:-1])]
+    assert chunks[-1].end == count
+    for chunk in chunks:
+        assert inside(chunk.start, chunk.end) <= chunk.logits
+        assert chunk.end - chunk.start <= chunk.width

@@ -1,4 +1,4 @@
-"""Cutting the new tokens of a row into pieces that plans run."""
+"""Cutting the new tokens of a row into chunks that plans run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Generic, Protocol, TypeVar
 _RUN = 256
 
 
-class Runs(Protocol):
-    """What runs pieces of one row.
+class ChunkRunner(Protocol):
+    """What runs chunks of one row.
 
     Attributes:
         width: the fewest and the most tokens of a run.
@@ -28,56 +28,56 @@ class Runs(Protocol):
     def logits(self) -> tuple[int, int]: ...
 
 
-R = TypeVar("R", bound=Runs)
+R = TypeVar("R", bound=ChunkRunner)
 
 
 @dataclass(frozen=True)
-class Piece(Generic[R]):
+class PrefillChunk(Generic[R]):
     """Some of a row's new tokens.
 
     Attributes:
-        runs: what runs them.
+        runner: what runs them.
         start: the first of them.
         end: the one after the last.
         width: the tokens of the run, padding included.
         logits: the positions of the run, padding included.
     """
 
-    runs: R
+    runner: R
     start: int
     end: int
     width: int
     logits: int
 
 
-def cut(runners: Sequence[R], count: int, wanted: Sequence[int]) -> tuple[Piece[R], ...]:
-    """The cheapest way to run `count` tokens, of which only the last piece is padded; empty if there is none.
+def cheapest_chunks(runners: Sequence[R], count: int, wanted: Sequence[int]) -> tuple[PrefillChunk[R], ...]:
+    """The cheapest way to run `count` tokens, of which only the last chunk is padded; empty if there is none.
 
     Args:
-        runners: what there is to run pieces; of two that cost the same, the first is taken.
+        runners: what there is to run chunks; of two that cost the same, the first is taken.
         count: how many tokens there are.
         wanted: the positions whose logits are wanted, in order, each once.
     """
-    order = counter()  # ties are settled before pieces are compared
-    open_ends: list[tuple[int, int, int, tuple[Piece[R], ...]]] = [(0, next(order), 0, ())]
+    order = counter()  # ties are settled before chunks are compared
+    open_ends: list[tuple[int, int, int, tuple[PrefillChunk[R], ...]]] = [(0, next(order), 0, ())]
     reached: set[int] = set()
     while open_ends:
-        cost, _, start, pieces = heappop(open_ends)
+        cost, _, start, chunks = heappop(open_ends)
         if start == count:
-            return pieces
+            return chunks
         if start in reached:
             continue
         reached.add(start)
-        for piece in _next_pieces(runners, start, count, wanted):
-            heappush(open_ends, (cost + _RUN + piece.width, next(order), piece.end, (*pieces, piece)))
+        for chunk in _next_chunks(runners, start, count, wanted):
+            heappush(open_ends, (cost + _RUN + chunk.width, next(order), chunk.end, (*chunks, chunk)))
     return ()
 
 
-def _next_pieces(runners: Sequence[R], start: int, count: int, wanted: Sequence[int]) -> Iterator[Piece[R]]:
+def _next_chunks(runners: Sequence[R], start: int, count: int, wanted: Sequence[int]) -> Iterator[PrefillChunk[R]]:
     """What each runner can take from `start` on: as much as fits."""
-    for runs in runners:
-        (least, most), (fewest, highest) = runs.width, runs.logits
+    for runner in runners:
+        (least, most), (fewest, highest) = runner.width, runner.logits
         end = min(start + most, count)
         logits = bisect_left(wanted, end) - bisect_left(wanted, start)
         if logits <= highest:
-            yield Piece(runs, start, end, max(end - start, least), max(logits, fewest))
+            yield PrefillChunk(runner, start, end, max(end - start, least), max(logits, fewest))
