@@ -1,7 +1,7 @@
 """Meshes of ranks, and what one rank runs.
 
 A graph for a mesh of `tp x pp` ranks says so in its facts `tp` and `pp`. Rank `stage * tp + i` is rank `i` of a stage.
-A rank's own graph has its pieces in place of `shard` ops, the ops of its stage only, and names what crosses stages:
+A rank's own graph has its shards in place of `shard` ops, the ops of its stage only, and names what crosses stages:
 
 - the input `recv.S.NAME` is the value `NAME`, received from stage `S`;
 - the output `send.S.NAME` is the value `NAME`, to be sent to stage `S`.
@@ -82,7 +82,7 @@ def with_facts(graph: Graph, **facts: Fact) -> Graph:
 
 
 def rank_graph(graph: Graph, rank: int) -> Graph:
-    """What one rank runs: its pieces of the constants, the ops of its stage, collectives as they are.
+    """What one rank runs: its shards of the constants, the ops of its stage, collectives as they are.
 
     The result says in the fact `rank` whose it is. Inputs that its stage does not use are gone; caches are those of its
     stage. The graph of a mesh of one rank is its rank's graph.
@@ -136,7 +136,7 @@ def _check(op: Op, mesh: Mesh) -> None:
     if op.kind.name in COLLECTIVES and op.attrs["parts"] != mesh.tp:
         problem = f"is for {op.attrs['parts']} ranks"
     elif op.kind.name == "shard" and mesh.tp % (op.attrs["parts"] * op.attrs["each"]):
-        problem = f"makes {op.attrs['parts']} pieces for {op.attrs['each']} ranks each"
+        problem = f"makes {op.attrs['parts']} shards for {op.attrs['each']} ranks each"
     elif op.kind.name == "transfer" and op.attrs["stage"] >= mesh.pp:
         problem = f"goes to stage {op.attrs['stage']}"
     else:
@@ -145,26 +145,26 @@ def _check(op: Op, mesh: Mesh) -> None:
 
 
 def _bound(graph: Graph, place: int) -> Graph:
-    """The graph with the pieces of one rank."""
+    """The graph with the shards of one rank."""
 
     def visit(op: Op, b: RewriteBuilder) -> Value | None:
         if op.kind.name != "shard":
             return None
         x, axis = op.operands[0], op.attrs["axis"] % op.operands[0].type.rank
         size = op.result.type.shape[axis]
-        piece = place // op.attrs["each"] % op.attrs["parts"]
+        shard = place // op.attrs["each"] % op.attrs["parts"]
         source = b.producer(x)
         if source is not None and source.kind.name == "literal":
             shape = tuple(dim for dim in x.type.shape if isinstance(dim, int))
-            values = _piece(source.attrs["values"], shape, axis, op.attrs["parts"], piece)
+            values = _shard(source.attrs["values"], shape, axis, op.attrs["parts"], shard)
             return b.literal(dtype=x.type.dtype, shape=op.result.type.shape, values=values)
-        return b.slice(x, axis=axis, start=piece * size, size=size)
+        return b.slice(x, axis=axis, start=shard * size, size=size)
 
     return sweep(graph, visit)
 
 
-def _piece(values: tuple[float, ...], shape: tuple[int, ...], axis: int, parts: int, piece: int) -> tuple[float, ...]:
-    """The values of one of the equal pieces of a literal."""
+def _shard(values: tuple[float, ...], shape: tuple[int, ...], axis: int, parts: int, shard: int) -> tuple[float, ...]:
+    """The values of one of the equal shards of a literal."""
     if len(values) == 1:
         return values
     inner = 1
@@ -172,4 +172,4 @@ def _piece(values: tuple[float, ...], shape: tuple[int, ...], axis: int, parts: 
         inner *= dim
     run = shape[axis] * inner
     width = run // parts
-    return tuple([v for i in range(0, len(values), run) for v in values[i + piece * width : i + (piece + 1) * width]])
+    return tuple([v for i in range(0, len(values), run) for v in values[i + shard * width : i + (shard + 1) * width]])

@@ -8,7 +8,7 @@ from compiler.ir.constants import needed_constants
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of, rank_graph
 from compiler.ir.op import Value
-from compiler.ir.sinking import sink_pieces
+from compiler.ir.sinking import sink_slices
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class WeightReport:
 
     Attributes:
         ranks: the bytes that each rank stores.
-        once: the bytes of every piece, each counted once.
-        repeated: by the name of a value, the bytes that ranks store beyond that, because they have the same piece.
+        once: the bytes of every shard, each counted once.
+        repeated: by the name of a value, the bytes that ranks store beyond that, because they have the same shard.
     """
 
     ranks: tuple[int, ...]
@@ -39,21 +39,21 @@ def weight_report(graph: Graph) -> WeightReport:
     Raises:
         GraphError: if the graph cannot be cut into its ranks.
     """
-    graph = sink_pieces(graph)
+    graph = sink_slices(graph)
     mesh = mesh_of(graph)
     stored: list[int] = []
-    pieces: dict[Value, list[tuple[int, ...]]] = {}
+    shards: dict[Value, list[tuple[int, ...]]] = {}
     for stage in range(mesh.pp):
         values = needed_constants(rank_graph(graph, mesh.rank(stage, 0)))  # the ranks of a stage differ in nothing else
         stored += [sum(value.type.nbytes for value in values)] * mesh.tp
         for part in [part for value in values for part in _parts(graph, graph.value(value.name))]:
             cuts = _cuts(graph, part)
             held = [tuple([rank // each % parts for parts, each in cuts]) for rank in range(mesh.tp)]
-            pieces.setdefault(part, []).extend(held)
-    repeated = {part.name: part.type.nbytes * (len(held) - len(set(held))) for part, held in pieces.items()}
+            shards.setdefault(part, []).extend(held)
+    repeated = {part.name: part.type.nbytes * (len(held) - len(set(held))) for part, held in shards.items()}
     return WeightReport(
         tuple(stored),
-        sum(part.type.nbytes * len(set(held)) for part, held in pieces.items()),
+        sum(part.type.nbytes * len(set(held)) for part, held in shards.items()),
         {name: size for name, size in repeated.items() if size},
     )
 

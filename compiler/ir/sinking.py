@@ -19,7 +19,7 @@ class _Packed(NamedTuple):
     parameters: tuple[Value, ...]
 
 
-def sink_pieces(graph: Graph) -> Graph:
+def sink_slices(graph: Graph) -> Graph:
     """The graph in which slices, shards and concats of dequantized constants are dequantized slices and so on.
 
     The weights of merged linears and of one rank then stay quantized where they are stored. What does not fall on the

@@ -20,7 +20,7 @@ def blamed(culprit: object, what: str) -> Iterator[None]:
 
     Args:
         culprit: the function that runs inside, or an object with a method that does.
-        what: what fails, such as `the placement of softcap`.
+        what: what fails, such as `the sharding rule of softcap`.
 
     Raises:
         PluginError: for any exception that is no `LlmcError`.

@@ -13,7 +13,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of, rank_graph
 from compiler.ir.op import Op, Value, make_op, op_kind
 from compiler.ir.rewrite import eliminate_dead
-from compiler.ir.sinking import sink_pieces
+from compiler.ir.sinking import sink_slices
 from compiler.ir.tensor_ref import TensorRef
 from compiler.progress import Report
 from compiler.store.joined import joined_constants
@@ -45,7 +45,7 @@ def write_ranks(graph: Graph, folder: Path, *, progress: Report | None = None) -
         CheckpointError: if the checkpoint's files cannot be read.
         OSError: if the folder cannot be written.
     """
-    ranks = [sink_pieces(rank_graph(graph, rank)) for rank in range(mesh_of(graph).size)]
+    ranks = [sink_slices(rank_graph(graph, rank)) for rank in range(mesh_of(graph).size)]
     wanted = [needed_constants(own) for own in ranks]
     with ExitStack() as stack:
         writers = [
@@ -82,7 +82,7 @@ def stored_ranks(graph: Graph, ranks: Iterable[int] | None = None) -> tuple[Grap
     """
     graphs = []
     for rank in range(mesh_of(graph).size) if ranks is None else ranks:
-        own = sink_pieces(rank_graph(graph, rank))
+        own = sink_slices(rank_graph(graph, rank))
         values = needed_constants(own)
         graphs.append(_with_stored(own, values, _weights(rank), {value.name: 0 for value in values}))
     return tuple(graphs)

@@ -14,7 +14,7 @@ from compiler.ir.dims import Dim
 from compiler.ir.evaluators.core import EVALUATOR_DECORATOR, EVALUATORS
 from compiler.ir.literals import attr_text
 from compiler.ir.op import OPS, OpKind, op_kind
-from compiler.passes.parallel.layout import PLACEMENTS
+from compiler.passes.parallel.graph_factors import SHARDING_RULES
 from compiler.plugins import Place, Registry, load_installed
 from runtime.executors.torch.lowering import RULE_DECORATOR, RULES
 
@@ -43,7 +43,7 @@ NOT_NEEDED: Mapping[str, Mapping[str, str]] = {
         "transfer": _STAGES,
         **dict.fromkeys(("all_reduce", "all_max", "all_gather"), _ONE_RANK),
     },
-    "placement": {
+    "sharding rule": {
         **dict.fromkeys(("const", "random", "literal", "unpack", "group_order"), _CONSTANT),
         **dict.fromkeys(("shard", "all_reduce", "all_max", "all_gather"), _SPLIT_ALREADY),
     },
@@ -66,7 +66,9 @@ _PARTS = (
     _Part("torch rule", RULES, RULE_DECORATOR, "no engine can run it"),
     _Part("TensorRT rule", TENSORRT_RULES, "compiler.backend_trt.emission.emits", "no TensorRT engine can be built"),
     _Part("TensorRT support", SUPPORT, "compiler.backend_trt.support.declared.declare", "the default row holds"),
-    _Part("placement", PLACEMENTS, "compiler.passes.parallel.placement", "each rank needs all of its operands"),
+    _Part(
+        "sharding rule", SHARDING_RULES, "compiler.passes.parallel.sharding_rule", "each rank needs all of its operands"
+    ),
 )
 
 

@@ -44,7 +44,7 @@ def test_an_op_is_shown_with_where_its_parts_are(monkeypatch: pytest.MonkeyPatch
         ("torch rule", "runtime/executors/torch/rules.py"),
         ("TensorRT rule", "compiler/backend_trt/rules/attention.py"),
         ("TensorRT support", "compiler/backend_trt/support/declared.py"),
-        ("placement", "compiler/passes/parallel/placements.py"),
+        ("sharding rule", "compiler/passes/parallel/sharding_rules.py"),
     ):
         found = re.search(rf"^  {part} +{re.escape(file)}:(\d+)$", out, re.MULTILINE)
         assert found, out

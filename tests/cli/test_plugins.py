@@ -29,16 +29,16 @@ NAME = r"llmc-example 1\.0"
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def factors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the package."""
     return install(PACKAGE, tmp_path_factory.mktemp("plugin"))
 
 
 @pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def installed(factors: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The package is on the path of Python, of this process and of those that it starts."""
-    with on_path(site, monkeypatch):
-        yield site
+    with on_path(factors, monkeypatch):
+        yield factors
 
 
 @pytest.fixture(scope="module")
@@ -243,13 +243,13 @@ def test_a_plugin_that_was_changed_is_noted(file: Path, tmp_path: Path) -> None:
 
 def test_an_engine_without_ops_of_plugins_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where a package is installed that cannot be imported: that is a note."""
-    engine, site = compiled_without(tmp_path), tmp_path / "site"
-    info = site / "broken-2.0.dist-info"
+    engine, factors = compiled_without(tmp_path), tmp_path / "factors"
+    info = factors / "broken-2.0.dist-info"
     info.mkdir(parents=True)
-    (site / "llmc_test_cli_broken.py").write_text("1 / 0\n")
+    (factors / "llmc_test_cli_broken.py").write_text("1 / 0\n")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 2.0\n")
     (info / "entry_points.txt").write_text("[llmc.plugins]\nall = llmc_test_cli_broken\n")
-    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.syspath_prepend(str(factors))
     result = llmc("run", engine, *PROMPT)
     assert result.status == 0
     assert "note: the package 'broken' cannot be used: its entry point 'all' of llmc.plugins" in result.err

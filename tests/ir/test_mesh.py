@@ -177,7 +177,7 @@ def test_what_ranks_share_is_counted():
 
 
 MISTAKES = [
-    ("tp = 3", SUM, "makes 2 pieces for 1 ranks each, in a graph for tp=3, pp=1"),
+    ("tp = 3", SUM, "makes 2 shards for 1 ranks each, in a graph for tp=3, pp=1"),
     ("tp = 4", SUM, "all_gather %all from the graph is for 2 ranks, in a graph for tp=4, pp=1"),
     ("pp = 2", STAGES, "transfer %last from the graph goes to stage 2, in a graph for tp=1, pp=2"),
     ("tp = 0", SUM, "the fact 'tp' is 0; it must be a number of ranks"),

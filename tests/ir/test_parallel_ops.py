@@ -45,8 +45,8 @@ def test_types_and_text(kind, attrs, result):
 @pytest.mark.parametrize(
     ("kind", "x", "attrs", "message"),
     [
-        ("shard", "f32[B,6]", {"axis": 1, "parts": 4}, "4 pieces of axis 1 of size 6 would not be equal"),
-        ("shard", "f32[B,6]", {"axis": 0, "parts": 2}, "2 pieces of axis 0 of size B would not be equal"),
+        ("shard", "f32[B,6]", {"axis": 1, "parts": 4}, "4 shards of axis 1 of size 6 would not be equal"),
+        ("shard", "f32[B,6]", {"axis": 0, "parts": 2}, "2 shards of axis 0 of size B would not be equal"),
         ("shard", "f32[B,6]", {"axis": 2, "parts": 2}, "axis 2 is outside a tensor of 2 dimensions"),
         ("shard", "f32[B,6]", {"axis": 1, "parts": 2, "each": 0}, "each is 0; it must be at least 1"),
         ("all_reduce", "bool[B,6]", {"parts": 2}, "a sum of bools; cast first"),
@@ -64,7 +64,7 @@ def test_refused(kind, x, attrs, message):
 def test_a_shard_has_no_value_without_a_rank():
     with pytest.raises(GraphError) as error:
         Interpreter(built("shard", axis=1, parts=2))({"x": torch.zeros(2, 6)})
-    assert error.value.message == "which piece a shard is depends on the rank"
+    assert error.value.message == "which slice a shard is depends on the rank"
     assert "rank_graph" in str(error.value.hint)
 
 

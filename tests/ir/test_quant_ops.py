@@ -15,7 +15,7 @@ from compiler.ir.files import read_graph
 from compiler.ir.graph import DimRange, Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Value
-from compiler.ir.sinking import sink_pieces
+from compiler.ir.sinking import sink_slices
 from compiler.store import write_ranks
 
 
@@ -151,12 +151,12 @@ def test_a_cut_within_a_block_is_left_where_it_is() -> None:
     weight = b.dequantize(b.quantize(wide, scales, dtype=DType.i8), scales, dtype=DType.f32)
     b.output("y", b.slice(weight, axis=1, start=2, size=3))
     graph = b.build()
-    sunk = sink_pieces(graph)
+    sunk = sink_slices(graph)
     assert [op.kind.name for op in sunk.ops][-1] == "slice"
     assert torch.equal(Interpreter(sunk)({})["y"], Interpreter(graph)({})["y"])
 
 
 def test_only_what_is_stored_is_streamed() -> None:
-    streamed = dict(stream_constants(sink_pieces(weights(DType.i4, (4, 3)))))
+    streamed = dict(stream_constants(sink_slices(weights(DType.i4, (4, 3)))))
     assert {value.type.dtype for value in streamed} == {DType.i4, DType.f32}
     assert {tensor.dtype for tensor in streamed.values()} == {torch.int8, torch.float32}

@@ -19,15 +19,15 @@ def install(package: Path, folder: Path) -> Path:
     """Have pip install a package into a folder of its own, offline; returns the folder for Python's path."""
     source = shutil.copytree(package, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
     options = ("--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check", "-q")
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "site"), str(source)]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "factors"), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    return folder / "site"
+    return folder / "factors"
 
 
 @contextmanager
-def on_path(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def on_path(factors: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is installed in a folder is on the path of Python, of this process and of those that it starts."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(factors), os.environ.get("PYTHONPATH")))))
     with forgotten():
-        monkeypatch.syspath_prepend(str(site))
+        monkeypatch.syspath_prepend(str(factors))
         yield

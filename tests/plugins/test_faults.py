@@ -43,10 +43,10 @@ PARTS = {
         def _emit(e, op):
             return e.layer(e.network.add_identity(e[op.operands[0]]))
         """,
-    "placement": """
-        @placement("odd")
-        def _place(site):
-            site.aligned(site.operands[0], site.results[0])
+    "sharding rule": """
+        @sharding_rule("odd")
+        def _place(factors):
+            factors.aligned(factors.operands[0], factors.results[0])
         """,
     "pass": """
         @llmc.register_pass("odd")
@@ -74,7 +74,7 @@ from compiler.ir.patterns import P
 from compiler.ir.rewrite import sweep
 from compiler.ir.rules import apply_rules, rule
 from compiler.ir.types import TensorType
-from compiler.passes.parallel import placement
+from compiler.passes.parallel import sharding_rule
 from runtime.executors.torch.lowering import lowers
 """
 
@@ -146,10 +146,16 @@ FAULTS: dict[str, tuple[dict[str, str], tuple[object, ...], str]] = {
         ("--passes", "odd", "--target", "tensorrt-rtx"),
         rf"the TensorRT rule of {OF_STEPS} returned None \(PLACE\)",
     ),
-    "placement": (
-        {"placement": '@placement("odd")\ndef _(site):\n    site.aligned(site.operands[1], 0)  # here\n'},
+    "sharding rule": (
+        {
+            "sharding rule": """
+            @sharding_rule("odd")
+            def _(factors):
+                factors.aligned(factors.operands[1], 0)  # here
+            """
+        },
         ("--passes", "odd,tp=2"),
-        r"the placement of odd, at %layers\.0\.mlp\.act from .*, fails: IndexError: .* \(PLACE\)",
+        r"the sharding rule of odd, at %layers\.0\.mlp\.act from .*, fails: IndexError: .* \(PLACE\)",
     ),
     "pass": (
         {"pass": '@llmc.register_pass("odd")\ndef put(graph):\n    "It."\n    return graph.facts["no"]  # here\n'},

@@ -19,7 +19,7 @@ from compiler.frontends.registry import FAMILIES, family_of
 from compiler.ir.evaluators.core import EVALUATORS, evaluator
 from compiler.ir.op import OPS, op_kind
 from compiler.passes import describe_passes, find_pass, load_plugin, parse_pipeline, run_pipeline
-from compiler.passes.parallel.layout import PLACEMENTS
+from compiler.passes.parallel.graph_factors import SHARDING_RULES
 from compiler.passes.registry import PASSES
 from compiler.plugins import Plugin, Registry, load_plugins
 from runtime.executors.torch.lowering import RULES as TORCH_RULES
@@ -31,7 +31,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "evaluator": EVALUATORS,
     "torch": TORCH_RULES,
     "tensorrt": TENSORRT_RULES,
-    "placement": PLACEMENTS,
+    "sharding rule": SHARDING_RULES,
     "pass": PASSES,
     "family": FAMILIES,
 }
@@ -50,7 +50,7 @@ EVERYTHING = """
     from compiler.ir.evaluators.core import evaluates
     from compiler.ir.op import op
     from compiler.ir.types import TensorType
-    from compiler.passes.parallel import placement
+    from compiler.passes.parallel import sharding_rule
     from runtime.executors.torch.lowering import lowers
 
 
@@ -75,9 +75,9 @@ EVERYTHING = """
         return e[op.operands[0]]
 
 
-    @placement("everything")
-    def _place(site):
-        site.aligned(site.operands[0], site.results[0])
+    @sharding_rule("everything")
+    def _place(factors):
+        factors.aligned(factors.operands[0], factors.results[0])
 
 
     @llmc.register_pass("everything")
@@ -111,11 +111,11 @@ def plugin(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Put a package with entry points where Python looks, laid out as an installer does it."""
-    site = tmp_path / "site-packages"
-    monkeypatch.syspath_prepend(str(site))
+    factors = tmp_path / "factors-packages"
+    monkeypatch.syspath_prepend(str(factors))
 
     def install(package: str, text: str, group: str = "llmc.plugins", **entries: str) -> None:
-        folder, info = site / package, site / f"{package}-1.0.dist-info"
+        folder, info = factors / package, factors / f"{package}-1.0.dist-info"
         folder.mkdir(parents=True)
         info.mkdir()
         (folder / "__init__.py").write_text(dedent(text))
@@ -242,7 +242,7 @@ def test_a_name_is_taken_once_in_every_registry(plugin, what: str) -> None:
         "evaluator": "@evaluates",
         "torch": "@lowers",
         "tensorrt": "@emits",
-        "placement": "@placement",
+        "sharding rule": "@sharding_rule",
         "pass": "@llmc",
         "family": "@frontend",
     }

@@ -65,11 +65,11 @@ def test_ranks_share_what_is_read_and_store_their_pieces(tmp_path, monkeypatch):
     x = b.input("x", DType.f32, 1, 4)
     whole = b.random(key="w", dtype=DType.f32, shape=(6, 4), name="whole")
     common = b.random(key="c", dtype=DType.f32, shape=(4,), name="common")
-    b.output("y", b.linear(b.add(x, common), b.shard(whole, axis=0, parts=2, name="piece")))
+    b.output("y", b.linear(b.add(x, common), b.shard(whole, axis=0, parts=2, name="shard")))
     first, second = write_ranks(with_facts(b.build(), tp=2), tmp_path)
     assert evaluated.count("random") == 2
-    pieces = [load_file(tmp_path / rank.weights_file) for rank in (first, second)]
-    assert torch.equal(pieces[0]["common"], pieces[1]["common"])
+    shards = [load_file(tmp_path / rank.weights_file) for rank in (first, second)]
+    assert torch.equal(shards[0]["common"], shards[1]["common"])
     graph = Builder()
     graph.output("whole", graph.random(key="w", dtype=DType.f32, shape=(6, 4)))
-    assert torch.equal(torch.cat([piece["piece"] for piece in pieces]), Interpreter(graph.build())({})["whole"])
+    assert torch.equal(torch.cat([shard["shard"] for shard in shards]), Interpreter(graph.build())({})["whole"])

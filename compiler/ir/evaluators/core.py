@@ -201,7 +201,7 @@ def _transfer(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
 @evaluates("shard", exact=True)
 def _shard(attrs: Attrs, sizes: Sizes, x: Tensor) -> Tensor:
     raise GraphError(
-        "which piece a shard is depends on the rank",
+        "which slice a shard is depends on the rank",
         hint="compiler.ir.mesh.rank_graph(graph, rank) is the graph of one rank, VirtualRanks runs all of them",
     )
 

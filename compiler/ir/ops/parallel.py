@@ -1,7 +1,7 @@
 """Ops of a graph that several ranks run together.
 
 A graph is for all ranks of a mesh, `tp` ranks in each of `pp` stages: the facts of these names say how many. Ranks of
-one stage run the same ops on pieces of the same tensors. `compiler.ir.mesh.rank_graph` is what one rank runs.
+one stage run the same ops on shards of the same tensors. `compiler.ir.mesh.rank_graph` is what one rank runs.
 """
 
 from compiler.ir.dims import Dim
@@ -13,16 +13,16 @@ from compiler.ir.types import TensorType
 
 @op
 def shard(x: TensorType, *, axis: int, parts: int, each: int = 1) -> TensorType:
-    """One of `parts` equal pieces of `x` along `axis`: rank `r` of a stage has piece `r // each % parts`.
+    """One of `parts` equal shards of `x` along `axis`: rank `r` of a stage has shard `r // each % parts`.
 
-    `each` ranks in a row have the same piece. Of a constant each rank stores its piece only.
+    `each` ranks in a row have the same shard. Of a constant each rank stores its shard only.
     """
     axis = axis_of(axis, x.rank)
     _positive(parts, "parts")
     _positive(each, "each")
     size = x.shape[axis]
     require(
-        isinstance(size, int) and size % parts == 0, f"{parts} pieces of axis {axis} of size {size} would not be equal"
+        isinstance(size, int) and size % parts == 0, f"{parts} shards of axis {axis} of size {size} would not be equal"
     )
     return _with_dim(x, axis, size // parts if isinstance(size, int) else size)
 

@@ -20,7 +20,7 @@ from compiler.passes.registry import register
 @register("embed")
 @dataclass(frozen=True)
 class SplitEmbedding:
-    """Give each rank of `tp` a piece of the token embedding and of the output head, tied or not.
+    """Give each rank of `tp` a shard of the token embedding and of the output head, tied or not.
 
     The head is split along the vocabulary, and the logits are put together again. The table is split along the
     vocabulary too (each rank looks up the tokens it has; the ranks add up), or along the hidden dimension (each rank
@@ -51,7 +51,7 @@ class SplitEmbedding:
                 )
 
     def __call__(self, graph: Graph) -> Graph:
-        """The graph with the table and the head in pieces."""
+        """The graph with the table and the head in shards."""
         ranks = mesh_of(graph).tp
         if self.along == "off" or ranks == 1:
             return graph
@@ -78,7 +78,7 @@ class _Splitting:
         self.lookups = {op.name for op in token_lookups(source)}
         self.heads = {op.name for op in heads(source)}
         self.by_rows = along == "vocab"
-        self.pieces: dict[tuple[str, int], Value] = {}
+        self.shards: dict[tuple[str, int], Value] = {}
 
     def graph(self) -> Graph:
         """The whole graph."""
@@ -91,25 +91,25 @@ class _Splitting:
 
     def _look_up_columns(self, op: Op, b: RewriteBuilder) -> Value:
         table, ids = op.operands
-        rows = b.embedding(self._piece(table, 1, b), ids, name="columns")
+        rows = b.embedding(self._shard(table, 1, b), ids, name="columns")
         return b.all_gather(rows, axis=rows.type.rank - 1, parts=self.ranks)
 
     def _look_up_rows(self, op: Op, b: RewriteBuilder) -> Value:
         """Tokens of other ranks are looked up as the first of its own, and the result is replaced by zeros."""
         table, ids = op.operands
-        piece = self._piece(table, 0, b)
+        shard = self._shard(table, 0, b)
         size = self._share(table, 0)
         zero, end = self._number(ids.type.dtype, 0, "zero", b), self._number(ids.type.dtype, size, "size", b)
         own = b.sub(ids, self._first_row(ids.type.dtype, size, b), name="own_ids")
         inside = b.logical_and(b.less_equal(zero, own, name="from"), b.less(own, end, name="to"), name="inside")
-        rows = b.embedding(piece, b.where(inside, own, zero, name="safe_ids"), name="rows")
+        rows = b.embedding(shard, b.where(inside, own, zero, name="safe_ids"), name="rows")
         inside = b.reshape(inside, shape=(*inside.type.shape, 1), name="inside_rows")
         nothing = self._number(rows.type.dtype, 0.0, "nothing", b)
         return b.all_reduce(b.where(inside, rows, nothing, name="own_rows"), parts=self.ranks)
 
     def _head(self, op: Op, b: RewriteBuilder) -> Value:
         x, *parameters = op.operands
-        own = b.linear(x, *[self._piece(value, 0, b) for value in parameters], name="own")
+        own = b.linear(x, *[self._shard(value, 0, b) for value in parameters], name="own")
         axis, size = own.type.rank - 1, op.result.type.shape[-1]
         every = b.all_gather(own, axis=axis, parts=self.ranks, name="padded")
         return every if every.type == op.result.type else b.slice(every, axis=axis, start=0, size=size)
@@ -121,7 +121,7 @@ class _Splitting:
         return -(-size // self.ranks)
 
     def _first_row(self, dtype: DType, size: int, b: RewriteBuilder) -> Value:
-        """`[1]`: the first row of each rank's piece."""
+        """`[1]`: the first row of each rank's shard."""
         firsts = tuple([rank * size for rank in range(self.ranks)])
         rows = b.literal(dtype=dtype, shape=(self.ranks,), values=firsts, name="first_rows")
         return b.shard(rows, axis=0, parts=self.ranks, name="first_row")
@@ -129,16 +129,16 @@ class _Splitting:
     def _number(self, dtype: DType, value: float, name: str, b: RewriteBuilder) -> Value:
         return b.literal(dtype=dtype, shape=(1,), values=(value,), name=name)
 
-    def _piece(self, value: Value, axis: int, b: RewriteBuilder) -> Value:
-        """A rank's piece of a constant, made once; padded with zeros where the ranks do not divide it."""
+    def _shard(self, value: Value, axis: int, b: RewriteBuilder) -> Value:
+        """A rank's shard of a constant, made once; padded with zeros where the ranks do not divide it."""
         key = value.name, axis
-        if key not in self.pieces:
+        if key not in self.shards:
             prefix, b.prefix = b.prefix, f"{value.name}."
             shape = value.type.shape
             if missing := self._share(value, axis) * self.ranks - shape[axis]:
                 shape = (*shape[:axis], missing, *shape[axis + 1 :])
                 zeros = b.literal(dtype=value.type.dtype, shape=shape, values=(0.0,), name="padding")
                 value = b.concat(value, zeros, axis=axis, name="padded")
-            self.pieces[key] = b.shard(value, axis=axis, parts=self.ranks, name=f"shard{axis}")
+            self.shards[key] = b.shard(value, axis=axis, parts=self.ranks, name=f"shard{axis}")
             b.prefix = prefix
-        return self.pieces[key]
+        return self.shards[key]

@@ -11,47 +11,47 @@ from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder, eliminate_dead
-from compiler.passes.parallel.atoms import leaves
-from compiler.passes.parallel.choose import Choice
-from compiler.passes.parallel.layout import Layout
-from compiler.passes.parallel.pieces import cut, local_type
+from compiler.passes.parallel.factors import leaves
+from compiler.passes.parallel.graph_factors import GraphFactors
+from compiler.passes.parallel.sharding import Sharding
+from compiler.passes.parallel.shards import local_type, shard_value
 
 _SHAPED = ("reshape", "broadcast")
 
 
 @no_collection()
-def emit(layout: Layout, choice: Choice, ranks: int, pass_name: str) -> Graph:
-    """The graph on pieces: constants cut where they are used, sums of parts added up over the ranks.
+def emit(factors: GraphFactors, sharding: Sharding, ranks: int, pass_name: str) -> Graph:
+    """The graph on shards: constants cut where they are used, sums of parts added up over the ranks.
 
     Raises:
-        PassError: if an op does not compute, on pieces, the pieces of what it computes on the whole.
+        PassError: if an op does not compute, on shards, the shards of what it computes on the whole.
     """
-    return _Emission(layout, choice, ranks, pass_name).graph()
+    return _Emission(factors, sharding, ranks, pass_name).graph()
 
 
 class _Emission:
-    def __init__(self, layout: Layout, choice: Choice, ranks: int, pass_name: str) -> None:
-        self.layout = layout
-        self.splits = choice.splits
-        self.sums = {op.name for pair in choice.pairs for op in pair.rows}
+    def __init__(self, factors: GraphFactors, sharding: Sharding, ranks: int, pass_name: str) -> None:
+        self.factors = factors
+        self.splits = sharding.splits
+        self.sums = {op.name for pair in sharding.pairs for op in pair.rows}
         self.ranks = ranks
-        self.b = RewriteBuilder(layout.graph, pass_name)
+        self.b = RewriteBuilder(factors.graph, pass_name)
         self.values: dict[str, Value] = {}
-        self.pieces: dict[object, Value] = {}
+        self.shards: dict[object, Value] = {}
 
     def graph(self) -> Graph:
         """The whole graph."""
-        graph = self.layout.graph
+        graph = self.factors.graph
         inputs = []
         for value in graph.inputs:
-            local = Value(value.name, local_type(value.type, self.layout.values[value.name], self.splits))
+            local = Value(value.name, local_type(value.type, self.factors.values[value.name], self.splits))
             if local != value and value.name not in graph.outputs:
-                raise PassError(f"the input %{value.name} would have to be given in pieces")
+                raise PassError(f"the input %{value.name} would have to be given in shards")
             self.values[value.name] = local
             inputs.append(local)
         for op in graph.ops:
             self.b.visiting(op)
-            if op.name in self.layout.constants:
+            if op.name in self.factors.constants:
                 self.b.ops.append(op)
             else:
                 self._op(op)
@@ -60,24 +60,24 @@ class _Emission:
 
     def _op(self, op: Op) -> None:
         operands = [self._operand(op, i) for i in range(len(op.operands))]
-        wanted = [local_type(value.type, self.layout.values[value.name], self.splits) for value in op.results]
+        wanted = [local_type(value.type, self.factors.values[value.name], self.splits) for value in op.results]
         if tuple(operands) == op.operands and all(v.type == t for v, t in zip(op.results, wanted, strict=True)):
             self.b.ops.append(op)
             results = op.results
         elif op.name in self.sums:
             results = self._summed(op, operands)
-        elif op.name in self.layout.maxima:
+        elif op.name in self.factors.maxima:
             results = self._largest(op, operands)
         else:
-            results = self._on_pieces(op, operands)
+            results = self._on_shards(op, operands)
         for old, new in zip(op.results, results, strict=True):
-            self.values[old.name] = self._piece(op, new, old)
+            self.values[old.name] = self._shard(op, new, old)
 
-    def _on_pieces(self, op: Op, operands: list[Value]) -> tuple[Value, ...]:
+    def _on_shards(self, op: Op, operands: list[Value]) -> tuple[Value, ...]:
         attrs: dict[str, Any] = dict(op.attrs)
         if op.kind.name in _SHAPED:
             value = op.result
-            attrs["shape"] = local_type(value.type, self.layout.values[value.name], self.splits).shape
+            attrs["shape"] = local_type(value.type, self.factors.values[value.name], self.splits).shape
         names = tuple([f"{op.kind.name}{i}" for i in range(len(op.results))])
         self.b.emit(op.kind, operands, attrs, names)
         return self.b.rename_last(op.results)
@@ -93,43 +93,43 @@ class _Emission:
 
     def _largest(self, op: Op, operands: list[Value]) -> tuple[Value, ...]:
         """The largest of what all ranks have, where each has a part of what it is taken of."""
-        axis = self.layout.operand(op, 0)[op.attrs["axis"]]
+        axis = self.factors.operand(op, 0)[op.attrs["axis"]]
         if not any(leaf in self.splits for leaf in leaves((axis,))):
-            return self._on_pieces(op, operands)
+            return self._on_shards(op, operands)
         (own,) = self.b.emit(op.kind, operands, op.attrs, ("own",))
         self.b.all_max(own, parts=self.ranks, name="largest")
         return self.b.rename_last(op.results)
 
     def _operand(self, op: Op, i: int) -> Value:
         value = op.operands[i]
-        if value.name not in self.layout.constants:
+        if value.name not in self.factors.constants:
             return self.values[value.name]
-        axes = self.layout.operand(op, i)
+        axes = self.factors.operand(op, i)
         if local_type(value.type, axes, self.splits) == value.type:
             return value
         key = (
             value.name,
-            tuple([tuple([(leaf.size, self.splits.get(leaf)) for leaf in leaves((atom,))]) for atom in axes]),
+            tuple([tuple([(leaf.size, self.splits.get(leaf)) for leaf in leaves((factor,))]) for factor in axes]),
         )
-        if key not in self.pieces:
-            producer = self.layout.graph.producers[value.name]
+        if key not in self.shards:
+            producer = self.factors.graph.producers[value.name]
             self.b.visiting(producer)
             self.b.prefix = f"{value.name}."
-            self.pieces[key] = cut(self.b, value, axes, self.splits, range(len(axes)), "shard")
+            self.shards[key] = shard_value(self.b, value, axes, self.splits, range(len(axes)), "shard")
             self.b.visiting(op)
-        return self.pieces[key]
+        return self.shards[key]
 
-    def _piece(self, op: Op, value: Value, original: Value) -> Value:
-        """The rank's piece of a result: what the op gives, or cut from it along the axes that it gives whole."""
-        axes = self.layout.values[original.name]
+    def _shard(self, op: Op, value: Value, original: Value) -> Value:
+        """The rank's shard of a result: what the op gives, or cut from it along the axes that it gives whole."""
+        axes = self.factors.values[original.name]
         wanted = local_type(original.type, axes, self.splits)
         uncut = [i for i, (a, b) in enumerate(zip(value.type.shape, wanted.shape, strict=True)) if a != b]
         if any(value.type.shape[i] != original.type.shape[i] for i in uncut):
             raise PassError(
                 f"tp: {op.kind.name} %{op.name} from {op.origin} gives {value.type} where {wanted} is wanted",
-                hint="the placement of this op is wrong: see compiler.passes.parallel.layout.placement",
+                hint="the sharding rule of this op is wrong: see compiler.passes.parallel.graph_factors.sharding_rule",
             )
         if not uncut:
             return value
         self.b.prefix = f"{original.name}."
-        return cut(self.b, value, axes, self.splits, uncut, "shard")
+        return shard_value(self.b, value, axes, self.splits, uncut, "shard")

@@ -103,7 +103,7 @@ def cut_line(line: Line, stages: int) -> list[int]:
     best[0] = (0.0, 0.0)
     previous: list[list[int]] = []
     for _ in range(stages):
-        following, choice = [(inf, inf)] * (count + 1), [0] * (count + 1)
+        following, sharding = [(inf, inf)] * (count + 1), [0] * (count + 1)
         for end in range(1, count + 1):
             for start in range(end):
                 if best[start][0] == inf or end < ends[start]:
@@ -111,12 +111,12 @@ def cut_line(line: Line, stages: int) -> list[int]:
                 own = cost(start, end)
                 candidate = max(best[start][0], own), best[start][1] + own * own
                 if candidate < following[end]:
-                    following[end], choice[end] = candidate, start
+                    following[end], sharding[end] = candidate, start
         best = following
-        previous.append(choice)
+        previous.append(sharding)
     cuts, end = [], count
-    for choice in reversed(previous):
-        end = choice[end]
+    for sharding in reversed(previous):
+        end = sharding[end]
         cuts.append(bounds[end])
     return cuts[-2::-1]
 

@@ -1,4 +1,4 @@
-"""Whatever lies between linears, splitting them changes nothing: no placement rule promises too much."""
+"""Whatever lies between linears, splitting them changes nothing: no sharding rule promises too much."""
 
 from collections import Counter
 from typing import Any

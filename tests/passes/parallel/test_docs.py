@@ -6,7 +6,7 @@ import re
 
 from compiler.ir.mesh import collectives
 from compiler.ir.mesh_weights import weight_report
-from compiler.passes.parallel.layout import PLACEMENTS
+from compiler.passes.parallel.graph_factors import SHARDING_RULES
 from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, lifted, rewritten
 from tests.paths import DOCS, MODELS
 from tests.registrations import forgotten
@@ -48,4 +48,4 @@ def test_the_code_runs(monkeypatch):
         for block in blocks:
             lines = "\n" * text[: block.start(1)].count("\n")
             exec(compile(lines + block[1], str(GUIDE), "exec", dont_inherit=True), scope)
-        assert "my_norm_by_head" in PLACEMENTS
+        assert "my_norm_by_head" in SHARDING_RULES

@@ -1,4 +1,4 @@
-"""Tables and heads in pieces: which are found, how they are padded, what is refused."""
+"""Tables and heads in shards: which are found, how they are padded, what is refused."""
 
 import pytest
 import torch

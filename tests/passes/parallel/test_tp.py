@@ -16,7 +16,7 @@ from compiler.ir.printer import format_op
 from compiler.ir.rewrite import sweep
 from compiler.ir.trace import Trace
 from compiler.passes import TensorParallel, run_pipeline
-from compiler.passes.parallel import placement
+from compiler.passes.parallel import sharding_rule
 from tests.passes.checks import assert_golden, graph_of
 from tests.passes.parallel.configs import noise_model
 from tests.passes.parallel.meshes import AUTOMATIC, FAMILIES, greedy, lifted, logits, rewritten
@@ -278,7 +278,7 @@ def test_an_op_that_the_pass_does_not_know(taught):
             return x
 
         if taught:
-            placement("halved")(lambda site: site.aligned(site.operands[0], site.results[0]))
+            sharding_rule("halved")(lambda factors: factors.aligned(factors.operands[0], factors.results[0]))
         graph = sweep(graph_of(MLP), visit, pass_name="mine")
         if taught:
             assert collectives(TensorParallel(2)(graph)) == {"all_reduce": 1}
@@ -288,11 +288,11 @@ def test_an_op_that_the_pass_does_not_know(taught):
         assert error.value.message.startswith("tp finds nothing to split")
 
 
-def test_placements_are_not_overwritten():
+def test_sharding_rules_are_not_overwritten():
     with pytest.raises(PassError) as error:
-        placement("softmax")(lambda site: None)
+        sharding_rule("softmax")(lambda factors: None)
     assert re.fullmatch(
-        r"the op 'softmax' has a placement already, in compiler\.passes\.parallel\.placements, line \d+; "
+        r"the op 'softmax' has a sharding rule already, in compiler\.passes\.parallel\.sharding_rules, line \d+; "
         r"the new one is in .*test_tp\.py, line \d+",
         error.value.message,
     )

@@ -6,7 +6,7 @@ import torch
 from compiler.ir.analysis import packed_weights
 from compiler.ir.constants import needed_constants
 from compiler.ir.mesh import collectives, rank_graph
-from compiler.ir.sinking import sink_pieces
+from compiler.ir.sinking import sink_slices
 from compiler.passes import run_pipeline
 from compiler.passes.parallel.unsort import sorted_linears, unsort
 from tests.frontends.quantized import writers
@@ -41,7 +41,7 @@ def test_ranks_compute_what_one_does_and_split_what_they_would_without_an_order(
 
 def test_only_what_is_split_by_its_inputs_loses_its_groups(graph):
     """Each layer has two such linears; a rank stores half of their weights, in the type of the model."""
-    own = sink_pieces(rank_graph(rewritten(graph, "tp=2"), 0))
+    own = sink_slices(rank_graph(rewritten(graph, "tp=2"), 0))
     packed = packed_weights(own)
     partial = [op for op in own.find("linear") if op.name.endswith(".partial")]
     assert len(partial) == 2 * int(graph.facts["layers"])

@@ -15,7 +15,7 @@ from compiler.ir.graph import DimRange, Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.mesh import with_facts
 from compiler.ir.mesh_weights import weight_report
-from compiler.ir.sinking import sink_pieces
+from compiler.ir.sinking import sink_slices
 from compiler.passes import run_pipeline
 from compiler.passes.quant import Quantize
 from compiler.passes.quant.algorithms.grid import FloatGrid, IntegerGrid
@@ -168,7 +168,7 @@ def test_linears_of_one_input_share_its_rounding() -> None:
 
 
 def test_merged_linears_stay_quantized() -> None:
-    graph = sink_pieces(run_pipeline(lift_folder(MODELS / "opt-tiny"), "quant=int8,merge-linears").graph)
+    graph = sink_slices(run_pipeline(lift_folder(MODELS / "opt-tiny"), "quant=int8,merge-linears").graph)
     assert weight_types(graph)["layers.0.attn.q_k_v"] == "i8[384,128] f32[384,1]"
 
 

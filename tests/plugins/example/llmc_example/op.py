@@ -8,7 +8,7 @@ from compiler.ir.evaluators.core import Attrs, Sizes, evaluates
 from compiler.ir.op import Op, op
 from compiler.ir.ops.check import require
 from compiler.ir.types import TensorType
-from compiler.passes.parallel import Site, placement
+from compiler.passes.parallel import OpFactors, sharding_rule
 from runtime.executors.torch.lowering import Lowering, lowers
 
 
@@ -39,6 +39,6 @@ def _emit(e: Emission, op: Op) -> TrtTensor:
     return e.elementwise(e[x], gate, "PROD")
 
 
-@placement("soft_gate")
-def _place(site: Site) -> None:
-    site.aligned(site.operands[0], site.results[0])
+@sharding_rule("soft_gate")
+def _place(factors: OpFactors) -> None:
+    factors.aligned(factors.operands[0], factors.results[0])

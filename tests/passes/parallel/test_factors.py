@@ -6,24 +6,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.ir.dims import product_key, symbol
-from compiler.passes.parallel.atoms import Atom, leaves, quotient, unify
+from compiler.passes.parallel.factors import Factor, leaves, quotient, unify
 
 S = symbol("S")
 
 
-def sizes(atoms):
-    return [atom.size for atom in leaves(atoms)]
+def sizes(factors):
+    return [factor.size for factor in leaves(factors)]
 
 
 def test_heads_of_a_flat_axis():
-    flat, heads, width = Atom(128), Atom(4), Atom(32)
+    flat, heads, width = Factor(128), Factor(4), Factor(32)
     assert unify((flat,), (heads, width)) == []
     assert leaves((flat,)) == [heads, width]
 
 
 def test_queries_grouped_by_key_heads_into_the_length():
-    heads, length = Atom(6), Atom(S)
-    kv_heads, rows = Atom(2), Atom(S * 3)
+    heads, length = Factor(6), Factor(S)
+    kv_heads, rows = Factor(2), Factor(S * 3)
     assert unify((heads, length), (kv_heads, rows)) == []
     assert leaves((heads,))[0] is kv_heads
     assert sizes((heads,)) == [2, 3]
@@ -31,9 +31,9 @@ def test_queries_grouped_by_key_heads_into_the_length():
 
 
 def test_a_second_reshape_refines_the_first():
-    flat, heads, width = Atom(24), Atom(6), Atom(4)
+    flat, heads, width = Factor(24), Factor(6), Factor(4)
     unify((flat,), (heads, width))
-    kv_heads, rest = Atom(3), Atom(8)
+    kv_heads, rest = Factor(3), Factor(8)
     assert unify((flat,), (kv_heads, rest)) == []
     assert sizes((flat,)) == [3, 2, 4]
     assert sizes((heads,)) == [3, 2]
@@ -41,14 +41,14 @@ def test_a_second_reshape_refines_the_first():
 
 
 def test_where_no_factor_agrees_all_is_reported():
-    left, right = (Atom(2), Atom(6), Atom(4)), (Atom(2), Atom(4), Atom(6))
+    left, right = (Factor(2), Factor(6), Factor(4)), (Factor(2), Factor(4), Factor(6))
     tangled = unify(left, right)
     assert leaves(left[:1]) == leaves(right[:1])
-    assert [atom.size for atom in tangled] == [6, 4, 4, 6]
+    assert [factor.size for factor in tangled] == [6, 4, 4, 6]
 
 
 def test_ones_do_not_count():
-    left, right = (Atom(1), Atom(5)), (Atom(5), Atom(1), Atom(1))
+    left, right = (Factor(1), Factor(5)), (Factor(5), Factor(1), Factor(1))
     assert unify(left, right) == []
     assert leaves(left) == leaves(right)
 
@@ -67,12 +67,12 @@ shapes = st.lists(st.sampled_from([1, 2, 3, 4, 6, S, S * 2]), max_size=5)
 
 @given(st.lists(st.tuples(shapes, shapes), min_size=1, max_size=4))
 def test_unified_products_are_the_same_leaves(pairs):
-    atoms = [([Atom(size) for size in left], [Atom(size) for size in right]) for left, right in pairs]
-    for left, right in atoms:
-        if product_key([atom.size for atom in left]) == product_key([atom.size for atom in right]):
+    factors = [([Factor(size) for size in left], [Factor(size) for size in right]) for left, right in pairs]
+    for left, right in factors:
+        if product_key([factor.size for factor in left]) == product_key([factor.size for factor in right]):
             tangled = unify(left, right)
             assert tangled or leaves(left) == leaves(right)
-    for left, right in atoms:
-        for atom in (*left, *right):
-            fixed = math.prod(size for size in sizes((atom,)) if isinstance(size, int))
-            assert product_key(sizes((atom,))) == product_key((atom.size,)), fixed
+    for left, right in factors:
+        for factor in (*left, *right):
+            fixed = math.prod(size for size in sizes((factor,)) if isinstance(size, int))
+            assert product_key(sizes((factor,))) == product_key((factor.size,)), fixed

@@ -1,4 +1,4 @@
-"""Layouts: which axes of a graph's tensors stand for the same indices, as atoms that they share."""
+"""The factors of a graph: which axes of its tensors stand for the same indices, and the rules of ops that say so."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op
 from compiler.ir.types import TensorType
-from compiler.passes.parallel.atoms import Atom, leaves, unify
+from compiler.passes.parallel.factors import Factor, leaves, unify
 from compiler.plugins import Registry, blamed
 
-Axes = tuple[Atom, ...]
+Axes = tuple[Factor, ...]
 Use = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Site:
-    """An op with the atoms of its operands' and results' axes; what a placement rule works with.
+class OpFactors:
+    """An op with the factors of its operands' and results' axes; what a sharding rule works with.
 
     Attributes:
         op: the op.
-        operands: for each operand, an atom for each axis.
+        operands: for each operand, a factor for each axis.
         results: the same for each result.
     """
 
     op: Op
     operands: tuple[Axes, ...]
     results: tuple[Axes, ...]
-    _layout: Layout
+    _graph_factors: GraphFactors
 
-    def same(self, left: Sequence[Atom], right: Sequence[Atom]) -> None:
+    def same(self, left: Sequence[Factor], right: Sequence[Factor]) -> None:
         """The indices along both, in row-major order, are the same ones. Where no factors agree, all must be whole."""
         self.whole(unify(left, right))
 
@@ -42,42 +42,42 @@ class Site:
             if mine.size != 1 and other.size != 1:
                 self.same((mine,), (other,))
 
-    def whole(self, atoms: Sequence[Atom]) -> None:
+    def whole(self, factors: Sequence[Factor]) -> None:
         """The op needs all indices of these at once."""
-        self._layout.needed_whole += [(atom, self.op) for atom in atoms]
+        self._graph_factors.needed_whole += [(factor, self.op) for factor in factors]
 
     def contracts(self) -> None:
         """The op sums over the last axis of its first operand and of its second, and can do so in parts."""
-        self._layout.contractions.append(self.op)
+        self._graph_factors.contractions.append(self.op)
 
     def takes_largest(self) -> None:
-        """The result is the largest of something, and can be computed as the largest of what pieces give."""
-        self._layout.maxima.add(self.op.name)
+        """The result is the largest of something, and can be computed as the largest of what shards give."""
+        self._graph_factors.maxima.add(self.op.name)
 
 
-Placement = Callable[[Site], None]
-PLACEMENTS = Registry[Placement]("the op {!r} has a placement already", PassError)
-"""The placements, by the kind of op."""
+ShardingRule = Callable[[OpFactors], None]
+SHARDING_RULES = Registry[ShardingRule]("the op {!r} has a sharding rule already", PassError)
+"""The sharding rules, by the kind of op."""
 
 
-def placement(*kinds: str) -> Callable[[Placement], Placement]:
+def sharding_rule(*kinds: str) -> Callable[[ShardingRule], ShardingRule]:
     """Decorator: the function says which axes of these kinds of op belong together; PassError if one has a rule.
 
     A kind without a rule needs all of its operands.
     """
 
-    def register(rule: Placement) -> Placement:
+    def register(rule: ShardingRule) -> ShardingRule:
         for kind in kinds:
-            PLACEMENTS.add(kind, rule, rule)
+            SHARDING_RULES.add(kind, rule, rule)
         return rule
 
     return register
 
 
-class Layout:
-    """The atoms of a graph.
+class GraphFactors:
+    """The factors of a graph.
 
-    A constant has atoms of its own for each use, because each use can have its own piece of it.
+    A constant has factors of its own for each use, because each use can have its own shard of it.
 
     Attributes:
         graph: the graph.
@@ -85,7 +85,7 @@ class Layout:
         values: the axes of each value that is no constant.
         uses: the axes of each constant operand, by the op's name and the operand's place.
         contractions: the linears whose input is no constant.
-        maxima: the names of the ops whose results are the largest of what they give on pieces.
+        maxima: the names of the ops whose results are the largest of what they give on shards.
         whole: the leaves that some op needs all of, with that op; None for an output of the graph.
         outputs: the leaves of the outputs that are no caches.
     """
@@ -97,19 +97,19 @@ class Layout:
         self.uses: dict[Use, Axes] = {}
         self.contractions: list[Op] = []
         self.maxima: set[str] = set()
-        self.needed_whole: list[tuple[Atom, Op | None]] = []
+        self.needed_whole: list[tuple[Factor, Op | None]] = []
         for op in graph.ops:
             if op.name not in self.constants:
                 self._place(op)
         self._place_outputs()
-        self.whole: dict[Atom, Op | None] = {}
-        for atom, needing in self.needed_whole:
-            for leaf in leaves((atom,)):
+        self.whole: dict[Factor, Op | None] = {}
+        for factor, needing in self.needed_whole:
+            for leaf in leaves((factor,)):
                 self.whole.setdefault(leaf, needing)
-        self.outputs = {leaf for atom, op in self.needed_whole if op is None for leaf in leaves((atom,))}
+        self.outputs = {leaf for factor, op in self.needed_whole if op is None for leaf in leaves((factor,))}
 
     def operand(self, op: Op, i: int) -> Axes:
-        """The atoms of an operand's axes."""
+        """The factors of an operand's axes."""
         value = op.operands[i]
         return self.uses[op.name, i] if value.name in self.constants else self.values[value.name]
 
@@ -124,14 +124,14 @@ class Layout:
                 self.uses[op.name, i] = _fresh(value.type)
         self.values.update((value.name, _fresh(value.type)) for value in op.results)
         operands = tuple([self.operand(op, i) for i in range(len(op.operands))])
-        site = Site(op, operands, tuple([self.values[value.name] for value in op.results]), self)
-        rule = PLACEMENTS.find(op.kind.name)
+        factors = OpFactors(op, operands, tuple([self.values[value.name] for value in op.results]), self)
+        rule = SHARDING_RULES.find(op.kind.name)
         if rule is not None:
-            with blamed(rule, f"the placement of {op.kind.name}, at %{op.name} from {op.origin},"):
-                rule(site)
+            with blamed(rule, f"the sharding rule of {op.kind.name}, at %{op.name} from {op.origin},"):
+                rule(factors)
             return
         for axes in operands:
-            site.whole(axes)
+            factors.whole(axes)
 
     def _place_outputs(self) -> None:
         states = self.graph.states()
@@ -140,10 +140,10 @@ class Layout:
                 continue
             if role in states:
                 for old, new in zip(self.values[role], self.values[value.name], strict=True):
-                    self.needed_whole += [(atom, None) for atom in unify((old,), (new,))]
+                    self.needed_whole += [(factor, None) for factor in unify((old,), (new,))]
             else:
-                self.needed_whole += [(atom, None) for atom in self.values[value.name]]
+                self.needed_whole += [(factor, None) for factor in self.values[value.name]]
 
 
 def _fresh(type_: TensorType) -> Axes:
-    return tuple([Atom(dim) for dim in type_.shape])
+    return tuple([Factor(dim) for dim in type_.shape])
