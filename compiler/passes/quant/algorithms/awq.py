@@ -17,26 +17,26 @@ from compiler.passes.quant.algorithms.grid import IntegerGrid, Scales
 STEPS = 20
 
 
-def squared_error(change: Tensor, moment: Tensor) -> Tensor:
+def squared_error(change: Tensor, gram: Tensor) -> Tensor:
     """The sum of squares by which outputs change, a scalar, for a change `[N, K]` of a weight and `M` `[K, K]`."""
-    return ((change @ moment) * change).sum()
+    return ((change @ gram) * change).sum()
 
 
-def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, moment: Tensor, grid: IntegerGrid) -> Tensor:
+def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, gram: Tensor, grid: IntegerGrid) -> Tensor:
     """The scales `s`, float32 `[K]`, with the least error of outputs among `mean_abs ** alpha` for 20 alphas in [0, 1).
 
     Args:
         weights: the weights of the linears over one input, each `[N, K]`.
         mean_abs: the mean absolute value of each input channel, `[K]`.
-        moment: `X X^T`, `[K, K]`.
+        gram: the Gram matrix of the inputs, `X X^T`, `[K, K]`.
         grid: how the weights will be rounded.
     """
-    moment = moment.float()
+    gram = gram.float()
     best, least = torch.ones_like(mean_abs, dtype=torch.float32), float("inf")
     for step in range(STEPS):
         scales = candidate(mean_abs, step / STEPS)
         error = sum(
-            float(squared_error(grid.nearest(weight * scales).dense() / scales - weight, moment)) for weight in weights
+            float(squared_error(grid.nearest(weight * scales).dense() / scales - weight, gram)) for weight in weights
         )
         if error < least:
             best, least = scales, error
@@ -50,7 +50,7 @@ def candidate(mean_abs: Tensor, alpha: float) -> Tensor:
 
 
 def search_clipping(
-    weight: Tensor, moment: Tensor, grid: IntegerGrid, *, shrink: float = 0.5, steps: int = STEPS, rows: int = 512
+    weight: Tensor, gram: Tensor, grid: IntegerGrid, *, shrink: float = 0.5, steps: int = STEPS, rows: int = 512
 ) -> Scales:
     """The scales with the least error of outputs among those of grids made narrower, block by block.
 
@@ -58,7 +58,7 @@ def search_clipping(
 
     Args:
         weight: the weight, `[N, K]`.
-        moment: `X X^T`, `[K, K]`.
+        gram: the Gram matrix of the inputs, `X X^T`, `[K, K]`.
         grid: how the weight will be rounded.
         shrink: how much narrower a grid may become.
         steps: how many widths are tried for that.
@@ -67,14 +67,14 @@ def search_clipping(
     weight = weight.float()
     width = grid.width(weight.shape[1])
     places = torch.arange(weight.shape[1], device=weight.device).view(-1, width)
-    moments = moment.float()[places[:, :, None], places[:, None, :]]  # [blocks, width, width]
-    parts = [_clipped(part, moments, grid, shrink, steps) for part in weight.split(rows)]
+    grams = gram.float()[places[:, :, None], places[:, None, :]]  # [blocks, width, width]
+    parts = [_clipped(part, grams, grid, shrink, steps) for part in weight.split(rows)]
     zeros = [part.zero for part in parts if part.zero is not None]
     return Scales(torch.cat([part.scale for part in parts]), torch.cat(zeros) if zeros else None)
 
 
-def _clipped(weight: Tensor, moments: Tensor, grid: IntegerGrid, shrink: float, steps: int) -> Scales:
-    width = moments.shape[1]
+def _clipped(weight: Tensor, grams: Tensor, grid: IntegerGrid, shrink: float, steps: int) -> Scales:
+    width = grams.shape[1]
     blocks = weight.unflatten(1, (-1, width))
     least, most = blocks.amin(2, keepdim=True), blocks.amax(2, keepdim=True)
     best = grid.scales(weight)
@@ -84,7 +84,7 @@ def _clipped(weight: Tensor, moments: Tensor, grid: IntegerGrid, shrink: float, 
         clipped = blocks.maximum(least * ratio).minimum(most * ratio) if grid.asymmetric else blocks * ratio
         tried = grid.scales(clipped.flatten(1))
         change = (grid.nearest(weight, tried).dense() - weight).unflatten(1, (-1, width))
-        error = (torch.einsum("ngi,gij->ngj", change, moments) * change).sum(2)
+        error = (torch.einsum("ngi,gij->ngj", change, grams) * change).sum(2)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
         zero = None if best.zero is None or tried.zero is None else torch.where(better, tried.zero, best.zero)

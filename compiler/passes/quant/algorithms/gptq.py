@@ -35,11 +35,11 @@ class Factor(NamedTuple):
     is_sorted: bool
 
 
-def factorize(moment: Tensor, *, damping: float = 0.01, order: bool = True, name: str = "the weight") -> Factor:
+def factorize(gram: Tensor, *, damping: float = 0.01, order: bool = True, name: str = "the weight") -> Factor:
     """Prepare GPTQ for the linears over one input.
 
     Args:
-        moment: `X X^T`, `[K, K]`; its type is what is computed in, but for float64 where float32 does not do.
+        gram: the Gram matrix of the inputs, `X X^T`, `[K, K]`; its type is what is computed in, but for float64 where float32 does not do.
         damping: the part of the mean of the diagonal that is added to the diagonal.
         order: whether to round the columns with the largest inputs first.
         name: what errors call the linear.
@@ -47,7 +47,7 @@ def factorize(moment: Tensor, *, damping: float = 0.01, order: bool = True, name
     Raises:
         PassError: if the damped Hessian is not positive definite.
     """
-    hessian = 2 * moment
+    hessian = 2 * gram
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     diagonal[dead] = 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from compiler.errors import PassError
 
 ROWS = 512
-# Columns of a moment that are computed at once: half of it follows from the other half.
+# Columns of a Gram matrix that are computed at once: half of it follows from the other half.
 PANEL = 512
 
 
@@ -22,24 +22,24 @@ class InputStatistics:
     Attributes:
         mean_abs: the mean absolute value of each channel, float32 `[K]`.
         amax: the largest absolute value of each channel, float32 `[K]`.
-        moment: `X^T X`, float32 `[K, K]`: half the Hessian of GPTQ.
+        gram: the Gram matrix of the inputs, `X^T X`, float32 `[K, K]`: half the Hessian of GPTQ.
         rows: at most 512 of the inputs, evenly spread over all, float32 `[T, K]`.
     """
 
     mean_abs: Tensor
     amax: Tensor
-    moment: Tensor
+    gram: Tensor
     rows: Tensor
 
 
-def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, moment: bool = True) -> InputStatistics:
+def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, gram: bool = True) -> InputStatistics:
     """The statistics of inputs `[..., K]`, one tensor a batch.
 
     Args:
         inputs: the batches.
         device: where to compute.
         module: what errors call the linear.
-        moment: whether to compute `moment`; else it is empty.
+        gram: whether to compute `gram`; else it is empty.
 
     Raises:
         PassError: if an input is NaN or infinite.
@@ -47,7 +47,7 @@ def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, momen
     width = inputs[0].shape[-1]
     total = sum(batch.numel() // width for batch in inputs)
     sums, largest = torch.zeros(2, width, device=device)
-    square = torch.zeros((width, width) if moment else (0, 0), device=device)
+    square = torch.zeros((width, width) if gram else (0, 0), device=device)
     kept = []
     for x in _flat(inputs, device):
         sums += x.abs().sum(0)
@@ -57,7 +57,7 @@ def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, momen
                 f"the input of {module} is NaN or infinite on the calibration text",
                 hint="its weights may be damaged, or float16 too narrow for the model: try --dtype bfloat16 or float32",
             )
-        if moment:
+        if gram:
             _add_square(square, x)
         share = max(1, ROWS * len(x) // total)
         kept.append(x[:: max(1, -(-len(x) // share))].clone())  # a view would keep the whole batch

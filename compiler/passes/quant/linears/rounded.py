@@ -56,11 +56,11 @@ class Rounding:
         """Whether there is anything to learn from data."""
         return self.act == "static" or self.compensate
 
-    def weights(self, weights: Mapping[str, Tensor], moment: Tensor, module: str) -> dict[str, Rounded]:
-        """The weights of linears over one input rounded; `moment` is `X^T X` of its values, `[K, K]`."""
+    def weights(self, weights: Mapping[str, Tensor], gram: Tensor, module: str) -> dict[str, Rounded]:
+        """The weights of linears over one input rounded; `gram` is the Gram matrix `X^T X` of its values, `[K, K]`."""
         if not self.compensate:
             return {name: self.grid.nearest(weight) for name, weight in weights.items()}
-        factor = factorize(moment, name=module)
+        factor = factorize(gram, name=module)
         return {name: gptq(weight, factor, self.grid) for name, weight in weights.items()}
 
 
@@ -101,8 +101,8 @@ def _calibration(graph: Graph, rounding: Rounding) -> CalibrationSource | None:
 def _solver(rounding: Rounding) -> Solve:
     def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
         module = by_name[view.stop.ops[0].name].module
-        known = gather(view.inputs, view.device, module, moment=rounding.compensate)
-        rounded = rounding.weights(view.weights, known.moment, module)
+        known = gather(view.inputs, view.device, module, gram=rounding.compensate)
+        rounded = rounding.weights(view.weights, known.gram, module)
         dense = {name: weight.dense() for name, weight in rounded.items()}
         outcomes = [
             (amax, _errors(known.rows, amax, view.weights, dense, rounding))

@@ -122,7 +122,7 @@ def _sensitivity(
     """The relative error of each linear's outputs for each grid, by `name bits`."""
 
     def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
-        known = gather(view.inputs, view.device, by_name[view.stop.ops[0].name].module, moment=False)
+        known = gather(view.inputs, view.device, by_name[view.stop.ops[0].name].module, gram=False)
         errors = {}
         for name, weight in view.weights.items():
             outputs = known.rows @ weight.float().T

@@ -59,14 +59,14 @@ def _solve(view: View, by_name: Mapping[str, Target], grid: IntegerGrid) -> Laye
     module = by_name[view.stop.ops[0].name].module
     known = gather(view.inputs, view.device, module)
     weights = {name: weight.float() for name, weight in view.weights.items()}
-    scales = search_scales(list(weights.values()), known.mean_abs, known.moment, grid)
+    scales = search_scales(list(weights.values()), known.mean_abs, known.gram, grid)
     factor = pre_scale(view.stop, scales)
     tensors, errors = stored_scale(view.stop, factor, module), {}
     wide = factor.float()
-    moment, rows = known.moment * wide * wide[:, None], known.rows * wide
+    gram, rows = known.gram * wide * wide[:, None], known.rows * wide
     for name, weight in weights.items():
         smoothed = weight / wide
-        rounded = grid.nearest(smoothed, search_clipping(smoothed, moment, grid))
+        rounded = grid.nearest(smoothed, search_clipping(smoothed, gram, grid))
         tensors.update(stored_weight(by_name[name], rounded, grid.dtype))
         errors[name] = relative_error(rows @ rounded.dense().T, known.rows @ weight.T)
     return LayerResult(tensors, errors)

@@ -61,7 +61,7 @@ def round_all(graph: Graph, chosen: Sequence[Target], grids: Mapping[str, Intege
     def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
         module = by_name[view.stop.ops[0].name].module
         known = gather(view.inputs, view.device, module)
-        factor = factorize(known.moment, damping=recipe.damping, order=recipe.order, name=module)
+        factor = factorize(known.gram, damping=recipe.damping, order=recipe.order, name=module)
         tensors, errors, weights = {}, {}, {}
         for name, weight in view.weights.items():
             rounded = gptq(weight, factor, grids[name])

@@ -59,7 +59,7 @@ class SmoothQuant(Recipe):
 
     def _solve(self, view: View, by_name: Mapping[str, Target]) -> LayerResult:
         module, static, grid = by_name[view.stop.ops[0].name].module, self.act == "static", IntegerGrid(8)
-        known = gather(view.inputs, view.device, module, moment=False)
+        known = gather(view.inputs, view.device, module, gram=False)
         weights = {name: weight.float() for name, weight in view.weights.items()}
         if self.search:
             _, scales = search_alpha(known.amax, known.rows, list(weights.values()), static=static)

@@ -44,9 +44,9 @@ def _by_least_squares(weight, x, grid, order, damping):
 def test_equals_least_squares_column_by_column(bits, group):
     x, weight = _inputs(12), torch.randn(6, 12, generator=torch.Generator().manual_seed(3))
     grid = IntegerGrid(bits, group)
-    moment = x.T @ x
-    factor = factorize(moment, damping=0.01, order=True)
-    assert factor.order.tolist() == moment.diagonal().argsort(descending=True).tolist() != list(range(12))
+    gram = x.T @ x
+    factor = factorize(gram, damping=0.01, order=True)
+    assert factor.order.tolist() == gram.diagonal().argsort(descending=True).tolist() != list(range(12))
     expected = _by_least_squares(weight, x, grid, factor.order.tolist(), 0.01)
     assert torch.equal(gptq(weight, factor, grid).codes, expected)
 
@@ -66,13 +66,13 @@ def test_blocks_change_nothing(monkeypatch):
 def test_first_column_of_two_is_rounded_and_the_second_is_the_best_there_is():
     x, grid = _inputs(2, seed=5), IntegerGrid(3)
     weight = torch.randn(20, 2, generator=torch.Generator().manual_seed(5))
-    moment = x.T @ x
-    rounded = gptq(weight, factorize(moment, damping=0.0, order=False), grid)
+    gram = x.T @ x
+    rounded = gptq(weight, factorize(gram, damping=0.0, order=False), grid)
     scale = grid.scales(weight).scale
     for row in range(20):
         first = rounded.codes[row, 0]
         tries = [
-            squared_error((torch.stack([first, torch.tensor(c)]) * scale[row] - weight[row])[None].double(), moment)
+            squared_error((torch.stack([first, torch.tensor(c)]) * scale[row] - weight[row])[None].double(), gram)
             for c in range(grid.low, grid.high + 1)
         ]
         chosen = tries[int(rounded.codes[row, 1]) - grid.low]
@@ -82,22 +82,22 @@ def test_first_column_of_two_is_rounded_and_the_second_is_the_best_there_is():
 @pytest.mark.parametrize("order", [False, True])
 def test_loses_less_than_rounding_to_nearest(order):
     x, weight = _inputs(64, 500, seed=6), torch.randn(32, 64, generator=torch.Generator().manual_seed(6))
-    moment = x.T @ x
+    gram = x.T @ x
     for bits in (3, 4):
         grid = IntegerGrid(bits, 32)
-        ours = squared_error((gptq(weight, factorize(moment, order=order), grid).dense() - weight).double(), moment)
-        nearest = squared_error((grid.nearest(weight).dense() - weight).double(), moment)
+        ours = squared_error((gptq(weight, factorize(gram, order=order), grid).dense() - weight).double(), gram)
+        nearest = squared_error((grid.nearest(weight).dense() - weight).double(), gram)
         assert ours < 0.7 * nearest
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_floats_lose_less_too(whole):
     x, weight = _inputs(64, 500, seed=7), torch.randn(32, 64, generator=torch.Generator().manual_seed(7))
-    grid, moment = FloatGrid(whole), x.T @ x
-    rounded = gptq(weight, factorize(moment), grid)
+    grid, gram = FloatGrid(whole), x.T @ x
+    rounded = gptq(weight, factorize(gram), grid)
     assert rounded.codes.dtype is torch.float8_e4m3fn
-    ours = squared_error((rounded.dense() - weight).double(), moment)
-    assert ours < 0.7 * squared_error((grid.nearest(weight).dense() - weight).double(), moment)
+    ours = squared_error((rounded.dense() - weight).double(), gram)
+    assert ours < 0.7 * squared_error((grid.nearest(weight).dense() - weight).double(), gram)
 
 
 def test_inputs_that_are_always_zero_have_weights_of_zero():
@@ -108,8 +108,8 @@ def test_inputs_that_are_always_zero_have_weights_of_zero():
 
 
 def test_dependent_inputs_need_damping():
-    moment = torch.ones(4, 4)
+    gram = torch.ones(4, 4)
     with pytest.raises(PassError, match=r"inputs of model\.fc1 depend") as caught:
-        factorize(moment, damping=0.0, name="model.fc1")
+        factorize(gram, damping=0.0, name="model.fc1")
     assert "damping=0.1" in str(caught.value)
-    factorize(moment, damping=0.1)
+    factorize(gram, damping=0.1)
