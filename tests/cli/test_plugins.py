@@ -199,7 +199,7 @@ def test_an_engine_of_a_plugin_file_runs_where_the_file_is_given(file: Path, tmp
 
 ALGORITHM = """
 from dataclasses import dataclass
-from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.linears.rounded import Rounding, quantize_rounded
 from compiler.passes.quant.recipe import Recipe, algorithm
 
@@ -211,7 +211,7 @@ class Int6(Recipe):
     wide: int = 0
 
     def quantize(self, graph):
-        return quantize_rounded(graph, self, Rounding(IntegerGrid(6 + self.wide)))
+        return quantize_rounded(graph, self, Rounding(IntegerScheme(6 + self.wide)))
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -374,6 +375,7 @@ def test_an_installed_package_cannot_replace_a_pass(install) -> None:
 
 
 def test_a_rule_of_a_plugin_has_a_place_in_messages() -> None:
+    importlib.import_module("runtime.executors.torch.rules")  # registers llmc's own
     with pytest.raises(TargetError) as caught:
         TORCH_RULES.add("gelu", lambda state, op: "x", test_no_such_plugin)
     assert re.fullmatch(

@@ -18,7 +18,7 @@ from compiler.ir.mesh_weights import weight_report
 from compiler.ir.sinking import sink_slices
 from compiler.passes import run_pipeline
 from compiler.passes.quant import Quantize
-from compiler.passes.quant.algorithms.grid import FloatGrid, IntegerGrid
+from compiler.passes.quant.algorithms.scheme import FloatScheme, IntegerScheme
 from compiler.passes.quant.linears.targets import targets
 from tests.frontends.steps import lift_folder, random_rows, run_rows
 
@@ -76,11 +76,11 @@ def test_how_weights_are_stored(options: str, expected: str) -> None:
 
 
 GRIDS = {
-    "int8": IntegerGrid(8),
-    "int4:group=8": IntegerGrid(4, 8),
-    "int3:group=8": IntegerGrid(3, 8),
-    "fp8:act=off": FloatGrid(),
-    "fp8:act=off:weights=channel": FloatGrid(whole=False),
+    "int8": IntegerScheme(8),
+    "int4:group=8": IntegerScheme(4, 8),
+    "int3:group=8": IntegerScheme(3, 8),
+    "fp8:act=off": FloatScheme(),
+    "fp8:act=off:weights=channel": FloatScheme(whole=False),
 }
 
 

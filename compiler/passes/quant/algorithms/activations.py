@@ -7,7 +7,7 @@ from torch import Tensor
 
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import dequantize, quantize
-from compiler.passes.quant.algorithms.grid import LEAST_SCALE
+from compiler.passes.quant.algorithms.scheme import LEAST_SCALE
 
 LARGEST = {DType.i8: 127, DType.f8e4m3: 448}
 """The largest value of a quantized type that its negative is a value of, too."""

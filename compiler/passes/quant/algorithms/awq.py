@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compiler.passes.quant.algorithms.grid import IntegerGrid, Scales
+from compiler.passes.quant.algorithms.scheme import IntegerScheme, Scales
 
 STEPS = 20
 
@@ -22,21 +22,21 @@ def squared_error(change: Tensor, gram: Tensor) -> Tensor:
     return ((change @ gram) * change).sum()
 
 
-def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, gram: Tensor, grid: IntegerGrid) -> Tensor:
+def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, gram: Tensor, scheme: IntegerScheme) -> Tensor:
     """The scales `s`, float32 `[K]`, with the least error of outputs among `mean_abs ** alpha` for 20 alphas in [0, 1).
 
     Args:
         weights: the weights of the linears over one input, each `[N, K]`.
         mean_abs: the mean absolute value of each input channel, `[K]`.
         gram: the Gram matrix of the inputs, `X X^T`, `[K, K]`.
-        grid: how the weights will be rounded.
+        scheme: how the weights will be rounded.
     """
     gram = gram.float()
     best, least = torch.ones_like(mean_abs, dtype=torch.float32), float("inf")
     for step in range(STEPS):
         scales = candidate(mean_abs, step / STEPS)
         error = sum(
-            float(squared_error(grid.nearest(weight * scales).dense() / scales - weight, gram)) for weight in weights
+            float(squared_error(scheme.nearest(weight * scales).dense() / scales - weight, gram)) for weight in weights
         )
         if error < least:
             best, least = scales, error
@@ -50,40 +50,40 @@ def candidate(mean_abs: Tensor, alpha: float) -> Tensor:
 
 
 def search_clipping(
-    weight: Tensor, gram: Tensor, grid: IntegerGrid, *, shrink: float = 0.5, steps: int = STEPS, rows: int = 512
+    weight: Tensor, gram: Tensor, scheme: IntegerScheme, *, shrink: float = 0.5, steps: int = STEPS, rows: int = 512
 ) -> Scales:
-    """The scales with the least error of outputs among those of grids made narrower, block by block.
+    """The scales with the least error of outputs among those of a smaller range, block by block.
 
     The error of a block is that of its own part of the outputs, so that blocks are searched apart.
 
     Args:
         weight: the weight, `[N, K]`.
         gram: the Gram matrix of the inputs, `X X^T`, `[K, K]`.
-        grid: how the weight will be rounded.
-        shrink: how much narrower a grid may become.
+        scheme: how the weight will be rounded.
+        shrink: how small the range may become.
         steps: how many widths are tried for that.
         rows: how many rows are searched at a time.
     """
     weight = weight.float()
-    width = grid.width(weight.shape[1])
+    width = scheme.width(weight.shape[1])
     places = torch.arange(weight.shape[1], device=weight.device).view(-1, width)
     grams = gram.float()[places[:, :, None], places[:, None, :]]  # [blocks, width, width]
-    parts = [_clipped(part, grams, grid, shrink, steps) for part in weight.split(rows)]
+    parts = [_clipped(part, grams, scheme, shrink, steps) for part in weight.split(rows)]
     zeros = [part.zero for part in parts if part.zero is not None]
     return Scales(torch.cat([part.scale for part in parts]), torch.cat(zeros) if zeros else None)
 
 
-def _clipped(weight: Tensor, grams: Tensor, grid: IntegerGrid, shrink: float, steps: int) -> Scales:
+def _clipped(weight: Tensor, grams: Tensor, scheme: IntegerScheme, shrink: float, steps: int) -> Scales:
     width = grams.shape[1]
     blocks = weight.unflatten(1, (-1, width))
     least, most = blocks.amin(2, keepdim=True), blocks.amax(2, keepdim=True)
-    best = grid.scales(weight)
+    best = scheme.scales(weight)
     best_error = torch.full_like(best.scale, float("inf"))
     for step in range(steps):
         ratio = 1 - shrink * step / steps
-        clipped = blocks.maximum(least * ratio).minimum(most * ratio) if grid.asymmetric else blocks * ratio
-        tried = grid.scales(clipped.flatten(1))
-        change = (grid.nearest(weight, tried).dense() - weight).unflatten(1, (-1, width))
+        clipped = blocks.maximum(least * ratio).minimum(most * ratio) if scheme.asymmetric else blocks * ratio
+        tried = scheme.scales(clipped.flatten(1))
+        change = (scheme.nearest(weight, tried).dense() - weight).unflatten(1, (-1, width))
         error = (torch.einsum("ngi,gij->ngj", change, grams) * change).sum(2)
         better = error < best_error
         best_error = torch.where(better, error, best_error)

@@ -1,7 +1,7 @@
 """GPTQ: rounding a weight column by column, each error made good by the columns that follow (Frantar et al., 2023).
 
-A row `w` of a weight is to become `q` on a grid such that `(w - q) H (w - q)^T` is small, where `H = 2 X X^T` over the
-inputs `X` of calibration. Once a column is rounded, the best change of the ones after it is known in closed form; its
+A row `w` of a weight is to become `q`, of values of a scheme, such that `(w - q) H (w - q)^T` is small, where
+`H = 2 X X^T` over the inputs `X` of calibration. Once a column is rounded, the best change of the ones after it is known in closed form; its
 coefficients for all columns are the rows of the upper Cholesky factor of the inverse of `H`.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compiler.errors import PassError
 from compiler.ir.torch_types import to_torch
-from compiler.passes.quant.algorithms.grid import Grid, Rounded, Scales
+from compiler.passes.quant.algorithms.scheme import Rounded, Scales, Scheme
 
 BLOCK = 128
 
@@ -39,7 +39,8 @@ def factorize(gram: Tensor, *, damping: float = 0.01, order: bool = True, name: 
     """Prepare GPTQ for the linears over one input.
 
     Args:
-        gram: the Gram matrix of the inputs, `X X^T`, `[K, K]`; its type is what is computed in, but for float64 where float32 does not do.
+        gram: the Gram matrix of the inputs, `X X^T`, `[K, K]`; its type is what is computed in, but for float64 where
+            float32 does not do.
         damping: the part of the mean of the diagonal that is added to the diagonal.
         order: whether to round the columns with the largest inputs first.
         name: what errors call the linear.
@@ -75,7 +76,7 @@ def _inverse_factor(matrix: Tensor) -> Tensor | None:
     return None if failed or not bool(upper.isfinite().all()) else upper
 
 
-def gptq(weight: Tensor, factor: Factor, grid: Grid) -> Rounded:
+def gptq(weight: Tensor, factor: Factor, scheme: Scheme) -> Rounded:
     """Round a weight `[N, K]`.
 
     Without an order of columns, the scales of a group are taken when it is reached, from weights that already make
@@ -83,10 +84,10 @@ def gptq(weight: Tensor, factor: Factor, grid: Grid) -> Rounded:
     """
     upper = factor.upper
     plain = weight.to(upper.dtype).masked_fill(factor.dead, 0)
-    width = grid.width(plain.shape[1])
-    scales = _Scales(grid, plain, width, fixed=factor.is_sorted)
+    width = scheme.width(plain.shape[1])
+    scales = _Scales(scheme, plain, width, fixed=factor.is_sorted)
     work = plain.T[factor.order].contiguous()  # a column of the weight is a row, which lies in one piece
-    codes = torch.empty(work.shape, dtype=torch.int8, device=work.device)
+    values = torch.empty(work.shape, dtype=torch.int8, device=work.device)
     places = factor.order.tolist()
     for start in range(0, len(places), BLOCK):
         stop = min(start + BLOCK, len(places))
@@ -94,24 +95,24 @@ def gptq(weight: Tensor, factor: Factor, grid: Grid) -> Rounded:
         for column in range(start, stop):
             group = scales.at(places[column], work, errors, upper, start, column)
             current = work[column, :, None]
-            code = grid.codes(current, group)
-            codes[column] = code.view(torch.int8)[:, 0]
-            error = (current - Rounded(code, group).dense())[:, 0] / upper[column, column]
+            value = scheme.values(current, group)
+            values[column] = value.view(torch.int8)[:, 0]
+            error = (current - Rounded(value, group).dense())[:, 0] / upper[column, column]
             errors[column - start] = error
             work[column + 1 : stop].addr_(upper[column, column + 1 : stop], error, alpha=-1)
         work[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
-    ordered = codes[factor.order.argsort()].T.contiguous()
-    return Rounded(ordered.view(to_torch(grid.dtype)), scales.all())
+    ordered = values[factor.order.argsort()].T.contiguous()
+    return Rounded(ordered.view(to_torch(scheme.dtype)), scales.all())
 
 
 class _Scales:
     """The scales of the groups, fixed beforehand or taken as groups are reached."""
 
-    def __init__(self, grid: Grid, weight: Tensor, width: int, *, fixed: bool) -> None:
-        self.grid = grid
+    def __init__(self, scheme: Scheme, weight: Tensor, width: int, *, fixed: bool) -> None:
+        self.scheme = scheme
         self.width = width
         self.fixed = fixed
-        self.scale, self.zero = grid.scales(weight)
+        self.scale, self.zero = scheme.scales(weight)
 
     def at(self, place: int, work: Tensor, errors: Tensor, upper: Tensor, start: int, column: int) -> Scales:
         """The scales `[N, 1]` of the column at `place`."""
@@ -122,7 +123,7 @@ class _Scales:
             if beyond < self.width:
                 lagging = slice(column + beyond, column + self.width)
                 ahead[:, beyond:] -= errors.T @ upper[start : start + len(errors), lagging]
-            scale, zero = self.grid.scales(ahead)
+            scale, zero = self.scheme.scales(ahead)
             self.scale[:, group : group + 1] = scale
             if self.zero is not None and zero is not None:
                 self.zero[:, group : group + 1] = zero

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compiler.passes.quant.algorithms.activations import round_activations
-from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.scheme import IntegerScheme
 
 
 def smoothing(inputs: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor:
@@ -43,7 +43,7 @@ def search_alpha(
         rounded = round_activations(rows / scales, (inputs / scales).amax() if static else None)
         error = 0.0
         for weight in weights:
-            smoothed = IntegerGrid(8).nearest(weight.float() * scales).dense()
+            smoothed = IntegerScheme(8).nearest(weight.float() * scales).dense()
             error += float((rounded @ smoothed.T - rows @ weight.float().T).square().sum())
         if error < least:
             best, chosen, least = step / steps, scales, error

@@ -16,7 +16,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
 from compiler.passes.quant.algorithms.activations import LARGEST
-from compiler.passes.quant.algorithms.grid import LEAST_SCALE
+from compiler.passes.quant.algorithms.scheme import LEAST_SCALE
 from compiler.passes.quant.caches.errors import cache_errors
 from compiler.passes.quant.caches.scales import cache_scales
 from compiler.passes.quant.calibration.source import current_calibration

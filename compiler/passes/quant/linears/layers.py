@@ -12,7 +12,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.tensor_ref import TensorRef
-from compiler.passes.quant.algorithms.grid import Rounded
+from compiler.passes.quant.algorithms.scheme import Rounded
 from compiler.passes.quant.calibration.layerwise import View, Walk
 from compiler.passes.quant.calibration.points import stops_of
 from compiler.passes.quant.calibration.source import CalibrationSource
@@ -122,7 +122,7 @@ def stored_weight(target: Target, rounded: Rounded, dtype: DType) -> dict[str, S
     """What to store of a rounded weight, by the keys that `stored_linear` reads."""
     name, module = target.op.name, target.module
     tensors = {
-        f"{name}.qweight": Stored(rounded.codes, f"{module}.qweight", dtype),
+        f"{name}.qweight": Stored(rounded.values, f"{module}.qweight", dtype),
         f"{name}.scales": Stored(rounded.scales.scale, f"{module}.scales"),
     }
     if rounded.scales.zero is not None:
@@ -152,7 +152,7 @@ def stored_linear(
         column = b.cast(rows(b), dtype=DType.f32, name="rows")
         column = b.reshape(column, shape=(*column.type.shape, 1), name="column")
         scale = b.mul(scale, column, name="weight.scale.scaled")
-    codes = b.const(data=refs[f"{op.name}.qweight"], name="weight.packed")
+    values = b.const(data=refs[f"{op.name}.qweight"], name="weight.packed")
     zeros = f"{op.name}.zeros"
     zero = b.const(data=refs[zeros], name="weight.zero") if zeros in refs else None
-    return dequantized_linear(op, b, codes, scale, zero, x=x)
+    return dequantized_linear(op, b, values, scale, zero, x=x)

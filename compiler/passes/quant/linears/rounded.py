@@ -13,7 +13,7 @@ from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.passes.quant.algorithms.activations import round_activations
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
-from compiler.passes.quant.algorithms.grid import Grid, Rounded
+from compiler.passes.quant.algorithms.scheme import Rounded, Scheme
 from compiler.passes.quant.budget import quantize_linears
 from compiler.passes.quant.calibration.layerwise import View
 from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration, find_calibration
@@ -42,12 +42,12 @@ class Rounding:
     """How linears are rounded.
 
     Attributes:
-        grid: the values of weights.
+        scheme: the values of weights.
         act: what is done to inputs, which get the type of the weights.
         compensate: whether weights make good each other's errors (GPTQ); else each becomes the nearest value.
     """
 
-    grid: Grid
+    scheme: Scheme
     act: Activations = "off"
     compensate: bool = False
 
@@ -59,9 +59,9 @@ class Rounding:
     def weights(self, weights: Mapping[str, Tensor], gram: Tensor, module: str) -> dict[str, Rounded]:
         """The weights of linears over one input rounded; `gram` is the Gram matrix `X^T X` of its values, `[K, K]`."""
         if not self.compensate:
-            return {name: self.grid.nearest(weight) for name, weight in weights.items()}
+            return {name: self.scheme.nearest(weight) for name, weight in weights.items()}
         factor = factorize(gram, name=module)
-        return {name: gptq(weight, factor, self.grid) for name, weight in weights.items()}
+        return {name: gptq(weight, factor, self.scheme) for name, weight in weights.items()}
 
 
 def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
@@ -72,20 +72,20 @@ def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
     Raises:
         PassError: as `targets`, `calibrate` and `quantize_linears`.
     """
-    chosen = targets(graph, recipe, rounding.grid.group)
+    chosen = targets(graph, recipe, rounding.scheme.group)
     results = Results({}, {}, {})
     if calibration := _calibration(graph, rounding):
         results = calibrate(graph, chosen, calibration, f"{rounding} {_names(chosen)}", _solver(rounding))
-        how = describe(recipe.algorithm, rounding.grid.bits, rounding.grid.group)
+        how = describe(recipe.algorithm, rounding.scheme.bits, rounding.scheme.group)
         named = how if rounding.act == "off" else f"{how}, {rounding.act} activations"
         report(calibration, chosen, results.errors, {target.op.name: named for target in chosen})
-    round_input = input_rounding(rounding.act, rounding.grid.dtype, results.numbers)
+    round_input = input_rounding(rounding.act, rounding.scheme.dtype, results.numbers)
 
     def emit(op: Op, b: RewriteBuilder) -> Value:
         x = round_input(op, b) if round_input else None
         if rounding.compensate:
             return stored_linear(op, b, results.refs, x=x)
-        weight = round_weight(b, op.operands[1], rounding.grid)
+        weight = round_weight(b, op.operands[1], rounding.scheme)
         return dequantized_linear(op, b, weight.q, weight.scale, x=x)
 
     return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.limit)
@@ -114,7 +114,7 @@ def _solver(rounding: Rounding) -> Solve:
             return LayerResult(errors=errors, numbers=numbers)
         tensors = {}
         for name, weight in rounded.items():
-            tensors.update(stored_weight(by_name[name], weight, rounding.grid.dtype))
+            tensors.update(stored_weight(by_name[name], weight, rounding.scheme.dtype))
         return LayerResult(tensors, errors, numbers, dense)
 
     return solve
@@ -129,7 +129,7 @@ def _candidates(amax: Tensor, rounding: Rounding) -> list[float | None]:
     """
     if rounding.act != "static":
         return [None]
-    steps = _STEPS if rounding.grid.dtype.is_float else 1
+    steps = _STEPS if rounding.scheme.dtype.is_float else 1
     return [float(amax.amax()) * 2 ** (step / _STEPS) for step in range(steps)]
 
 
@@ -137,7 +137,7 @@ def _errors(
     rows: Tensor, amax: float | None, before: Mapping[str, Tensor], after: Mapping[str, Tensor], rounding: Rounding
 ) -> dict[str, float]:
     """The relative errors of the outputs of linears for some inputs `[T, K]`, by the linears' names."""
-    inputs = rows if rounding.act == "off" else round_activations(rows, amax, rounding.grid.dtype)
+    inputs = rows if rounding.act == "off" else round_activations(rows, amax, rounding.scheme.dtype)
     return {name: relative_error(inputs @ after[name].T, rows @ before[name].float().T) for name in after}
 
 

@@ -11,7 +11,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.passes.quant.algorithms.activations import LARGEST
-from compiler.passes.quant.algorithms.grid import LEAST_SCALE, Grid
+from compiler.passes.quant.algorithms.scheme import LEAST_SCALE, Scheme
 from compiler.passes.quant.recipe import Activations
 
 
@@ -22,22 +22,22 @@ class RoundedValue(NamedTuple):
     scale: Value
 
 
-def round_weight(b: RewriteBuilder, weight: Value, grid: Grid) -> RoundedValue:
-    """Append the ops that round a constant weight `[N, K]` to the nearest values of a symmetric grid."""
+def round_weight(b: RewriteBuilder, weight: Value, scheme: Scheme) -> RoundedValue:
+    """Append the ops that round a constant weight `[N, K]` to the nearest values of a symmetric scheme."""
     wide = weight if weight.type.dtype is DType.f32 else b.cast(weight, dtype=DType.f32, name="weight.f32")
-    scale = _scale(b, _largest(b, wide, grid), grid.top, "weight")
-    return RoundedValue(b.quantize(wide, scale, dtype=grid.dtype, name="weight.packed"), scale)
+    scale = _scale(b, _largest(b, wide, scheme), scheme.top, "weight")
+    return RoundedValue(b.quantize(wide, scale, dtype=scheme.dtype, name="weight.packed"), scale)
 
 
-def _largest(b: RewriteBuilder, weight: Value, grid: Grid) -> Value:
+def _largest(b: RewriteBuilder, weight: Value, scheme: Scheme) -> Value:
     """The largest absolute weight of each block: `[N, 1]`, `[N, K / group]` or `[1, 1]`."""
-    if grid.group:
+    if scheme.group:
         n, k = weight.type.sizes({})
-        groups = b.reshape(weight, shape=(n, k // grid.group, grid.group), name="weight.groups")
+        groups = b.reshape(weight, shape=(n, k // scheme.group, scheme.group), name="weight.groups")
         largest = b.amax(groups, axis=2, name="weight.amax")
-        return b.reshape(largest, shape=(n, k // grid.group), name="weight.largest")
+        return b.reshape(largest, shape=(n, k // scheme.group), name="weight.largest")
     rows = b.amax(weight, axis=1, name="weight.amax")
-    return b.amax(rows, axis=0, name="weight.amax") if grid.whole else rows
+    return b.amax(rows, axis=0, name="weight.amax") if scheme.whole else rows
 
 
 def _scale(b: RewriteBuilder, largest: Value, top: float, name: str) -> Value:

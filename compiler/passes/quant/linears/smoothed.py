@@ -56,7 +56,7 @@ def rewrite_smoothed(
 def _rows(graph: Graph, stops: Sequence[Stop], scales: Mapping[str, Make]) -> dict[str, Make]:
     """What the rows of linears absorb, by the linear's name.
 
-    Their stored weights do not hold it: factors of rows change scales only, whatever the codes are.
+    Their stored weights do not hold it: factors of rows change scales only, whatever the quantized values are.
     """
     places = find_places(graph, [stop for stop in stops if stop.x.name in scales])
     return {place.op: scales[name] for name, place in places.items() if place.kind == "rows"}

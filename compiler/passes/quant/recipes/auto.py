@@ -9,7 +9,7 @@ from typing import Annotated
 from compiler.errors import PassError
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
-from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.calibration.layerwise import View
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
@@ -28,12 +28,12 @@ class Choice:
     """One way to store a linear's weight.
 
     Attributes:
-        grid: how it is rounded; None to leave it as it is.
+        scheme: how it is rounded; None to leave it as it is.
         bits: what it takes, scales included.
         error: the square of the relative error of outputs.
     """
 
-    grid: IntegerGrid | None
+    scheme: IntegerScheme | None
     bits: float
     error: float
 
@@ -60,20 +60,25 @@ class Auto(Recipe):
             PassError: as `targets` and `calibrate`, or if the budget is below the cheapest choice.
         """
         chosen = targets(graph, self, self.group)
-        grids = {target.op.name: (IntegerGrid(4, _group(target, self.group)), IntegerGrid(8)) for target in chosen}
+        schemes = {
+            target.op.name: (IntegerScheme(4, _group(target, self.group)), IntegerScheme(8)) for target in chosen
+        }
         elements = sum(target.weight.type.elements for target in chosen)
-        cheapest = {t.op.name: [Choice(None, _bits(t, grids[t.op.name][0]), 0.0)] for t in chosen}
+        cheapest = {t.op.name: [Choice(None, _bits(t, schemes[t.op.name][0]), 0.0)] for t in chosen}
         allocate(cheapest, self.bits * elements, elements)  # refuses what nothing fits, before anything is measured
-        errors = _sensitivity(graph, chosen, grids)
+        errors = _sensitivity(graph, chosen, schemes)
         choices = {
             name: [
-                *(Choice(grid, _bits(target, grid), errors[f"{name} {grid.bits}"] ** 2) for grid in grids[name]),
+                *(
+                    Choice(scheme, _bits(target, scheme), errors[f"{name} {scheme.bits}"] ** 2)
+                    for scheme in schemes[name]
+                ),
                 Choice(None, _bits(target, None), 0.0),
             ]
             for name, target in ((target.op.name, target) for target in chosen)
         }
         picked = allocate(choices, self.bits * elements, elements)
-        rounded = {name: choice.grid for name, choice in picked.items() if choice.grid is not None}
+        rounded = {name: choice.scheme for name, choice in picked.items() if choice.scheme is not None}
         return round_all(graph, [t for t in chosen if t.op.name in rounded], rounded, Gptq(limit=self.limit))
 
 
@@ -117,21 +122,21 @@ def _gain(before: Choice, after: Choice) -> float:
 def _sensitivity(
     graph: Graph,
     chosen: Sequence[Target],
-    grids: Mapping[str, Sequence[IntegerGrid]],
+    schemes: Mapping[str, Sequence[IntegerScheme]],
 ) -> Mapping[str, float]:
-    """The relative error of each linear's outputs for each grid, by `name bits`."""
+    """The relative error of each linear's outputs for each scheme, by `name bits`."""
 
     def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
         known = gather(view.inputs, view.device, by_name[view.stop.ops[0].name].module, gram=False)
         errors = {}
         for name, weight in view.weights.items():
             outputs = known.rows @ weight.float().T
-            for grid in grids[name]:
-                rounded = known.rows @ grid.nearest(weight).dense().T
-                errors[f"{name} {grid.bits}"] = relative_error(rounded, outputs)
+            for scheme in schemes[name]:
+                rounded = known.rows @ scheme.nearest(weight).dense().T
+                errors[f"{name} {scheme.bits}"] = relative_error(rounded, outputs)
         return LayerResult(errors=errors)
 
-    return calibrate(graph, chosen, current_calibration(), f"sensitivity {grids}", solve).errors
+    return calibrate(graph, chosen, current_calibration(), f"sensitivity {schemes}", solve).errors
 
 
 def _group(target: Target, group: int) -> int:
@@ -140,8 +145,8 @@ def _group(target: Target, group: int) -> int:
     return group or next((size for size in (128, 64, 32, 16) if columns % size == 0), 0)
 
 
-def _bits(target: Target, grid: IntegerGrid | None) -> float:
+def _bits(target: Target, scheme: IntegerScheme | None) -> float:
     rows, columns = target.weight.type.sizes({})
-    if grid is None:
+    if scheme is None:
         return float(_UNQUANTIZED_BITS * rows * columns)
-    return float(grid.bits * rows * columns + _SCALE_BITS * rows * (columns // grid.width(columns)))
+    return float(scheme.bits * rows * columns + _SCALE_BITS * rows * (columns // scheme.width(columns)))

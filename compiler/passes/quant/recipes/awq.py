@@ -9,7 +9,7 @@ from typing import Annotated
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.awq import search_clipping, search_scales
-from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.calibration.layerwise import View
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
@@ -43,30 +43,30 @@ class Awq(Recipe):
         Raises:
             PassError: as `targets` and `calibrate`.
         """
-        grid, calibration = IntegerGrid(int(self.bits), self.group), current_calibration()
+        scheme, calibration = IntegerScheme(int(self.bits), self.group), current_calibration()
         chosen = targets(graph, self, self.group)
 
         def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
-            return _solve(view, by_name, grid)
+            return _solve(view, by_name, scheme)
 
         names = [target.op.name for target in chosen]
-        results = calibrate(graph, chosen, calibration, f"awq {grid} {names}", solve)
+        results = calibrate(graph, chosen, calibration, f"awq {scheme} {names}", solve)
         report(calibration, chosen, results.errors, dict.fromkeys(names, describe("awq", self.bits, self.group)))
         return rewrite_smoothed(graph, chosen, results, self.limit)
 
 
-def _solve(view: View, by_name: Mapping[str, Target], grid: IntegerGrid) -> LayerResult:
+def _solve(view: View, by_name: Mapping[str, Target], scheme: IntegerScheme) -> LayerResult:
     module = by_name[view.stop.ops[0].name].module
     known = gather(view.inputs, view.device, module)
     weights = {name: weight.float() for name, weight in view.weights.items()}
-    scales = search_scales(list(weights.values()), known.mean_abs, known.gram, grid)
+    scales = search_scales(list(weights.values()), known.mean_abs, known.gram, scheme)
     factor = pre_scale(view.stop, scales)
     tensors, errors = stored_scale(view.stop, factor, module), {}
     wide = factor.float()
     gram, rows = known.gram * wide * wide[:, None], known.rows * wide
     for name, weight in weights.items():
         smoothed = weight / wide
-        rounded = grid.nearest(smoothed, search_clipping(smoothed, gram, grid))
-        tensors.update(stored_weight(by_name[name], rounded, grid.dtype))
+        rounded = scheme.nearest(smoothed, search_clipping(smoothed, gram, scheme))
+        tensors.update(stored_weight(by_name[name], rounded, scheme.dtype))
         errors[name] = relative_error(rows @ rounded.dense().T, known.rows @ weight.T)
     return LayerResult(tensors, errors)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from compiler.ir.graph import Graph
-from compiler.passes.quant.algorithms.grid import FloatGrid
+from compiler.passes.quant.algorithms.scheme import FloatScheme
 from compiler.passes.quant.linears.rounded import Rounding, quantize_rounded
 from compiler.passes.quant.recipe import ACT, Activations, Recipe, algorithm
 
@@ -30,5 +30,5 @@ class Fp8(Recipe):
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with rounded weights and inputs. Raises as `quantize_rounded`."""
-        grid = FloatGrid(whole=self.weights == "tensor")
-        return quantize_rounded(graph, self, Rounding(grid, self.act, self.round == "gptq"))
+        scheme = FloatScheme(whole=self.weights == "tensor")
+        return quantize_rounded(graph, self, Rounding(scheme, self.act, self.round == "gptq"))

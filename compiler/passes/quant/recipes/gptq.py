@@ -10,7 +10,7 @@ from typing import Annotated
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
-from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.budget import quantize_linears
 from compiler.passes.quant.calibration.layerwise import View
 from compiler.passes.quant.calibration.source import current_calibration
@@ -48,12 +48,12 @@ class Gptq(Recipe):
             PassError: as `targets` and `calibrate`, or if the inputs of a linear depend on one another too much.
         """
         chosen = targets(graph, self, self.group)
-        grid = IntegerGrid(int(self.bits), self.group)
-        return round_all(graph, chosen, {target.op.name: grid for target in chosen}, self)
+        scheme = IntegerScheme(int(self.bits), self.group)
+        return round_all(graph, chosen, {target.op.name: scheme for target in chosen}, self)
 
 
-def round_all(graph: Graph, chosen: Sequence[Target], grids: Mapping[str, IntegerGrid], recipe: Gptq) -> Graph:
-    """The graph with some linears quantized by GPTQ, each on a grid of its own, by the linear's name.
+def round_all(graph: Graph, chosen: Sequence[Target], schemes: Mapping[str, IntegerScheme], recipe: Gptq) -> Graph:
+    """The graph with some linears quantized by GPTQ, each on a scheme of its own, by the linear's name.
 
     Of the recipe, `damping`, `order` and `limit` count.
     """
@@ -64,16 +64,16 @@ def round_all(graph: Graph, chosen: Sequence[Target], grids: Mapping[str, Intege
         factor = factorize(known.gram, damping=recipe.damping, order=recipe.order, name=module)
         tensors, errors, weights = {}, {}, {}
         for name, weight in view.weights.items():
-            rounded = gptq(weight, factor, grids[name])
+            rounded = gptq(weight, factor, schemes[name])
             weights[name] = rounded.dense()
-            tensors.update(stored_weight(by_name[name], rounded, grids[name].dtype))
+            tensors.update(stored_weight(by_name[name], rounded, schemes[name].dtype))
             errors[name] = relative_error(known.rows @ weights[name].T, known.rows @ weight.float().T)
         return LayerResult(tensors, errors, weights=weights)
 
     calibration = current_calibration()
-    settings = f"gptq {recipe.damping} {recipe.order} {grids}"
+    settings = f"gptq {recipe.damping} {recipe.order} {schemes}"
     results = calibrate(graph, chosen, calibration, settings, solve)
-    named = {name: describe("gptq", grid.bits, grid.group) for name, grid in grids.items()}
+    named = {name: describe("gptq", scheme.bits, scheme.group) for name, scheme in schemes.items()}
     report(calibration, chosen, results.errors, named)
     emit = partial(stored_linear, refs=results.refs)
     return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.limit)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from compiler.ir.graph import Graph
-from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.linears.rounded import Rounding, quantize_rounded
 from compiler.passes.quant.recipe import ACT, GROUP, Activations, Recipe, algorithm
 
@@ -25,7 +25,7 @@ class Int8(Recipe):
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with rounded weights. Raises as `quantize_rounded`."""
-        return quantize_rounded(graph, self, Rounding(IntegerGrid(8, self.group), self.act))
+        return quantize_rounded(graph, self, Rounding(IntegerScheme(8, self.group), self.act))
 
 
 @algorithm("int4")
@@ -37,7 +37,7 @@ class Int4(Recipe):
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with rounded weights. Raises as `quantize_rounded`."""
-        return quantize_rounded(graph, self, Rounding(IntegerGrid(4, self.group)))
+        return quantize_rounded(graph, self, Rounding(IntegerScheme(4, self.group)))
 
 
 @algorithm("int3")
@@ -49,4 +49,4 @@ class Int3(Recipe):
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with rounded weights. Raises as `quantize_rounded`."""
-        return quantize_rounded(graph, self, Rounding(IntegerGrid(3, self.group)))
+        return quantize_rounded(graph, self, Rounding(IntegerScheme(3, self.group)))

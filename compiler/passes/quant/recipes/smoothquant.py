@@ -11,7 +11,7 @@ from compiler.ir.comparison import relative_error
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.activations import round_activations
-from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.algorithms.smoothquant import search_alpha, smoothing
 from compiler.passes.quant.calibration.layerwise import View
 from compiler.passes.quant.calibration.source import current_calibration
@@ -58,7 +58,7 @@ class SmoothQuant(Recipe):
         return rewrite_smoothed(graph, chosen, results, self.limit, round_input)
 
     def _solve(self, view: View, by_name: Mapping[str, Target]) -> LayerResult:
-        module, static, grid = by_name[view.stop.ops[0].name].module, self.act == "static", IntegerGrid(8)
+        module, static, scheme = by_name[view.stop.ops[0].name].module, self.act == "static", IntegerScheme(8)
         known = gather(view.inputs, view.device, module, gram=False)
         weights = {name: weight.float() for name, weight in view.weights.items()}
         if self.search:
@@ -71,7 +71,7 @@ class SmoothQuant(Recipe):
         largest = float((known.amax * wide).amax())
         rows = round_activations(known.rows * wide, largest if static else None)
         for name, weight in weights.items():
-            rounded = grid.nearest(weight / wide)
-            tensors.update(stored_weight(by_name[name], rounded, grid.dtype))
+            rounded = scheme.nearest(weight / wide)
+            tensors.update(stored_weight(by_name[name], rounded, scheme.dtype))
             errors[name] = relative_error(rows @ rounded.dense().T, known.rows @ weight.T)
         return LayerResult(tensors, errors, dict.fromkeys(weights, largest))

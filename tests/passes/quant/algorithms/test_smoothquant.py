@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from compiler.passes.quant.algorithms.activations import round_activations
-from compiler.passes.quant.algorithms.grid import IntegerGrid
+from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.algorithms.smoothquant import search_alpha, smoothing
 
 
@@ -35,7 +35,7 @@ def test_search_finds_the_best_alpha(static):
     def error(alpha):
         scales = smoothing(inputs, [weight], alpha)
         amax = (inputs / scales).amax() if static else None
-        outputs = round_activations(x / scales, amax) @ IntegerGrid(8).nearest(weight * scales).dense().T
+        outputs = round_activations(x / scales, amax) @ IntegerScheme(8).nearest(weight * scales).dense().T
         return float((outputs - x @ weight.T).square().sum())
 
     alpha, scales = search_alpha(inputs, x, [weight], static=static)

@@ -1,4 +1,4 @@
-"""Grids: the values that a quantized weight can take, and rounding to the nearest of them."""
+"""Quantization schemes: the values that a quantized weight can take, and rounding to the nearest of them."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ class Rounded(NamedTuple):
     """A quantized weight.
 
     Attributes:
-        codes: `[N, K]`, int8 in the range of the grid's bits, or float8.
+        values: `[N, K]`, int8 in the range of the scheme's bits, or float8.
         scales: their scales.
     """
 
-    codes: Tensor
+    values: Tensor
     scales: Scales
 
     def dense(self) -> Tensor:
-        """The weight that the codes stand for, float32 `[N, K]`."""
-        return dequantized(self.codes, self.scales)
+        """The weight that the values stand for, float32 `[N, K]`."""
+        return dequantized(self.values, self.scales)
 
 
-class Grid(ABC):
+class Scheme(ABC):
     """The values that a weight can take, and which weights share a scale."""
 
     @property
     @abstractmethod
     def dtype(self) -> DType:
-        """The element type that codes are stored in."""
+        """The element type that values are stored in."""
 
     @property
     def bits(self) -> int:
@@ -77,27 +77,27 @@ class Grid(ABC):
         """The scales of a weight `[N, K]`, from the extremes of each block."""
 
     @abstractmethod
-    def codes(self, weight: Tensor, scales: Scales) -> Tensor:
-        """The nearest codes of a weight `[N, K]`, in the type that they are stored in; i4 as int8."""
+    def values(self, weight: Tensor, scales: Scales) -> Tensor:
+        """The nearest values of a weight `[N, K]`, in the type that they are stored in; i4 as int8."""
 
     def width(self, columns: int) -> int:
         """How many weights of a row of `columns` share a scale."""
         return self.group or columns
 
     def nearest(self, weight: Tensor, scales: Scales | None = None) -> Rounded:
-        """The weight rounded to the nearest codes, by its own scales if none are given."""
+        """The weight rounded to the nearest values, by its own scales if none are given."""
         scales = scales or self.scales(weight)
-        return Rounded(self.codes(weight, scales), scales)
+        return Rounded(self.values(weight, scales), scales)
 
 
 @dataclass(frozen=True)
-class IntegerGrid(Grid):
+class IntegerScheme(Scheme):
     """Equal steps.
 
     Attributes:
         bits: bits of a weight; fewer than 4 are stored in 4.
         group: how many weights of a row share a scale; 0 for one scale a row.
-        asymmetric: whether there are zero points, so that a grid reaches from the smallest weight to the largest.
+        asymmetric: whether there are zero points, so that a scheme reaches from the smallest weight to the largest.
     """
 
     bits: int = 4
@@ -111,19 +111,19 @@ class IntegerGrid(Grid):
 
     @property
     def low(self) -> int:
-        """The smallest code."""
+        """The smallest value."""
         return -(1 << (self.bits - 1))
 
     @property
     def high(self) -> int:
-        """The largest code."""
+        """The largest value."""
         return (1 << (self.bits - 1)) - 1
 
     @property
     def top(self) -> float:
-        """Half a step beyond the largest code, so that no weight is further than that from its code.
+        """Half a step beyond the largest value, so that no weight is further than that from its value.
 
-        Less a hair where the stored type goes on beyond the largest code, so that rounding ends there.
+        Less a hair where the stored type goes on beyond the largest value, so that rounding ends there.
         """
         beyond = self.high + 0.5
         return beyond if self.bits in (4, 8) else beyond * (1 - 2**-20)
@@ -137,18 +137,18 @@ class IntegerGrid(Grid):
         scale = ((most - least) / (self.high - self.low)).clamp(min=LEAST_SCALE)
         return Scales(scale, (self.low - torch.round(least / scale)).to(torch.int8))
 
-    def codes(self, weight: Tensor, scales: Scales) -> Tensor:
-        """The nearest codes of a weight `[N, K]`, int8."""
+    def values(self, weight: Tensor, scales: Scales) -> Tensor:
+        """The nearest values of a weight `[N, K]`, int8."""
         blocks = weight.float().unflatten(1, (scales.scale.shape[1], -1))
         steps = torch.round(blocks * (1 / scales.scale)[:, :, None])
         if scales.zero is not None:
             steps = steps + scales.zero[:, :, None]
-        codes: Tensor = steps.clamp(self.low, self.high).to(torch.int8).reshape(weight.shape)
-        return codes
+        values: Tensor = steps.clamp(self.low, self.high).to(torch.int8).reshape(weight.shape)
+        return values
 
 
 @dataclass(frozen=True)
-class FloatGrid(Grid):
+class FloatScheme(Scheme):
     """The values of e4m3: steps grow with the weight.
 
     Attributes:
@@ -174,16 +174,16 @@ class FloatGrid(Grid):
             largest = largest.amax(0, keepdim=True)
         return Scales((largest / self.top).clamp(min=LEAST_SCALE))
 
-    def codes(self, weight: Tensor, scales: Scales) -> Tensor:
-        """The nearest codes of a weight `[N, K]`, float8."""
+    def values(self, weight: Tensor, scales: Scales) -> Tensor:
+        """The nearest values of a weight `[N, K]`, float8."""
         steps = weight.float() * (1 / scales.scale)
         return steps.clamp(-self.top, self.top).to(to_torch(self.dtype))
 
 
-def dequantized(codes: Tensor, scales: Scales) -> Tensor:
-    """`(codes - zero) * scale`, float32 `[N, K]`."""
-    blocks = codes.float().unflatten(1, (scales.scale.shape[1], -1))
+def dequantized(values: Tensor, scales: Scales) -> Tensor:
+    """`(values - zero) * scale`, float32 `[N, K]`."""
+    blocks = values.float().unflatten(1, (scales.scale.shape[1], -1))
     if scales.zero is not None:
         blocks = blocks - scales.zero[:, :, None]
     dense: Tensor = blocks * scales.scale[:, :, None]
-    return dense.reshape(codes.shape)
+    return dense.reshape(values.shape)
