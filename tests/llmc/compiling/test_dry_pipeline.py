@@ -11,7 +11,7 @@ from compiler.errors import EngineError, LlmcError, PassError, TargetError
 from compiler.ir.graph import Graph
 from compiler.ir.rewrite import sweep
 from compiler.passes import parse_pipeline, run_pipeline
-from compiler.passes.quant.calibration.layerwise import Walk
+from compiler.passes.quant.calibration.layerwise import LayerwiseCalibration
 from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration
 from llmc.compiling.dry_pipeline import NeedsDataError, calibrates, dry_pipeline
 from llmc.pipeline import compose
@@ -34,7 +34,7 @@ def walked(monkeypatch):
         runs.append(self)
         raise PassError("calibration ran")
 
-    monkeypatch.setattr(Walk, "run", run)
+    monkeypatch.setattr(LayerwiseCalibration, "run", run)
     return runs
 
 

@@ -1,8 +1,8 @@
 """GPTQ: rounding a weight column by column, each error made good by the columns that follow (Frantar et al., 2023).
 
-A row `w` of a weight is to become `q`, of values of a scheme, such that `(w - q) H (w - q)^T` is small, where
-`H = 2 X X^T` over the inputs `X` of calibration. Once a column is rounded, the best change of the ones after it is known in closed form; its
-coefficients for all columns are the rows of the upper Cholesky factor of the inverse of `H`.
+A row `w` of a weight is to become `q`, of values of a scheme, such that `(w - q) H (w - q)^T` is small, where `H = 2 X
+X^T` over the inputs `X` of calibration. Once a column is rounded, the best change of the ones after it is known in
+closed form; its coefficients for all columns are the rows of the upper Cholesky factor of the inverse of `H`.
 """
 
 from __future__ import annotations

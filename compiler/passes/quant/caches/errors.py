@@ -12,7 +12,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import dequantize, quantize
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op
-from compiler.passes.quant.calibration.layerwise import Walk
+from compiler.passes.quant.calibration.layerwise import LayerwiseCalibration
 from compiler.passes.quant.calibration.source import CalibrationSource
 
 
@@ -39,8 +39,10 @@ def cache_errors(
             if (name := written.get(value.name)) is not None:
                 sums[name] += _squares(tensor.float(), scales[name].to(tensor.device), dtype).cpu()
 
-    walk = Walk(graph, calibration.windows(graph), calibration.place, calibration.progress, observers=[observe])
-    walk.run([], lambda view: None, [op.operands[1] for op in updates.values()])
+    layerwise = LayerwiseCalibration(
+        graph, calibration.windows(graph), calibration.place, calibration.progress, observers=[observe]
+    )
+    layerwise.run([], lambda view: None, [op.operands[1] for op in updates.values()])
     return {name: float((lost / total.clamp(min=1e-30)).sqrt()) for name, (lost, total) in sums.items()}
 
 

@@ -12,7 +12,7 @@ from compiler.errors import PassError
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op
-from compiler.passes.quant.calibration.layerwise import Walk
+from compiler.passes.quant.calibration.layerwise import LayerwiseCalibration
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.store import ResultStore
 
@@ -52,6 +52,6 @@ def _measure(graph: Graph, updates: Sequence[Op], calibration: CalibrationSource
                 )
             found[update.name] = torch.maximum(found.get(update.name, largest), largest)
 
-    walk = Walk(graph, windows, calibration.place, calibration.progress, observers=[observe])
-    walk.run([], lambda view: None, [op.operands[1] for op in updates])
+    layerwise = LayerwiseCalibration(graph, windows, calibration.place, calibration.progress, observers=[observe])
+    layerwise.run([], lambda view: None, [op.operands[1] for op in updates])
     return found

@@ -1,8 +1,8 @@
 """Running a model on calibration windows layer by layer.
 
-The walk stops before each group of linears over one input, shows the inputs of all windows, and goes on. Between two
-stops it runs one batch of windows after the other, so that what it keeps is the weights between two stops, and of each
-window the values that cross a stop.
+Calibration stops before each group of linears over one input, a *calibration point*, shows the inputs of all windows,
+and goes on. Between two points it runs one batch of windows after the other, so that what it keeps is the weights
+between two points, and of each window the values that cross a point.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from compiler.ir.interpreter import Interpreter, Observer, bind_inputs
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import eliminate_dead
 from compiler.ir.step import TOKEN_IDS
-from compiler.passes.quant.calibration.points import Stop
+from compiler.passes.quant.calibration.points import CalibrationPoint
 from compiler.passes.quant.calibration.segments import needed_ops, split_ops, used_names
 from compiler.passes.quant.calibration.windows import batch_size, memory_for, step_inputs
 from compiler.progress import Report, unheard
 
 
 @dataclass(frozen=True)
-class View:
-    """What the walk shows at a stop.
+class BatchView:
+    """What layer-wise calibration shows at a calibration point.
 
     Attributes:
-        stop: the stop.
+        point: the calibration point.
         inputs: the input of its linears, one tensor a batch, on the host.
         weights: the weights of its linears in the graph's type, by the linear's name, on the device.
         device: where to compute.
     """
 
-    stop: Stop
+    point: CalibrationPoint
     inputs: Sequence[Tensor]
     weights: Mapping[str, Tensor]
     device: torch.device
 
 
-Visit = Callable[[View], Mapping[str, Tensor] | None]
-"""Called at each stop; returns weights to go on with, by the linear's name, or None to leave all as they are."""
+Visit = Callable[[BatchView], Mapping[str, Tensor] | None]
+"""Called at each calibration point; returns weights to go on with, by the linear's name, or None to leave them."""
 
 
-class Walk:
+class LayerwiseCalibration:
     """One run of a graph over windows.
 
     Args:
         graph: the graph of a model, before its steps are cut or sharded.
         windows: token ids, int32 `[samples, length]`.
         device: where to compute.
-        progress: called as `progress(done, total)`, in stops; in batches if there are no stops.
+        progress: called as `progress(done, total)`, in points; in batches if there are no points.
         observers: as those of the interpreter, called for every batch.
     """
 
@@ -74,19 +74,19 @@ class Walk:
         self.replaced: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def run(self, stops: Sequence[Stop], visit: Visit, until: Sequence[Value] = ()) -> None:
-        """Visit the stops, in the order of the graph, and run on until the values in `until` are known."""
-        wanted = {value.name: value for value in (*(stop.x for stop in stops), *until)}
+    def run(self, points: Sequence[CalibrationPoint], visit: Visit, until: Sequence[Value] = ()) -> None:
+        """Visit the calibration points, in the order of the graph, and run on until the values in `until` are known."""
+        wanted = {value.name: value for value in (*(point.x for point in points), *until)}
         alive = eliminate_dead(self.graph.with_ops(self.graph.ops, wanted))
         ops = [op for op in alive.ops if op.results[0].name not in self.constant]
         later, plain = split_ops(ops)
         places = {value.name: i + 1 for i, op in enumerate(later) for value in op.results}
-        ordered = sorted(stops, key=lambda stop: places.get(stop.x.name, 0))
-        cuts = [places.get(stop.x.name, 0) for stop in ordered]
+        ordered = sorted(points, key=lambda point: places.get(point.x.name, 0))
+        cuts = [places.get(point.x.name, 0) for point in ordered]
         states: list[dict[str, Tensor]] = [{} for _ in self.batches]
         start = 0
         for number, cut in enumerate([*cuts, len(later)]):
-            kept = {stop.x.name for stop in ordered[number:]} | used_names(later[cut:]) - plain.keys()
+            kept = {point.x.name for point in ordered[number:]} | used_names(later[cut:]) - plain.keys()
             self._advance(later[start:cut], plain, states, kept, unheard if ordered else self.progress)
             start = cut
             if ordered:
@@ -127,11 +127,11 @@ class Walk:
             operands[1] = self.replaced[op.name]
         return operands
 
-    def _show(self, stop: Stop, states: Sequence[Mapping[str, Tensor]], visit: Visit) -> None:
-        weights = self._constants(op.operands[1] for op in stop.ops)
-        shown = {op.name: weights[op.operands[1].name] for op in stop.ops}
-        replaced = visit(View(stop, [state[stop.x.name] for state in states], shown, self.device))
-        for op in stop.ops:
+    def _show(self, point: CalibrationPoint, states: Sequence[Mapping[str, Tensor]], visit: Visit) -> None:
+        weights = self._constants(op.operands[1] for op in point.ops)
+        shown = {op.name: weights[op.operands[1].name] for op in point.ops}
+        replaced = visit(BatchView(point, [state[point.x.name] for state in states], shown, self.device))
+        for op in point.ops:
             if replaced and op.name in replaced:
                 self.replaced[op.name] = replaced[op.name].to(shown[op.name])
 

@@ -9,7 +9,7 @@ from compiler.ir.op import Op, Value
 
 
 @dataclass(frozen=True)
-class Stop:
+class CalibrationPoint:
     """Linears over one input.
 
     Attributes:
@@ -24,9 +24,9 @@ class Stop:
         return self.ops[0].operands[0]
 
 
-def stops_of(ops: Iterable[Op]) -> list[Stop]:
+def calibration_points(ops: Iterable[Op]) -> list[CalibrationPoint]:
     """Linears grouped by their input, in order."""
     groups: dict[str, list[Op]] = {}
     for op in ops:
         groups.setdefault(op.operands[0].name, []).append(op)
-    return [Stop(tuple(group)) for group in groups.values()]
+    return [CalibrationPoint(tuple(group)) for group in groups.values()]

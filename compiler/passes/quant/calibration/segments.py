@@ -1,4 +1,4 @@
-"""The ops between two stops of a walk."""
+"""The ops between two calibration points."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compiler.ir.step import TOKEN_IDS
 def split_ops(ops: Sequence[Op]) -> tuple[list[Op], dict[str, Op]]:
     """The ops that depend on tokens, in order, and the others by the values that they define.
 
-    The others (positions, masks) are computed again between any two stops, as they are quickly made and large.
+    The others (positions, masks) are computed again between any two points, as they are quickly made and large.
     """
     depends, later, plain = {TOKEN_IDS}, [], dict[str, Op]()
     for op in ops:

@@ -13,8 +13,8 @@ from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.tensor_ref import TensorRef
 from compiler.passes.quant.algorithms.scheme import Rounded
-from compiler.passes.quant.calibration.layerwise import View, Walk
-from compiler.passes.quant.calibration.points import stops_of
+from compiler.passes.quant.calibration.layerwise import BatchView, LayerwiseCalibration
+from compiler.passes.quant.calibration.points import calibration_points
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.statistics import require_finite
 from compiler.passes.quant.linears.replace import dequantized_linear
@@ -55,8 +55,8 @@ class Results:
     errors: Mapping[str, float]
 
 
-Solve = Callable[[View, Mapping[str, Target]], LayerResult]
-"""Calibrates the linears of a stop, whose targets are given by the linears' names."""
+Solve = Callable[[BatchView, Mapping[str, Target]], LayerResult]
+"""Calibrates the linears of a calibration point, whose targets are given by the linears' names."""
 
 
 def calibrate(
@@ -70,7 +70,7 @@ def calibrate(
     windows = calibration.windows(graph)
     store = ResultStore(graph, windows, settings)
     if store.note is None:
-        _calibrate(graph, targets, calibration, store, Walk(graph, windows, calibration.place), solve)
+        _calibrate(graph, targets, calibration, store, LayerwiseCalibration(graph, windows, calibration.place), solve)
     note = store.note or {}
     numbers, errors = note.get("numbers", {}), note.get("errors", {})
     assert isinstance(numbers, dict) and isinstance(errors, dict)
@@ -82,14 +82,14 @@ def _calibrate(
     targets: Sequence[Target],
     calibration: CalibrationSource,
     store: ResultStore,
-    walk: Walk,
+    layerwise: LayerwiseCalibration,
     solve: Solve,
 ) -> None:
     by_name = {target.op.name: target for target in targets}
     errors: dict[str, float] = {}
     numbers: dict[str, float] = {}
 
-    def visit(view: View) -> Mapping[str, Tensor] | None:
+    def visit(view: BatchView) -> Mapping[str, Tensor] | None:
         for name, weight in view.weights.items():
             require_finite(weight, by_name[name].module)
         result = solve(view, by_name)
@@ -99,8 +99,8 @@ def _calibrate(
         numbers.update(result.numbers)
         return result.weights
 
-    walk.progress = calibration.progress
-    walk.run(stops_of(target.op for target in targets), visit)
+    layerwise.progress = calibration.progress
+    layerwise.run(calibration_points(target.op for target in targets), visit)
     store.finish({"errors": errors, "numbers": numbers})
 
 

@@ -15,7 +15,7 @@ from compiler.passes.quant.algorithms.activations import round_activations
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
 from compiler.passes.quant.algorithms.scheme import Rounded, Scheme
 from compiler.passes.quant.budget import quantize_linears
-from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration, find_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import (
@@ -99,8 +99,8 @@ def _calibration(graph: Graph, rounding: Rounding) -> CalibrationSource | None:
 
 
 def _solver(rounding: Rounding) -> Solve:
-    def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
-        module = by_name[view.stop.ops[0].name].module
+    def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+        module = by_name[view.point.ops[0].name].module
         known = gather(view.inputs, view.device, module, gram=rounding.compensate)
         rounded = rounding.weights(view.weights, known.gram, module)
         dense = {name: weight.dense() for name, weight in rounded.items()}

@@ -13,7 +13,7 @@ from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
 from compiler.passes.quant.budget import quantize_linears
-from compiler.passes.quant.calibration.points import Stop, stops_of
+from compiler.passes.quant.calibration.points import CalibrationPoint, calibration_points
 from compiler.passes.quant.linears.layers import Results, stored_linear
 from compiler.passes.quant.linears.rounding import RoundInput
 from compiler.passes.quant.linears.smoothing import Make, find_places, smooth
@@ -21,44 +21,44 @@ from compiler.passes.quant.linears.targets import Target
 from compiler.passes.quant.store import Stored
 
 
-def pre_scale(stop: Stop, scales: Tensor) -> Tensor:
+def pre_scale(point: CalibrationPoint, scales: Tensor) -> Tensor:
     """The reciprocal of scales, as the graph will hold it: in the type of the input."""
-    return (1 / scales).to(to_torch(stop.x.type.dtype))
+    return (1 / scales).to(to_torch(point.x.type.dtype))
 
 
-def stored_scale(stop: Stop, factor: Tensor, module: str) -> dict[str, Stored]:
+def stored_scale(point: CalibrationPoint, factor: Tensor, module: str) -> dict[str, Stored]:
     """What to store of a pre-scale; nothing if it is 1 throughout."""
     if bool((factor == 1).all()):
         return {}
-    return {_key(stop.x.name): Stored(factor, f"{module}.pre_quant_scale")}
+    return {_key(point.x.name): Stored(factor, f"{module}.pre_quant_scale")}
 
 
 def rewrite_smoothed(
     graph: Graph, chosen: Sequence[Target], results: Results, limit: float | None, round_input: RoundInput | None = None
 ) -> Graph:
     """The graph with smoothed inputs and stored weights; `limit` as for `quantize_linears`."""
-    stops = stops_of(target.op for target in chosen)
+    points = calibration_points(target.op for target in chosen)
     scales: dict[str, Make] = {
-        stop.x.name: partial(_const, results.refs[_key(stop.x.name)])
-        for stop in stops
-        if _key(stop.x.name) in results.refs
+        point.x.name: partial(_const, results.refs[_key(point.x.name)])
+        for point in points
+        if _key(point.x.name) in results.refs
     }
-    rows = _rows(graph, stops, scales)
+    rows = _rows(graph, points, scales)
 
     def emit(op: Op, b: RewriteBuilder) -> Value:
         x = round_input(op, b) if round_input else None
         return stored_linear(op, b, results.refs, x=x, rows=rows.get(op.name))
 
     emits = {target.op.name: emit for target in chosen}
-    return quantize_linears(smooth(graph, stops, scales), emits, limit)
+    return quantize_linears(smooth(graph, points, scales), emits, limit)
 
 
-def _rows(graph: Graph, stops: Sequence[Stop], scales: Mapping[str, Make]) -> dict[str, Make]:
+def _rows(graph: Graph, points: Sequence[CalibrationPoint], scales: Mapping[str, Make]) -> dict[str, Make]:
     """What the rows of linears absorb, by the linear's name.
 
     Their stored weights do not hold it: factors of rows change scales only, whatever the quantized values are.
     """
-    places = find_places(graph, [stop for stop in stops if stop.x.name in scales])
+    places = find_places(graph, [point for point in points if point.x.name in scales])
     return {place.op: scales[name] for name, place in places.items() if place.kind == "rows"}
 
 

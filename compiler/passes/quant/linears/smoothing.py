@@ -15,7 +15,7 @@ from compiler.ir.analysis import constant_values
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
-from compiler.passes.quant.calibration.points import Stop
+from compiler.passes.quant.calibration.points import CalibrationPoint
 from compiler.passes.quant.linears.replace import PASS_NAME
 
 Make = Callable[[RewriteBuilder], Value]
@@ -36,20 +36,23 @@ class Place:
 
 
 def smooth(
-    graph: Graph, stops: Collection[Stop], scales: Mapping[str, Make], places: Mapping[str, Place] | None = None
+    graph: Graph,
+    points: Collection[CalibrationPoint],
+    scales: Mapping[str, Make],
+    places: Mapping[str, Place] | None = None,
 ) -> Graph:
     """The graph with the inputs of some linears multiplied by constants, and their weights divided by them.
 
     Args:
         graph: the graph.
-        stops: linears grouped by their input; a linear over another input of the same value is not among them.
+        points: linears grouped by their input; a linear over another input of the same value is not among them.
         scales: what to multiply an input by, by the input's name.
         places: where that is done, by the input's name; the cheapest places if None.
     """
-    stops = [stop for stop in stops if stop.x.name in scales]
-    places = find_places(graph, stops) if places is None else places
+    points = [point for point in points if point.x.name in scales]
+    places = find_places(graph, points) if places is None else places
     absorbing = {place.op: name for name, place in places.items() if place.op}
-    divided = {op.name: stop.x.name for stop in stops for op in stop.ops}
+    divided = {op.name: point.x.name for point in points for op in point.ops}
     made: dict[str, Value] = {}
 
     def factor(name: str, b: RewriteBuilder) -> Value:
@@ -89,10 +92,10 @@ def _absorbed(op: Op, parameters: list[Value], factor: Value, b: RewriteBuilder)
     return [scaled, *(b.mul(value, factor, name="bias.scaled") for value in bias)]
 
 
-def find_places(graph: Graph, stops: Collection[Stop]) -> dict[str, Place]:
-    """Where the division of each stop's input happens, by the input's name."""
+def find_places(graph: Graph, points: Collection[CalibrationPoint]) -> dict[str, Place]:
+    """Where the division of each point's input happens, by the input's name."""
     finder = _Finder(graph)
-    return {stop.x.name: finder.find(stop) for stop in stops}
+    return {point.x.name: finder.find(point) for point in points}
 
 
 class _Finder:
@@ -104,13 +107,13 @@ class _Finder:
         self.outputs = {value.name for role, value in graph.outputs.items() if role not in graph.states()}
         self.taken: set[str] = set()
 
-    def find(self, stop: Stop) -> Place:
-        """The place for a stop; each op absorbs the scales of one input at most."""
-        users = {op.name for op in self.graph.users.get(stop.x.name, ())}
-        if users != {op.name for op in stop.ops} or stop.x.name in self.outputs:
+    def find(self, point: CalibrationPoint) -> Place:
+        """The place for a point; each op absorbs the scales of one input at most."""
+        users = {op.name for op in self.graph.users.get(point.x.name, ())}
+        if users != {op.name for op in point.ops} or point.x.name in self.outputs:
             return Place("mul")
-        op = self._absorber(self.graph.producers.get(stop.x.name))
-        if op is None or op.name in self.taken or op.result.type.shape[-1] != stop.x.type.shape[-1]:
+        op = self._absorber(self.graph.producers.get(point.x.name))
+        if op is None or op.name in self.taken or op.result.type.shape[-1] != point.x.type.shape[-1]:
             return Place("mul")
         self.taken.add(op.name)
         return Place("rows" if op.kind.name == "linear" else "norm", op.name)

@@ -10,7 +10,7 @@ from compiler.errors import PassError
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
-from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate
@@ -126,8 +126,8 @@ def _sensitivity(
 ) -> Mapping[str, float]:
     """The relative error of each linear's outputs for each scheme, by `name bits`."""
 
-    def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
-        known = gather(view.inputs, view.device, by_name[view.stop.ops[0].name].module, gram=False)
+    def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+        known = gather(view.inputs, view.device, by_name[view.point.ops[0].name].module, gram=False)
         errors = {}
         for name, weight in view.weights.items():
             outputs = known.rows @ weight.float().T

@@ -10,7 +10,7 @@ from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.awq import search_clipping, search_scales
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
-from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, describe, report, stored_weight
@@ -46,7 +46,7 @@ class Awq(Recipe):
         scheme, calibration = IntegerScheme(int(self.bits), self.group), current_calibration()
         chosen = targets(graph, self, self.group)
 
-        def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
+        def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
             return _solve(view, by_name, scheme)
 
         names = [target.op.name for target in chosen]
@@ -55,13 +55,13 @@ class Awq(Recipe):
         return rewrite_smoothed(graph, chosen, results, self.limit)
 
 
-def _solve(view: View, by_name: Mapping[str, Target], scheme: IntegerScheme) -> LayerResult:
-    module = by_name[view.stop.ops[0].name].module
+def _solve(view: BatchView, by_name: Mapping[str, Target], scheme: IntegerScheme) -> LayerResult:
+    module = by_name[view.point.ops[0].name].module
     known = gather(view.inputs, view.device, module)
     weights = {name: weight.float() for name, weight in view.weights.items()}
     scales = search_scales(list(weights.values()), known.mean_abs, known.gram, scheme)
-    factor = pre_scale(view.stop, scales)
-    tensors, errors = stored_scale(view.stop, factor, module), {}
+    factor = pre_scale(view.point, scales)
+    tensors, errors = stored_scale(view.point, factor, module), {}
     wide = factor.float()
     gram, rows = known.gram * wide * wide[:, None], known.rows * wide
     for name, weight in weights.items():

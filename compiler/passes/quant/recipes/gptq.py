@@ -12,7 +12,7 @@ from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.budget import quantize_linears
-from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, describe, report, stored_linear, stored_weight
@@ -58,8 +58,8 @@ def round_all(graph: Graph, chosen: Sequence[Target], schemes: Mapping[str, Inte
     Of the recipe, `damping`, `order` and `limit` count.
     """
 
-    def solve(view: View, by_name: Mapping[str, Target]) -> LayerResult:
-        module = by_name[view.stop.ops[0].name].module
+    def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+        module = by_name[view.point.ops[0].name].module
         known = gather(view.inputs, view.device, module)
         factor = factorize(known.gram, damping=recipe.damping, order=recipe.order, name=module)
         tensors, errors, weights = {}, {}, {}

@@ -13,7 +13,7 @@ from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.activations import round_activations
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.algorithms.smoothquant import search_alpha, smoothing
-from compiler.passes.quant.calibration.layerwise import View
+from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, report, stored_weight
@@ -57,16 +57,16 @@ class SmoothQuant(Recipe):
         round_input = input_rounding(self.act, DType.i8, results.numbers)
         return rewrite_smoothed(graph, chosen, results, self.limit, round_input)
 
-    def _solve(self, view: View, by_name: Mapping[str, Target]) -> LayerResult:
-        module, static, scheme = by_name[view.stop.ops[0].name].module, self.act == "static", IntegerScheme(8)
+    def _solve(self, view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+        module, static, scheme = by_name[view.point.ops[0].name].module, self.act == "static", IntegerScheme(8)
         known = gather(view.inputs, view.device, module, gram=False)
         weights = {name: weight.float() for name, weight in view.weights.items()}
         if self.search:
             _, scales = search_alpha(known.amax, known.rows, list(weights.values()), static=static)
         else:
             scales = smoothing(known.amax, list(weights.values()), self.alpha)
-        factor = pre_scale(view.stop, scales)
-        tensors, errors = stored_scale(view.stop, factor, module), {}
+        factor = pre_scale(view.point, scales)
+        tensors, errors = stored_scale(view.point, factor, module), {}
         wide = factor.float()
         largest = float((known.amax * wide).amax())
         rows = round_activations(known.rows * wide, largest if static else None)

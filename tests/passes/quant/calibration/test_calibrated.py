@@ -116,7 +116,7 @@ def test_two_recipes_share_a_model():
 
 def test_results_are_found_again(monkeypatch):
     first, told = _run(model("mpt"), "quant=awq")
-    monkeypatch.setattr("compiler.passes.quant.calibration.layerwise.Walk.run", None)  # it would fail
+    monkeypatch.setattr("compiler.passes.quant.calibration.layerwise.LayerwiseCalibration.run", None)  # it would fail
     limits = replace(model("mpt"), dims=model("mpt").dims | {"B": model("mpt").dims["B"]._replace(max=64)})
     again, source = _run(limits, "quant=awq")
     assert again.ops == first.ops and source.report == told.report

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from compiler.ir.interpreter import Interpreter
-from compiler.passes.quant.calibration.layerwise import Walk
-from compiler.passes.quant.calibration.points import stops_of
+from compiler.passes.quant.calibration.layerwise import LayerwiseCalibration
+from compiler.passes.quant.calibration.points import calibration_points
 from compiler.passes.quant.calibration.windows import step_inputs
 from tests.passes.quant.models import FAMILIES, calibration, model
 
@@ -37,11 +37,11 @@ def test_inputs_are_those_of_the_whole_model(family):
     order = []
 
     def visit(view):
-        for op in view.stop.ops:
+        for op in view.point.ops:
             order.append(op.name)
             torch.testing.assert_close(torch.cat(list(view.inputs)), expected[op.name], rtol=2e-2, atol=2e-2)
 
-    Walk(graph, windows, torch.device("cpu")).run(stops_of(linears), visit)
+    LayerwiseCalibration(graph, windows, torch.device("cpu")).run(calibration_points(linears), visit)
     assert sorted(order) == sorted(op.name for op in linears)
 
 
@@ -53,10 +53,10 @@ def test_replaced_weights_are_what_later_layers_see():
     seen = {}
 
     def visit(view):
-        seen.update({op.name: torch.cat(list(view.inputs)) for op in view.stop.ops})
+        seen.update({op.name: torch.cat(list(view.inputs)) for op in view.point.ops})
         return {name: torch.zeros_like(weight) for name, weight in view.weights.items()}
 
-    Walk(graph, windows, torch.device("cpu")).run(stops_of([*linears, later]), visit)
+    LayerwiseCalibration(graph, windows, torch.device("cpu")).run(calibration_points([*linears, later]), visit)
     untouched = _whole(graph, windows, [later.name])[later.name]
     assert not torch.allclose(seen[later.name], untouched, atol=0.1)
     out = seen["layers.0.attn.out"]
@@ -68,22 +68,26 @@ def test_replaced_weights_are_what_later_layers_see():
 def test_keeps_the_weights_of_one_layer_at_a_time(monkeypatch):
     graph = model("gptneox")
     read = []
-    original = Walk._constants
+    original = LayerwiseCalibration._constants
 
     def counted(self, values):
         found = original(self, values)
         read.append(sum(tensor.numel() for tensor in found.values()))
         return found
 
-    monkeypatch.setattr(Walk, "_constants", counted)
+    monkeypatch.setattr(LayerwiseCalibration, "_constants", counted)
     linears = [op for op in graph.find("linear") if op.name.startswith("layers.")]
-    Walk(graph, _windows(graph), torch.device("cpu")).run(stops_of(linears), lambda view: None)
+    LayerwiseCalibration(graph, _windows(graph), torch.device("cpu")).run(
+        calibration_points(linears), lambda view: None
+    )
     assert max(read) <= 1024 * 128 + 128 * 128  # the embedding is the largest; all layers have six times as much
 
 
 def test_progress_counts_stops():
     graph, told = model("opt"), []
     linears = [op for op in graph.find("linear") if op.name.startswith("layers.0.")]
-    walk = Walk(graph, _windows(graph), torch.device("cpu"), lambda done, total: told.append((done, total)))
-    walk.run(stops_of(linears), lambda view: None)
-    assert told == [(i, 4) for i in range(5)]  # q, k and v share a stop
+    calibration = LayerwiseCalibration(
+        graph, _windows(graph), torch.device("cpu"), lambda done, total: told.append((done, total))
+    )
+    calibration.run(calibration_points(linears), lambda view: None)
+    assert told == [(i, 4) for i in range(5)]  # q, k and v share a point

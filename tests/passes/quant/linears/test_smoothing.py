@@ -7,23 +7,23 @@ from compiler.ir.dtypes import DType
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.verifier import verify
 from compiler.passes import run_pipeline
-from compiler.passes.quant.calibration.points import stops_of
+from compiler.passes.quant.calibration.points import calibration_points
 from compiler.passes.quant.calibration.windows import step_inputs
 from compiler.passes.quant.linears.smoothing import Place, find_places, smooth
 from tests.passes.quant.models import FAMILIES, calibration, model
 
 
 def _linears(graph):
-    return stops_of(op for op in graph.find("linear") if op.name.startswith("layers."))
+    return calibration_points(op for op in graph.find("linear") if op.name.startswith("layers."))
 
 
-def _scales(stops):
-    def maker(stop, seed):
-        width = stop.x.type.shape[-1]
+def _scales(points):
+    def maker(point, seed):
+        width = point.x.type.shape[-1]
         values = (torch.rand(width, generator=torch.Generator().manual_seed(seed)) * 4 + 0.1).tolist()
         return lambda b: b.literal(dtype=DType.f16, shape=(width,), values=tuple(values))
 
-    return {stop.x.name: maker(stop, seed) for seed, stop in enumerate(stops)}
+    return {point.x.name: maker(point, seed) for seed, point in enumerate(points)}
 
 
 def _logits(graph):
@@ -34,8 +34,8 @@ def _logits(graph):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_changes_in_real_numbers(family):
     graph = model(family)
-    stops = _linears(graph)
-    smoothed = smooth(graph, stops, _scales(stops))
+    points = _linears(graph)
+    smoothed = smooth(graph, points, _scales(points))
     verify(smoothed)
     assert smoothed != graph
     torch.testing.assert_close(_logits(smoothed), _logits(graph), rtol=1e-9, atol=1e-9)
@@ -44,11 +44,11 @@ def test_nothing_changes_in_real_numbers(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_folded_graph_equals_the_unfolded_one(family):
     graph = model(family)
-    stops = _linears(graph)
-    folded = smooth(graph, stops, _scales(stops))
-    unfolded = smooth(graph, stops, _scales(stops), {stop.x.name: Place("mul") for stop in stops})
+    points = _linears(graph)
+    folded = smooth(graph, points, _scales(points))
+    unfolded = smooth(graph, points, _scales(points), {point.x.name: Place("mul") for point in points})
     added = len(list(unfolded.find("mul"))) - len(list(graph.find("mul")))
-    assert added == len(stops)
+    assert added == len(points)
     torch.testing.assert_close(_logits(folded), _logits(unfolded), rtol=1e-9, atol=1e-9)
 
 
@@ -70,11 +70,11 @@ def test_places_of_a_layer():
 
 def test_input_that_others_read_is_multiplied():
     graph = model("gptj")
-    without_mlp = stops_of(op for op in graph.find("linear") if op.name.startswith("layers.0.attn."))
+    without_mlp = calibration_points(op for op in graph.find("linear") if op.name.startswith("layers.0.attn."))
     assert find_places(graph, without_mlp)["layers.0.ln1.norm"] == Place("mul")
 
 
 def test_linear_that_is_quantized_already_absorbs_nothing():
     graph = run_pipeline(model("opt"), "quant=int8:only=v_proj").graph
-    out = stops_of(op for op in graph.find("linear") if op.name == "layers.0.attn.out")
+    out = calibration_points(op for op in graph.find("linear") if op.name == "layers.0.attn.out")
     assert find_places(graph, out)["layers.0.attn.context.merged"] == Place("mul")
