@@ -146,26 +146,26 @@ def test_static_scales_of_activations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [DType.f32, DType.f16, DType.bf16])
 @pytest.mark.parametrize("rows", [1, 8, 40])
 def test_digits_are_as_exact_as_they_claim(dtype: DType, rows: int, tmp_path: Path) -> None:
-    b = Builder("digits")
+    b = Builder("limbs")
     b.output("w", weight(b, DType.i8, (64, 1), zero=False, to=DType.f32))
     exact = Interpreter(b.build())({})["w"].double()
-    b = Builder("digits")
+    b = Builder("limbs")
     x = b.input("x", dtype, rows, 1, 128)
     b.output("y", b.linear(x, weight(b, DType.i8, (64, 1), zero=False, to=dtype), name="y"))
     given = (
         torch.randn(rows, 1, 128, generator=torch.Generator().manual_seed(0))
         * torch.logspace(-3, 2, rows)[:, None, None]
     )
-    given[0, 0, 0] = 300  # an outlier leaves the others fewer digits
+    given[0, 0, 0] = 300  # an outlier leaves the others fewer limbs
     given = given.to(to_torch(dtype))
     found, _, record, _ = built(b.build(), tmp_path, {"x": given})
-    # A digit is off by half of its worth at most; sums are float32's; the result is rounded once.
+    # A limb is off by half of its worth at most; sums are float32's; the result is rounded once.
     largest = given.double().abs().amax(-1, keepdim=True)
-    digit = largest / 127 / 254 ** (2 if dtype is DType.f32 else 1) / 2
+    limb = largest / 127 / 254 ** (2 if dtype is DType.f32 else 1) / 2
     expected = given.double() @ exact.T
     rounding = torch.finfo(to_torch(dtype)).eps * expected.abs()
     summing = 128 * torch.finfo(torch.float32).eps * largest
-    assert ((found.double() - expected).abs() <= (digit + summing) * exact.abs().sum(1) + rounding).all()
+    assert ((found.double() - expected).abs() <= (limb + summing) * exact.abs().sum(1) + rounding).all()
     products = [layer for layer in record.layers if layer.kind == "MATRIX_MULTIPLY"]
     assert [record.tensors[str(product.inputs[0])].shape[0] for product in products] == [
         max(16, rows * (3 if dtype is DType.f32 else 2))

@@ -15,7 +15,7 @@ from compiler.ir.torch_types import to_torch
 
 # Measured on an H100: the kernels for fewer rows of integers are slower than those for so many.
 _LEAST_ROWS = 16
-# Integers on either side of zero that a digit has, and how much less a digit is worth than the one before.
+# Integers on either side of zero that a limb has, and how much less a limb is worth than the one before.
 _DIGIT, _BASE = 127.0, 254.0
 _DIGITS = {DType.f32: 3, DType.f16: 2, DType.bf16: 2}
 
@@ -56,18 +56,18 @@ def _integer_rows(e: Emission, op: Op) -> TrtTensor:
     return e.once(("integers", op.name), make)
 
 
-def digit_product(e: Emission, op: Op, packed: Op) -> TrtTensor:
+def limb_product(e: Emission, op: Op, packed: Op) -> TrtTensor:
     """An input of 16 or 32 bits times a weight of 8-bit integers.
 
-    TensorRT has kernels for products of integers, and none for floats with integers. So each row is written as digits:
-    integers from -127 to 127 times its largest absolute value / 127, / 127 / 254, ... The digits are rows of one
-    product, which reads the weight once. Two digits leave an error of 2**-16 of the largest value, three one of 2**-24.
+    TensorRT has kernels for products of integers, and none for floats with integers. So each row is written as limbs:
+    integers from -127 to 127 times its largest absolute value / 127, / 127 / 254, ... The limbs are rows of one
+    product, which reads the weight once. Two limbs leave an error of 2**-16 of the largest value, three one of 2**-24.
     (Ootomo, Ozaki, Yokota, 2024, "DGEMM on integer matrix multiplication unit", do so with both factors.)
     """
     x = op.operands[0]
     dtype = x.type.dtype
-    digits, unit = _digits(e, x)
-    result = product(e, digits, codes_matrix(e, packed))
+    limbs, unit = _limbs(e, x)
+    result = product(e, limbs, codes_matrix(e, packed))
     total = _taken(e, result, 0, x, op.result)
     for place in range(1, _DIGITS[dtype]):
         part = _taken(e, result, place, x, op.result)
@@ -80,8 +80,8 @@ def digit_product(e: Emission, op: Op, packed: Op) -> TrtTensor:
     return e.cast(total, dtype, "rounded")
 
 
-def _digits(e: Emission, x: Value) -> tuple[TrtTensor, TrtTensor]:
-    """The digits of the rows of an input, all first ones before all second ones, and what a first digit is worth."""
+def _limbs(e: Emission, x: Value) -> tuple[TrtTensor, TrtTensor]:
+    """The limbs of the rows of an input, all first ones before all second ones, and what a first limb is worth."""
     dtype, trt = x.type.dtype, e.trt
 
     def unit() -> TrtTensor:
@@ -90,19 +90,19 @@ def _digits(e: Emission, x: Value) -> tuple[TrtTensor, TrtTensor]:
         most = e.elementwise(most, e.number(torch.finfo(torch.float32).tiny * 2**20, DType.f32, 2), "MAX", "nonzero")
         return e.elementwise(most, e.number(1 / _DIGIT, DType.f32, 2), "PROD", "unit")
 
-    def digits() -> TrtTensor:
+    def limbs() -> TrtTensor:
         rest = e.elementwise(e.cast(rows_of(e, x), DType.f32, "f32"), worth, "DIV", "ratio")
         parts: list[TrtTensor] = []
         for place in range(_DIGITS[dtype]):
             if parts:
                 left = e.elementwise(rest, parts[-1], "SUB", f"left {place}")
                 rest = e.elementwise(left, e.number(_BASE, DType.f32, 2), "PROD", f"rest {place}")
-            parts.append(e.layer(e.network.add_unary(rest, trt.UnaryOperation.ROUND), f"digit {place}"))
+            parts.append(e.layer(e.network.add_unary(rest, trt.UnaryOperation.ROUND), f"limb {place}"))
         rows = prod(x.type.sizes({})[:-1])
         return _through(e, _stacked(e, parts, rows, x, DType.f32), e.one(), DType.i8)
 
     worth = e.once(("unit", x.name), unit)
-    return e.once(("digits", x.name), digits), worth
+    return e.once(("limbs", x.name), limbs), worth
 
 
 def _stacked(e: Emission, parts: list[TrtTensor], rows: int, x: Value, dtype: DType) -> TrtTensor:
@@ -129,7 +129,7 @@ def _through(e: Emission, x: TrtTensor, unit: TrtTensor, dtype: DType) -> TrtTen
 
 
 def _taken(e: Emission, stacked: TrtTensor, place: int, x: Value, result: Value) -> TrtTensor:
-    """The rows of a product for one digit of `x`, if there are others."""
+    """The rows of a product for one limb of `x`, if there are others."""
     if not x.type.is_fixed:
         return stacked
     rows, width = prod(x.type.sizes({})[:-1]), result.type.sizes({})[-1]

@@ -6,7 +6,7 @@ from math import prod
 
 from compiler.backend_trt.emission import Emission, TrtTensor, emits
 from compiler.backend_trt.quantized_weights import block_matrix, weight_form
-from compiler.backend_trt.rules.integers import digit_product, integer_product
+from compiler.backend_trt.rules.integers import integer_product, limb_product
 from compiler.backend_trt.rules.products import product, rounded_product, rows_of, shifted_by
 from compiler.backend_trt.rules.shape import reshaped
 from compiler.ir.dtypes import DType
@@ -24,7 +24,7 @@ def _linear(e: Emission, op: Op) -> TrtTensor:
     if packed and x.name in e.rounded:
         result = integer_product(e, op, packed)
     elif packed and form == "codes" and packed.operands[0].type.dtype is DType.i8 and x.type.is_fixed:
-        result = digit_product(e, op, packed)
+        result = limb_product(e, op, packed)
     elif packed and form == "blocks":
         result = _block_product(e, op, packed)
     else:
