@@ -5,8 +5,8 @@
 Each checkpoint is lifted in float16, quantized on one text, and run by the interpreter on windows of the other. Every
 token but a window's first is scored. Printed are perplexity, its change against float16 with the standard error over
 windows, the KL divergence of predictions from those of float16 in hundredths of a nat a token, the mean error of
-quantized ops on calibration data, how many of them a limit left as they were, and the time that quantizing took. Caches
-in 8 bits are read as later steps would read them: rounded.
+quantized ops on calibration data, how many of them a KL budget left as they were, and the time that quantizing took.
+Caches in 8 bits are read as later steps would read them: rounded.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ RECIPES = (
     "quant=int8",
     "quant=int8:act=token",
     "quant=int8:act=static",
-    "quant=int8:act=static:limit=0.002",
+    "quant=int8:act=static:kl_budget=0.002",
     "quant=smoothquant",
     "quant=smoothquant:search=true",
     "quant=smoothquant:act=static",
-    "quant=smoothquant:act=static:limit=0.002",
+    "quant=smoothquant:act=static:kl_budget=0.002",
     "quant=fp8",
     "quant=fp8:weights=channel",
     "quant=fp8:act=token",
     "quant=fp8:act=off",
     "quant=fp8:round=gptq",
-    "quant=fp8:round=gptq:limit=0.002",
+    "quant=fp8:round=gptq:kl_budget=0.002",
     "quant=int4",
     "quant=int4:group=128",
     "quant=awq",
@@ -128,7 +128,7 @@ def compare(graph: Graph, reference: Reference, device: torch.device) -> list[st
 
 
 def left(source: CalibrationSource) -> str:
-    """How many linears or caches a limit left as they are."""
+    """How many linears or caches a KL budget left as they are."""
     return str(sum(entry.recipe.startswith("left") for entry in source.report.entries))
 
 

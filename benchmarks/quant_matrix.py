@@ -43,7 +43,7 @@ RECIPES = (
     "quant=int8:act=static",
     "quant=int4",
     "quant=int4:group=64",
-    "quant=int4:group=64:limit=0.02",
+    "quant=int4:group=64:kl_budget=0.02",
     "quant=int3:group=64",
     "quant=awq",
     "quant=awq:group=32",

@@ -15,10 +15,16 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 from urllib.parse import quote, unquote
 
 REQUIRED: Any = dataclasses.MISSING
+
+
+class Formerly(NamedTuple):
+    """The name that an option had in earlier versions, by which it is still read; among the notes of `Annotated`."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,14 @@ class Option:
         type: the field's type, without `Annotated`.
         default: its default; `REQUIRED` if there is none.
         help: what the option means.
+        former: the name that it had in earlier versions; empty if it had none.
     """
 
     name: str
     type: Any
     default: Any
     help: str = ""
+    former: str = ""
 
     @property
     def required(self) -> bool:
@@ -71,16 +79,17 @@ def options_of(maker: type) -> tuple[Option, ...]:
     for field in dataclasses.fields(maker):
         if not field.init:
             continue
-        declared, help_ = hints[field.name], ""
+        declared, help_, former = hints[field.name], "", ""
         if get_origin(declared) is Annotated:
             declared, *notes = get_args(declared)
             help_ = next((note for note in notes if isinstance(note, str)), "")
+            former = next((note.name for note in notes if isinstance(note, Formerly)), "")
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         try:
             describe_type(declared)
         except TypeError as error:
             raise TypeError(f"the option {field.name!r} of {maker.__qualname__} {error}") from None
-        options.append(Option(field.name, declared, default, help_))
+        options.append(Option(field.name, declared, default, help_, former))
     return tuple(options)
 
 

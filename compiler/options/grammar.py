@@ -98,7 +98,7 @@ class Grammar:
 
 def _option(info: MakerInfo, name: str) -> Option:
     for option in info.options:
-        if option.name == name:
+        if name and name in (option.name, option.former):
             return option
     suggestion = did_you_mean(name, [option.name for option in info.options])
     raise info.error(f"the {info.noun} {info.name!r} has no option {name!r}{suggestion}", hint=_options_hint(info))

@@ -13,29 +13,29 @@ from compiler.passes.quant.linears.replace import Emit, rewrite_linears
 _WINDOWS = 8
 
 
-def quantize_linears(graph: Graph, emits: Mapping[str, Emit], limit: float | None) -> Graph:
+def quantize_linears(graph: Graph, emits: Mapping[str, Emit], kl_budget: float | None) -> Graph:
     """The graph with linears replaced, but for those that cost most.
 
     What a linear costs is the divergence of the model's predictions when it alone is quantized; such small costs add
     up. Linears are left as they are, those with the highest cost for each weight first, until the rest costs no more
-    than the limit. As cross-entropy grows by about the divergence, so does the logarithm of perplexity.
+    than the budget. As cross-entropy grows by about the divergence, so does the logarithm of perplexity.
 
     Args:
         graph: the graph.
         emits: what replaces a linear, by its name.
-        limit: the largest mean KL divergence from the graph's own predictions, in nats a token; None: any.
+        kl_budget: the largest mean KL divergence from the graph's own predictions, in nats per token; None: any.
 
     Raises:
-        PassError: if there is a limit, and no data to measure with.
+        PassError: if there is a budget, and no data to measure with.
     """
-    if limit is None:
+    if kl_budget is None:
         return rewrite_linears(graph, emits)
     calibration = current_calibration()
     costs = divergences(graph, emits, calibration)
     weights = {op.name: op.operands[1].type.elements for op in graph.find("linear") if op.name in emits}
     kept, left = dict(emits), sum(costs.values())
     for name in sorted(costs, key=lambda name: -costs[name] / weights[name]):
-        if left <= limit:
+        if left <= kl_budget:
             break
         left -= costs[name]
         del kept[name]
@@ -44,7 +44,7 @@ def quantize_linears(graph: Graph, emits: Mapping[str, Emit], limit: float | Non
 
 
 def divergences(graph: Graph, emits: Mapping[str, Emit], calibration: CalibrationSource) -> dict[str, float]:
-    """The mean KL divergence, in nats a token, that each linear causes when it alone is replaced, by its name.
+    """The mean KL divergence, in nats per token, that each linear causes when it alone is replaced, by its name.
 
     The model runs on eight windows once for each linear, and all of it is in memory.
     """

@@ -40,7 +40,8 @@ def recipe_of(recipes: Recipes, algorithm: str, given: Mapping[str, Any]) -> Rec
             hint=f"algorithms are: {', '.join(sorted(recipes))}",
         )
     known = {option.name: option for option in options_of(recipes[algorithm])}
-    values = {name: value for name, value in given.items() if value is not None}
+    renamed = {option.former: option.name for option in known.values() if option.former}
+    values = {renamed.get(name, name): value for name, value in given.items() if value is not None}
     for name, value in values.items():
         if name not in known:
             owners = [other for other, recipe in recipes.items() if hasattr(recipe, name)]
@@ -55,7 +56,7 @@ def _joined(name: str, owners: Mapping[str, Option], everywhere: bool) -> Option
     first, *rest = owners.values()
     if everywhere and all(option == first for option in rest):
         return first
-    return Option(name, _common_type(list(owners.values())) | None, None, "; ".join(_helps(owners)))
+    return Option(name, _common_type(list(owners.values())) | None, None, "; ".join(_helps(owners)), first.former)
 
 
 def _common_type(options: Sequence[Option]) -> Any:

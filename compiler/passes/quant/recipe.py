@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
-from compiler.options import is_frozen
+from compiler.options import Formerly, is_frozen
 from compiler.plugins import Registry
 
 Activations = Literal["off", "token", "static"]
@@ -30,9 +30,10 @@ class Recipe(ABC):
 
     skip: Annotated[tuple[str, ...], "modules to leave alone, such as *.fc2 or layers.0"] = ()
     only: Annotated[tuple[str, ...], "the only modules to quantize"] = ()
-    limit: Annotated[
+    kl_budget: Annotated[
         float | None,
-        "the most that it may cost, in nats of KL divergence a token: the costliest linears stay as they are",
+        "the most that it may cost, in nats of KL divergence per token: the costliest linears stay as they are",
+        Formerly("limit"),
     ] = None
 
     algorithm: ClassVar[str]
@@ -43,8 +44,8 @@ class Recipe(ABC):
         Raises:
             PassError: if a value makes no sense.
         """
-        if self.limit is not None and self.limit < 0:
-            raise PassError(f"limit={self.limit:g} is no divergence", hint="give one such as limit=0.003")
+        if self.kl_budget is not None and self.kl_budget < 0:
+            raise PassError(f"kl_budget={self.kl_budget:g} is no divergence", hint="give one such as kl_budget=0.003")
         group = getattr(self, "group", 0)
         if group < 0:
             raise PassError(f"group={group} is no number of weights", hint="0 stands for a whole row")
@@ -55,7 +56,7 @@ class Recipe(ABC):
 
     def without_data(self) -> Recipe:
         """A recipe that makes about the same ops, of the same types, and needs no data: a dry run of this one."""
-        return replace(self, limit=None)
+        return replace(self, kl_budget=None)
 
     def require_bits(self, bits: float, *choices: int) -> None:
         """PassError unless `bits` is one of the choices."""

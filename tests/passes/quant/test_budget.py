@@ -1,10 +1,11 @@
-"""A limit to what quantization costs."""
+"""A budget of KL divergence for quantization."""
 
 import pytest
 import torch
 
 from compiler.errors import PassError
-from compiler.passes import run_pipeline
+from compiler.passes import canonical, parse_pipeline, run_pipeline
+from compiler.passes.quant import Quantize
 from compiler.passes.quant.calibration.windows import window_logits
 from tests.passes.quant.models import calibration, model
 
@@ -33,23 +34,23 @@ def _left(source):
 @pytest.mark.parametrize("pipeline", ["quant=int4", "quant=fp8", "quant=smoothquant:act=static", "quant=awq:group=32"])
 def test_the_rest_costs_about_the_limit_at_most(pipeline):
     whole, _ = _run(pipeline)
-    limit = 0.5 * _cost(whole)
-    graph, source = _run(f"{pipeline}:limit={limit}")
+    budget = 0.5 * _cost(whole)
+    graph, source = _run(f"{pipeline}:kl_budget={budget}")
     left = _left(source)
     assert 0 < len(left) < 24 and len(source.report.entries) == 24
     # Costs are measured for each linear alone; that they add up holds to a good part.
-    assert 0 < _cost(graph) < 1.3 * limit
+    assert 0 < _cost(graph) < 1.3 * budget
 
 
 def test_no_cost_leaves_all_as_it_is_and_any_cost_nothing():
-    graph, source = _run("quant=int8:limit=0")
+    graph, source = _run("quant=int8:kl_budget=0")
     assert graph.ops == model("opt").ops and len(_left(source)) == 24
-    graph, source = _run("quant=int8:limit=100")
+    graph, source = _run("quant=int8:kl_budget=100")
     assert graph.ops == _run("quant=int8")[0].ops and not _left(source)
 
 
 def test_what_costs_most_for_its_size_is_left():
-    _, source = _run("quant=int4:limit=0.05")
+    _, source = _run("quant=int4:kl_budget=0.05")
     costs = {}
     for entry in source.report.entries:
         graph, _ = _run(f"quant=int4:only={entry.module}")
@@ -62,4 +63,9 @@ def test_what_costs_most_for_its_size_is_left():
 
 def test_a_limit_needs_data():
     with pytest.raises(PassError, match="needs data to calibrate with"):
-        run_pipeline(model("opt"), "quant=int8:limit=0.1")
+        run_pipeline(model("opt"), "quant=int8:kl_budget=0.1")
+
+
+def test_the_budget_is_read_by_its_former_name() -> None:
+    assert canonical(parse_pipeline("quant=int8:limit=0.1")) == "quant=int8:kl_budget=0.1"
+    assert Quantize("int8", limit=0.1) == Quantize("int8", kl_budget=0.1)

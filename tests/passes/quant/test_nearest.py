@@ -132,7 +132,7 @@ def test_a_second_recipe_takes_what_the_first_left() -> None:
         ("awq:bits=8", "3 or 4 bits, not of 8"),
         ("smoothquant:act=off", r"'act' of quant=smoothquant is token\|static, not off"),
         ("smoothquant:alpha=1.5", "alpha=1.5 is no part of a whole"),
-        ("int8:limit=-1", "limit=-1 is no divergence"),
+        ("int8:kl_budget=-1", "kl_budget=-1 is no divergence"),
     ],
 )
 def test_what_cannot_be_is_said(options: str, message: str) -> None:

@@ -88,7 +88,7 @@ def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
         weight = round_weight(b, op.operands[1], rounding.scheme)
         return dequantized_linear(op, b, weight.q, weight.scale, x=x)
 
-    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.limit)
+    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.kl_budget)
 
 
 def _calibration(graph: Graph, rounding: Rounding) -> CalibrationSource | None:

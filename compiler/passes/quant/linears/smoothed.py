@@ -34,9 +34,13 @@ def stored_scale(point: CalibrationPoint, factor: Tensor, module: str) -> dict[s
 
 
 def rewrite_smoothed(
-    graph: Graph, chosen: Sequence[Target], results: Results, limit: float | None, round_input: RoundInput | None = None
+    graph: Graph,
+    chosen: Sequence[Target],
+    results: Results,
+    kl_budget: float | None,
+    round_input: RoundInput | None = None,
 ) -> Graph:
-    """The graph with smoothed inputs and stored weights; `limit` as for `quantize_linears`."""
+    """The graph with smoothed inputs and stored weights; `kl_budget` as for `quantize_linears`."""
     points = calibration_points(target.op for target in chosen)
     scales: dict[str, Make] = {
         point.x.name: partial(_const, results.refs[_key(point.x.name)])
@@ -50,7 +54,7 @@ def rewrite_smoothed(
         return stored_linear(op, b, results.refs, x=x, rows=rows.get(op.name))
 
     emits = {target.op.name: emit for target in chosen}
-    return quantize_linears(smooth(graph, points, scales), emits, limit)
+    return quantize_linears(smooth(graph, points, scales), emits, kl_budget)
 
 
 def _rows(graph: Graph, points: Sequence[CalibrationPoint], scales: Mapping[str, Make]) -> dict[str, Make]:

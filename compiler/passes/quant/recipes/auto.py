@@ -79,7 +79,7 @@ class Auto(Recipe):
         }
         picked = allocate(choices, self.bits * elements, elements)
         rounded = {name: choice.scheme for name, choice in picked.items() if choice.scheme is not None}
-        return round_all(graph, [t for t in chosen if t.op.name in rounded], rounded, Gptq(limit=self.limit))
+        return round_all(graph, [t for t in chosen if t.op.name in rounded], rounded, Gptq(kl_budget=self.kl_budget))
 
 
 def allocate(choices: Mapping[str, Sequence[Choice]], budget: float, elements: int) -> dict[str, Choice]:

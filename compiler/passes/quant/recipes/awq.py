@@ -52,7 +52,7 @@ class Awq(Recipe):
         names = [target.op.name for target in chosen]
         results = calibrate(graph, chosen, calibration, f"awq {scheme} {names}", solve)
         report(calibration, chosen, results.errors, dict.fromkeys(names, describe("awq", self.bits, self.group)))
-        return rewrite_smoothed(graph, chosen, results, self.limit)
+        return rewrite_smoothed(graph, chosen, results, self.kl_budget)
 
 
 def _solve(view: BatchView, by_name: Mapping[str, Target], scheme: IntegerScheme) -> LayerResult:

@@ -26,7 +26,7 @@ class Fp8(Recipe):
 
     def without_data(self) -> Recipe:
         """To the nearest value, with scales for each token, if there are any for activations."""
-        return replace(self, limit=None, round="nearest", act="off" if self.act == "off" else "token")
+        return replace(self, kl_budget=None, round="nearest", act="off" if self.act == "off" else "token")
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with rounded weights and inputs. Raises as `quantize_rounded`."""

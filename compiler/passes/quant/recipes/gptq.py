@@ -55,7 +55,7 @@ class Gptq(Recipe):
 def round_all(graph: Graph, chosen: Sequence[Target], schemes: Mapping[str, IntegerScheme], recipe: Gptq) -> Graph:
     """The graph with some linears quantized by GPTQ, each on a scheme of its own, by the linear's name.
 
-    Of the recipe, `damping`, `order` and `limit` count.
+    Of the recipe, `damping`, `order` and `kl_budget` count.
     """
 
     def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
@@ -76,4 +76,4 @@ def round_all(graph: Graph, chosen: Sequence[Target], schemes: Mapping[str, Inte
     named = {name: describe("gptq", scheme.bits, scheme.group) for name, scheme in schemes.items()}
     report(calibration, chosen, results.errors, named)
     emit = partial(stored_linear, refs=results.refs)
-    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.limit)
+    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.kl_budget)

@@ -21,7 +21,7 @@ class Int8(Recipe):
 
     def without_data(self) -> Recipe:
         """With scales for each token, if there are any for activations."""
-        return replace(self, limit=None, act="off" if self.act == "off" else "token")
+        return replace(self, kl_budget=None, act="off" if self.act == "off" else "token")
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with rounded weights. Raises as `quantize_rounded`."""

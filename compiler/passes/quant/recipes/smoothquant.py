@@ -55,7 +55,7 @@ class SmoothQuant(Recipe):
         results = calibrate(graph, chosen, calibration, f"smoothquant {alpha} {self.act} {names}", self._solve)
         report(calibration, chosen, results.errors, dict.fromkeys(names, f"smoothquant, int8, {self.act} activations"))
         round_input = input_rounding(self.act, DType.i8, results.numbers)
-        return rewrite_smoothed(graph, chosen, results, self.limit, round_input)
+        return rewrite_smoothed(graph, chosen, results, self.kl_budget, round_input)
 
     def _solve(self, view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
         module, static, scheme = by_name[view.point.ops[0].name].module, self.act == "static", IntegerScheme(8)
