@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compiler.ir.analysis import packed_weights
 from compiler.ir.dtypes import DType
-from compiler.ir.evaluators.quant import spread
+from compiler.ir.evaluators.quant import broadcast_blocks
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
@@ -86,7 +86,7 @@ def block_matrix(e: Emission, op: Op) -> TrtTensor:
         size = _block(op)
         assert size
         scales = _for_rows(e.source.tensor(scale), rows)
-        scales = spread(scales, torch.Size((rows, columns // size))).expand(rows, columns // size)
+        scales = broadcast_blocks(scales, torch.Size((rows, columns // size))).expand(rows, columns // size)
         codes = e.constant(q.name, e.source.tensor(q), e.source.weight(q), dtype=DType.i4)
         dtype = op.result.type.dtype
         given = e.constant(f"{op.name}/scale", scales.to(to_torch(dtype)))
@@ -110,4 +110,4 @@ def _shift(e: Emission, scale: Value, zero: Value, rows: int) -> Tensor:
 
 def _for_rows(numbers: Tensor, rows: int) -> Tensor:
     """Numbers of blocks, those of each row."""
-    return spread(numbers, torch.Size((rows, numbers.shape[1]))).expand(rows, -1)
+    return broadcast_blocks(numbers, torch.Size((rows, numbers.shape[1]))).expand(rows, -1)

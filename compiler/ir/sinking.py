@@ -121,5 +121,5 @@ def _repeated(value: Value, count: int, axis: int, b: RewriteBuilder) -> Value:
     shape = value.type.sizes({})
     before, blocks, after = shape[:axis], shape[axis], shape[axis + 1 :]
     column = b.reshape(value, shape=(*before, blocks, 1, *after), name="blocks")
-    spread = b.broadcast(column, shape=(*before, blocks, count, *after), name="spread")
-    return b.reshape(spread, shape=(*before, blocks * count, *after), name="scales")
+    repeated = b.broadcast(column, shape=(*before, blocks, count, *after), name="spread")
+    return b.reshape(repeated, shape=(*before, blocks * count, *after), name="scales")

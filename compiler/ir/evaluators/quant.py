@@ -14,7 +14,7 @@ from compiler.ir.evaluators.core import Attrs, Sizes, evaluates
 RANGES: Mapping[DType, tuple[int, int]] = {DType.i8: (-128, 127), DType.i4: (-8, 7), DType.f8e4m3: (-448, 448)}
 
 
-def spread(scale: Tensor, shape: torch.Size) -> Tensor:
+def broadcast_blocks(scale: Tensor, shape: torch.Size) -> Tensor:
     """Scales or zero points with each one repeated for its block, so that they broadcast to `shape`."""
     for axis, (size, blocks) in enumerate(zip(shape, scale.shape, strict=True)):
         if blocks not in (1, size):
@@ -25,12 +25,12 @@ def spread(scale: Tensor, shape: torch.Size) -> Tensor:
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: DType) -> Tensor:
     """The op `quantize`: integers as int8, f8e4m3 as torch's type. Scales are not checked."""
     low, high = RANGES[dtype]
-    quotient = x.float() * spread(1 / scale.float(), x.shape)
+    quotient = x.float() * broadcast_blocks(1 / scale.float(), x.shape)
     if dtype is DType.f8e4m3:
         return quotient.clamp(low, high).to(torch.float8_e4m3fn)
     rounded = quotient.round().nan_to_num(nan=0)
     if zero is not None:
-        rounded = rounded + spread(zero, x.shape)
+        rounded = rounded + broadcast_blocks(zero, x.shape)
     return rounded.clamp(low, high).to(torch.int8)
 
 
@@ -38,8 +38,8 @@ def dequantize(q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
     """The op `dequantize`, in the type of `scale`."""
     wide = q.to(scale.dtype)
     if zero is not None:
-        wide = wide - spread(zero.to(scale.dtype), q.shape)
-    return wide * spread(scale, q.shape)
+        wide = wide - broadcast_blocks(zero.to(scale.dtype), q.shape)
+    return wide * broadcast_blocks(scale, q.shape)
 
 
 @evaluates("quantize")

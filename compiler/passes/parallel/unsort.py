@@ -75,15 +75,15 @@ def _dequantized(op: Op, b: RewriteBuilder) -> Value:
     q, scale, *zero = op.operands
     (rows, columns), (blocks, groups) = q.type.sizes({}), scale.type.sizes({})
 
-    def spread(value: Value, name: str) -> Value:
+    def broadcast(value: Value, name: str) -> Value:
         wide = value if value.type.dtype is DType.f32 else b.cast(value, dtype=DType.f32, name=f"{name}.f32")
         return b.reshape(wide, shape=(blocks, 1, groups, 1), name=f"{name}.blocks")
 
     shape = (blocks, rows // blocks, groups, columns // groups)
     codes = b.reshape(b.cast(q, dtype=DType.f32, name="weight.codes"), shape=shape, name="weight.blocks")
     if zero:
-        codes = b.sub(codes, spread(zero[0], "weight.zero"), name="weight.centred")
-    wide = b.mul(codes, spread(scale, "weight.scale"), name="weight.scaled")
+        codes = b.sub(codes, broadcast(zero[0], "weight.zero"), name="weight.centred")
+    wide = b.mul(codes, broadcast(scale, "weight.scale"), name="weight.scaled")
     flat = b.reshape(wide, shape=(rows, columns), name="weight.f32")
     return flat if op.attrs["dtype"] is DType.f32 else b.cast(flat, dtype=op.attrs["dtype"], name="weight.wide")
 
