@@ -35,7 +35,7 @@ STEPS = 40
 PROMPTS = 16
 
 
-def fidelity(model: Path, dtype: str, engines: Path, temporary: Path) -> str:
+def exactness(model: Path, dtype: str, engines: Path, temporary: Path) -> str:
     """The engine's tokens and logits on the GPU beside the emulator's, as a line."""
     engine = engines / f"{model.name}.{dtype}.engine"
     built = "elsewhere"
@@ -171,7 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for model in given.checkpoints:
             for dtype in filter(None, given.dtypes.split(",")):
-                print(fidelity(model, dtype, given.engines, Path(temporary)), flush=True)
+                print(exactness(model, dtype, given.engines, Path(temporary)), flush=True)
         if given.speed:
             speed(Path(temporary))
     if given.transformers:

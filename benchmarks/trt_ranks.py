@@ -127,7 +127,7 @@ def tokens(executor: Executor) -> list[list[int]]:
     return [result.token_ids for result in generate(executor, requests, batch=max(BATCHES))[0]]
 
 
-def fidelity(rank: Rank, model: Path, mesh: str, folder: Path) -> None:
+def exactness(rank: Rank, model: Path, mesh: str, folder: Path) -> None:
     """Compare tokens of all ranks with those of one."""
     try:
         graph = optimized(model, mesh, "float32")
@@ -287,7 +287,7 @@ def main() -> None:
         folder = Path(world.comm.broadcast_object(own))
         for model in () if given.no_tokens else given.checkpoints:
             rank.first("folder", lambda model=model: (folder / model.name).mkdir())  # type: ignore[misc]
-            fidelity(rank, model, mesh, folder / model.name)
+            exactness(rank, model, mesh, folder / model.name)
         shapes = {"small": SMALL} if given.cpu else {name: SHAPES[name] for name in given.shapes.split(",") if name}
         for name, config in shapes.items():
             speed(rank, name, config, mesh, folder / name)

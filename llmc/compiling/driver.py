@@ -10,7 +10,7 @@ from typing import Any, Unpack
 
 from compiler.frontends import Checkpoint
 from compiler.ir.graph import Graph
-from compiler.passes.quant.report import FidelityReport
+from compiler.passes.quant.report import QuantizationErrorReport
 from compiler.progress import Progress
 from llmc.compiling.checkpoint_digest import source_digest
 from llmc.compiling.dry_pipeline import NeedsDataError, calibrates, dry_pipeline
@@ -50,7 +50,7 @@ class Compiled:
     notes: tuple[str, ...]
     explanation: str
     plans: Mapping[str, Sequence[str]]
-    fidelity: FidelityReport = field(default_factory=FidelityReport)
+    fidelity: QuantizationErrorReport = field(default_factory=QuantizationErrorReport)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object; the keys are in docs/cli.md."""

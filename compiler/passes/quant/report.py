@@ -29,7 +29,7 @@ class OpError:
 
 
 @dataclass
-class FidelityReport:
+class QuantizationErrorReport:
     """The errors of all quantized ops, in the order in which passes found them.
 
     Each is the op's own error: its inputs are those that calibration gave it, before they were rounded.

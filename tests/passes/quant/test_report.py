@@ -1,10 +1,10 @@
-"""The fidelity report."""
+"""The quantization error report."""
 
-from compiler.passes.quant.report import FidelityReport, OpError
+from compiler.passes.quant.report import OpError, QuantizationErrorReport
 
 
 def test_worst_are_named_first():
-    report = FidelityReport([OpError(f"op{i}", f"model.m{i}", "awq", i / 100) for i in range(8)])
+    report = QuantizationErrorReport([OpError(f"op{i}", f"model.m{i}", "awq", i / 100) for i in range(8)])
     assert [entry.op for entry in report.worst()] == ["op7", "op6", "op5", "op4", "op3"]
     lines = report.text(2).splitlines()
     assert lines[0].startswith("8 quantized ops, relative error of outputs 3.50%")
@@ -12,7 +12,7 @@ def test_worst_are_named_first():
 
 
 def test_json_has_every_op_in_order():
-    report = FidelityReport([OpError("a", "m", "gptq", 0.5), OpError("b", "n", "gptq", 0.25)])
+    report = QuantizationErrorReport([OpError("a", "m", "gptq", 0.5), OpError("b", "n", "gptq", 0.25)])
     assert report.to_json() == {
         "mean": 0.375,
         "ops": [
@@ -20,17 +20,19 @@ def test_json_has_every_op_in_order():
             {"op": "b", "module": "n", "recipe": "gptq", "error": 0.25},
         ],
     }
-    assert FidelityReport().text() == ""
+    assert QuantizationErrorReport().text() == ""
 
 
 def test_what_is_left_is_said():
-    report = FidelityReport([OpError("a", "m", "fp8", 0.5), OpError("b", "n", "fp8", 0.25)])
+    report = QuantizationErrorReport([OpError("a", "m", "fp8", 0.5), OpError("b", "n", "fp8", 0.25)])
     report.leave({"b"})
     assert report.entries == [OpError("a", "m", "fp8", 0.5), OpError("b", "n", "left as it is", 0.25)]
 
 
 def test_narrow_lines_break_between_columns():
-    report = FidelityReport([OpError("layers.0.attn.v", "model.layers.0.self_attn.v_proj", "awq, 4 bits", 0.0937)])
+    report = QuantizationErrorReport(
+        [OpError("layers.0.attn.v", "model.layers.0.self_attn.v_proj", "awq, 4 bits", 0.0937)]
+    )
     assert report.text(width=50).splitlines() == [
         "1 quantized ops, relative error of outputs 9.37%",
         "  on average; the worst:",

@@ -14,7 +14,7 @@ from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.step import StepDim
 from compiler.passes.quant.calibration.text import Document, default_texts
-from compiler.passes.quant.report import FidelityReport
+from compiler.passes.quant.report import QuantizationErrorReport
 from compiler.progress import Report, unheard
 
 SAMPLES = 128
@@ -44,7 +44,7 @@ class CalibrationSource:
     seed: int = 0
     device: str | torch.device | None = None
     progress: Report = unheard
-    report: FidelityReport = field(default_factory=FidelityReport)
+    report: QuantizationErrorReport = field(default_factory=QuantizationErrorReport)
     used: bool = False
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Greedy tokens and logits beside transformers in float32: `python benchmarks/fidelity.py MODEL [MODEL ...]`.
+"""Greedy tokens and logits beside transformers in float32: `python benchmarks/exactness.py MODEL [MODEL ...]`.
 
 For each checkpoint folder, 64 prompts get 48 new tokens each, alone and in ragged batches of 8, and are compared with
 `generate` of transformers on the CPU. Logits over the longest prompt are compared with transformers in float64.
