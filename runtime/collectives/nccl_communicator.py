@@ -16,7 +16,7 @@ from runtime.collectives.nccl_library import DTYPES, MAX, SUM, Nccl, load_nccl
 
 
 class NcclCommunicator:
-    """See `runtime.collectives.communicator.Communicator`. Everything can be recorded in a CUDA graph but `barrier`.
+    """See `runtime.collectives.communicator.Communicator`. Everything can be captured in a CUDA graph but `barrier`.
 
     An operation is put on the stream; the call does not wait for it.
     """

@@ -1,4 +1,4 @@
-"""Running frames: an execution context on one profile, and steps that are recorded and run again."""
+"""Running frames: an execution context on one profile, and steps that are captured and replayed."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class ProfileContext:
             address = backend.weights.view(weight.source, tensor.nbytes, weight.offset).data_ptr()
             self._check(self._context.set_tensor_address(tensor.name, address), f"take the memory of {tensor.name}")
 
-    def run(self, frame: Frame, *, record: bool) -> None:
+    def run(self, frame: Frame, *, capture: bool) -> None:
         """Put a run on the stream.
 
         Args:
             frame: its tensors.
-            record: whether to record the second run of the same frame, and to run the record from then on. The first
-                one makes what recording cannot: kernels and memory.
+            capture: whether to capture the second run of the same frame, and to replay it from then on. The first
+                one makes what a capture cannot: kernels and memory.
 
         Raises:
             EngineError: if TensorRT refuses it.
         """
         if frame is not self._frame:
             self._bind(frame)
-        if record and self._runs == 1:
+        if capture and self._runs == 1:
             self._replay = self._backend.stream.capture(self._launch)
         self._runs += 1
         (self._replay or self._launch)()
 
     def _bind(self, frame: Frame) -> None:
-        """Tell the context shapes and places. What was recorded is of no use afterwards: it holds for the old ones."""
+        """Tell the context shapes and places. What was captured is of no use afterwards: it holds for the old ones."""
         self._frame = self._replay = None
         self._runs = 0
         for name, shape in frame.shapes.items():

@@ -42,13 +42,13 @@ class TensorRTExecutor:
             backend: how this machine runs them.
             plans: the plans, those for smaller steps first: of several that fit a step, the first is taken.
             name: what messages call the executor.
-            cuda_graphs: whether to record steps of one token a row where the backend can.
+            cuda_graphs: whether to capture steps of one token a row where the backend can.
 
         Raises:
             EngineError: if there is no plan, or they are not of one model.
         """
         self.name, self.plans = name, tuple(plans)
-        self._backend, self._record = backend, cuda_graphs
+        self._backend, self._capture = backend, cuda_graphs
         self._candidates = Candidates(self.plans)
         with backend.stream.active():
             self._inputs = StepInputs([plan.signature for plan in plans], backend.stream.device)
@@ -79,7 +79,7 @@ class TensorRTExecutor:
             target: the target that the files are of: `tensorrt-rtx` or `tensorrt`.
             digests: the sha256 of each file, under which compiled kernels are kept; None keeps none.
             capabilities: compute capabilities that the engine was built for, if known; for messages.
-            cuda_graphs: whether to record steps of one token a row, which makes them faster.
+            cuda_graphs: whether to capture steps of one token a row, which makes them faster.
             group: the ranks that compute together with this one, by NCCL unless emulated; None if there are no others.
 
         Raises:
@@ -125,7 +125,7 @@ class TensorRTExecutor:
     def limited_to(self, names: Collection[str]) -> TensorRTExecutor:
         """See `runtime.executors.interface.PlannedExecutor`: weights and contexts are shared."""
         plans = [plan for plan in self.plans if plan.name in names]
-        return TensorRTExecutor(self._backend, plans, name=self.name, cuda_graphs=self._record)
+        return TensorRTExecutor(self._backend, plans, name=self.name, cuda_graphs=self._capture)
 
     def open(self, batch: int, capacity: int) -> WholeSession[TensorRTStage]:
         """Start sequences, at most `batch` of at most `capacity` tokens each. Caches grow as the sequences do.
@@ -153,7 +153,9 @@ class TensorRTExecutor:
             used += [candidate for size in sizes for candidate in self._candidates.prefill(size)]
             contexts = sum({candidate: candidate.plan.memory_to_come(candidate.profile) for candidate in used}.values())
         self._backend.check_room(cache_bytes(self._candidates.signature, sizes[-1]), contexts)
-        return TensorRTStage(self._backend.stream, self._candidates, self._inputs, batch, capacity, record=self._record)
+        return TensorRTStage(
+            self._backend.stream, self._candidates, self._inputs, batch, capacity, capture=self._capture
+        )
 
 
 def check_version(library: Library, built_with: str) -> None:

@@ -128,7 +128,7 @@ class GpuBackend:
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         if eager and hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
-            # A recorded step keeps the kernels that it was recorded with, so they must be there from the start.
+            # A captured step keeps the kernels that it was captured with, so they must be there from the start.
             specialization = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
             config.dynamic_shapes_kernel_specialization_strategy = specialization
         self._kernels.attach(config)

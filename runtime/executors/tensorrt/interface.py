@@ -111,7 +111,7 @@ class Stream(Protocol):
         """Record what `launch` puts on the stream, without running it.
 
         Returns:
-            What runs it again, at little cost; None if this stream cannot record.
+            What runs it again, at little cost; None if this stream cannot capture.
         """
         ...
 

@@ -31,7 +31,7 @@ class TensorRTStage:
     """
 
     def __init__(
-        self, stream: Stream, candidates: Candidates, inputs: StepInputs, batch: int, capacity: int, *, record: bool
+        self, stream: Stream, candidates: Candidates, inputs: StepInputs, batch: int, capacity: int, *, capture: bool
     ) -> None:
         """Allocate the smallest caches for the batch, and make the contexts that work on them.
 
@@ -40,7 +40,7 @@ class TensorRTStage:
         """
         self._batch, self._capacity = batch, capacity
         self.chunk = capacity
-        self._stream, self._candidates, self._inputs, self._record = stream, candidates, inputs, record
+        self._stream, self._candidates, self._inputs, self._capture = stream, candidates, inputs, capture
         with stream.active():
             size = candidates.size(batch, 1)
             self.caches = Caches(candidates.signature, size, stream.device)
@@ -97,7 +97,7 @@ class TensorRTStage:
         frame = self._decode_frame
         for name, tensor in frame.received.items():
             tensor[part.rows] = part.received[name][:, :1]
-        self._run(self._decoder, frame, part.ones(self._batch, self.caches.full), record=self._record)
+        self._run(self._decoder, frame, part.ones(self._batch, self.caches.full), capture=self._capture)
         made = {name: tensor[part.rows] for name, tensor in frame.outputs.items()}
         return Results(self._candidates.signature.outputs, made)
 
@@ -110,13 +110,13 @@ class TensorRTStage:
             frame = self._inputs.frame(chunk.runner.plan.signature, 1, chunk.width, chunk.logits, caches)
             for item in self._candidates.signature.received:
                 chosen.give(item, part.received[item.name][row], frame.received[item.name][0])
-            self._run(chunk.runner, frame, part.chunk(row, chosen), record=False)
+            self._run(chunk.runner, frame, part.chunk(row, chosen), capture=False)
             for item in self._candidates.signature.outputs:
                 chosen.take(item, frame.outputs[item.name][0], results.tensors[item.name][row])
 
-    def _run(self, candidate: Candidate, frame: Frame, step: Step, *, record: bool) -> None:
+    def _run(self, candidate: Candidate, frame: Frame, step: Step, *, capture: bool) -> None:
         self._inputs.write(frame, step)
-        candidate.plan.context(candidate.profile).run(frame, record=record)
+        candidate.plan.context(candidate.profile).run(frame, capture=capture)
 
     def _prepare(self, size: CacheSize) -> None:
         """Choose and make what decodes with caches of that size."""

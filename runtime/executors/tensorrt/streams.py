@@ -25,7 +25,7 @@ class HostStream:
         yield
 
     def capture(self, launch: Callable[[], None]) -> None:
-        """There is nothing to record."""
+        """There is nothing to capture."""
 
 
 class CudaStream:
@@ -48,7 +48,7 @@ class CudaStream:
             caller.wait_stream(self._stream)
 
     def capture(self, launch: Callable[[], None]) -> Callable[[], None] | None:
-        """See `Stream.capture`; recorded as a CUDA graph. A warning says why, if that fails."""
+        """See `Stream.capture`; as a CUDA graph. A warning says why, if that fails."""
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may go on compiling kernels meanwhile, so only this thread's calls are watched.

@@ -164,7 +164,7 @@ def test_copied_rows_go_on_on_all_ranks(compiled: Compiled, executor: str, mesh:
 @pytest.mark.parametrize("plans", [SPLIT, [dynamic()]], ids=["split", "dynamic"])
 def test_copied_rows_go_on_in_caches_of_any_capacity(plans: Any, records: bool) -> None:
     """Caches have 8 positions, then 16; recorded runs go on at the same addresses after a copy."""
-    executor = fake_executor(FakeBackend(records=records), plans)
+    executor = fake_executor(FakeBackend(captures=records), plans)
     check(executor, vocab=FAKE_VOCAB, capacity=CAPACITY, tolerance=0, examples=40)
 
 

@@ -177,19 +177,19 @@ def tensor(address, shape, ctype=ctypes.c_int32, dtype=torch.int32) -> Tensor:
 
 
 class FakeStream:
-    """A stream that records: what is run again is what the context was told when it was recorded."""
+    """A stream that captures: what is replayed is what the context was told when it was captured."""
 
     device, handle = torch.device("cpu"), 0
 
-    def __init__(self, records: bool) -> None:
-        self.records, self.captured, self.replayed = records, 0, 0
+    def __init__(self, captures: bool) -> None:
+        self.captures, self.captured, self.replayed = captures, 0, 0
 
     @contextmanager
     def active(self) -> Iterator[None]:
         yield
 
     def capture(self, launch: Callable[[], None]) -> Callable[[], None] | None:
-        if not self.records:
+        if not self.captures:
             return None
         self.captured += 1
         context = launch.__self__._context  # type: ignore[attr-defined]
@@ -210,8 +210,8 @@ class FakeBackend:
         contexts: the plan of each context, and whether it was to be eager.
     """
 
-    def __init__(self, *, records: bool = False, weights: WeightBytes = WEIGHTS) -> None:
-        self.stream, self.weights = FakeStream(records), weights
+    def __init__(self, *, captures: bool = False, weights: WeightBytes = WEIGHTS) -> None:
+        self.stream, self.weights = FakeStream(captures), weights
         self.runs: list[tuple[str, tuple[int, ...]]] = []
         self.contexts: list[tuple[str, bool]] = []
         self.room: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Steps of a TensorRT engine: which plan runs which rows, how caches grow, and what is recorded."""
+"""Steps of a TensorRT engine: which plan runs which rows, how caches grow, and what is captured."""
 
 from collections import Counter
 
@@ -58,8 +58,8 @@ def step(session, past, *prompts, positions=None):
     st.booleans(),
     st.sampled_from([SPLIT, [dynamic()], [dynamic(8), *SPLIT], [decode(1, CAPACITY), decode(BATCH, CAPACITY)]]),
 )
-def test_generation_gives_every_request_what_it_gets_alone(requests, batch, records, plans) -> None:
-    executor = fake_executor(FakeBackend(records=records), plans)
+def test_generation_gives_every_request_what_it_gets_alone(requests, batch, captures, plans) -> None:
+    executor = fake_executor(FakeBackend(captures=captures), plans)
     results, _ = generate(executor, [Request(tuple(p), n) for p, n in requests], batch=batch)
     for (prompt, count), result in zip(requests, results, strict=True):
         assert result.token_ids == continuation(prompt, count)
@@ -136,7 +136,7 @@ def test_plans_of_one_token_give_the_logits_that_the_others_cannot() -> None:
 
 
 def test_caches_grow_with_the_longest_sequence_and_keep_what_is_in_them() -> None:
-    backend = FakeBackend(records=True)
+    backend = FakeBackend(captures=True)
     session = fake_executor(backend).open(2, CAPACITY)
     step(session, [0, 0], [1, 2, 3, 4, 5], [9])
     tokens = [1, 2, 3, 4, 5]
@@ -194,8 +194,8 @@ def count_up(session, past, count):
     return [step(session, [at] * session.batch, *[[at]] * session.batch) for at in range(past, past + count)]
 
 
-def test_decoding_is_recorded_at_its_second_step_and_run_again_from_then_on() -> None:
-    backend = FakeBackend(records=True)
+def test_decoding_is_captured_at_its_second_step_and_run_again_from_then_on() -> None:
+    backend = FakeBackend(captures=True)
     session = fake_executor(backend).open(2, 8)
     assert count_up(session, 0, 4) == [[[next_token(range(n))]] * 2 for n in range(1, 5)]
     assert (backend.stream.captured, backend.stream.replayed, len(backend.runs)) == (1, 3, 1)
@@ -204,8 +204,8 @@ def test_decoding_is_recorded_at_its_second_step_and_run_again_from_then_on() ->
     assert (backend.stream.captured, backend.stream.replayed) == (1, 5)
 
 
-def test_a_record_is_not_run_again_after_its_context_served_another_session() -> None:
-    backend = FakeBackend(records=True)
+def test_a_capture_is_not_replayed_after_its_context_served_another_session() -> None:
+    backend = FakeBackend(captures=True)
     executor = fake_executor(backend)
     one, two = executor.open(1, 8), executor.open(1, 8)
     count_up(one, 0, 3)
@@ -214,15 +214,15 @@ def test_a_record_is_not_run_again_after_its_context_served_another_session() ->
     assert backend.stream.captured == 2
 
 
-def test_larger_caches_need_a_new_record() -> None:
-    backend = FakeBackend(records=True)
+def test_larger_caches_need_a_new_capture() -> None:
+    backend = FakeBackend(captures=True)
     session = fake_executor(backend).open(1, CAPACITY)
     assert count_up(session, 0, 12) == [[[next_token(range(n))]] for n in range(1, 13)]
     assert (backend.stream.captured, len(backend.runs)) == (2, 2)
 
 
-def test_only_decoding_is_recorded_and_not_if_that_is_turned_off() -> None:
-    backend = FakeBackend(records=True)
+def test_only_decoding_is_captured_and_not_if_that_is_turned_off() -> None:
+    backend = FakeBackend(captures=True)
     session = fake_executor(backend, [dynamic()]).open(1, CAPACITY)
     for past in (0, 2, 4):
         step(session, [past], [1, 2])
