@@ -1,4 +1,4 @@
-"""The watch over the ranks: a thread on each that tells rank 0 how it is, and ends the process when one fails.
+"""The liveness monitor of the ranks: a thread on each that tells rank 0 how it is, and ends the process when one fails.
 
 Rank 0 listens; every other rank keeps one TCP connection to it. Both sides send a line of JSON now and then: what the
 rank is doing, that it failed, or that it leaves. A connection that ends without a word is a rank that died.
@@ -24,14 +24,14 @@ from runtime.processes.addresses import connected, own_addresses
 from runtime.processes.lines import Lines
 
 GRACE = 3.0
-"""Seconds that mpirun has to tell, with its signal, of a rank that died, before the watch tells of it."""
+"""Seconds that mpirun has to tell, with its signal, of a rank that died, before the monitor tells of it."""
 
 _LINGER = 20.0
 _CONNECT = 20.0
 
 
-class Watch:
-    """One rank's watch. Rank 0 makes one and gives its `address` to the others, which `connect`."""
+class LivenessMonitor:
+    """One rank's liveness monitor. Rank 0 makes one and gives its `address` to the others, which `connect`."""
 
     def __init__(self, rank: int, hosts: Sequence[str], activity: StatusRecorder, *, timeout: float) -> None:
         self.rank, self.hosts, self._activity = rank, dict(enumerate(hosts)), activity
@@ -116,7 +116,7 @@ class Watch:
 
     def _start(self) -> None:
         self._seen = {rank: Status("idle", "", 0.0, self._activity.status().limit) for rank in self._peers}
-        threading.Thread(target=self._run, name="llmc-watch", daemon=True).start()
+        threading.Thread(target=self._run, name="llmc-liveness", daemon=True).start()
 
     def _run(self) -> None:
         last = time.monotonic()

@@ -17,7 +17,7 @@ from runtime.collectives.mpi_communicator import MpiCommunicator
 from runtime.collectives.mpi_library import is_mpi_error, start_mpi, stop_mpi
 from runtime.collectives.rank_status import StatusRecorder
 from runtime.processes.environment import rank_from_environment, timeout_from_environment, world_size_from_environment
-from runtime.processes.liveness import GRACE, Watch
+from runtime.processes.liveness import GRACE, LivenessMonitor
 
 T = TypeVar("T")
 
@@ -39,8 +39,10 @@ class World:
         hosts: the host of each rank.
     """
 
-    def __init__(self, comm: MpiCommunicator, activity: StatusRecorder, hosts: list[str], watch: Watch) -> None:
-        self.comm, self.activity, self.hosts, self._watch = comm, activity, hosts, watch
+    def __init__(
+        self, comm: MpiCommunicator, activity: StatusRecorder, hosts: list[str], monitor: LivenessMonitor
+    ) -> None:
+        self.comm, self.activity, self.hosts, self._monitor = comm, activity, hosts, monitor
 
     @property
     def rank(self) -> int:
@@ -91,25 +93,25 @@ class World:
     ) -> None:
         if error is None:
             self.comm.barrier()
-            self._watch.leave()
+            self._monitor.leave()
             stop_mpi()
         elif self.rank == 0:
             self._fail_first(error)
         elif isinstance(error, SharedFailure):
-            self._watch.wait_for_end()
+            self._monitor.wait_for_end()
         else:
             self._fail(error)
 
     def _fail_first(self, error: BaseException) -> None:
         if is_mpi_error(error):
             self._fail(error)
-        self._watch.stand_down()
+        self._monitor.stand_down()
 
     def _fail(self, error: BaseException) -> NoReturn:
         if is_mpi_error(error):
-            # Most likely another rank died, of which mpirun or the watch will tell.
+            # Most likely another rank died, of which mpirun or the liveness monitor will tell.
             threading.Event().wait(2 * GRACE)
-        self._watch.fail(Failure.of(error, self.rank, self.hosts[self.rank]))
+        self._monitor.fail(Failure.of(error, self.rank, self.hosts[self.rank]))
 
 
 def join(timeout: float | None = None) -> World:
@@ -141,11 +143,11 @@ def join(timeout: float | None = None) -> World:
             hint="use the mpirun beside the python that runs llmc",
         )
     hosts = comm.all_gather_object(socket.gethostname())
-    watch = Watch(comm.rank, hosts, activity, timeout=seconds)
-    address = comm.broadcast_object(watch.listen() if comm.rank == 0 else None)
-    watch.accept() if comm.rank == 0 else watch.connect(address)
+    monitor = LivenessMonitor(comm.rank, hosts, activity, timeout=seconds)
+    address = comm.broadcast_object(monitor.listen() if comm.rank == 0 else None)
+    monitor.accept() if comm.rank == 0 else monitor.connect(address)
     timer.cancel()
-    return World(comm, activity, hosts, watch)
+    return World(comm, activity, hosts, monitor)
 
 
 def _give_up() -> NoReturn:

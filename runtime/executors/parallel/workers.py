@@ -180,7 +180,7 @@ def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int
 
 
 def _run(session: Session, step: Step, world: World) -> Tensor:
-    """Run a step, and wait for the GPU, where the watch sees who waits."""
+    """Run a step, and wait for the GPU, where the liveness monitor sees who waits."""
     with world.activity.busy("a step"):
         logits = session.step(step)
         if logits.is_cuda:

@@ -1,4 +1,4 @@
-"""How the watch's connections come about; what it does with them is seen on real ranks."""
+"""How the liveness monitor's connections come about; what it does with them is seen on real ranks."""
 
 import json
 import socket
@@ -9,19 +9,19 @@ import pytest
 
 from compiler.errors import TargetError
 from runtime.collectives.rank_status import StatusRecorder
-from runtime.processes import liveness as watch
-from runtime.processes.liveness import Watch
+from runtime.processes import liveness
+from runtime.processes.liveness import LivenessMonitor
 
 
 @pytest.fixture(autouse=True)
 def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread that would end this process, and short waits."""
-    monkeypatch.setattr(Watch, "_start", lambda self: None)
-    monkeypatch.setattr(watch, "_CONNECT", 2.0)
+    monkeypatch.setattr(LivenessMonitor, "_start", lambda self: None)
+    monkeypatch.setattr(liveness, "_CONNECT", 2.0)
 
 
-def made(rank: int) -> Watch:
-    return Watch(rank, ["one", "one"], StatusRecorder(60.0), timeout=60.0)
+def made(rank: int) -> LivenessMonitor:
+    return LivenessMonitor(rank, ["one", "one"], StatusRecorder(60.0), timeout=60.0)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_rank_connects_with_the_token_that_it_is_given() -> None:
 
 
 def test_a_rank_that_does_not_connect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_CONNECT", 0.1)
+    monkeypatch.setattr(liveness, "_CONNECT", 0.1)
     first = made(0)
     first.listen()
     with pytest.raises(TargetError, match="rank 0 on one: rank 1 on one did not connect to it") as error:
