@@ -94,7 +94,7 @@ class Rank:
 
     def first(self, what: str, action: Callable[[], object]) -> None:
         """Do something on rank 0; the others wait."""
-        self.world.together(what, action if self.world.rank == 0 else lambda: None, limit=LIMIT)
+        self.world.on_all_ranks(what, action if self.world.rank == 0 else lambda: None, limit=LIMIT)
 
 
 def optimized(model: Path, mesh: str, dtype: str, *, dummy_weights: bool = False) -> Graph:
@@ -117,7 +117,7 @@ def trt_executor(rank: Rank, graph: Graph, folder: Path) -> TensorRTExecutor:
             return TensorRTExecutor.load(folder, files, emulate=True, group=rank.group)
         return TensorRTExecutor.load(folder, files, device=rank.device, group=rank.group)
 
-    return rank.world.together("building", built, limit=LIMIT)
+    return rank.world.on_all_ranks("building", built, limit=LIMIT)
 
 
 def tokens(executor: Executor) -> list[list[int]]:
@@ -146,7 +146,7 @@ def exactness(rank: Rank, model: Path, mesh: str, folder: Path) -> None:
     path = folder / f"rank{rank.world.rank}.ir"
     executors: list[Executor] = [
         trt_executor(rank, read_graph(path), folder),
-        rank.world.together("loading", lambda: TorchExecutor.load(path, device=rank.device, group=rank.group)),
+        rank.world.on_all_ranks("loading", lambda: TorchExecutor.load(path, device=rank.device, group=rank.group)),
     ]
     for executor in executors:
 
@@ -191,7 +191,7 @@ def milliseconds(rank: Rank, run: Callable[[], object], times: int) -> float:
 
 def decode_step(rank: Rank, executor: Executor, batch: int) -> float:
     """Milliseconds of a decode step after `CONTEXT` tokens, which all ranks take side by side."""
-    session = rank.world.together("open", lambda: executor.open(batch, CAPACITY), limit=LIMIT)
+    session = rank.world.on_all_ranks("open", lambda: executor.open(batch, CAPACITY), limit=LIMIT)
     one = torch.ones(batch, dtype=torch.int32)
     arguments = Step(one[:, None].clone(), one * CONTEXT, one, torch.zeros(batch, 1, dtype=torch.int32))
 
@@ -241,7 +241,9 @@ def speed(rank: Rank, name: str, config: dict[str, Any], mesh: str, folder: Path
     rank.first("config", lambda: (folder / "config.json").write_text(json.dumps(config)))
     whole = optimized(folder, mesh, str(config["dtype"]), dummy_weights=True)
     file = f"rank{rank.world.rank}.safetensors"
-    own = rank.world.together("weights", lambda: made_up(rank_graph(whole, rank.world.rank), folder, file), limit=LIMIT)
+    own = rank.world.on_all_ranks(
+        "weights", lambda: made_up(rank_graph(whole, rank.world.rank), folder, file), limit=LIMIT
+    )
     gigabytes = (folder / file).stat().st_size / 1e9
     rank.say(f"{name} {mesh}: {gigabytes:.1f} GB of weights a rank; building")
     executor = trt_executor(rank, own, folder)
@@ -278,7 +280,7 @@ def main() -> None:
         group: Communicator = world.comm
         if not given.cpu and world.size > 1:
             connect = NcclCommunicator.over(torch.device(device))
-            group = world.together("connecting", lambda: connect(world.comm))
+            group = world.on_all_ranks("connecting", lambda: connect(world.comm))
         rank = Rank(world, group, device, started)
         mesh = f"tp={world.size},embed={given.embed}" if world.size > 1 else ""
         where = torch.cuda.get_device_name(device) if rank.on_gpu else "CPU, emulated"

@@ -55,7 +55,7 @@ def joined(parts: Tensor, axis: int) -> Tensor:
     return parts.movedim(0, axis).flatten(axis, axis + 1)
 
 
-class Alone:
+class SingleRank:
     """The communicator of one rank. See `Communicator`."""
 
     rank = 0

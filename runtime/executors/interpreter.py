@@ -15,7 +15,7 @@ from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op
 from compiler.ir.step import Step
 from compiler.ir.step_interface import StepInterface
-from runtime.collectives.communicator import Alone, Communicator
+from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import RowCopies, WholeSession
 from runtime.executors.memory import memory_for
 from runtime.executors.rank_checks import check_group, check_size, check_whole
@@ -64,7 +64,7 @@ class InterpreterExecutor:
             TargetError: if a collective is for another group.
             GraphError: if no step gives one of the inputs.
         """
-        group = group or Alone()
+        group = group or SingleRank()
         check_group(graph, group)
         self._interface = StepInterface.of(graph)
         self._interpreter = Interpreter(graph, communicate=over(group))

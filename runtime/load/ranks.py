@@ -85,7 +85,7 @@ def run_on_ranks(
             cases = device_cases(plans[0].choice.kind, device, threads, on_gpu=plans[0].device != "cpu")
             for text in (*notes, *filter(None, [plans[0].choice.note]), *ignored_notes(*cases)):
                 note(text)
-        local = world.together("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
+        local = world.on_all_ranks("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
         if world.rank == 0:
             progress("load", 1, 1)
         drive(world, local, lambda everyone: main(Engine.over(folder, everyone)), scoring=mesh.tp)

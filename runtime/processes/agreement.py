@@ -34,14 +34,14 @@ def check_agreement(world: World, facts: Callable[[], Facts], *, hint: str = _SA
 
     Args:
         world: the ranks.
-        facts: what gives this rank's facts; the errors that it raises are raised as `World.together` does.
+        facts: what gives this rank's facts; the errors that it raises are raised as `World.on_all_ranks` does.
         hint: the mend.
 
     Raises:
         EngineError: on rank 0, naming the first rank that has others than rank 0.
         SharedFailure: on the other ranks, in that case.
     """
-    own = world.together("the checks of the engine", lambda: dict(facts()), limit=LOADING_SECONDS)
+    own = world.on_all_ranks("the checks of the engine", lambda: dict(facts()), limit=LOADING_SECONDS)
     every = world.comm.all_gather_object(own)
     for rank, others in enumerate(every):
         for name, value in every[0].items():

@@ -59,7 +59,7 @@ class World:
         """This rank's number among those of its host: which GPU is its."""
         return self.hosts[: self.rank].count(self.hosts[self.rank])
 
-    def together(self, what: str, action: Callable[[], T], *, limit: float | None = None) -> T:
+    def on_all_ranks(self, what: str, action: Callable[[], T], *, limit: float | None = None) -> T:
         """Do something on every rank; no rank goes on unless all succeeded.
 
         Args:

@@ -76,7 +76,7 @@ class ParallelExecutor:
         number = self._opened
         self._channel.post(Kind.OPEN, [number, batch, capacity, int(shown is not None), *plans])
         known = self.plans if plans else RankPlans()
-        local = self._world.together("open", partial(_opened, self._local, known, plans, batch, capacity))
+        local = self._world.on_all_ranks("open", partial(_opened, self._local, known, plans, batch, capacity))
         session = ParallelSession(local, number, self._world, self._channel, shown and (shown, self._scoring))
         # Collected at any time, so it only takes a note: telling the others has its time.
         weakref.finalize(session, self._forgotten.append, number).atexit = False
@@ -160,7 +160,9 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
             elif kind is Kind.OPEN:
                 number, batch, capacity, shown, *chosen = map(int, numbers)
                 with contextlib.suppress(SharedFailure):  # rank 0 raises it
-                    sessions[number] = world.together("open", partial(_opened, local, plans, chosen, batch, capacity))
+                    sessions[number] = world.on_all_ranks(
+                        "open", partial(_opened, local, plans, chosen, batch, capacity)
+                    )
                 showing |= {number} if shown and world.rank < scoring else set()
             elif kind is Kind.COPY:
                 number, *rows = map(int, numbers)

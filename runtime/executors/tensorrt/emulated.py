@@ -14,7 +14,7 @@ from compiler.trt_emulator.engine import EmulatedEngine
 from compiler.trt_emulator.recorded_constants import recorded_constants
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import LayerRecord, NetworkRecord, Weight
-from runtime.collectives.communicator import Alone, Communicator
+from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.tensorrt.ranks import EmulatedRanks
 from runtime.executors.tensorrt.streams import HostStream
 from runtime.executors.tensorrt.weight_memory import map_weights
@@ -53,7 +53,7 @@ class EmulatedBackend:
             raise TargetError(f"the emulator runs on the CPU, not on {device}", hint="leave out --device")
         self._messages: list[str] = []
         self._observe = observe
-        self._ranks = EmulatedRanks(group or Alone())
+        self._ranks = EmulatedRanks(group or SingleRank())
         self.weights = map_weights(folder / weights, wanted)
         self.stream = HostStream()
 

@@ -11,7 +11,7 @@ from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt_network.library import Library, load_library
 from compiler.trt_network.plans import Plans, read_plans
 from compiler.trt_network.record import read_record
-from runtime.collectives.communicator import Alone, Communicator
+from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import PlanSize, WholeSession
 from runtime.executors.tensorrt.caches import cache_bytes
 from runtime.executors.tensorrt.candidates import Candidates
@@ -90,7 +90,7 @@ class TensorRTExecutor:
         listed = read_plans(folder / files["plans"])
         records = [read_record(folder / plan.network) for plan in listed.plans]
         wanted = {weight for record in records for weight in record.weights.values()}
-        group = group or Alone()
+        group = group or SingleRank()
         for record in records:
             check_group(record, group.size)
         if emulate:

@@ -17,7 +17,7 @@ from compiler.trt_network.library import Library
 from compiler.trt_network.messages import Messages
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import NetworkRecord, Weight
-from runtime.collectives.communicator import Alone, Communicator
+from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.tensorrt.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
 from runtime.executors.tensorrt.kernel_cache import KernelCache
 from runtime.executors.tensorrt.ranks import nccl_capsule
@@ -60,7 +60,7 @@ class GpuBackend:
         self._folder, self._device, self._capabilities = folder, device, capabilities
         self._messages = Messages(library.trt)
         self._configs: list[Any] = []  # kept as long as the contexts made with them
-        self._group = group or Alone()  # kept as long as the contexts that have its communicator
+        self._group = group or SingleRank()  # kept as long as the contexts that have its communicator
         self._communicator = nccl_capsule(self._group)
         self._kernels = KernelCache(digest, torch.cuda.get_device_name(device), library.name)
         path = folder / weights

@@ -16,7 +16,7 @@ from compiler.ir.op import Value
 from compiler.ir.step import StepDim
 from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
-from runtime.collectives.communicator import Alone, Communicator
+from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import WholeSession
 from runtime.executors.rank_checks import check_group, check_size, check_whole
 from runtime.executors.torch.linear import Linear, pack_linear
@@ -53,7 +53,7 @@ class TorchExecutor:
             EngineError: if the weights cannot be read.
             GraphError: if no step gives one of the inputs.
         """
-        group = group or Alone()
+        group = group or SingleRank()
         check_group(graph, group)
         self.graph, self.interface = graph, StepInterface.of(graph)
         self.device = _device(device)

@@ -27,7 +27,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
 from compiler.plugins import Registry, blamed, broken_hint, is_own, place_of
-from runtime.collectives.communicator import Alone, Communicator
+from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.torch import kernels
 from runtime.executors.torch.linear import Linear
 
@@ -164,7 +164,9 @@ def lower(
     """
     packed = packed_weights(graph)
     state = Lowering(graph, device, load, pack, widened, packed, constant=stored_values(graph))
-    state.globals.update(torch=torch, kernels=kernels, F=torch.nn.functional, device=device, group=group or Alone())
+    state.globals.update(
+        torch=torch, kernels=kernels, F=torch.nn.functional, device=device, group=group or SingleRank()
+    )
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]
     state.lines.extend(_size_lines(graph, state))

@@ -94,7 +94,7 @@ def slow(world: World) -> None:
     """All ranks compute for longer than the time-out, and one may load for longer than the others."""
     with world.activity.busy("a step"):
         time.sleep(2.5)
-    world.together("loading", lambda: time.sleep(2.5 * world.rank), limit=60.0)
+    world.on_all_ranks("loading", lambda: time.sleep(2.5 * world.rank), limit=60.0)
     say("done") if not world.rank else None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compiler.ir.step import Step
-from runtime.collectives.communicator import Alone, Communicator
+from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import RowCopies
 from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
 from runtime.generation.generate import generate
@@ -22,7 +22,7 @@ REQUESTS = [Request((5, 17, 3), 6), Request((1,), 4), Request((9, 8, 7, 6), 5), 
 
 def expected() -> list[list[int]]:
     """What one rank generates."""
-    return tokens(PipelineExecutor(ToyStage(0, 1, Alone()), Alone(), LOGITS))
+    return tokens(PipelineExecutor(ToyStage(0, 1, SingleRank()), SingleRank(), LOGITS))
 
 
 def tokens(executor) -> list[list[int]]:

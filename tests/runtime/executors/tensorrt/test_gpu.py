@@ -11,7 +11,7 @@ from compiler.errors import EngineError, RequestError, TargetError
 from compiler.trt_network.library import Library, load_library
 from compiler.trt_network.plans import PlanFiles, Plans
 from compiler.trt_network.record import Weight
-from runtime.collectives.communicator import Alone
+from runtime.collectives.communicator import SingleRank
 from runtime.executors.tensorrt import executor, gpu
 from runtime.executors.tensorrt.executor import TensorRTExecutor, check_version
 from runtime.executors.tensorrt.gpu import GpuBackend
@@ -220,7 +220,7 @@ def test_a_context_that_cannot_be_made(backend, monkeypatch) -> None:
     assert "execution context: out of memory" in refusal(EngineError, ready.new_context, engine, eager=True).message
 
 
-class Group(Alone):
+class Group(SingleRank):
     """A rank of two with an NCCL communicator."""
 
     size = 2
@@ -229,7 +229,7 @@ class Group(Alone):
         return "ncclComm_t"
 
 
-@pytest.mark.parametrize("group", [None, Alone(), Group()])
+@pytest.mark.parametrize("group", [None, SingleRank(), Group()])
 def test_contexts_have_the_communicator_of_the_ranks_if_there_are_others(backend, monkeypatch, group) -> None:
     taken = []
 

@@ -14,7 +14,7 @@ from compiler.ir.step import Step
 from compiler.store import write_ranks
 from compiler.store.constant_loader import constant_loader
 from compiler.trt_network.library import load_library
-from runtime.collectives.communicator import Alone
+from runtime.collectives.communicator import SingleRank
 from runtime.executors.interface import Executor
 from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
 from runtime.executors.tensorrt.executor import TensorRTExecutor
@@ -176,6 +176,6 @@ def test_ranks_must_be_as_many_as_the_plans_are_for(tmp_path) -> None:
 
 
 def test_a_gpu_needs_a_group_that_has_nccl() -> None:
-    assert nccl_capsule(Alone()) is None
+    assert nccl_capsule(SingleRank()) is None
     with pytest.raises(TargetError, match="by NCCL, not by ThreadCommunicator"):
         nccl_capsule(ThreadGroup(2).ranks()[0])

@@ -95,8 +95,8 @@ class Quiet:
     waiting = busy
 
 
-def together(what: str, action: Callable[[], T], *, limit: float | None = None) -> T:
-    """See `World.together`; a rank that fails ends the test."""
+def on_all_ranks(what: str, action: Callable[[], T], *, limit: float | None = None) -> T:
+    """See `World.on_all_ranks`; a rank that fails ends the test."""
     return action()
 
 
@@ -108,7 +108,7 @@ def run_ranks(tp: int, pp: int, work: Callable[[Any, ThreadCommunicator, ThreadC
     def rank(number: int) -> T:
         stage, place = divmod(number, tp)
         comm = ThreadCommunicator(everyone, number)
-        world: Any = SimpleNamespace(rank=number, size=tp * pp, comm=comm, activity=Quiet(), together=together)
+        world: Any = SimpleNamespace(rank=number, size=tp * pp, comm=comm, activity=Quiet(), on_all_ranks=on_all_ranks)
         try:
             return work(world, ThreadCommunicator(stages[stage], place), ThreadCommunicator(places[place], stage))
         except BaseException:
