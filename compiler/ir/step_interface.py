@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    HeldAs = Callable[[Value], torch.dtype]
+    RuntimeDType = Callable[[Value], torch.dtype]
     """The element type in which an executor holds a value."""
 
 
@@ -88,22 +88,33 @@ class StepInterface:
         return replace(graph, inputs=(*self.inputs, *self.caches, *self.received))
 
     def empty_caches(
-        self, batch: int, capacity: int, *, held: HeldAs | None = None, device: str | torch.device = "cpu"
+        self,
+        batch: int,
+        capacity: int,
+        *,
+        runtime_dtype: RuntimeDType | None = None,
+        device: str | torch.device = "cpu",
     ) -> dict[str, Tensor]:
         """Caches of zeros for `batch` rows of `capacity` tokens, by name.
 
         Args:
             batch: how many rows.
             capacity: how many tokens of each.
-            held: the element type to hold a cache in; its own if None.
+            runtime_dtype: the element type to hold a cache in; its own if None.
             device: where to put them.
         """
         import torch
 
-        return self._made(torch.zeros, self.caches, dim_sizes(batch=batch, capacity=capacity), held, device)
+        return self._made(torch.zeros, self.caches, dim_sizes(batch=batch, capacity=capacity), runtime_dtype, device)
 
     def buffers(
-        self, rows: int, length: int, wanted: int, *, held: HeldAs | None = None, device: str | torch.device = "cpu"
+        self,
+        rows: int,
+        length: int,
+        wanted: int,
+        *,
+        runtime_dtype: RuntimeDType | None = None,
+        device: str | torch.device = "cpu",
     ) -> dict[str, Tensor]:
         """Memory for what other stages send of a step, by name; the arguments are like those of `empty_caches`.
 
@@ -111,27 +122,29 @@ class StepInterface:
             rows: how many rows the step has.
             length: how many tokens a row has.
             wanted: how many logits a row wants.
-            held: the element type to hold a value in; its own if None.
+            runtime_dtype: the element type to hold a value in; its own if None.
             device: where to put it.
         """
         import torch
 
         sizes = dim_sizes(batch=rows, length=length, wanted=wanted)
-        return self._made(torch.empty, self.received, sizes, held, device)
+        return self._made(torch.empty, self.received, sizes, runtime_dtype, device)
 
     @staticmethod
     def _made(
         make: Callable[..., Tensor],
         values: Collection[Value],
         sizes: Mapping[str, int],
-        held: HeldAs | None,
+        runtime_dtype: RuntimeDType | None,
         device: str | torch.device,
     ) -> dict[str, Tensor]:
         from compiler.ir.torch_types import to_torch
 
         return {
             value.name: make(
-                value.type.sizes(sizes), dtype=held(value) if held else to_torch(value.type.dtype), device=device
+                value.type.sizes(sizes),
+                dtype=runtime_dtype(value) if runtime_dtype else to_torch(value.type.dtype),
+                device=device,
             )
             for value in values
         }

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from compiler.ir.chunks import BUDGET
-from compiler.trt_emulator.memory import widen
+from compiler.trt_emulator.memory import upcast
 from compiler.trt_emulator.table import Call, emulates
 from compiler.trt_network.record import LayerRecord, NetworkRecord
 
 
 def _angles(call: Call, index: int) -> Tensor:
     """A table of cosines or sines as `[B, 1, S, R/2]`, looked up at the positions if they are given."""
-    table, positions = widen(call.tensor(index)), call.optional(3)
+    table, positions = upcast(call.tensor(index)), call.optional(3)
     if positions is None:
         return table.unsqueeze(1)
     if not positions.is_meta and positions.numel():
@@ -29,7 +29,7 @@ def _angles(call: Call, index: int) -> Tensor:
 @emulates("ROTARY_EMBEDDING", "rotary_embedding_dim", inputs=4, interleaved=(True, False))
 def rotary_embedding(call: Call) -> Tensor:
     """`[B, N, S, H]` with the first elements of every head rotated in pairs, adjacent ones or one from each half."""
-    x = widen(call.tensor(0))
+    x = upcast(call.tensor(0))
     cos, sin = _angles(call, 1), _angles(call, 2)
     size = call.param("rotary_embedding_dim") or x.shape[-1]
     head, rest = x[..., :size], x[..., size:]
@@ -114,11 +114,11 @@ def attention(call: Call) -> Tensor:
     if mask is None and kind != "NONE":
         mask = _causal(kind, queries, keys)[None, None]
     normalize = call.param("norm_op") == "SOFTMAX"
-    k, v = widen(k), widen(v)
+    k, v = upcast(k), upcast(v)
     # As many queries at a time as keep the scores small.
     length = max(1, BUDGET // (batch * heads * keys))
     parts = [
-        _attend(widen(q[:, :, rows]), k, v, _of_queries(mask, rows), normalize=normalize)
+        _attend(upcast(q[:, :, rows]), k, v, _of_queries(mask, rows), normalize=normalize)
         for rows in (slice(start, start + length) for start in range(0, queries, length))
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
@@ -134,7 +134,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, normalize: 
     scores = (q.reshape(batch, groups, rows, size) @ k.mT).reshape(batch, heads, queries, keys)
     keep = mask if mask is not None and mask.dtype == torch.bool else None
     if mask is not None and keep is None:
-        scores = scores + widen(mask)
+        scores = scores + upcast(mask)
     weights = _weights(scores, keep, normalize=normalize)
     return (weights.reshape(batch, groups, rows, keys) @ v).reshape(batch, heads, queries, v.shape[3])
 

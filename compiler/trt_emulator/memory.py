@@ -18,7 +18,7 @@ _NARROW = frozenset({torch.float16, torch.bfloat16, torch.float8_e4m3fn})
 _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
 
 
-def widen(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """A 16-bit or 8-bit float as float32; anything else as it is."""
     return x.float() if x.dtype in _NARROW else x
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from compiler.trt_emulator.memory import widen
+from compiler.trt_emulator.memory import upcast
 from compiler.trt_emulator.table import Call, emulates
 
 _OPERATIONS = ("NONE", "TRANSPOSE", "VECTOR")
@@ -20,7 +20,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.dtype == torch.bfloat16 or (a.dtype == torch.float16 and b.stride(-1) != 1):
         return a @ b
-    return widen(a) @ widen(b)
+    return upcast(a) @ upcast(b)
 
 
 @emulates("MATRIX_MULTIPLY", inputs=2, op0=_OPERATIONS, op1=_OPERATIONS)
@@ -47,14 +47,14 @@ def matrix_multiply(call: Call) -> Tensor:
 @emulates("EINSUM", "equation", inputs=None)
 def einsum(call: Call) -> Tensor:
     """A sum of products by Einstein's convention."""
-    result: Tensor = torch.einsum(call.param("equation"), *[widen(x) for x in call.tensors()])
+    result: Tensor = torch.einsum(call.param("equation"), *[upcast(x) for x in call.tensors()])
     return result
 
 
 @emulates("SOFTMAX", inputs=1, axes=[1 << axis for axis in range(8)])
 def softmax(call: Call) -> Tensor:
     """The softmax along the one axis in the mask."""
-    return torch.softmax(widen(call.tensor(0)), dim=call.axes()[0])
+    return torch.softmax(upcast(call.tensor(0)), dim=call.axes()[0])
 
 
 def _multiply_all(x: Tensor, axes: list[int]) -> Tensor:
@@ -82,7 +82,7 @@ _REDUCTIONS: Mapping[str, Callable[[Tensor, list[int]], Tensor]] = {
 @emulates("REDUCE", "axes", "keep_dims", inputs=1, op=_REDUCTIONS)
 def reduce(call: Call) -> Tensor:
     """A reduction over the axes in the mask."""
-    x, axes = widen(call.tensor(0)), call.axes()
+    x, axes = upcast(call.tensor(0)), call.axes()
     result = _REDUCTIONS[call.param("op")](x, axes) if axes else x
     return result if call.param("keep_dims") else result.squeeze(axes)
 
@@ -98,17 +98,17 @@ def reduce(call: Call) -> Tensor:
 )
 def normalization(call: Call) -> Tensor:
     """Less the mean, over the root of the variance plus epsilon, times the scale, plus the bias."""
-    x, axes = widen(call.tensor(0)), call.axes()
+    x, axes = upcast(call.tensor(0)), call.axes()
     centred = x - x.mean(axes, keepdim=True)
     variance = centred.square().mean(axes, keepdim=True)
     normal: Tensor = centred / (variance + float(call.param("epsilon"))).sqrt()
-    return normal * widen(call.tensor(1)) + widen(call.tensor(2))
+    return normal * upcast(call.tensor(1)) + upcast(call.tensor(2))
 
 
 @emulates("CUMULATIVE", "exclusive", "reverse", inputs=2, op=("SUM",), shape_inputs=(1,))
 def cumulative(call: Call) -> Tensor:
     """Running sums along the axis in the second input; without the element itself if exclusive."""
-    x, axis = widen(call.tensor(0)), int(call.tensor(1))
+    x, axis = upcast(call.tensor(0)), int(call.tensor(1))
     x = x.flip(axis) if call.param("reverse") else x
     total = x.cumsum(axis)
     if call.param("exclusive"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compiler.trt_emulator.memory import widen
+from compiler.trt_emulator.memory import upcast
 from compiler.trt_emulator.table import Call, emulates
 
 
@@ -85,19 +85,19 @@ def elementwise(call: Call) -> Tensor:
     a, b = call.tensor(0), call.tensor(1)
     if a.ndim != b.ndim:
         raise call.error(f"has inputs of ranks {a.ndim} and {b.ndim}", hint="reshape one of them with a SHUFFLE")
-    return _BINARY[call.param("op")](widen(a), widen(b))
+    return _BINARY[call.param("op")](upcast(a), upcast(b))
 
 
 @emulates("UNARY", inputs=1, op=_UNARY)
 def unary(call: Call) -> Tensor:
     """A unary operation; ROUND rounds halves to even."""
-    return _UNARY[call.param("op")](widen(call.tensor(0)))
+    return _UNARY[call.param("op")](upcast(call.tensor(0)))
 
 
 @emulates("ACTIVATION", "alpha", "beta", inputs=1, type=_ACTIVATION)
 def activation(call: Call) -> Tensor:
     """An activation, with its parameters `alpha` and `beta`."""
-    return _ACTIVATION[call.param("type")](widen(call.tensor(0)), call.param("alpha"), call.param("beta"))
+    return _ACTIVATION[call.param("type")](upcast(call.tensor(0)), call.param("alpha"), call.param("beta"))
 
 
 @emulates("SELECT", inputs=3)

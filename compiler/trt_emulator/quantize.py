@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compiler.trt_emulator.memory import convert, widen
+from compiler.trt_emulator.memory import convert, upcast
 from compiler.trt_emulator.table import Call, emulates
 
 _RANGES = {"INT8": (-128, 127), "INT4": (-8, 7)}
@@ -17,7 +17,7 @@ _BLOCKS: tuple[Any, ...] = ([], None)  # not set: the shape of the scale says it
 
 def _scale(call: Call, x: Tensor) -> Tensor:
     """The scale in float32, broadcastable to x: one, one for every index of an axis, or one for every block."""
-    scale, axis = widen(call.tensor(1)), call.param("axis") % max(x.ndim, 1)
+    scale, axis = upcast(call.tensor(1)), call.param("axis") % max(x.ndim, 1)
     if scale.numel() == 1:
         return scale.reshape(())
     if scale.ndim == 1 and scale.shape[0] == x.shape[axis]:
@@ -46,7 +46,7 @@ def quantize(call: Call) -> Tensor:
 
     INT4, and bfloat16 scales, were not measured: they follow INT8, and float32 scales.
     """
-    x, target = widen(call.tensor(0)), call.param("to_type")
+    x, target = upcast(call.tensor(0)), call.param("to_type")
     scale, is_half = _scale(call, x), call.tensor(1).dtype == torch.float16
     if target == "FP8":
         return convert(_narrowed(x / scale, is_half), target)

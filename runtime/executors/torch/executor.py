@@ -20,7 +20,7 @@ from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import WholeSession
 from runtime.executors.rank_checks import check_group, check_size, check_whole
 from runtime.executors.torch.linear import Linear, pack_linear
-from runtime.executors.torch.lowering import Program, held_dtype, lower
+from runtime.executors.torch.lowering import Program, lower, runtime_dtype
 from runtime.executors.torch.session import TorchStageSession
 
 
@@ -31,7 +31,7 @@ class TorchExecutor:
         graph: the step graph, its constants in the engine's files.
         device: where it runs.
         interface: what the graph takes and gives.
-        widened: whether half-precision values are held as float32.
+        upcast: whether half-precision values are held as float32.
         program: the graph as lowered, its inputs in the order of the interface.
     """
 
@@ -57,7 +57,7 @@ class TorchExecutor:
         check_group(graph, group)
         self.graph, self.interface = graph, StepInterface.of(graph)
         self.device = _device(device)
-        self.widened = self.device.type == "cpu"
+        self.upcast = self.device.type == "cpu"
         rows = rows or graph.dims[StepDim.BATCH].max
         # A kernel packs with one thread, so weights are packed side by side.
         with ThreadPoolExecutor(torch.get_num_threads()) as workers:
@@ -69,8 +69,8 @@ class TorchExecutor:
                 self.interface.ordered(graph),
                 self.device,
                 constant_loader(graph),
-                pack if self.widened else self._plain_linear,
-                widened=self.widened,
+                pack if self.upcast else self._plain_linear,
+                upcast=self.upcast,
                 group=group,
             )
 
@@ -100,9 +100,9 @@ class TorchExecutor:
         check_size(self.graph, batch, capacity)
         return TorchStageSession(self, batch, capacity)
 
-    def held(self, value: Value) -> torch.dtype:
+    def runtime_dtype(self, value: Value) -> torch.dtype:
         """The torch type that holds a value at run time."""
-        return held_dtype(value, widened=self.widened)
+        return runtime_dtype(value, upcast=self.upcast)
 
     def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         on_device = weight.to(self.device)

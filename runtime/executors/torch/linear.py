@@ -55,7 +55,7 @@ def pack_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:
 def _plain(weight: Tensor, bias: Tensor | None) -> Linear:
     if weight.dtype is torch.float32:
         return partial(torch.nn.functional.linear, weight=weight, bias=bias)
-    # Stored narrow, widened at each use: slow, but memory stays what the user asked for.
+    # Stored narrow, upcast at each use: slow, but memory stays what the user asked for.
     return lambda x: torch.nn.functional.linear(x, weight.float(), bias)
 
 

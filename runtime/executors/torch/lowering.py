@@ -55,10 +55,10 @@ class Program:
     variables: Mapping[str, str]
 
 
-def held_dtype(value: Value, *, widened: bool) -> torch.dtype:
-    """The torch type that holds a value; with `widened`, half-precision values are held as float32."""
+def runtime_dtype(value: Value, *, upcast: bool) -> torch.dtype:
+    """The torch type that holds a value; with `upcast`, half-precision values are held as float32."""
     dtype = to_torch(value.type.dtype)
-    return torch.float32 if widened and dtype in (torch.float16, torch.bfloat16) else dtype
+    return torch.float32 if upcast and dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Lowering:
     """Reads a constant as stored."""
     pack: Pack
     """Makes the function that multiplies by a weight, or promises it."""
-    widened: bool
+    upcast: bool
     """Whether half-precision values are held as float32."""
     packed: Mapping[str, Op] = field(default_factory=dict)
     """The ops that dequantize constants, by the name of the result: what multiplies by it takes it as it is stored."""
@@ -84,7 +84,7 @@ class Lowering:
 
     def dtype(self, value: Value) -> torch.dtype:
         """The torch type that holds a value at run time."""
-        return held_dtype(value, widened=self.widened)
+        return runtime_dtype(value, upcast=self.upcast)
 
     def ref(self, value: Value) -> str:
         """The variable that holds a value; a constant is loaded when it is first asked for."""
@@ -151,7 +151,7 @@ def lower(
     load: Callable[[Value], Tensor],
     pack: Pack,
     *,
-    widened: bool,
+    upcast: bool,
     group: Communicator | None = None,
 ) -> Program:
     """Lower a graph whose constants are `const` or `literal` ops.
@@ -163,7 +163,7 @@ def lower(
         PluginError: naming the first op whose rule, one that is not llmc's own, fails.
     """
     packed = packed_weights(graph)
-    state = Lowering(graph, device, load, pack, widened, packed, constant=stored_values(graph))
+    state = Lowering(graph, device, load, pack, upcast, packed, constant=stored_values(graph))
     state.globals.update(
         torch=torch, kernels=kernels, F=torch.nn.functional, device=device, group=group or SingleRank()
     )

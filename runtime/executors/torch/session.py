@@ -40,7 +40,9 @@ class TorchStageSession:
         self._received = [value.name for value in interface.received]
         self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
         with memory_for(f"the caches of {batch} sequences of {capacity} tokens"):
-            empty = interface.empty_caches(batch, capacity, held=executor.held, device=executor.device)
+            empty = interface.empty_caches(
+                batch, capacity, runtime_dtype=executor.runtime_dtype, device=executor.device
+            )
         self.caches = list(empty.values())
         self.chunk = chunk_length(executor.graph, batch, capacity, holds_scores=self._holds_scores)
         self._shown = (0, 0, 0)
@@ -49,7 +51,9 @@ class TorchStageSession:
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> dict[str, Tensor]:
         """See `StageSession.buffers`; `positions` is how many logits a row the step is asked for."""
-        return self._executor.interface.buffers(rows, length, positions, held=self._executor.held, device=self._device)
+        return self._executor.interface.buffers(
+            rows, length, positions, runtime_dtype=self._executor.runtime_dtype, device=self._device
+        )
 
     @torch.inference_mode()
     def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,13 +10,13 @@ from runtime.executors.torch.linear import pack_linear
 from runtime.executors.torch.lowering import Program, lower
 
 
-def lowered(graph: Graph, *, widened: bool = True, group: Communicator | None = None) -> Program:
-    """The program of a graph for two rows; with `widened`, 16-bit values are held as float32."""
+def lowered(graph: Graph, *, upcast: bool = True, group: Communicator | None = None) -> Program:
+    """The program of a graph for two rows; with `upcast`, 16-bit values are held as float32."""
     return lower(
         graph,
         torch.device("cpu"),
         constant_loader(graph),
         lambda weight, bias: pack_linear(weight, bias, 2),
-        widened=widened,
+        upcast=upcast,
         group=group,
     )

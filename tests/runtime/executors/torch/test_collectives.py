@@ -32,7 +32,7 @@ def collective_graph(dtype, parts):
 
 
 def by_torch(graph, group, x):
-    return dict(zip(graph.outputs, lowered(graph, widened=False, group=group).run(x, None), strict=True))
+    return dict(zip(graph.outputs, lowered(graph, upcast=False, group=group).run(x, None), strict=True))
 
 
 def by_interpreter(graph, group, x):
