@@ -96,7 +96,7 @@ def compile(
     calibration = lifted.calibration
     with job.stage("rewrite"), calibration.active():
         if calibrates(request.stages):
-            job.progress(Phase("rewrite", "a trial without data"), 0, 0)
+            job.progress(Phase("rewrite", "a dry run"), 0, 0)
             with suppress(NeedsDataError):  # of a pass without a dry run, it is not known what it makes
                 dry = dry_pipeline(lifted.graph, request.stages)
                 checked_outline(dry.graph, request.targets, request.place)

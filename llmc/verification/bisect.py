@@ -7,12 +7,12 @@ from llmc.verification.graph_bisect import first_divergence
 from llmc.verification.instrumented import WatchedInterpreter
 from llmc.verification.plan_bisect import first_plan_divergence
 from llmc.verification.report import Divergence
-from llmc.verification.test_cases import Trial
+from llmc.verification.test_cases import TestCase
 from runtime.generation.engine import Engine
 
 
 def locate(
-    engine: Engine, own: Graph, reference: Graph | None, trial: Trial, tolerance: float
+    engine: Engine, own: Graph, reference: Graph | None, test_case: TestCase, tolerance: float
 ) -> tuple[Divergence | None, str | None]:
     """The first operation that differs, and a sentence if there is something to say about where it is or is not.
 
@@ -22,19 +22,19 @@ def locate(
         engine: the engine that failed.
         own: its graph.
         reference: another graph that it was compared with; None if there is none.
-        trial: the requests that it failed at, and the plans.
+        test_case: the requests that it failed at, and the plans.
         tolerance: the largest relative error of a value that passes.
     """
     plans = _plans_file(engine)
     if plans is not None:
         what = "the emulator and the engine's own graph"
-        found = first_plan_divergence(engine.path, plans, own, trial, what=what, tolerance=tolerance)
+        found = first_plan_divergence(engine.path, plans, own, test_case, what=what, tolerance=tolerance)
         if found is not None:
             return found, None
     if reference is not None:
         what = "the engine's own graph, with its weights, and the reference"
         ours, right = WatchedInterpreter(own), WatchedInterpreter(reference)
-        found = first_divergence(ours, right, own, trial, what=what, tolerance=tolerance)
+        found = first_divergence(ours, right, own, test_case, what=what, tolerance=tolerance)
         if found is not None:
             return found, None
     return None, _unfound(engine.executor.name, emulated=plans is not None)

@@ -14,7 +14,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.step import LOGITS, Step
 from compiler.ir.virtual_ranks import VirtualRanks
 from llmc.verification.report import Run, TokenDifference
-from llmc.verification.test_cases import Recorder, Trial
+from llmc.verification.test_cases import Recorder, TestCase
 from llmc.verification.tolerance import unrounded
 from runtime.executors.memory import memory_for
 
@@ -71,19 +71,19 @@ _TWO_ERRORS = 3 * math.sqrt(2)
 
 
 def compare(
-    trial: Trial, recorder: Recorder, reference: Reference, tolerance: float, own: Reference | None = None
+    test_case: TestCase, recorder: Recorder, reference: Reference, tolerance: float, own: Reference | None = None
 ) -> list[Run]:
-    """The logits and tokens of each prompt of a trial against those of the reference: of several rows the worst.
+    """The logits and tokens of each prompt of a test case against those of the reference: of several rows the worst.
 
     Args:
-        trial: the requests.
+        test_case: the requests.
         recorder: what an executor made of them.
         reference: what is right.
         tolerance: the largest relative error of logits.
         own: the graph that was executed, if logits may also be off by what quantization while it runs explains.
     """
     runs: dict[int, Run] = {}
-    for index, (number, request) in enumerate(zip(trial.numbers, trial.requests, strict=True)):
+    for index, (number, request) in enumerate(zip(test_case.numbers, test_case.requests, strict=True)):
         tokens, found = recorder.tokens[index], torch.stack(recorder.logits[index])
         expected = reference.logits(request.token_ids, tokens)
         noise = own.rounding(request.token_ids, tokens) if own else 0.0
@@ -91,7 +91,7 @@ def compare(
         ties = [max(tolerance, _TWO_ERRORS * min(error, noise)) for error in errors]
         run = Run(
             prompt=number,
-            mode=trial.mode,
+            mode=test_case.mode,
             prompt_tokens=len(request.token_ids),
             token_ids=tuple(tokens),
             step_errors=errors,

@@ -11,12 +11,18 @@ from compiler.ir.graph import Graph
 from compiler.ir.step import Step
 from llmc.verification.instrumented import WatchedInterpreter
 from llmc.verification.report import Divergence
-from llmc.verification.test_cases import Trial
+from llmc.verification.test_cases import TestCase
 from llmc.verification.valid_mask import Extent, cache_dim, value_error
 
 
 def first_divergence(
-    found: WatchedInterpreter, expected: WatchedInterpreter, graph: Graph, trial: Trial, *, what: str, tolerance: float
+    found: WatchedInterpreter,
+    expected: WatchedInterpreter,
+    graph: Graph,
+    test_case: TestCase,
+    *,
+    what: str,
+    tolerance: float,
 ) -> Divergence | None:
     """The first value, step by step and in the order of `graph`, that is off by more than `tolerance`.
 
@@ -24,12 +30,12 @@ def first_divergence(
         found: what is in doubt; its tokens are followed.
         expected: what is right.
         graph: names and orders the values; those that either side does not have are passed over.
-        trial: the requests to run.
+        test_case: the requests to run.
         what: what the two are, for the report.
         tolerance: the largest relative error (RMS over RMS) that passes.
     """
     pair = _Pair(found, expected, Differences(graph, what, tolerance))
-    trial.run(pair)
+    test_case.run(pair)
     return pair.divergence
 
 

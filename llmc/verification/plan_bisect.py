@@ -17,14 +17,14 @@ from compiler.trt_network.record import read_record
 from llmc.verification.graph_bisect import Differences
 from llmc.verification.instrumented import PlanRun, WatchedBackend, WatchedInterpreter
 from llmc.verification.report import Divergence
-from llmc.verification.test_cases import Trial
+from llmc.verification.test_cases import TestCase
 from runtime.executors.interface import Session
 from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.executors.tensorrt.plan import Plan
 
 
 def first_plan_divergence(
-    folder: Path, plans_file: str, graph: Graph, trial: Trial, *, what: str, tolerance: float
+    folder: Path, plans_file: str, graph: Graph, test_case: TestCase, *, what: str, tolerance: float
 ) -> Divergence | None:
     """The first value of an emulated plan, run by run and in the order of `graph`, that is off.
 
@@ -35,7 +35,7 @@ def first_plan_divergence(
         folder: the engine directory.
         plans_file: the list of its plans.
         graph: the graph that the plans were made from, its dims symbols.
-        trial: the requests to run, and the plans to run them by; all if it names none.
+        test_case: the requests to run, and the plans to run them by; all if it names none.
         what: what the two sides are, for the report.
         tolerance: the largest relative error (RMS over RMS) that passes.
 
@@ -44,13 +44,13 @@ def first_plan_divergence(
     """
     listed = read_plans(folder / plans_file)
     watch = _Watch(graph, Differences(graph, what, tolerance))
-    files = [plan for plan in listed.plans if not trial.plans or plan.name in trial.plans]
+    files = [plan for plan in listed.plans if not test_case.plans or plan.name in test_case.plans]
     records = [read_record(folder / plan.network) for plan in files]
     wanted = {weight for record in records for weight in record.weights.values()}
     backend = WatchedBackend(folder, listed.weights, wanted, watch.compare)
     plans = [Plan(backend, *pair) for pair in zip(files, records, strict=True)]
     watch.executor = TensorRTExecutor(backend, plans, name=watch.name)
-    trial.run(watch)
+    test_case.run(watch)
     return watch.divergence
 
 

@@ -9,7 +9,7 @@ from operator import attrgetter
 import torch
 
 from compiler.targets import TARGETS
-from llmc.verification.test_cases import Trial
+from llmc.verification.test_cases import TestCase
 from runtime.engine_dir.manifest import EngineLimits
 from runtime.executors.interface import PlanSize
 from runtime.executors.kind import EXECUTORS, ExecutorKind
@@ -18,15 +18,15 @@ from runtime.generation.engine import Engine
 from runtime.generation.requests import Request
 
 
-def plan_trials(
+def plan_test_cases(
     plans: Sequence[PlanSize],
     requests: Sequence[Request],
     new_tokens: int,
     limits: EngineLimits,
     seed: int,
     vocab: int,
-) -> list[Trial]:
-    """A trial for each plan, which is named after it and has that plan and one more to run on.
+) -> list[TestCase]:
+    """A test case for each plan, which is named after it and has that plan and one more to run on.
 
     A plan for one token a row runs the requests in all of its rows, each request in several if need be; the narrowest
     plan for prompts with caches of the same length takes them in. A plan for prompts takes in a random one of its own,
@@ -42,18 +42,18 @@ def plan_trials(
     """
     decoding = [plan for plan in plans if plan.rows]
     wide = [plan for plan in plans if plan.width > 1]
-    trials = []
+    test_cases = []
     for plan in decoding:
         count = max(plan.rows, len(requests))
         numbers, filled = zip(*islice(cycle(enumerate(requests, 1)), count), strict=True)
-        trials.append(Trial(plan.name, numbers, filled, plan.rows, _pair(plan, wide, attrgetter("width"))))
+        test_cases.append(TestCase(plan.name, numbers, filled, plan.rows, _pair(plan, wide, attrgetter("width"))))
     for number, plan in enumerate(wide, len(requests) + 1):
         request = _request(plan.width, new_tokens, limits, seed + number, vocab)
-        trials.append(Trial(plan.name, (number,), (request,), 1, _pair(plan, decoding, attrgetter("rows"))))
-    return trials
+        test_cases.append(TestCase(plan.name, (number,), (request,), 1, _pair(plan, decoding, attrgetter("rows"))))
+    return test_cases
 
 
-def plan_notes(engine: Engine, tried: Sequence[Trial]) -> list[str]:
+def plan_notes(engine: Engine, tried: Sequence[TestCase]) -> list[str]:
     """What is to be said of the plans of an engine that are not tried, on some ranks or at all."""
     if not tried:
         return [

@@ -54,16 +54,18 @@ class Recorder:
 
 
 @dataclass(frozen=True)
-class Trial:
+class TestCase:
     """Requests that run together.
 
     Attributes:
-        mode: `alone`, `batch`, or the name of the plan that the trial is for.
+        mode: `alone`, `batch`, or the name of the plan that the test case is for.
         numbers: the numbers of the requests' prompts, from 1; a prompt may run in several rows.
         requests: the requests.
         batch: how many run at once, at most.
         plans: the TensorRT plans to run on; what the executor chooses, if empty.
     """
+
+    __test__ = False  # pytest takes classes of such a name for its own
 
     mode: str
     numbers: tuple[int, ...]
@@ -79,7 +81,7 @@ class Trial:
         return "all prompts in a batch" if self.mode == "batch" else f"prompt {self.numbers[0]} alone"
 
     def run(self, executor: Executor) -> Recorder:
-        """Extend the requests greedily, through end tokens, on the plans of the trial, if it names some.
+        """Extend the requests greedily, through end tokens, on the plans of the test case, if it names some.
 
         Of an engine of several ranks, the logits of all that have some are kept.
         """
@@ -92,12 +94,12 @@ class Trial:
         return recorder
 
 
-def trials(requests: Sequence[Request], batch: int) -> list[Trial]:
+def test_cases(requests: Sequence[Request], batch: int) -> list[TestCase]:
     """Each request alone, then, if an engine takes more than one sequence, all in one ragged batch."""
-    alone = [Trial("alone", (number,), (request,), 1) for number, request in enumerate(requests, 1)]
+    alone = [TestCase("alone", (number,), (request,), 1) for number, request in enumerate(requests, 1)]
     if min(batch, len(requests)) == 1:
         return alone
-    return [*alone, Trial("batch", tuple(range(1, len(requests) + 1)), tuple(requests), batch)]
+    return [*alone, TestCase("batch", tuple(range(1, len(requests) + 1)), tuple(requests), batch)]
 
 
 def random_prompts(count: int, seed: int, limits: EngineLimits, vocab_size: int) -> list[list[int]]:

@@ -23,10 +23,10 @@ from llmc.progress import Phase, Stages
 from llmc.seeds import check_seed
 from llmc.verification.bisect import locate
 from llmc.verification.compare import Reference, compare
-from llmc.verification.plan_test_cases import plan_notes, plan_trials
+from llmc.verification.plan_test_cases import plan_notes, plan_test_cases
 from llmc.verification.references import other_reference, own_reference
 from llmc.verification.report import Run, Verification
-from llmc.verification.test_cases import Trial, as_requests, random_prompts, trials
+from llmc.verification.test_cases import TestCase, as_requests, random_prompts, test_cases
 from llmc.verification.tolerance import logits_tolerance
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import EngineLimits, opens_as_engine
@@ -174,12 +174,12 @@ def verify_loaded(
     limits = _common_limits(loaded.manifest.limits, reference.max_seq)
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
     requests = as_requests(loaded, given, max_new_tokens, limits, said.append, add_special_tokens=add_special_tokens)
-    planned = trials(requests, limits.max_batch)
+    planned = test_cases(requests, limits.max_batch)
     if plans == "all":
         sizes = loaded.executor.plan_sizes if isinstance(loaded.executor, PlannedExecutor) else ()
-        planned += plan_trials(sizes, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
-        said += plan_notes(loaded, [trial for trial in planned if trial.plans])
-    drawn = not prompts or any(trial.plans for trial in planned)
+        planned += plan_test_cases(sizes, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
+        said += plan_notes(loaded, [test_case for test_case in planned if test_case.plans])
+    drawn = not prompts or any(test_case.plans for test_case in planned)
     said += ignored_notes(Case(not drawn, "no prompt is drawn", {"--seed": seed != 0}))
     ours = Reference(*own.graphs)
     right = ours if reference is own else Reference(*reference.graphs)
@@ -190,17 +190,17 @@ def verify_loaded(
         dtype=dtype,
         tolerance=limit,
         runs=tuple(_runs(loaded.executor, planned, right, limit, ours if tolerance is None else None, report)),
-        plans=tuple(trial.mode for trial in planned if trial.plans),
+        plans=tuple(test_case.mode for test_case in planned if test_case.plans),
         notes=tuple(said),
     )
     if (failed := result.failed_run) is None:
         return result
     if loaded.manifest.mesh.size > 1:
         return replace(result, notes=(*result.notes, _NOT_LOCATED))
-    trial = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed)
+    test_case = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed)
     with report.stage("looking for the difference"):
         divergence, note = locate(
-            loaded, own.graph, None if reference is own else reference.graph, trial, max(failed.tolerance, derived)
+            loaded, own.graph, None if reference is own else reference.graph, test_case, max(failed.tolerance, derived)
         )
     return replace(result, divergence=divergence, notes=(*result.notes, *([note] if note else [])))
 
@@ -223,20 +223,20 @@ def _load(
 
 def _runs(
     executor: Executor,
-    planned: Sequence[Trial],
+    planned: Sequence[TestCase],
     reference: Reference,
     tolerance: float,
     own: Reference | None,
     report: Progress,
 ) -> list[Run]:
     runs: list[Run] = []
-    for index, trial in enumerate(planned):
-        report(Phase("verify", trial.words), index, len(planned))
-        recorder = trial.run(executor)
+    for index, test_case in enumerate(planned):
+        report(Phase("verify", test_case.words), index, len(planned))
+        recorder = test_case.run(executor)
         runs += _worst(
             replace(run, rank=rank)
             for rank, seen in {0: recorder, **recorder.others}.items()
-            for run in compare(trial, seen, reference, tolerance, own)
+            for run in compare(test_case, seen, reference, tolerance, own)
         )
     report("verify", len(planned), len(planned))
     return runs
@@ -262,12 +262,12 @@ def _common_limits(limits: EngineLimits, max_seq: int) -> EngineLimits:
     return EngineLimits(limits.max_batch, min(limits.max_input, longest), longest)
 
 
-def _shortened(trial: Trial, run: Run) -> Trial:
-    """The trial up to the step at which the run fails; of requests that run one after the other only the failed one."""
+def _shortened(test_case: TestCase, run: Run) -> TestCase:
+    """The test case up to the step at which the run fails; of requests that run one after the other only that one."""
     step = run.first_bad_step
     assert step is not None
-    pairs = zip(trial.numbers, trial.requests, strict=True)
-    kept = [pair for pair in pairs if trial.batch > 1 or pair[0] == run.prompt]
+    pairs = zip(test_case.numbers, test_case.requests, strict=True)
+    kept = [pair for pair in pairs if test_case.batch > 1 or pair[0] == run.prompt]
     numbers, requests = zip(*kept, strict=True)
     shorter = (replace(r, max_new_tokens=min(r.max_new_tokens, step + 1)) for r in requests)
-    return replace(trial, numbers=numbers, requests=tuple(shorter))
+    return replace(test_case, numbers=numbers, requests=tuple(shorter))

@@ -12,8 +12,8 @@ import llmc as api
 from compiler.trt_network.plans import read_plans
 from llmc.verification.bisect import locate
 from llmc.verification.plan_bisect import first_plan_divergence
-from llmc.verification.plan_test_cases import plan_trials
-from llmc.verification.test_cases import Trial
+from llmc.verification.plan_test_cases import plan_test_cases
+from llmc.verification.test_cases import TestCase
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import EngineLimits
 from runtime.executors.tensorrt.executor import TensorRTExecutor
@@ -110,8 +110,8 @@ def test_there_are_no_other_choices_of_plans(trt: Path) -> None:
 def test_padding_that_a_plan_writes_into_caches_does_not_count(trt: Path) -> None:
     graph = api.read_graph(trt / "rank0.ir")
     prompts = ((1,), (2, 3, 4, 5, 6, 7), tuple(range(8, 38)))
-    trial = Trial("batch", (1, 2, 3), tuple(Request(prompt, 3) for prompt in prompts), 3)
-    arguments = (trt, plans_file(trt), graph, trial)
+    test_case = TestCase("batch", (1, 2, 3), tuple(Request(prompt, 3) for prompt in prompts), 3)
+    arguments = (trt, plans_file(trt), graph, test_case)
     assert first_plan_divergence(*arguments, what="", tolerance=0.01) is None
     # The tolerance is what decides: rounding is seen if nothing is allowed.
     found = first_plan_divergence(*arguments, what="", tolerance=1e-6)
@@ -123,17 +123,20 @@ def test_padding_beyond_the_caches_does_not_count(trt: Path) -> None:
     graph = api.read_graph(trt / "rank0.ir")
     # 24 tokens are left of the caches for the last chunk, which is 64 tokens wide.
     prompt = tuple(range(120))
-    trial = Trial("alone", (1,), (Request(prompt, 2),), 1, ("decode-b1-c128", "prefill-s64-c128"))
-    assert first_plan_divergence(trt, plans_file(trt), graph, trial, what="", tolerance=0.01) is None
+    test_case = TestCase("alone", (1,), (Request(prompt, 2),), 1, ("decode-b1-c128", "prefill-s64-c128"))
+    assert first_plan_divergence(trt, plans_file(trt), graph, test_case, what="", tolerance=0.01) is None
 
 
 def test_a_right_plan_leaves_what_ran_it(trt: Path) -> None:
     engine = api.load(trt, executor="emulator")
     graph = api.read_graph(trt / "rank0.ir")
-    trial = Trial("alone", (1,), (Request((1, 2), 2),), 1)
-    assert locate(engine, graph, None, trial, 0.01) == (None, "no single operation is off by more than the tolerance")
+    test_case = TestCase("alone", (1,), (Request((1, 2), 2),), 1)
+    assert locate(engine, graph, None, test_case, 0.01) == (
+        None,
+        "no single operation is off by more than the tolerance",
+    )
     engine.executor.name = "tensorrt-rtx"
-    assert locate(engine, graph, None, trial, 0.01) == (
+    assert locate(engine, graph, None, test_case, 0.01) == (
         None,
         "the emulator computes every operation right: tensorrt-rtx itself differs",
     )
@@ -143,13 +146,15 @@ def test_plans_are_tried_with_a_partner_of_the_same_capacity(trt: Path) -> None:
     executor = api.load(trt, executor="emulator").executor
     assert isinstance(executor, TensorRTExecutor)
     requests = [Request((1, 2), 3), Request((3,), 3)]
-    trials = {t.mode: t for t in plan_trials(executor.plan_sizes, requests, 3, EngineLimits(3, 64, 200), 0, 1024)}
-    assert list(trials) == PLANS
-    assert trials["decode-b3-c256"].plans == ("decode-b3-c256", "prefill-s16-c256")
-    assert trials["decode-b3-c256"].numbers == (1, 2, 1)
-    assert trials["prefill-s64-c128"].plans == ("prefill-s64-c128", "decode-b1-c128")
-    assert trials["prefill-s64-c128"].numbers == (4,)
-    limited = executor.limited_to(trials["decode-b3-c256"].plans)
+    test_cases = {
+        t.mode: t for t in plan_test_cases(executor.plan_sizes, requests, 3, EngineLimits(3, 64, 200), 0, 1024)
+    }
+    assert list(test_cases) == PLANS
+    assert test_cases["decode-b3-c256"].plans == ("decode-b3-c256", "prefill-s16-c256")
+    assert test_cases["decode-b3-c256"].numbers == (1, 2, 1)
+    assert test_cases["prefill-s64-c128"].plans == ("prefill-s64-c128", "decode-b1-c128")
+    assert test_cases["prefill-s64-c128"].numbers == (4,)
+    limited = executor.limited_to(test_cases["decode-b3-c256"].plans)
     assert [plan.name for plan in limited.plans] == ["decode-b3-c256", "prefill-s16-c256"]
     assert limited.open(1, 8).batch == 1
 

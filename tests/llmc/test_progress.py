@@ -56,7 +56,7 @@ def test_compiling_with_passes_that_calibrate(calls: Calls, tmp_path: Path) -> N
     ]
     rewrites = [(stage.detail, done, total) for stage, done, total in calls if isinstance(stage, Phase)]
     assert rewrites == [
-        ("a trial without data", 0, 0),
+        ("a dry run", 0, 0),
         ("quant=awq", 0, 6),
         ("kv=int8", 1, 6),
         ("tp=2", 2, 6),

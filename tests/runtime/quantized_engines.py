@@ -19,7 +19,7 @@ from compiler.ir.graph import Graph
 from compiler.passes import run_pipeline
 from llmc.compiling.calibration import calibration_settings
 from llmc.verification.compare import Reference, compare
-from llmc.verification.test_cases import Trial
+from llmc.verification.test_cases import TestCase
 from llmc.verification.tolerance import logits_tolerance, unrounded
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.executors.interface import Executor
@@ -157,8 +157,8 @@ class Oracle:
     def compare(self, executor: Executor) -> Agreement:
         """Extend the prompts greedily, more of them than there are rows, and compare each token and its logits."""
         numbers = tuple(range(1, len(self._requests) + 1))
-        trial = Trial("batch", numbers, self._requests, BATCH)
-        runs = compare(trial, trial.run(executor), self._reference, self._tolerance, self._reference)
+        test_case = TestCase("batch", numbers, self._requests, BATCH)
+        runs = compare(test_case, test_case.run(executor), self._reference, self._tolerance, self._reference)
         exact = sum(run.error <= self._tolerance and not run.differences for run in runs)
         return Agreement(
             tokens=sum(len(run.token_ids) for run in runs),

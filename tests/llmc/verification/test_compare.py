@@ -11,7 +11,7 @@ from compiler.ir import chunks
 from compiler.ir.mesh import mesh_of, rank_graph
 from compiler.ir.virtual_ranks import VirtualRanks
 from llmc.verification.compare import Reference, compare
-from llmc.verification.test_cases import Recorder, Trial
+from llmc.verification.test_cases import Recorder, TestCase
 from llmc.verification.tolerance import logits_tolerance
 from runtime.generation.requests import Request
 from tests.paths import MODELS
@@ -36,9 +36,9 @@ def run_of(engine, reference, tolerance, noise=None):
     recorder = Recorder()
     for logits in engine:
         recorder.choose(tensor([logits]), [0])
-    trial = Trial("alone", (7,), (Request((1, 2), len(engine)),), 1)
+    test_case = TestCase("alone", (7,), (Request((1, 2), len(engine)),), 1)
     own = None if noise is None else Fixed(reference, noise)
-    [run] = compare(trial, recorder, Fixed(reference), tolerance, own)
+    [run] = compare(test_case, recorder, Fixed(reference), tolerance, own)
     return run
 
 
@@ -81,8 +81,8 @@ def test_a_difference_that_the_errors_of_a_step_do_not_make_is_no_tie():
     """A sampler that takes another token than its logits say: those are right and explain nothing."""
     right = [4.0, 4.1, 0.0, 0.0]
     recorder = Recorder({0: [tensor(right)]}, {0: [0]})
-    trial = Trial("alone", (1,), (Request((1, 2), 1),), 1)
-    [run] = compare(trial, recorder, Fixed([right]), 0.01, Fixed([right], 0.5))
+    test_case = TestCase("alone", (1,), (Request((1, 2), 1),), 1)
+    [run] = compare(test_case, recorder, Fixed([right]), 0.01, Fixed([right], 0.5))
     assert [difference.tie for difference in run.differences] == [False]
 
 

@@ -9,7 +9,7 @@ from compiler.ir.frozen import FrozenDict
 from compiler.ir.specialize import bind_dims
 from llmc.verification.graph_bisect import first_divergence
 from llmc.verification.instrumented import WatchedInterpreter
-from llmc.verification.test_cases import Trial, random_prompts
+from llmc.verification.test_cases import TestCase, random_prompts
 from runtime.engine_dir.manifest import EngineLimits
 from runtime.generation.requests import Request
 from tests.paths import MODELS
@@ -33,9 +33,9 @@ def changed(graph, name, **attrs):
 def search(found, expected, graph, *, batch=3, count=5):
     prompts = random_prompts(count, 1, EngineLimits(3, 48, 48), 1024)
     requests = tuple(Request(tuple(prompt), 4) for prompt in prompts)
-    trial = Trial("batch", tuple(range(1, count + 1)), requests, batch)
+    test_case = TestCase("batch", tuple(range(1, count + 1)), requests, batch)
     return first_divergence(
-        WatchedInterpreter(found), WatchedInterpreter(expected), graph, trial, what="two graphs", tolerance=1e-4
+        WatchedInterpreter(found), WatchedInterpreter(expected), graph, test_case, what="two graphs", tolerance=1e-4
     )
 
 

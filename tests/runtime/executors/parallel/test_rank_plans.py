@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compiler.ir.step import Step
 from llmc.verification.plan_test_cases import plan_notes
-from llmc.verification.test_cases import Trial
+from llmc.verification.test_cases import TestCase
 from runtime.executors.interface import PlannedExecutor, PlanSize
 from runtime.executors.parallel.rank_plans import RankPlans
 from runtime.executors.parallel.workers import ParallelExecutor, drive
@@ -133,8 +133,8 @@ def test_a_trial_keeps_the_logits_of_every_rank_that_has_some() -> None:
     found = {}
 
     def main(everyone: ParallelExecutor) -> None:
-        trial = Trial("decode-b2", (1, 2, 1), tuple(Request((5,), 2) for _ in range(3)), 2, ("decode-b2",))
-        found[0] = trial.run(everyone)
+        test_case = TestCase("decode-b2", (1, 2, 1), tuple(Request((5,), 2) for _ in range(3)), 2, ("decode-b2",))
+        found[0] = test_case.run(everyone)
 
     runs = on_ranks([[ONE, TWO], [ONE, TWO], [ONE, TWO]], main, scoring=2)
     assert runs == [(rank, ("decode-b2",)) for rank in range(3)]
@@ -154,8 +154,8 @@ def test_what_is_not_tried_on_some_ranks_is_said() -> None:
     def main(everyone: ParallelExecutor) -> None:
         manifest = SimpleNamespace(targets={"tensorrt-rtx": ({"plans": "plans.json"},)}, mesh=SimpleNamespace(size=3))
         engine: Any = SimpleNamespace(manifest=manifest, executor=everyone, path=Path())
-        trial = Trial("decode-b1", (1,), (Request((1,), 1),), 1, ("decode-b1",))
-        said.append(plan_notes(engine, [trial]))
+        test_case = TestCase("decode-b1", (1,), (Request((1,), 1),), 1, ("decode-b1",))
+        said.append(plan_notes(engine, [test_case]))
 
     on_ranks([[ONE, TWO, WIDE], [ONE, TWO], [ONE]], main)
     assert said == [
