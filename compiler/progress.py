@@ -6,14 +6,14 @@ from collections.abc import Callable
 from threading import Lock
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage, and how much of it is done and in total; a total of 0 for a stage that is not measured yet.
+"""Called with a phase, and how much of it is done and in total; a total of 0 for a phase that is not measured yet.
 
-Within a stage `done` grows, unless its work begins again at 0, and at the end it is the total. The stage may be an
+Within a phase `done` grows, unless its work begins again at 0, and at the end it is the total. The phase may be an
 `llmc.progress.Phase`, which says more.
 """
 
 Report = Callable[[int, int], None]
-"""The same for one stage: called with how much is done and in total."""
+"""The same for one phase: called with how much is done and in total."""
 
 Advance = Callable[[int], None]
 """The same by steps: called with how much was done since the last call."""

@@ -95,11 +95,11 @@ def rewrite(
     progress: Progress | None = None,
 ) -> Rewritten:
     """Run a pipeline; the arguments and errors are those of `llmc.optimize`, with `progress` called at each pass."""
-    stages = read_passes(passes)
+    pipeline = read_passes(passes)
     trace = Trace() if explain else None
     result = run_pipeline(
         graph,
-        stages,
+        pipeline,
         dump_dir=dump_ir,
         trace=trace,
         on_pass=(lambda spelling, index, count: progress(Phase("rewrite", spelling), index, count))

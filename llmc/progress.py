@@ -1,4 +1,4 @@
-"""How far work is: stages with names, and what of them is in work."""
+"""How far work is: phases with names, and what of them is in work."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 
 from compiler.progress import Advance, Progress, Report
 
-Stage = Callable[[str], AbstractContextManager[Report]]
-"""Opens a stage of that name, and gives what reports its progress."""
+OpenPhase = Callable[[str], AbstractContextManager[Report]]
+"""Opens a phase of that name, and gives what reports its progress."""
 
 
 class Phase(str):
-    """The name of a stage, and what of it is in work.
+    """The name of a phase, and what of it is in work.
 
     Attributes:
         detail: such as the pass that runs; empty for nothing in particular.
@@ -22,29 +22,29 @@ class Phase(str):
     detail: str
 
     def __new__(cls, name: str, detail: str = "") -> Phase:
-        """The stage `name`, in which `detail` is in work."""
+        """The phase `name`, in which `detail` is in work."""
         phase = super().__new__(cls, name)
         phase.detail = detail
         return phase
 
 
-class Stages:
-    """Passes progress on, and sees to it that a stage that ends has reached its total. Call it as a `Progress`."""
+class Phases:
+    """Passes progress on, and sees to it that a phase that ends has reached its total. Call it as a `Progress`."""
 
     def __init__(self, progress: Progress | None) -> None:
         """Report to `progress`, if anybody listens."""
         self._progress = progress
         self._totals: dict[str, int] = {}
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, phase: str, done: int, total: int) -> None:
         """See `Progress`."""
-        self._totals[str(stage)] = total
+        self._totals[str(phase)] = total
         if self._progress is not None:
-            self._progress(stage, done, total)
+            self._progress(phase, done, total)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Report]:
-        """A block that is a stage of work; yields its own progress function."""
+    def phase(self, name: str) -> Iterator[Report]:
+        """A block that is a phase of work; yields its own progress function."""
         self(name, 0, 0)
         yield lambda done, total: self(name, done, total)
         total = self._totals[name] or 1

@@ -25,7 +25,8 @@ class Grammar:
 
     Attributes:
         info: the sort of thing.
-        item: what an item of a list is called: `stage`.
+        item: what an item of a list is called: `pass`.
+        items: its plural.
         whole: what a list is called: `pipeline`.
         find: gives what a name stands for, or raises.
         words: items that stand for something else, and are read as they are.
@@ -33,6 +34,7 @@ class Grammar:
 
     info: type[MakerInfo]
     item: str
+    items: str
     whole: str
     find: Callable[[str], MakerInfo]
     words: Collection[str] = ()
@@ -63,7 +65,7 @@ class Grammar:
         name, equals, value = head.partition("=")
         if not name.strip():
             raise self.info.error(
-                f"the name of a {self.info.noun} is missing", hint=f"{self.item}s are separated by single commas"
+                f"the name of a {self.info.noun} is missing", hint=f"{self.items} are separated by single commas"
             )
         info = self.find(name.strip())
         given = [tuple(part.partition("=")) for part in rest]
@@ -90,7 +92,7 @@ class Grammar:
             return read_value(option.type, text)
         except ValueError as error:
             near = did_you_mean(text, option.choices)
-            hint = f"{self.item}s are separated by commas" if re.search(r"[;\s]", text) else None
+            hint = f"{self.items} are separated by commas" if re.search(r"[;\s]", text) else None
             raise info.error(
                 f"the option {option.name!r} of {info.name!r} is {error}, not {text!r}{near}", hint=hint
             ) from None

@@ -8,14 +8,14 @@ from compiler.options import Grammar
 from compiler.passes.protocol import Pass, default_name, maker_of
 from compiler.passes.registry import PassInfo, find_pass, info_of
 
-_GRAMMAR = Grammar(PassInfo, "stage", "pipeline", find_pass)
+_GRAMMAR = Grammar(PassInfo, "pass", "passes", "pipeline", find_pass)
 
 
 def parse_pipeline(text: str) -> tuple[Pass, ...]:
     """The passes that a text names, in order; none for an empty text.
 
     Raises:
-        PassError: showing the stage, if it names no pass or an option is unknown, missing or has no such value.
+        PassError: showing the place, if it names no pass or an option is unknown, missing or has no such value.
     """
     return tuple(_GRAMMAR.read(text))
 

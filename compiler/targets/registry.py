@@ -163,4 +163,4 @@ def _adopt(name: str, target: type[Target]) -> None:
         _add(name, target, place_of(target))
 
 
-_GRAMMAR = Grammar(TargetInfo, "target", "list", find_target, words=(AUTO,))
+_GRAMMAR = Grammar(TargetInfo, "target", "targets", "list", find_target, words=(AUTO,))

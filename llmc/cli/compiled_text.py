@@ -69,7 +69,7 @@ def _facts(manifest: Manifest, targets: str) -> Sequence[tuple[str, str]]:
 
 
 def _times(timings: Mapping[str, float]) -> str:
-    """All of it, and the longest stages."""
+    """All of it, and the longest phases."""
     slowest = sorted(timings.items(), key=lambda item: -item[1])[:3]
     return f"{sum(timings.values()):.2f} s ({', '.join(f'{name} {seconds:.2f} s' for name, seconds in slowest)})"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-_STAGES = {
+_PHASES = {
     "lift": "reading config and headers",
     "rewrite": "rewriting the graph",
     "calibrate": "calibrating",
@@ -27,7 +27,7 @@ _STAGES = {
     "generate": "generating",
     "load": "loading the engine",
 }
-# Of these stages every step gets a line where there are no bars: one may take long.
+# Of these phases every step gets a line where there are no bars: one may take long.
 _STEP_BY_STEP = ("rewrite",)
 
 
@@ -37,7 +37,7 @@ def note(text: str) -> None:
 
 
 class Console:
-    """Shows stages of work: bars on a terminal, else a line a stage, nothing if quiet. A context manager; call it."""
+    """Shows phases of work: bars on a terminal, else a line a phase, nothing if quiet. A context manager; call it."""
 
     def __init__(self, *, quiet: bool, bars_only: bool = False) -> None:
         self.lines = not quiet and not bars_only
@@ -57,24 +57,24 @@ class Console:
         if self.bars:
             self.bars.stop()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show how far a stage is, and what of it is in work; a total of 0 if that is not known."""
-        detail = getattr(stage, "detail", "")
-        shown = _STAGES.get(stage, str(stage)) + (f": {detail}" if detail else "")
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Show how far a phase is, and what of it is in work; a total of 0 if that is not known."""
+        detail = getattr(phase, "detail", "")
+        shown = _PHASES.get(phase, str(phase)) + (f": {detail}" if detail else "")
         if self.bars:
-            if stage not in self.tasks:
-                self.tasks[stage] = self.bars.add_task(shown, total=None)
-            if done < self.done.get(stage, 0):  # the same work once more, such as another pass that calibrates
-                self.bars.reset(self.tasks[stage])
-            self.done[stage] = done
-            self.bars.update(self.tasks[stage], description=shown, completed=done, total=total or None)
-        elif self.lines and (line := shown if stage in _STEP_BY_STEP else _STAGES.get(stage, stage)) not in self.seen:
+            if phase not in self.tasks:
+                self.tasks[phase] = self.bars.add_task(shown, total=None)
+            if done < self.done.get(phase, 0):  # the same work once more, such as another pass that calibrates
+                self.bars.reset(self.tasks[phase])
+            self.done[phase] = done
+            self.bars.update(self.tasks[phase], description=shown, completed=done, total=total or None)
+        elif self.lines and (line := shown if phase in _STEP_BY_STEP else _PHASES.get(phase, phase)) not in self.seen:
             self.seen.add(line)
             print(f"{line} ...", file=sys.stderr, flush=True)
 
 
 def _bars() -> Bars:
-    """A bar a stage, with the time that it has taken and that it will take, once that can be told."""
+    """A bar a phase, with the time that it has taken and that it will take, once that can be told."""
     from rich.console import Console as RichConsole
     from rich.progress import (
         BarColumn,

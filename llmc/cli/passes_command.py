@@ -18,7 +18,7 @@ def passes_command(
 ) -> None:
     """List the passes that exist, with their options and defaults.
 
-    A pipeline is written NAME[=VALUE][:OPTION[=VALUE]]..., stages separated by commas; =VALUE right after the name sets
+    A pipeline is written NAME[=VALUE][:OPTION[=VALUE]]..., passes separated by commas; =VALUE right after the name sets
     the pass's first option.
 
     \b

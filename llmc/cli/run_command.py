@@ -114,9 +114,9 @@ def run_command(
 def _generate(
     loaded: Engine, prompts: list[Prompt], wishes: Any, console: Console, notes: list[str]
 ) -> list[Completion]:
-    from llmc.progress import Stages, counter
+    from llmc.progress import Phases, counter
 
-    with Stages(console).stage("generate") as report:
+    with Phases(console).phase("generate") as report:
         count = counter(report, len(prompts) * int(wishes["max_new_tokens"]))
         on_token = (lambda request, token: count(1)) if console.bars else None
         return loaded.generate(prompts, on_token=on_token, note=notes.append, **wishes)

@@ -21,7 +21,7 @@ from llmc.compiling.options import CompileKeywords, CompileOptions
 from llmc.compiling.outline import checked_outline
 from llmc.compiling.request import CompileRequest, compile_request, without_calibration
 from llmc.pipeline import rewrite
-from llmc.progress import Phase, Stages, counter
+from llmc.progress import Phase, Phases, counter
 from llmc.version import __version__
 from runtime.engine_dir.engine_writer import EngineWriter, engine_writer
 from runtime.engine_dir.manifest import Manifest, NoTokenizer, Source
@@ -35,8 +35,8 @@ class Compiled:
     Attributes:
         path: the engine directory.
         manifest: what it says about itself.
-        timings: seconds by stage, in order.
-        pass_timings: seconds by pass, in order: what the stage `rewrite` consists of.
+        timings: seconds by phase, in order.
+        pass_timings: seconds by pass, in order: what the phase `rewrite` consists of.
         notes: what the user may want to know, one sentence each.
         explanation: what the passes did, and where rules declined; empty unless asked for.
         plans: the names of the execution plans of the first rank, by target.
@@ -88,27 +88,27 @@ def compile(
     Raises:
         LlmcError: one of its kinds, naming the file, key, tensor or pass, and the mend.
     """
-    job = Job(Stages(progress))
+    job = Job(Phases(progress))
     options = (options or CompileOptions()).changed(changes)
     request = compile_request(model, output, options, make_folder=True)
     job.notes += request.notes
     lifted = lift_model(job, request)
     calibration = lifted.calibration
-    with job.stage("rewrite"), calibration.active():
-        if calibrates(request.stages):
+    with job.phase("rewrite"), calibration.active():
+        if calibrates(request.pipeline):
             job.progress(Phase("rewrite", "a dry run"), 0, 0)
             with suppress(NeedsDataError):  # of a pass without a dry run, it is not known what it makes
-                dry = dry_pipeline(lifted.graph, request.stages)
+                dry = dry_pipeline(lifted.graph, request.pipeline)
                 checked_outline(dry.graph, request.targets, request.place)
         rewritten = rewrite(
-            lifted.graph, request.stages, dump_ir=request.dump, explain=request.explain, progress=job.progress
+            lifted.graph, request.pipeline, dump_ir=request.dump, explain=request.explain, progress=job.progress
         )
     job.notes += rewritten.notes
     job.notes += ignored_notes(without_calibration(request.calibration, used=calibration.used))
     outline = checked_outline(rewritten.graph, request.targets, request.place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=__version__),
-        plugins=used_plugins(rewritten.graph, request.stages, request.targets),
+        plugins=used_plugins(rewritten.graph, request.pipeline, request.targets),
         tokens=lifted.tokens,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
         capabilities=outline.compute_capabilities,
@@ -132,8 +132,8 @@ def _write(
 ) -> Manifest:
     """Write every file of the engine, the manifest last, and put it at its place."""
     tokenizer = export_tokenizer(job, checkpoint, writer.folder)
-    files = emit(graph, request.targets, writer.folder, stage=job.stage)
-    with job.stage("source digest") as report:
+    files = emit(graph, request.targets, writer.folder, phase=job.phase)
+    with job.phase("source digest") as report:
         digest = source_digest(checkpoint, report)
     complete = replace(
         manifest,
@@ -142,6 +142,6 @@ def _write(
         tokenizer=None if isinstance(tokenizer, NoTokenizer) else tokenizer,
         no_tokenizer=tokenizer if isinstance(tokenizer, NoTokenizer) else None,
     )
-    with job.stage("engine digest") as report:
+    with job.phase("engine digest") as report:
         total = sum(path.stat().st_size for path in writer.folder.iterdir())
         return writer.commit(complete, counter(report, total))

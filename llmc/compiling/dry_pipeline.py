@@ -38,14 +38,14 @@ class _NoData(CalibrationSource):
         raise NeedsDataError("there is no data yet")
 
 
-def calibrates(stages: Sequence[Pass]) -> bool:
+def calibrates(pipeline: Sequence[Pass]) -> bool:
     """Whether a pipeline has passes that say that they calibrate."""
-    return any(has_dry_run(stage) and not _is_off(stage) for stage in stages)
+    return any(has_dry_run(step) and not _is_off(step) for step in pipeline)
 
 
 def dry_pipeline(
     graph: Graph,
-    stages: Sequence[Pass],
+    pipeline: Sequence[Pass],
     *,
     dump_dir: Path | None = None,
     on_pass: OnPass | None = None,
@@ -55,7 +55,7 @@ def dry_pipeline(
 
     Args:
         graph: the graph.
-        stages: the pipeline.
+        pipeline: the passes.
         dump_dir: as of `run_pipeline`.
         on_pass: as of `run_pipeline`.
         trace: as of `run_pipeline`.
@@ -75,7 +75,7 @@ def dry_pipeline(
     try:
         with _NoData().active():
             return run_pipeline(
-                graph, stages, dump_dir=dump_dir, on_pass=note_pass, trace=trace or Trace(), dry_run=True
+                graph, pipeline, dump_dir=dump_dir, on_pass=note_pass, trace=trace or Trace(), dry_run=True
             )
     except NeedsDataError:
         raise NeedsDataError(
@@ -84,5 +84,5 @@ def dry_pipeline(
         ) from None
 
 
-def _is_off(stage: Pass) -> bool:
-    return isinstance(stage, QuantizeCaches) and stage.to == "off"
+def _is_off(step: Pass) -> bool:
+    return isinstance(step, QuantizeCaches) and step.to == "off"

@@ -19,7 +19,7 @@ from llmc.compiling.options import CompileKeywords, CompileOptions
 from llmc.compiling.outline import checked_outline, nearest_folder
 from llmc.compiling.request import CompileRequest, compile_request, without_calibration
 from llmc.pipeline import Rewritten, rewritten
-from llmc.progress import Phase, Stages
+from llmc.progress import Phase, Phases
 from llmc.version import __version__
 from runtime.engine_dir.manifest import Manifest, Source
 from runtime.load.ignored_options import ignored_notes
@@ -38,7 +38,7 @@ class DryRun:
         plans: the names of the execution plans of the first rank, by target.
         needed_bytes: about how much room on the disk it would take while it is written.
         free_bytes: how much there is.
-        timings: seconds by stage, in order.
+        timings: seconds by phase, in order.
         pass_timings: seconds by pass, in order.
         notes: what the user may want to know, one sentence each.
         explanation: what the passes did, and where rules declined; empty unless asked for.
@@ -92,21 +92,21 @@ def dry_run(
         LlmcError: as `llmc.compile` would, before it reads weights or data; a PassError, too, if a pass of somebody
             else needs data, so that it cannot be told what it makes.
     """
-    job = Job(Stages(progress))
+    job = Job(Phases(progress))
     options = (options or CompileOptions()).changed(changes)
     request = compile_request(model, output, options, make_folder=False)
     job.notes += request.notes
     lifted = lift_model(job, request)
-    with job.stage("rewrite"):
+    with job.phase("rewrite"):
         made = _rewritten(job, request, lifted.graph)
     job.notes += made.notes
-    job.notes += ignored_notes(without_calibration(request.calibration, used=calibrates(request.stages)))
+    job.notes += ignored_notes(without_calibration(request.calibration, used=calibrates(request.pipeline)))
     outline = checked_outline(made.graph, request.targets, request.place)
     with TemporaryDirectory() as folder:
         export_tokenizer(job, lifted.checkpoint, Path(folder))
     manifest = replace(
         describe_engine(made.graph, pipeline=made.canonical, version=__version__),
-        plugins=used_plugins(made.graph, request.stages, request.targets),
+        plugins=used_plugins(made.graph, request.pipeline, request.targets),
         tokens=lifted.tokens,
         capabilities=outline.compute_capabilities,
         source=Source(lifted.checkpoint.folder.resolve().name, "", request.dummy_weights),
@@ -133,5 +133,5 @@ def _rewritten(job: Job, request: CompileRequest, graph: Graph) -> Rewritten:
         job.progress(Phase("rewrite", spelling), index, count)
 
     trace = Trace()
-    result = dry_pipeline(graph, request.stages, dump_dir=request.dump, on_pass=on_pass, trace=trace)
+    result = dry_pipeline(graph, request.pipeline, dump_dir=request.dump, on_pass=on_pass, trace=trace)
     return rewritten(result, trace if request.explain else None)

@@ -11,7 +11,7 @@ from compiler.progress import shared_progress
 from compiler.store import write_ranks
 from compiler.targets import Target
 from compiler.targets.op_parts import require_evaluators
-from llmc.progress import Stage
+from llmc.progress import OpenPhase
 from runtime.engine_dir.manifest import RankFiles
 
 Targets = Mapping[str, Target]
@@ -38,7 +38,7 @@ def compute_capabilities(graph: Graph, targets: Targets) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chain(*(target.compute_capabilities_of(graph) for target in targets.values()))))
 
 
-def emit(graph: Graph, targets: Targets, folder: Path, *, stage: Stage) -> dict[str, tuple[RankFiles, ...]]:
+def emit(graph: Graph, targets: Targets, folder: Path, *, phase: OpenPhase) -> dict[str, tuple[RankFiles, ...]]:
     """Write the files of every target into `folder`; returns each rank's by what they are for.
 
     All targets share one graph and one file of weights.
@@ -48,7 +48,7 @@ def emit(graph: Graph, targets: Targets, folder: Path, *, stage: Stage) -> dict[
         TargetError: if a target cannot be built.
         OSError: if the folder cannot be written.
     """
-    with stage("weights") as report:
+    with phase("weights") as report:
         ranks = write_ranks(graph, folder, progress=report)
     shared = [{"graph": rank.graph_file, "weights": rank.weights_file} for rank in ranks]
     files: dict[str, tuple[RankFiles, ...]] = {}
@@ -56,7 +56,7 @@ def emit(graph: Graph, targets: Targets, folder: Path, *, stage: Stage) -> dict[
         if target.always:
             files[name] = tuple(shared)
             continue
-        with stage(f"build {name}") as report:
+        with phase(f"build {name}") as report:
             reports = shared_progress(report, len(ranks))
             own = [target.emit(rank, folder, each) for rank, each in zip(ranks, reports, strict=True)]
         files[name] = tuple({**both, **more} for both, more in zip(shared, own, strict=True))

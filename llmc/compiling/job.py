@@ -1,4 +1,4 @@
-"""What compilations have in common, those that write an engine and those that only try: stages, notes, the model."""
+"""What compilations have in common, those that write an engine and those that only try: phases, notes, the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compiler.progress import Report
 from llmc.compiling.request import CompileRequest
 from llmc.compiling.tokenizer_export import write_tokenizer
 from llmc.naming import checkpoint_folder
-from llmc.progress import Stages
+from llmc.progress import Phases
 from runtime.engine_dir.manifest import NoTokenizer, SpecialTokens
 
 
@@ -26,15 +26,15 @@ from runtime.engine_dir.manifest import NoTokenizer, SpecialTokens
 class Job:
     """What accumulates while an engine is made."""
 
-    progress: Stages
+    progress: Phases
     timings: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Report]:
-        """Time a stage; yields its own progress function."""
+    def phase(self, name: str) -> Iterator[Report]:
+        """Time a phase; yields its own progress function."""
         started = time.perf_counter()
-        with self.progress.stage(name) as report:
+        with self.progress.phase(name) as report:
             yield report
         self.timings[name] = time.perf_counter() - started
 
@@ -50,7 +50,7 @@ def _beyond_training(graph: Graph) -> list[str]:
 
 def export_tokenizer(job: Job, checkpoint: Checkpoint, folder: Path) -> str | NoTokenizer:
     """See `llmc.compiling.tokenizer_export.write_tokenizer`; if there is none, that is noted."""
-    with job.stage("tokenizer"):
+    with job.phase("tokenizer"):
         written = write_tokenizer(checkpoint.folder, folder, job.notes.append)
     if isinstance(written, NoTokenizer):
         why = f"{written.reason}; {written.mend}"
@@ -70,7 +70,7 @@ class LiftedModel:
 
 def lift_model(job: Job, request: CompileRequest) -> LiftedModel:
     """Lift the model of a request; ConfigError or CheckpointError if that cannot be done."""
-    with job.stage("lift"):
+    with job.phase("lift"):
         checkpoint = open_checkpoint(checkpoint_folder(request.model), dummy_weights=request.dummy_weights)
         graph = lift_checkpoint(checkpoint, limits=request.limits)
         family = str(graph.facts["family"])

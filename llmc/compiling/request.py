@@ -27,7 +27,7 @@ class CompileRequest:
     Attributes:
         model: the checkpoint's folder, or its id.
         place: the absolute path of the engine.
-        stages: the pipeline.
+        pipeline: the passes.
         targets: the targets by name, those that every engine has first.
         limits: the largest batch, prompt and sequence.
         dummy_weights: whether weights are made up.
@@ -39,7 +39,7 @@ class CompileRequest:
 
     model: str | Path
     place: Path
-    stages: tuple[Pass, ...]
+    pipeline: tuple[Pass, ...]
     targets: Mapping[str, Target]
     limits: Limits
     dummy_weights: bool
@@ -65,12 +65,12 @@ def compile_request(
     for target in targets.values():
         target.require_tools()
     dtype = dtype_name(options.dtype)
-    stages = compose(options.passes, dtype)
+    pipeline = compose(options.passes, dtype)
     place = check_place(Path(output) if output is not None else default_output(model), make_folder=make_folder)
     return CompileRequest(
         model=model,
         place=place,
-        stages=stages,
+        pipeline=pipeline,
         targets=targets,
         limits=Limits(options.max_batch, options.max_input, options.max_seq),
         dummy_weights=options.dummy_weights,
@@ -79,13 +79,13 @@ def compile_request(
         calibration=calibration_settings(
             options.calib, options.calib_samples, options.calib_length, options.calib_seed
         ),
-        notes=(*plugin_notes, *target_notes, *ignored_notes(_with_dtype_twice(stages, dtype))),
+        notes=(*plugin_notes, *target_notes, *ignored_notes(_with_dtype_twice(pipeline, dtype))),
     )
 
 
-def _with_dtype_twice(stages: Sequence[Pass], dtype: str | None) -> Case:
+def _with_dtype_twice(pipeline: Sequence[Pass], dtype: str | None) -> Case:
     """The option --dtype, which a pass of the same purpose comes after."""
-    passes = [stage for stage in stages if isinstance(stage, ChangeDType)]
+    passes = [step for step in pipeline if isinstance(step, ChangeDType)]
     later = spell(passes[-1]) if passes else ""
     return Case(len(passes) > 1, f"the pass {later} comes after it and decides", {"--dtype": dtype is not None})
 

@@ -13,7 +13,7 @@ from compiler.errors import RequestError
 from compiler.progress import Progress
 from llmc.compiling.driver import compile as compile_model
 from llmc.models import lift
-from llmc.progress import Stages, counter
+from llmc.progress import Phases, counter
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import opens_as_engine
 from runtime.executors.kind import AUTO, find_executor
@@ -115,8 +115,8 @@ def load(path: str | Path, *, progress: Progress | None, verify: bool = True, **
         verify: whether to compare the digest of every file.
         how: the other arguments of `llmc.load`; its errors are those of this function.
     """
-    stages = Stages(progress)
+    phases = Phases(progress)
     total = sum(entry.bytes for entry in open_engine(path, verify=False).manifest.files.values())
-    hashed = counter(lambda done, total: stages("engine digest", done, total), total)
-    with stages.stage("load"):
+    hashed = counter(lambda done, total: phases("engine digest", done, total), total)
+    with phases.phase("load"):
         return load_engine(path, verify=verify, advance=hashed, **how)

@@ -16,7 +16,7 @@ from compiler.plugins import load_plugins
 from compiler.progress import Progress
 from llmc.evaluation.open_model import Runner, longest_input, opened
 from llmc.evaluation.scoring import Score, Scorer, rows_at_once, windows
-from llmc.progress import Stages
+from llmc.progress import Phases
 from runtime.engine_dir.manifest import no_tokenizer, opens_as_engine
 from runtime.generation.engine import Engine
 
@@ -96,7 +96,7 @@ def measure_perplexity(
         EngineError: if the models do not have one vocabulary.
         LlmcError: if a model cannot be compiled or loaded.
     """
-    report = Stages(progress)
+    report = Phases(progress)
     told: set[str] = set()
 
     def tell(text: str) -> None:

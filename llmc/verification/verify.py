@@ -19,7 +19,7 @@ from compiler.suggest import did_you_mean
 from llmc.dtypes import long_spelling
 from llmc.evaluation.open_model import load
 from llmc.naming import checkpoint_folder
-from llmc.progress import Phase, Stages
+from llmc.progress import Phase, Phases
 from llmc.seeds import check_seed
 from llmc.verification.bisect import locate
 from llmc.verification.compare import Reference, compare
@@ -96,7 +96,7 @@ def verify(
         EngineError: if the engine is damaged, or cannot be compared with `against`.
         LlmcError: if the engine or the reference cannot be loaded, or the engine cannot serve the prompts.
     """
-    report = Stages(progress)
+    report = Phases(progress)
     notes = load_plugins(plugins)
     check_wishes(random, seed, max_new_tokens, tolerance, plans)
     check_against(against)
@@ -164,7 +164,7 @@ def verify_loaded(
     An engine of several ranks runs on all of them; the operation at which it goes wrong is not located.
     """
     check_wishes(random, seed, max_new_tokens, tolerance, plans)
-    report = Stages(progress)
+    report = Phases(progress)
     said = [*notes, *ignored_notes(_with_prompts(bool(prompts), random))]
     own = own_reference(loaded)
     reference = own if against is None else other_reference(against, loaded)
@@ -198,7 +198,7 @@ def verify_loaded(
     if loaded.manifest.mesh.size > 1:
         return replace(result, notes=(*result.notes, _NOT_LOCATED))
     test_case = _shortened(next(t for t in planned if t.mode == failed.mode and failed.prompt in t.numbers), failed)
-    with report.stage("looking for the difference"):
+    with report.phase("looking for the difference"):
         divergence, note = locate(
             loaded, own.graph, None if reference is own else reference.graph, test_case, max(failed.tolerance, derived)
         )

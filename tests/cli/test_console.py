@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from llmc.cli.console import Console, time_left
-from llmc.progress import Phase, Stages
+from llmc.progress import Phase, Phases
 from tests.paths import MODELS
 
 
@@ -35,7 +35,7 @@ def test_work_that_begins_again_is_not_finished(console):
 
 
 def test_a_bar_says_what_is_in_work_until_all_is_done(console):
-    with Stages(console).stage("rewrite"):
+    with Phases(console).phase("rewrite"):
         for done, name in enumerate(["quant=awq", "cleanup"]):
             console(Phase("rewrite", name), done, 2)
             [task] = console.bars.tasks
@@ -47,9 +47,9 @@ def test_a_bar_says_what_is_in_work_until_all_is_done(console):
 
 def test_without_bars_each_pass_has_a_line(capsys):
     with Console(quiet=False) as shown:
-        for stage in ("lift", Phase("rewrite", "quant=awq"), Phase("rewrite", "cleanup"), Phase("verify", "a plan")):
-            shown(stage, 0, 2)
-            shown(stage, 2, 2)
+        for phase in ("lift", Phase("rewrite", "quant=awq"), Phase("rewrite", "cleanup"), Phase("verify", "a plan")):
+            shown(phase, 0, 2)
+            shown(phase, 2, 2)
     assert capsys.readouterr().err.splitlines() == [
         "reading config and headers ...",
         "rewriting the graph: quant=awq ...",

@@ -1,4 +1,4 @@
-"""Progress reaches its total when a stage is done, never falls back within it, and says what is in work."""
+"""Progress reaches its total when a phase is done, never falls back within it, and says what is in work."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -8,26 +8,26 @@ import pytest
 import llmc
 from compiler.progress import shared_progress
 from llmc.cli.run_command import _generate
-from llmc.progress import Phase, Stages
+from llmc.progress import Phase, Phases
 from tests.paths import MODELS
 
 Calls = list[tuple[str, int, int]]
 
 
 def stages_of(calls: Calls) -> list[str]:
-    """The stages in the order in which they began; all of them were told as they should be."""
+    """The phases in the order in which they began; all of them were told as they should be."""
     by_stage: dict[str, list[tuple[int, int]]] = {}
-    for stage, done, total in calls:
-        assert 0 <= done <= total, (stage, done, total)
-        by_stage.setdefault(str(stage), []).append((done, total))
-    for stage, told in by_stage.items():
+    for phase, done, total in calls:
+        assert 0 <= done <= total, (phase, done, total)
+        by_stage.setdefault(str(phase), []).append((done, total))
+    for phase, told in by_stage.items():
         done, total = told[-1]
-        assert done == total > 0, (stage, told)
+        assert done == total > 0, (phase, told)
         for (before, total_before), (after, total_after) in pairwise(told):
             if after < before:  # the work begins again, after all of it was done
-                assert before == total_before, (stage, told)
+                assert before == total_before, (phase, told)
             else:
-                assert total_after == total_before or before == 0, (stage, told)
+                assert total_after == total_before or before == 0, (phase, told)
     return list(by_stage)
 
 
@@ -54,7 +54,7 @@ def test_compiling_with_passes_that_calibrate(calls: Calls, tmp_path: Path) -> N
     assert stages_of(calls) == [
         *("lift", "rewrite", "calibrate", "tokenizer", "weights", "source digest", "engine digest")
     ]
-    rewrites = [(stage.detail, done, total) for stage, done, total in calls if isinstance(stage, Phase)]
+    rewrites = [(phase.detail, done, total) for phase, done, total in calls if isinstance(phase, Phase)]
     assert rewrites == [
         ("a dry run", 0, 0),
         ("quant=awq", 0, 6),
@@ -88,7 +88,7 @@ def test_building_plans_of_several_ranks(calls: Calls, tmp_path: Path, again: bo
         build(None)
     build(told(calls))
     assert "build tensorrt-rtx" in stages_of(calls)
-    [total] = {total for stage, _, total in calls if stage == "build tensorrt-rtx" and total} - {1}
+    [total] = {total for phase, _, total in calls if phase == "build tensorrt-rtx" and total} - {1}
     assert total % 200 == 0  # two ranks, each plan of which counts for a hundred
 
 
@@ -96,7 +96,7 @@ def test_verifying_and_scoring(calls: Calls, tmp_path: Path) -> None:
     engine = llmc.compile(MODELS / "opt-tiny", tmp_path / "engine", target="torch").path
     llmc.verify(engine, random=2, max_new_tokens=2, progress=told(calls))
     assert stages_of(calls) == ["load", "engine digest", "verify"]
-    assert [stage.detail for stage, _, _ in calls if isinstance(stage, Phase)] == [
+    assert [phase.detail for phase, _, _ in calls if isinstance(phase, Phase)] == [
         *("prompt 1 alone", "prompt 2 alone", "all prompts in a batch")
     ]
     calls.clear()
@@ -146,11 +146,11 @@ def test_parts_count_alike_and_the_whole_never_falls_back() -> None:
 
 
 def test_a_stage_that_fails_has_not_reached_its_total(calls: Calls) -> None:
-    def fail(stages: Stages) -> None:
-        with stages.stage("work") as report:
+    def fail(phases: Phases) -> None:
+        with phases.phase("work") as report:
             report(1, 3)
             raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        fail(Stages(told(calls)))
+        fail(Phases(told(calls)))
     assert calls == [("work", 0, 0), ("work", 1, 3)]

@@ -188,7 +188,7 @@ MISTAKES = {
         "the option 'method' of 'sample' is given twice",
         "",
     ),
-    "fold, ,cse": ((2, ""), "the name of a pass is missing", "hint: stages are separated by single commas"),
+    "fold, ,cse": ((2, ""), "the name of a pass is missing", "hint: passes are separated by single commas"),
     "fold, picky=3,cse": ((2, "picky=3"), "the pass 'picky' refuses its options: tp must be even", ""),
 }
 
@@ -199,7 +199,7 @@ def test_mistakes(text: str) -> None:
     with pytest.raises(PassError) as caught:
         parse_pipeline(text)
     marker = " " * (text.index(stage) if stage else 6) + "^" * max(1, len(stage))
-    lines = [f"stage {number} of the pipeline: {message}", f"  {text}", f"  {marker}", hint]
+    lines = [f"pass {number} of the pipeline: {message}", f"  {text}", f"  {marker}", hint]
     assert str(caught.value) == "\n".join(filter(None, lines))
 
 
