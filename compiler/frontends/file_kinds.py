@@ -12,7 +12,7 @@ _LFS = b"version https://git-lfs"
 _START = 64  # bytes that tell a kind
 
 SAFETENSORS, ZIP, PICKLE = "a safetensors file", "an archive of torch.save", "a pickle"
-# How a file begins → what it is, and the mend.
+# How a file begins → what it is, and the hint what to do.
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\3\4", ZIP, "give it a name that ends in .bin"),
     (b"\x80\x02", PICKLE, "give it a name that ends in .bin"),
@@ -66,7 +66,7 @@ def refuse_others(start: bytes, file: str, wanted: str, *own: str) -> None:
     if start[8:9] == b"{":  # after the length of its header, which may begin like anything
         found = [(SAFETENSORS, "give it a name that ends in .safetensors")]
     else:
-        found = [(kind, mend) for beginning, kind, mend in _KINDS if start.startswith(beginning)]
-    for kind, mend in found:
+        found = [(kind, hint) for beginning, kind, hint in _KINDS if start.startswith(beginning)]
+    for kind, hint in found:
         if kind not in own:
-            raise CheckpointError(f"{file} is {kind}, not {wanted}", hint=mend)
+            raise CheckpointError(f"{file} is {kind}, not {wanted}", hint=hint)

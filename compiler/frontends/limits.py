@@ -43,12 +43,12 @@ class Limits:
             if value > _MOST:
                 raise ConfigError(f"{name} is {value}; it must be at most {_MOST}, as positions have 32 bits")
         if learned is not None and seq > learned:
-            mend = f"--max-seq {learned}"
+            hint = f"--max-seq {learned}"
             if self.max_input is not None and self.max_input > learned:
-                mend += f" and --max-input {learned}"
+                hint += f" and --max-input {learned}"
             raise ConfigError(
                 f"max_seq is {seq}, but the model has learned only {learned} positions",
-                hint=f"use {mend} or less; longer sequences need a model with rotary or ALiBi positions",
+                hint=f"use {hint} or less; longer sequences need a model with rotary or ALiBi positions",
             )
         if new > seq:
             raise ConfigError(

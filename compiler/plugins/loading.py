@@ -58,11 +58,11 @@ class _Offer:
                 f"the package {self.plugin.name!r} cannot be used: its entry point {self.entry.name!r} of {self.group} "
                 f"({self.entry.value}) fails: {reason}" + (f" ({line})" if line else "")
             )
-            _state.untold.append(f"{self.failure}; {self.mend}")
+            _state.untold.append(f"{self.failure}; {self.hint}")
             return None
 
     @property
-    def mend(self) -> str:
+    def hint(self) -> str:
         """What to do about a broken package."""
         name = self.plugin.name
         return f"update it or uninstall it: pip install --upgrade {name}, or pip uninstall {name}"
@@ -133,7 +133,7 @@ def adopt(group: str, register: Callable[[str, Any], None]) -> None:
 def broken_hint(hint: str) -> str:
     """A hint about something that is not there, with the packages that might have it and could not be loaded."""
     broken = {offer.plugin.name: offer for offer in _state.offers.values() if offer.failure}
-    return "; ".join(filter(None, [hint, *(f"{offer.failure}; {offer.mend}" for offer in broken.values())]))
+    return "; ".join(filter(None, [hint, *(f"{offer.failure}; {offer.hint}" for offer in broken.values())]))
 
 
 def load_file(path: str | os.PathLike[str]) -> ModuleType:

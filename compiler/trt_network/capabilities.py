@@ -20,7 +20,7 @@ class Package:
     measured: Mapping[str, str]
     swept: str = ""
 
-    def mend(self, capability: str) -> str:
+    def hint(self, capability: str) -> str:
         """What to do where a GPU of that compute capability refuses an engine."""
         if capability in self.measured:
             return f"engines have run on {self.measured[capability]}; install such a version and compile with it"

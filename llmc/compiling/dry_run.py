@@ -36,7 +36,7 @@ class DryRun:
             right shapes and types.
         targets: the targets that it would be built for.
         plans: the names of the execution plans of the first rank, by target.
-        needed_bytes: about how much room on the disk it would take while it is written.
+        needed_bytes: about how much disk space it would take while it is written.
         free_bytes: how much there is.
         timings: seconds by phase, in order.
         pass_timings: seconds by pass, in order.

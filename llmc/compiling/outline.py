@@ -11,7 +11,7 @@ from compiler.store import stored_ranks
 from compiler.targets import Target
 from llmc.compiling.disk_estimate import needed_bytes
 from llmc.compiling.emit import check_targets, compute_capabilities
-from runtime.engine_dir.engine_writer import check_room
+from runtime.engine_dir.engine_writer import check_disk_space
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Outline:
 
 
 def checked_outline(graph: Graph, targets: Mapping[str, Target], place: Path) -> Outline:
-    """The outline of the engine of a graph, which can be built and has room at its place.
+    """The outline of the engine of a graph, which can be built and has space on its disk.
 
     Raises:
         GraphError: if the graph cannot be cut into its ranks.
         TargetError: if a target cannot run the graph, naming the ops.
-        EngineError: if the disk has no room for it.
+        EngineError: if the disk has no space for it.
     """
     ranks = stored_ranks(graph)
     plans = check_targets(graph, ranks, targets)
     needed = needed_bytes(ranks, targets)
-    check_room(nearest_folder(place), needed)
+    check_disk_space(nearest_folder(place), needed)
     return Outline(plans, needed, compute_capabilities(ranks[0], targets))
 
 

@@ -112,10 +112,10 @@ def engine_writer(place: Path, needed: int) -> Iterator[EngineWriter]:
         needed: about how many bytes the engine will take.
 
     Raises:
-        EngineError: if there is no room for it, or it cannot be written.
+        EngineError: if there is no space for it, or it cannot be written.
     """
     remove_abandoned(place)
-    check_room(place.parent, needed)
+    check_disk_space(place.parent, needed)
     try:
         partial = PartialFolder(place)
         try:
@@ -129,13 +129,13 @@ def engine_writer(place: Path, needed: int) -> Iterator[EngineWriter]:
         raise explained from error
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """EngineError if a folder has no room for so many bytes."""
+def check_disk_space(folder: Path, needed: int) -> None:
+    """EngineError if a folder has no space for so many bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise EngineError(
             f"the engine needs {bytes_text(needed)} ({needed:,} bytes), but {folder} has {bytes_text(free)} free",
-            hint=f"make room, or {_ELSEWHERE}",
+            hint=f"free some space, or {_ELSEWHERE}",
         )
 
 
@@ -144,9 +144,9 @@ def _explained(error: OSError | LlmcError, place: Path, needed: int) -> EngineEr
     cause = _os_error(error)
     if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return EngineError(
-            f"the disk is full: {place.parent} has no room for the engine, "
+            f"the disk is full: {place.parent} has no space for the engine, "
             f"which needs {bytes_text(needed)} ({needed:,} bytes)",
-            hint=f"make room, or {_ELSEWHERE}; nothing is left of the engine",
+            hint=f"free some space, or {_ELSEWHERE}; nothing is left of the engine",
         )
     if not isinstance(error, OSError):
         return None

@@ -180,7 +180,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("compiler.store.safetensors_writer.SafetensorsWriter.write", full)
     result = llmc("compile", MODELS / "gptneox-tiny", "-o", tmp_path / "engine", "-q")
-    result.failed(f"the disk is full: {tmp_path} has no room for the engine", "make room")
+    result.failed(f"the disk is full: {tmp_path} has no space for the engine", "free some space")
     assert os.listdir(tmp_path) == []
 
 

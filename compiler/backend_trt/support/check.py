@@ -28,12 +28,12 @@ class Unsupported:
     Attributes:
         where: the op with its name and where it came from, or the output.
         missing: what TensorRT lacks for it.
-        mend: what to do about it.
+        hint: what to do about it.
     """
 
     where: str
     missing: str
-    mend: str
+    hint: str
 
     def __str__(self) -> str:
         return f"{self.where}: {self.missing}"
@@ -75,7 +75,7 @@ def require_support(graph: Graph) -> None:
     lines += [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
     raise TargetError(
         f"TensorRT cannot be given {len(found)} of the graph's {len(graph.ops)} ops:\n" + "\n".join(lines),
-        hint="; ".join(dict.fromkeys(item.mend for item in found)),
+        hint="; ".join(dict.fromkeys(item.hint for item in found)),
     )
 
 

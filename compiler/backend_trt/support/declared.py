@@ -34,10 +34,10 @@ _FREE = ("cast", "iota")
 
 
 class Refusal(NamedTuple):
-    """Why something cannot be built: what is missing, and the mend."""
+    """Why something cannot be built: what is missing, and a hint what to do."""
 
     missing: str
-    mend: str
+    hint: str
 
 
 class Setting(NamedTuple):
@@ -58,12 +58,12 @@ class Condition:
 
     Attributes:
         needs: what, as a sentence without a full stop.
-        mend: what to do where it does not hold.
+        hint: what to do where it does not hold.
         holds: whether it does.
     """
 
     needs: str
-    mend: str
+    hint: str
     holds: Callable[[Op, Setting], bool]
 
 
@@ -103,7 +103,7 @@ class Entry:
         for condition in self.conditions:
             if not condition.holds(op, setting):
                 given = ", ".join(str(value.type) for value in op.operands)
-                return Refusal(f"{condition.needs}; it is given {given}", condition.mend)
+                return Refusal(f"{condition.needs}; it is given {given}", condition.hint)
         return None
 
 

@@ -113,7 +113,7 @@ class ResultStore:
         except OSError as error:
             raise PassError(
                 f"cannot write the results of calibration to {self.folder}: {error.strerror or error}",
-                hint="make room, or set XDG_CACHE_HOME to another folder",
+                hint="free some disk space, or set XDG_CACHE_HOME to another folder",
             ) from None
 
 

@@ -72,7 +72,7 @@ class EmulatedBackend:
         """See `Backend.context_bytes`."""
         return engine.get_device_memory_size_for_profile_v2(profile)
 
-    def check_room(self, cache_bytes: int, context_bytes: int) -> None:
+    def check_memory(self, cache_bytes: int, context_bytes: int) -> None:
         """The CPU's memory is not known in advance: what does not fit fails when it is allocated."""
 
     def take_messages(self) -> str:

@@ -152,7 +152,7 @@ class TensorRTExecutor:
             used = [self._candidates.decode(size) for size in sizes]
             used += [candidate for size in sizes for candidate in self._candidates.prefill(size)]
             contexts = sum({candidate: candidate.plan.memory_to_come(candidate.profile) for candidate in used}.values())
-        self._backend.check_room(cache_bytes(self._candidates.signature, sizes[-1]), contexts)
+        self._backend.check_memory(cache_bytes(self._candidates.signature, sizes[-1]), contexts)
         return TensorRTStage(
             self._backend.stream, self._candidates, self._inputs, batch, capacity, capture=self._capture
         )

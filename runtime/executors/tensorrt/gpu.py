@@ -103,8 +103,8 @@ class GpuBackend:
         """See `Backend.context_bytes`."""
         return int(engine.get_device_memory_size_for_profile_v2(profile))
 
-    def check_room(self, cache_bytes: int, context_bytes: int) -> None:
-        """See `Backend.check_room`."""
+    def check_memory(self, cache_bytes: int, context_bytes: int) -> None:
+        """See `Backend.check_memory`."""
         free = free_bytes(self._device)
         if cache_bytes + context_bytes > free:
             raise RequestError(
@@ -114,7 +114,7 @@ class GpuBackend:
             )
 
     def _mend(self) -> str:
-        return CAPABILITIES[self._target].mend(".".join(map(str, torch.cuda.get_device_capability(self._device))))
+        return CAPABILITIES[self._target].hint(".".join(map(str, torch.cuda.get_device_capability(self._device))))
 
     def take_messages(self) -> str:
         """See `Backend.take_messages`."""

@@ -154,7 +154,7 @@ class Backend(Protocol):
         """The device memory that a context takes with a profile."""
         ...
 
-    def check_room(self, cache_bytes: int, context_bytes: int) -> None:
+    def check_memory(self, cache_bytes: int, context_bytes: int) -> None:
         """RequestError if the memory does not suffice for caches, and for contexts that are still to be made."""
         ...
 

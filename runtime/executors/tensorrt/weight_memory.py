@@ -35,7 +35,7 @@ def map_weights(file: Path, wanted: Iterable[Weight] = ()) -> WeightBytes:
 
 
 def load_weights(
-    file: Path, wanted: Iterable[Weight], device: torch.device, check_room: Callable[[int], None]
+    file: Path, wanted: Iterable[Weight], device: torch.device, check_memory: Callable[[int], None]
 ) -> WeightBytes:
     """Some weights of `file`, by their `source`, in one piece of a device's memory, each at a multiple of 256 bytes.
 
@@ -43,7 +43,7 @@ def load_weights(
         file: the weights file.
         wanted: what is needed of it; a tensor that it lacks is reported when its bytes are asked for.
         device: where to put them.
-        check_room: called with the bytes that will be taken; raises if the device has less.
+        check_memory: called with the bytes that will be taken; raises if the device has less.
 
     Raises:
         EngineError: naming the file, if it cannot be read, or lacks a part of a quantized weight.
@@ -53,7 +53,7 @@ def load_weights(
     needed = {source: made for source, made in by_source.items() if made or source in mapped.tensors}
     sizes = [_size(made) if made else len(mapped.tensors[source]) for source, made in needed.items()]
     total = sum(map(_padded, sizes))
-    check_room(total)
+    check_memory(total)
     buffer = torch.empty(total, dtype=torch.uint8, device=device)
     tensors: dict[str, Tensor] = {}
     at = 0

@@ -112,9 +112,9 @@ def test_a_full_disk_says_so(tmp_path: Path, number: int, wrapped: bool) -> None
     with pytest.raises(EngineError) as raised:
         write_half(tmp_path / "engine", error)
     assert raised.value.message == (
-        f"the disk is full: {tmp_path} has no room for the engine, which needs 123 kB (123,456 bytes)"
+        f"the disk is full: {tmp_path} has no space for the engine, which needs 123 kB (123,456 bytes)"
     )
-    assert "make room" in (raised.value.hint or "")
+    assert "free some space" in (raised.value.hint or "")
     assert os.listdir(tmp_path) == []
 
 

@@ -226,7 +226,7 @@ class FakeBackend:
     def context_bytes(self, engine: FakeEngine, profile: int) -> int:
         return 1000
 
-    def check_room(self, cache_bytes: int, context_bytes: int) -> None:
+    def check_memory(self, cache_bytes: int, context_bytes: int) -> None:
         self.room.append((cache_bytes, context_bytes))
 
     def take_messages(self) -> str:

@@ -110,7 +110,7 @@ def backend(tmp_path, monkeypatch):
     """Makes a backend whose only plan is a file of certain content."""
 
     def make(content=b"plan", **options):
-        monkeypatch.setattr(gpu, "load_weights", lambda file, wanted, device, check_room: WEIGHTS)
+        monkeypatch.setattr(gpu, "load_weights", lambda file, wanted, device, check_memory: WEIGHTS)
         (tmp_path / PLAN.engine).write_bytes(content)
         return GpuBackend(LIBRARY, tmp_path, "rank0.safetensors", (), DEVICE, **options)
 
@@ -176,8 +176,8 @@ def test_room_is_for_caches_and_contexts(backend) -> None:
     ready = backend()
     working = ready.context_bytes(ready.load(PLAN, RECORD), 1)
     assert working == 2 * GB
-    ready.check_room(3 * GB, working)
-    message = refusal(RequestError, ready.check_room, 3 * GB + 1, working).message
+    ready.check_memory(3 * GB, working)
+    message = refusal(RequestError, ready.check_memory, 3 * GB + 1, working).message
     assert "the caches take 3 GB and running the engine 2 GB, but the NVIDIA L4" in message
     assert "has 5 GB free" in message
 
