@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compiler.errors import GraphError
-from compiler.frontends.step import B, C, S, Step, expect
+from compiler.frontends.step import B, C, S, StepBuilder, expect
 from compiler.ir.op import Value
 
 
@@ -29,19 +29,19 @@ class Attention:
     angles: tuple[Value, Value] | None = None
     interleaved: bool = False
 
-    def queries(self, step: Step, q: Value) -> Value:
+    def queries(self, step: StepBuilder, q: Value) -> Value:
         """`q [B,S,heads*head_dim]` as rotated heads `[B,heads,S,head_dim]`."""
         return self._rotated(step, split_heads(step, q, step.shape.heads, "q"), "q")
 
-    def keys(self, step: Step, k: Value) -> Value:
+    def keys(self, step: StepBuilder, k: Value) -> Value:
         """`k [B,S,kv_heads*head_dim]` as rotated heads `[B,kv_heads,S,head_dim]`."""
         return self._rotated(step, split_heads(step, k, step.shape.kv_heads, "k"), "k")
 
-    def values(self, step: Step, v: Value) -> Value:
+    def values(self, step: StepBuilder, v: Value) -> Value:
         """`v [B,S,kv_heads*head_dim]` as heads `[B,kv_heads,S,head_dim]`."""
         return split_heads(step, v, step.shape.kv_heads, "v")
 
-    def __call__(self, step: Step, q: Value, k: Value, v: Value) -> Value:
+    def __call__(self, step: StepBuilder, q: Value, k: Value, v: Value) -> Value:
         """The heads' outputs side by side, `[B,S,heads*head_dim]`.
 
         `q` is `[B,heads,S,head_dim]`; `k` and `v` are whole caches `[B,kv_heads,C,head_dim]`. Where several query heads
@@ -77,7 +77,7 @@ class Attention:
         context = b.transpose(context, perm=(0, 2, 1, 3), name="context.rows")
         return b.reshape(context, shape=(B, S, heads * width), name="context.merged")
 
-    def cached(self, step: Step, layer: int, q: Value, k: Value, v: Value) -> Value:
+    def cached(self, step: StepBuilder, layer: int, q: Value, k: Value, v: Value) -> Value:
         """The heads' outputs, `[B,S,heads*head_dim]`, with the layer's caches updated.
 
         `q` is `[B,S,heads*head_dim]`, `k` and `v` are `[B,S,kv_heads*head_dim]`: heads lie side by side.
@@ -85,7 +85,7 @@ class Attention:
         queries, keys = self.queries(step, q), self.keys(step, k)
         return self(step, queries, *step.update_cache(layer, keys, self.values(step, v)))
 
-    def _rotated(self, step: Step, x: Value, name: str) -> Value:
+    def _rotated(self, step: StepBuilder, x: Value, name: str) -> Value:
         if self.angles is None:
             return x
         return step.b.rotary(x, *self.angles, interleaved=self.interleaved, name=f"{name}.rotary")
@@ -98,7 +98,7 @@ def _expect_scores(what: str, value: Value, heads: int) -> None:
         raise GraphError(f"{what} must be [B,{heads},S,C], or 1 in place of some dims; %{value.name} is {value.type}")
 
 
-def split_heads(step: Step, x: Value, heads: int, name: str) -> Value:
+def split_heads(step: StepBuilder, x: Value, heads: int, name: str) -> Value:
     """`[B,S,heads*head_dim]` as `[B,heads,S,head_dim]`."""
     words = {"q": "queries", "k": "keys", "v": "values"}
     expect(f"{words.get(name, name)}, before they are split into heads,", x, B, S, heads * step.shape.head_dim)

@@ -11,7 +11,7 @@ from compiler.frontends.lifting import Lifting, divide
 from compiler.frontends.modules import embed, layer_norm, linear, mlp, output_head
 from compiler.frontends.registry import frontend
 from compiler.frontends.rope import Rope, scaled_rope
-from compiler.frontends.step import ModelShape, Step
+from compiler.frontends.step import ModelShape, StepBuilder
 from compiler.ir.op import Value
 
 # What checkpoints call the head.
@@ -71,7 +71,7 @@ def lift_gpt_neox(lifting: Lifting) -> None:
         lifting.finish(step, b.linear(*output_head(step, x, table, hidden, *_HEAD, tied=tied), name="logits"))
 
 
-def _attention(step: Step, x: Value, module: str, layer: int, attention: Attention, *, bias: bool) -> Value:
+def _attention(step: StepBuilder, x: Value, module: str, layer: int, attention: Attention, *, bias: bool) -> Value:
     """The rows of the fused projection are `[heads, (q k v), head_dim]`."""
     b, heads, width, hidden = step.b, step.shape.heads, step.shape.head_dim, step.shape.hidden
     with b.scope("attn", module):
@@ -95,7 +95,7 @@ def _attention(step: Step, x: Value, module: str, layer: int, attention: Attenti
         return linear(step, y, f"{module}.dense", hidden, heads * width, name="out", bias=bias)
 
 
-def _unfused(step: Step, fused: Value, word: str) -> list[Value]:
+def _unfused(step: StepBuilder, fused: Value, word: str) -> list[Value]:
     """The parts of a fused weight or bias that make q, k and v; `word` says what it is."""
     b, heads, width = step.b, step.shape.heads, step.shape.head_dim
     rest = fused.type.shape[1:]

@@ -6,8 +6,8 @@ from compiler.errors import CheckpointError, ConfigError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.config import INERT_KEYS, Config
 from compiler.frontends.limits import Limits
-from compiler.frontends.quantized import Scheme, quantized_scheme
-from compiler.frontends.step import ModelShape, Step
+from compiler.frontends.quantized import PackedScheme, quantized_scheme
+from compiler.frontends.step import ModelShape, StepBuilder
 from compiler.frontends.weights import Weights
 from compiler.ir.builder import Builder
 from compiler.ir.dtypes import COMPUTE_DTYPES, DType
@@ -31,7 +31,7 @@ class Lifting:
         self.unknown_keys: list[str] = []
         self.b = Builder(family)
 
-    def begin(self, shape: ModelShape) -> Step:
+    def begin(self, shape: ModelShape) -> StepBuilder:
         """Declare the step's inputs. Call it when every key of the config has been taken: the others are noted.
 
         Raises:
@@ -54,9 +54,9 @@ class Lifting:
             head_dim=int(shape.head_dim),
             positions=shape.positions,
         )
-        return Step(b, Weights(b, self.checkpoint, dtype, scheme), shape)
+        return StepBuilder(b, Weights(b, self.checkpoint, dtype, scheme), shape)
 
-    def finish(self, step: Step, logits: Value) -> None:
+    def finish(self, step: StepBuilder, logits: Value) -> None:
         """Declare the logits.
 
         Raises:
@@ -78,7 +78,7 @@ class Lifting:
         ignored = f"these keys of config.json are not known and were ignored: {keys}"
         return CheckpointError(error.message, hint=f"{error.hint}; {ignored}" if error.hint else ignored)
 
-    def _scheme(self) -> Scheme | None:
+    def _scheme(self) -> PackedScheme | None:
         """How the checkpoint is quantized; weights that are made up are not."""
         scheme = quantized_scheme(self.checkpoint)
         if scheme is not None and self.checkpoint.dummy_weights:

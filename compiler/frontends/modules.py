@@ -5,12 +5,12 @@ from __future__ import annotations
 from compiler.errors import GraphError
 from compiler.frontends.activations import Activation
 from compiler.frontends.attention import Attention
-from compiler.frontends.step import Step
+from compiler.frontends.step import StepBuilder
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 
 
-def linear(step: Step, x: Value, module: str, out: int, width: int, *, name: str, bias: bool) -> Value:
+def linear(step: StepBuilder, x: Value, module: str, out: int, width: int, *, name: str, bias: bool) -> Value:
     """A linear layer `width → out` whose weights are `module.weight` and, if it has one, `module.bias`."""
     weight = step.weights.take(f"{module}.weight", out, width, name=f"{name}.weight")
     bias = bias or step.weights.adds_bias(module)
@@ -19,7 +19,15 @@ def linear(step: Step, x: Value, module: str, out: int, width: int, *, name: str
 
 
 def layer_norm(
-    step: Step, x: Value, module: str, width: int, *, scope: str, eps: float, weight: bool = True, bias: bool = True
+    step: StepBuilder,
+    x: Value,
+    module: str,
+    width: int,
+    *,
+    scope: str,
+    eps: float,
+    weight: bool = True,
+    bias: bool = True,
 ) -> Value:
     """A LayerNorm over the last dim, in a scope of its own; GraphError if that dim is not `width`."""
     if x.type.shape[-1:] != (width,):
@@ -30,7 +38,7 @@ def layer_norm(
         return step.b.layer_norm(x, scale, offset, eps=eps, name="norm")
 
 
-def rms_norm(step: Step, x: Value, module: str, width: int, *, scope: str, eps: float) -> Value:
+def rms_norm(step: StepBuilder, x: Value, module: str, width: int, *, scope: str, eps: float) -> Value:
     """An RMSNorm over the last dim, in a scope of its own."""
     with step.b.scope(scope, module):
         scale = step.weights.take(f"{module}.weight", width, name="weight")
@@ -38,7 +46,16 @@ def rms_norm(step: Step, x: Value, module: str, width: int, *, scope: str, eps: 
 
 
 def mlp(
-    step: Step, x: Value, module: str, up: str, down: str, hidden: int, inner: int, act: Activation, *, bias: bool
+    step: StepBuilder,
+    x: Value,
+    module: str,
+    up: str,
+    down: str,
+    hidden: int,
+    inner: int,
+    act: Activation,
+    *,
+    bias: bool,
 ) -> Value:
     """`down(act(up(x)))`, in the scope `mlp`; `up` and `down` are the layers' names within `module`."""
     with step.b.scope("mlp", module):
@@ -47,7 +64,9 @@ def mlp(
         return linear(step, y, f"{module}.{down}", hidden, inner, name="down", bias=bias)
 
 
-def projected_attention(step: Step, x: Value, module: str, layer: int, attention: Attention, *, bias: bool) -> Value:
+def projected_attention(
+    step: StepBuilder, x: Value, module: str, layer: int, attention: Attention, *, bias: bool
+) -> Value:
     """Attention with four projections `hidden → hidden` of their own, in the scope `attn`."""
     hidden = step.shape.hidden
     with step.b.scope("attn", module):
@@ -56,7 +75,7 @@ def projected_attention(step: Step, x: Value, module: str, layer: int, attention
         return linear(step, y, f"{module}.out_proj", hidden, hidden, name="out", bias=bias)
 
 
-def embed(step: Step, module: str, width: int, *, tied_to: tuple[str, ...] = ()) -> tuple[Value, Value]:
+def embed(step: StepBuilder, module: str, width: int, *, tied_to: tuple[str, ...] = ()) -> tuple[Value, Value]:
     """The rows of the token embedding `[B,S,width]`, and the table, for heads that are tied to it.
 
     The table of a tied head may be stored as that of the head alone: `tied_to` is what checkpoints call its module.
@@ -67,7 +86,9 @@ def embed(step: Step, module: str, width: int, *, tied_to: tuple[str, ...] = ())
         return step.b.embedding(table, step.token_ids, name="tokens"), table
 
 
-def output_head(step: Step, x: Value, table: Value, width: int, *modules: str, tied: bool) -> tuple[Value, Value]:
+def output_head(
+    step: StepBuilder, x: Value, table: Value, width: int, *modules: str, tied: bool
+) -> tuple[Value, Value]:
     """What the head multiplies: its input, and its weight `[vocabulary, width]`.
 
     Args:
@@ -85,7 +106,7 @@ def output_head(step: Step, x: Value, table: Value, width: int, *modules: str, t
     return step.weights.input(modules[0], x), weight
 
 
-def learned_positions(step: Step, module: str, count: int, width: int, *, unused: int = 0) -> Value:
+def learned_positions(step: StepBuilder, module: str, count: int, width: int, *, unused: int = 0) -> Value:
     """The rows of a learned position embedding `[B,S,width]`, whose table starts with `unused` rows.
 
     Raises:

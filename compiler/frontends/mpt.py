@@ -10,7 +10,7 @@ from compiler.frontends.modules import embed, layer_norm, learned_positions, lin
 from compiler.frontends.mpt_config import MptConfig, Norm, read_mpt_config
 from compiler.frontends.mpt_layers import LayerPlan
 from compiler.frontends.registry import frontend
-from compiler.frontends.step import B, ModelShape, S, Step
+from compiler.frontends.step import B, ModelShape, S, StepBuilder
 from compiler.ir.op import Value
 
 
@@ -69,7 +69,7 @@ def lift_mpt(lifting: Lifting) -> None:
         lifting.finish(step, _logits(step, *output_head(step, x, table, m.hidden, head, tied=tied), m))
 
 
-def _attentions(step: Step, m: MptConfig) -> dict[tuple[int | None, bool], Attention]:
+def _attentions(step: StepBuilder, m: MptConfig) -> dict[tuple[int | None, bool], Attention]:
     """The attention of each kind of layer: by its window, and by whether it rotates."""
     masks = {window: step.causal_mask(window) for window in dict.fromkeys(plan.window for plan in m.layers)}
     bias = None if m.alibi_bias_max is None else step.alibi(alibi_slopes(m.heads, m.alibi_bias_max))
@@ -82,7 +82,7 @@ def _attentions(step: Step, m: MptConfig) -> dict[tuple[int | None, bool], Atten
     }
 
 
-def _projections(step: Step, x: Value, module: str, m: MptConfig, plan: LayerPlan) -> list[Value]:
+def _projections(step: StepBuilder, x: Value, module: str, m: MptConfig, plan: LayerPlan) -> list[Value]:
     """The query, and unless they come from another layer the key and value, before they are split into heads."""
     full = Size(m.heads * m.head_dim, "n_heads * head_dim")
     shared = Size(m.kv_heads * m.head_dim, "kv_n_heads * head_dim")
@@ -105,7 +105,7 @@ def _projections(step: Step, x: Value, module: str, m: MptConfig, plan: LayerPla
     return rows
 
 
-def _fused_linears(step: Step, x: Value, module: str, m: MptConfig, widths: dict[str, Size]) -> list[Value]:
+def _fused_linears(step: StepBuilder, x: Value, module: str, m: MptConfig, widths: dict[str, Size]) -> list[Value]:
     """Linear layers whose weights are stored one below the other."""
     b, weights, sizes = step.b, step.weights, tuple(map(int, widths.values()))
     fused = Size(sum(sizes), "(n_heads + 2 * kv_n_heads) * head_dim")
@@ -122,7 +122,7 @@ def _fused_linears(step: Step, x: Value, module: str, m: MptConfig, widths: dict
     return [b.linear(x, *pair, name=name) for name, pair in zip(widths, zip(*parts, strict=True), strict=True)]
 
 
-def _qk_norm(step: Step, x: Value, module: str, width: int, m: MptConfig, name: str) -> Value:
+def _qk_norm(step: StepBuilder, x: Value, module: str, width: int, m: MptConfig, name: str) -> Value:
     """Over all heads together, or over each head alone with weights that the heads share."""
     assert m.qk_norm is not None
     if not m.qk_norm_by_head:
@@ -133,13 +133,13 @@ def _qk_norm(step: Step, x: Value, module: str, width: int, m: MptConfig, name: 
     return b.reshape(x, shape=(B, S, int(width)), name=f"{name}.normed")
 
 
-def _norm(step: Step, x: Value, module: str, width: int, norm: Norm, scope: str) -> Value:
+def _norm(step: StepBuilder, x: Value, module: str, width: int, norm: Norm, scope: str) -> Value:
     if norm.rms:
         return rms_norm(step, x, module, width, scope=scope, eps=norm.eps)
     return layer_norm(step, x, module, width, scope=scope, eps=norm.eps, bias=norm.bias)
 
 
-def _ffn(step: Step, x: Value, module: str, m: MptConfig) -> Value:
+def _ffn(step: StepBuilder, x: Value, module: str, m: MptConfig) -> Value:
     if not m.gated:
         return mlp(step, x, module, "up_proj", "down_proj", m.hidden, m.inner, m.act, bias=m.bias)
     b = step.b
@@ -151,7 +151,7 @@ def _ffn(step: Step, x: Value, module: str, m: MptConfig) -> Value:
         return linear(step, gated, f"{module}.down_proj", m.hidden, m.inner, name="down", bias=m.bias)
 
 
-def _logits(step: Step, x: Value, table: Value, m: MptConfig) -> Value:
+def _logits(step: StepBuilder, x: Value, table: Value, m: MptConfig) -> Value:
     b = step.b
     scaled, capped = m.logit_scale is not None, m.logit_softcap is not None
     logits = b.linear(x, table, name="raw" if scaled or capped else "logits")

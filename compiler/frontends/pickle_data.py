@@ -29,7 +29,7 @@ class Global:
 
 
 @dataclass(frozen=True)
-class Call:
+class PickleCall:
     """A call that the pickle would make."""
 
     function: Global
@@ -115,7 +115,7 @@ class _Machine:
                 args, function = pop(), pop()
                 if not isinstance(function, Global) or not isinstance(args, tuple):
                     raise PickleError("it calls what is no function")
-                push({} if function.name in _DICTS and not args else Call(function, args))
+                push({} if function.name in _DICTS and not args else PickleCall(function, args))
             case "BUILD":
                 pop()  # the attributes of an object: a state dict keeps version numbers there
             case "BINPERSID":

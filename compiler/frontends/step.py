@@ -17,7 +17,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 from compiler.ir.step import LOGIT_POS, NEW_LEN, PAST_LEN, STEP_INPUTS, TOKEN_IDS, B, C, S
 
-__all__ = ["B", "C", "ModelShape", "S", "Step", "expect"]
+__all__ = ["B", "C", "ModelShape", "S", "StepBuilder", "expect"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def expect(what: str, value: Value, *shape: Dim) -> None:
 
 
 @dataclass
-class Step:
+class StepBuilder:
     """One step: `S` new tokens a row, right-padded, after `past_len` tokens whose keys and values are in the caches.
 
     `positions` is `i32[B,S]`, the position of each new token; `slots` is `i32[C]`, the position of each cache slot.

@@ -14,7 +14,14 @@ from typing import Any
 
 from compiler.errors import CheckpointError
 from compiler.frontends.file_kinds import AGAIN, PICKLE, ZIP, read_start, refuse_others
-from compiler.frontends.pickle_data import Call, ForbiddenGlobalError, Global, Persistent, PickleError, read_pickle
+from compiler.frontends.pickle_data import (
+    ForbiddenGlobalError,
+    Global,
+    Persistent,
+    PickleCall,
+    PickleError,
+    read_pickle,
+)
 from compiler.ir.dtypes import DType
 from compiler.store.stored_tensor import StoredTensor
 
@@ -131,7 +138,7 @@ def _storage_widths(value: Any) -> list[tuple[str, int]]:
     match value:
         case dict():
             return [pair for item in value.values() for pair in _storage_widths(item)]
-        case Call(args=args):
+        case PickleCall(args=args):
             return [pair for item in args for pair in _storage_widths(item)]
         case Persistent(id=("storage", Global(name=kind), str(key), *_)) if kind in _STORAGES:
             return [(key, _STORAGES[kind][0])]
@@ -140,9 +147,9 @@ def _storage_widths(value: Any) -> list[tuple[str, int]]:
 
 def _tensor(name: str, file: str, value: Any, storages: dict[str, _Storage]) -> StoredTensor:
     match value:
-        case Call(Global(name="torch._utils._rebuild_parameter"), (inner, *_)):
+        case PickleCall(Global(name="torch._utils._rebuild_parameter"), (inner, *_)):
             return _tensor(name, file, inner, storages)
-        case Call(
+        case PickleCall(
             Global(name=function),
             (Persistent(id=("storage", Global(name=kind), str(key), *more)), start, shape, strides, *_),
         ) if function in _TENSORS and kind in _STORAGES and key in storages:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
-from compiler.frontends.quantized import Packed, Scheme
+from compiler.frontends.quantized import PackedLinear, PackedScheme
 from compiler.frontends.quantized.packed import Enter
 from compiler.frontends.tensors import Tensors
 from compiler.ir.builder import Builder
@@ -30,7 +30,7 @@ class Weights(Tensors):
         parameters: how many elements were taken so far.
     """
 
-    def __init__(self, b: Builder, checkpoint: Checkpoint, dtype: DType, scheme: Scheme | None = None) -> None:
+    def __init__(self, b: Builder, checkpoint: Checkpoint, dtype: DType, scheme: PackedScheme | None = None) -> None:
         super().__init__(b, checkpoint)
         self.dtype = dtype
         self.scheme = scheme
@@ -155,7 +155,7 @@ class Weights(Tensors):
                 hint="compile the unquantized checkpoint, and let llmc quantize it",
             )
 
-    def _packed(self, tensor: str, shape: Sequence[int], name: str, aliases: tuple[str, ...]) -> Packed | None:
+    def _packed(self, tensor: str, shape: Sequence[int], name: str, aliases: tuple[str, ...]) -> PackedLinear | None:
         """The tensor if the checkpoint has quantized it; None if not."""
         module, _, kind = tensor.rpartition(".")
         if self.scheme is None or kind != "weight" or len(shape) != 2:

@@ -13,7 +13,7 @@ from compiler.suggest import did_you_mean
 T = TypeVar("T")
 
 
-class Source(Protocol):
+class MatchSource(Protocol):
     """What patterns ask about values; a `RewriteBuilder` answers."""
 
     def producer(self, value: Value, /) -> Op | None:
@@ -93,7 +93,7 @@ class State(NamedTuple):
 class Search:
     """One attempt at a match. It remembers the deepest point at which it failed."""
 
-    def __init__(self, root: Op, source: Source) -> None:
+    def __init__(self, root: Op, source: MatchSource) -> None:
         self.root = root
         self.is_constant = source.is_constant
         self._producer = source.producer

@@ -19,7 +19,7 @@ from typing import Any
 
 import compiler.ir.ops  # noqa: F401 - registers the ops
 from compiler.errors import GraphError
-from compiler.ir.matching import Match, Miss, Search, Source, State
+from compiler.ir.matching import Match, MatchSource, Miss, Search, State
 from compiler.ir.op import Op, OpKind, Value, op_kind
 
 COMMUTATIVE = frozenset({"add", "mul", "logical_and"})
@@ -46,7 +46,7 @@ class Pattern(ABC):
         """The same pattern; the match knows the value, and the op that makes it, as `name`."""
         return _Bind(self, name)
 
-    def match(self, op: Op, source: Source) -> Match | Miss:
+    def match(self, op: Op, source: MatchSource) -> Match | Miss:
         """Match the pattern with `op` as its root."""
         search = Search(op, source)
         for state in self.walk(op.results[0], State({}, {}, {}, ()), search):

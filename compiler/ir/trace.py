@@ -12,7 +12,7 @@ from compiler.ir.op import Op
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RuleRefusal:
     """An op that a rule could have rewritten and did not.
 
     Attributes:
@@ -45,9 +45,9 @@ class RuleTrace:
     size: int = 1
     met: set[str] = field(default_factory=set)
     applied: int = 0
-    declined: dict[str, Refusal] = field(default_factory=dict)
+    declined: dict[str, RuleRefusal] = field(default_factory=dict)
     depth: int = 0
-    misses: dict[str, Refusal] = field(default_factory=dict)
+    misses: dict[str, RuleRefusal] = field(default_factory=dict)
 
     @property
     def near(self) -> bool:
@@ -67,14 +67,14 @@ class RuleTrace:
 
     def decline(self, op: Op, reason: str) -> None:
         """Record that the rule matched `op` and declined it."""
-        self.declined[op.name] = Refusal(op, reason)
+        self.declined[op.name] = RuleRefusal(op, reason)
 
     def miss(self, op: Op, miss: Miss) -> None:
         """Record a failed match. Only the deepest count: a rule fails at most ops of its root's kind."""
         if miss.depth > self.depth:
             self.depth, self.misses = miss.depth, {}
         if miss.depth == self.depth:
-            self.misses[op.name] = Refusal(op, miss.reason)
+            self.misses[op.name] = RuleRefusal(op, miss.reason)
 
 
 class Trace:
@@ -141,7 +141,7 @@ def _rule_lines(name: str, rule: RuleTrace, limit: int) -> Iterator[str]:
         yield from _listed(f"nearest miss ({rule.depth} of {rule.size} ops)", rule.misses.values(), limit)
 
 
-def _listed(what: str, refusals: Iterable[Refusal], limit: int) -> Iterator[str]:
+def _listed(what: str, refusals: Iterable[RuleRefusal], limit: int) -> Iterator[str]:
     every = list(refusals)
     for refusal in every[:limit]:
         yield f"    {what} {refusal}"

@@ -14,21 +14,21 @@ from compiler.ir.op import Op
 from compiler.plugins import broken_hint
 
 
-class Part(NamedTuple):
+class PluginPart(NamedTuple):
     """A part of an op that plug-ins can register: what it is called, and the decorator that registers it."""
 
     name: str
     decorator: str
 
 
-EVALUATOR = Part("evaluator", EVALUATOR_DECORATOR)
+EVALUATOR = PluginPart("evaluator", EVALUATOR_DECORATOR)
 
 
 class Lack(NamedTuple):
     """An op, and the parts that it lacks."""
 
     op: Op
-    parts: tuple[Part, ...]
+    parts: tuple[PluginPart, ...]
 
     def __str__(self) -> str:
         op = self.op

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from compiler.ir.chunks import BUDGET
 from compiler.trt_emulator.memory import upcast
-from compiler.trt_emulator.table import Call, emulates
+from compiler.trt_emulator.table import LayerCall, emulates
 from compiler.trt_network.record import LayerRecord, NetworkRecord
 
 
-def _angles(call: Call, index: int) -> Tensor:
+def _angles(call: LayerCall, index: int) -> Tensor:
     """A table of cosines or sines as `[B, 1, S, R/2]`, looked up at the positions if they are given."""
     table, positions = upcast(call.tensor(index)), call.optional(3)
     if positions is None:
@@ -27,7 +27,7 @@ def _angles(call: Call, index: int) -> Tensor:
 
 
 @emulates("ROTARY_EMBEDDING", "rotary_embedding_dim", inputs=4, interleaved=(True, False))
-def rotary_embedding(call: Call) -> Tensor:
+def rotary_embedding(call: LayerCall) -> Tensor:
     """`[B, N, S, H]` with the first elements of every head rotated in pairs, adjacent ones or one from each half."""
     x = upcast(call.tensor(0))
     cos, sin = _angles(call, 1), _angles(call, 2)
@@ -51,7 +51,7 @@ def _cache_is_input(layer: LayerRecord, record: NetworkRecord) -> str | None:
     update_form=("PADDED_BHND", None),
     check=_cache_is_input,
 )
-def kv_cache_update(call: Call) -> Tensor:
+def kv_cache_update(call: LayerCall) -> Tensor:
     """The cache `[B, N, C, H]` itself, with the update `[B, N, S, H]` written into it from each row's index on.
 
     Measured on TensorRT-RTX 1.6.1: what falls on positions from C on is dropped without an error, and a negative
@@ -96,7 +96,7 @@ def _causal(kind: str, queries: int, keys: int) -> Tensor:
     num_ranks=(1, None),
     check=_attention_fault,
 )
-def attention(call: Call) -> Tensor:
+def attention(call: LayerCall) -> Tensor:
     """Attention without scaling: q `[B, N, S, H]`, k and v `[B, M, C, H]` with M dividing N; all of it in float32.
 
     A mask `[1 or B, 1 or N, S, C]` keeps where it is True, or is added. A query that sees no key gives zeros,

@@ -6,7 +6,7 @@ import json
 
 from torch import Tensor
 
-from compiler.trt_emulator.table import Call, Communicator, emulates
+from compiler.trt_emulator.table import LayerCall, RankExchange, emulates
 from compiler.trt_network.record import LayerRecord, NetworkRecord
 
 _COLLECTIVES = ("all_reduce_sum", "all_reduce_max", "all_gather")
@@ -28,7 +28,7 @@ def _is_known(layer: LayerRecord, record: NetworkRecord) -> str | None:
     return f"is a collective whose metadata {found}; the emulator has {', '.join(_COLLECTIVES)}"
 
 
-def _communicator(call: Call) -> Communicator:
+def _communicator(call: LayerCall) -> RankExchange:
     if call.communicator is None:
         raise call.error("has no communicator", hint="call set_communicator on the context before it runs")
     if call.communicator.size != call.param("num_ranks"):
@@ -40,7 +40,7 @@ def _communicator(call: Call) -> Communicator:
 
 
 @emulates("DIST_COLLECTIVE", "num_ranks", inputs=1, check=_is_known)
-def dist_collective(call: Call) -> Tensor:
+def dist_collective(call: LayerCall) -> Tensor:
     """The sum or the largest over the ranks, or their tensors put together along dimension 0."""
     x, collective = call.tensor(0), _collective(call.layer)
     if x.is_meta:

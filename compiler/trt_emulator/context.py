@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from compiler.trt_emulator.layers import Communicator
+from compiler.trt_emulator.layers import RankExchange
 from compiler.trt_emulator.memory import tensor_at
 from compiler.trt_emulator.plan import Observer, evaluate, infer_shapes
 
@@ -37,7 +37,7 @@ class EmulatedContext:
         self._shapes: dict[str, Shape] = {}
         self._addresses: dict[str, int] = {}
         self._bound: dict[str, tuple[int, Tensor]] = {}
-        self._communicator: Communicator | None = None
+        self._communicator: RankExchange | None = None
         self._inferred: dict[tuple[Shape, ...], dict[str, Shape]] = {}
         self._reset_shapes()
 
@@ -109,7 +109,7 @@ class EmulatedContext:
         """The address of an input or output, 0 if it is not set."""
         return self._addresses.get(self.engine.tensor(name).name, 0)
 
-    def set_communicator(self, communicator: Communicator) -> bool:
+    def set_communicator(self, communicator: RankExchange) -> bool:
         """Set what the collectives are called on."""
         self._communicator = communicator
         self._inferred.clear()

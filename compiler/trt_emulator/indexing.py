@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compiler.trt_emulator.table import Call, emulates
+from compiler.trt_emulator.table import LayerCall, emulates
 
 _MODES = ("STRICT_BOUNDS", "WRAP", "CLAMP", "FILL", "REFLECT")
 
@@ -17,7 +17,7 @@ def _reflect(index: Tensor, size: int) -> Tensor:
     return torch.minimum(index, period - index) if size > 1 else index
 
 
-def _pick(call: Call, x: Tensor, axis: int, start: int, size: int, stride: int) -> Tensor:
+def _pick(call: LayerCall, x: Tensor, axis: int, start: int, size: int, stride: int) -> Tensor:
     """`size` elements of one axis from `start` on, every `stride`-th, by the mode of the layer."""
     length, mode = x.shape[axis], call.param("mode")
     last = start + (size - 1) * stride
@@ -37,7 +37,7 @@ def _pick(call: Call, x: Tensor, axis: int, start: int, size: int, stride: int) 
     return x.index_select(axis, index.to(x.device))
 
 
-def _pick_or_fill(call: Call, x: Tensor, axis: int, index: Tensor) -> Tensor:
+def _pick_or_fill(call: LayerCall, x: Tensor, axis: int, index: Tensor) -> Tensor:
     given = call.optional(4)
     value = torch.zeros((), dtype=x.dtype) if given is None else given.reshape(())
     length = x.shape[axis]
@@ -47,7 +47,7 @@ def _pick_or_fill(call: Call, x: Tensor, axis: int, index: Tensor) -> Tensor:
 
 
 @emulates("SLICE", "start", "shape", "stride", inputs=6, optional=("axes",), mode=_MODES, shape_inputs=(1, 2, 3, 5))
-def slice_(call: Call) -> Tensor:
+def slice_(call: LayerCall) -> Tensor:
     """Elements by start, size and stride on every axis, or on `axes`; what is out of bounds is by `mode`."""
     x = call.tensor(0)
     starts, sizes, strides = (call.dims(i, name) for i, name in ((1, "start"), (2, "shape"), (3, "stride")))
@@ -57,7 +57,7 @@ def slice_(call: Call) -> Tensor:
     return x
 
 
-def _check_indices(call: Call, index: Tensor, size: int) -> Tensor:
+def _check_indices(call: LayerCall, index: Tensor, size: int) -> Tensor:
     """The indices as int64; TargetError if one is negative or too large."""
     if not index.is_meta and index.numel():
         least, most = (int(value) for value in torch.aminmax(index))
@@ -68,12 +68,12 @@ def _check_indices(call: Call, index: Tensor, size: int) -> Tensor:
     return index.long()
 
 
-def _gather(call: Call, x: Tensor, index: Tensor, axis: int) -> Tensor:
+def _gather(call: LayerCall, x: Tensor, index: Tensor, axis: int) -> Tensor:
     flat = _check_indices(call, index, x.shape[axis]).flatten()
     return x.index_select(axis, flat).reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-def _points(call: Call, x: Tensor, index: Tensor, batch_dims: int) -> tuple[Tensor, ...]:
+def _points(call: LayerCall, x: Tensor, index: Tensor, batch_dims: int) -> tuple[Tensor, ...]:
     """Index tensors for the leading dimensions of x: the batch dimensions, then those that the last axis gives."""
     columns = [_check_indices(call, c, x.shape[batch_dims + i]) for i, c in enumerate(index.unbind(-1))]
     ranges = [
@@ -84,7 +84,7 @@ def _points(call: Call, x: Tensor, index: Tensor, batch_dims: int) -> tuple[Tens
 
 
 @emulates("GATHER", "axis", "num_elementwise_dims", inputs=2, mode=("DEFAULT", "ELEMENT", "ND"))
-def gather(call: Call) -> Tensor:
+def gather(call: LayerCall) -> Tensor:
     """Elements of the first input at the indices in the second, by one of three modes."""
     x, index, batch_dims = call.tensor(0), call.tensor(1), call.param("num_elementwise_dims")
     if call.param("mode") == "ND":
@@ -98,7 +98,7 @@ def gather(call: Call) -> Tensor:
 
 
 @emulates("SCATTER", "axis", inputs=3, mode=("ELEMENT", "ND"))
-def scatter(call: Call) -> Tensor:
+def scatter(call: LayerCall) -> Tensor:
     """The first input with the elements at the indices in the second replaced by those of the third."""
     x, index, updates = call.tensor(0), call.tensor(1), call.tensor(2)
     if call.param("mode") == "ELEMENT":

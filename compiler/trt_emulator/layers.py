@@ -1,12 +1,12 @@
 """All emulated layers; importing this module fills the table."""
 
 from compiler.trt_emulator import attention, collective, indexing, nn, pointwise, quantize, shape
-from compiler.trt_emulator.table import Call, Communicator, Emulation, emulated_kinds, emulates, find_emulation
+from compiler.trt_emulator.table import Emulation, LayerCall, RankExchange, emulated_kinds, emulates, find_emulation
 
 __all__ = [
-    "Call",
-    "Communicator",
     "Emulation",
+    "LayerCall",
+    "RankExchange",
     "attention",
     "collective",
     "emulated_kinds",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compiler.trt_emulator.memory import upcast
-from compiler.trt_emulator.table import Call, emulates
+from compiler.trt_emulator.table import LayerCall, emulates
 
 _OPERATIONS = ("NONE", "TRANSPOSE", "VECTOR")
 
@@ -24,7 +24,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 @emulates("MATRIX_MULTIPLY", inputs=2, op0=_OPERATIONS, op1=_OPERATIONS)
-def matrix_multiply(call: Call) -> Tensor:
+def matrix_multiply(call: LayerCall) -> Tensor:
     """The product of matrices or vectors; leading dimensions of 1 are broadcast. Sums are kept in float32.
 
     TensorRT-RTX 1.6.1, as measured, keeps the sums of float16 products in float16 where the left matrix has two rows or
@@ -45,14 +45,14 @@ def matrix_multiply(call: Call) -> Tensor:
 
 
 @emulates("EINSUM", "equation", inputs=None)
-def einsum(call: Call) -> Tensor:
+def einsum(call: LayerCall) -> Tensor:
     """A sum of products by Einstein's convention."""
     result: Tensor = torch.einsum(call.param("equation"), *[upcast(x) for x in call.tensors()])
     return result
 
 
 @emulates("SOFTMAX", inputs=1, axes=[1 << axis for axis in range(8)])
-def softmax(call: Call) -> Tensor:
+def softmax(call: LayerCall) -> Tensor:
     """The softmax along the one axis in the mask."""
     return torch.softmax(upcast(call.tensor(0)), dim=call.axes()[0])
 
@@ -80,7 +80,7 @@ _REDUCTIONS: Mapping[str, Callable[[Tensor, list[int]], Tensor]] = {
 
 
 @emulates("REDUCE", "axes", "keep_dims", inputs=1, op=_REDUCTIONS)
-def reduce(call: Call) -> Tensor:
+def reduce(call: LayerCall) -> Tensor:
     """A reduction over the axes in the mask."""
     x, axes = upcast(call.tensor(0)), call.axes()
     result = _REDUCTIONS[call.param("op")](x, axes) if axes else x
@@ -96,7 +96,7 @@ def reduce(call: Call) -> Tensor:
     is_v2=(True, None),
     compute_precision=("FLOAT", None),
 )
-def normalization(call: Call) -> Tensor:
+def normalization(call: LayerCall) -> Tensor:
     """Less the mean, over the root of the variance plus epsilon, times the scale, plus the bias."""
     x, axes = upcast(call.tensor(0)), call.axes()
     centred = x - x.mean(axes, keepdim=True)
@@ -106,7 +106,7 @@ def normalization(call: Call) -> Tensor:
 
 
 @emulates("CUMULATIVE", "exclusive", "reverse", inputs=2, op=("SUM",), shape_inputs=(1,))
-def cumulative(call: Call) -> Tensor:
+def cumulative(call: LayerCall) -> Tensor:
     """Running sums along the axis in the second input; without the element itself if exclusive."""
     x, axis = upcast(call.tensor(0)), int(call.tensor(1))
     x = x.flip(axis) if call.param("reverse") else x

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compiler.plugins import blamed
 from compiler.trt_emulator.checks import BUG, check_order, check_shape_inputs, check_tensors
-from compiler.trt_emulator.layers import Call, Communicator, Emulation, find_emulation
+from compiler.trt_emulator.layers import Emulation, LayerCall, RankExchange, find_emulation
 from compiler.trt_emulator.memory import TORCH_TYPES, convert
 from compiler.trt_network.record import LayerRecord, NetworkRecord, TensorRecord
 
@@ -22,7 +22,7 @@ _INTEGERS = ("INT32", "INT64")
 
 
 @dataclass(frozen=True)
-class Step:
+class LayerStep:
     """A layer, how it is emulated, what it makes, and the tensors that nothing reads after it."""
 
     layer: LayerRecord
@@ -32,7 +32,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EmulationPlan:
     """The steps of a network.
 
     Attributes:
@@ -42,11 +42,11 @@ class Plan:
     """
 
     record: NetworkRecord
-    steps: tuple[Step, ...]
+    steps: tuple[LayerStep, ...]
     known: frozenset[str]
 
 
-def make_plan(record: NetworkRecord) -> Plan:
+def make_plan(record: NetworkRecord) -> EmulationPlan:
     """The steps of a network.
 
     Raises:
@@ -63,8 +63,8 @@ def make_plan(record: NetworkRecord) -> Plan:
         check_shape_inputs(layer, emulation, known)
     releases = _releases(record, layers)
     made = [record.tensors[layer.outputs[0]] for layer in layers]
-    steps = tuple(Step(*step) for step in zip(layers, emulations, made, releases, strict=True))
-    return Plan(record, steps, known)
+    steps = tuple(LayerStep(*step) for step in zip(layers, emulations, made, releases, strict=True))
+    return EmulationPlan(record, steps, known)
 
 
 def _known(record: NetworkRecord) -> frozenset[str]:
@@ -92,7 +92,7 @@ def _releases(record: NetworkRecord, layers: list[LayerRecord]) -> list[tuple[st
 
 
 def evaluate(
-    plan: Plan, values: dict[str, Tensor], communicator: Communicator | None, observe: Observer | None
+    plan: EmulationPlan, values: dict[str, Tensor], communicator: RankExchange | None, observe: Observer | None
 ) -> None:
     """Run every step; `values` holds the inputs and constants at first, and the outputs as well at the end.
 
@@ -102,14 +102,14 @@ def evaluate(
     for step in plan.steps:
         layer = step.layer
         inputs = [None if name is None else values[name] for name in layer.inputs]
-        values[step.output.name] = result = _run(step, Call(layer, inputs, plan.record, communicator))
+        values[step.output.name] = result = _run(step, LayerCall(layer, inputs, plan.record, communicator))
         if observe is not None:
             observe(layer, [result])
         for name in step.release:
             del values[name]
 
 
-def _run(step: Step, call: Call) -> Tensor:
+def _run(step: LayerStep, call: LayerCall) -> Tensor:
     function = step.emulation.function
     try:
         with blamed(function, f"the emulation of the layer {step.layer.name!r}"):
@@ -128,10 +128,10 @@ def _fits(shape: Sequence[int], recorded: Sequence[int]) -> bool:
 
 
 def infer_shapes(
-    plan: Plan,
+    plan: EmulationPlan,
     constants: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
-    communicator: Communicator | None,
+    communicator: RankExchange | None,
 ) -> dict[str, tuple[int, ...]]:
     """The shapes of the outputs for those of the inputs; only the known tensors are computed.
 
@@ -147,5 +147,5 @@ def infer_shapes(
         if output not in plan.known:
             values_needed = step.emulation.shape_inputs
             inputs = [x if x is None or i in values_needed else x.to("meta") for i, x in enumerate(inputs)]
-        values[output] = _run(step, Call(layer, inputs, plan.record, communicator))
+        values[output] = _run(step, LayerCall(layer, inputs, plan.record, communicator))
     return {name: tuple(values[name].shape) for name in plan.record.outputs}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compiler.trt_emulator.memory import upcast
-from compiler.trt_emulator.table import Call, emulates
+from compiler.trt_emulator.table import LayerCall, emulates
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ _ACTIVATION: Mapping[str, Callable[[Tensor, float, float], Tensor]] = {
 
 
 @emulates("ELEMENTWISE", inputs=2, op=_BINARY)
-def elementwise(call: Call) -> Tensor:
+def elementwise(call: LayerCall) -> Tensor:
     """A binary operation on tensors of one rank; dimensions of 1 are broadcast, and integers divide towards zero."""
     a, b = call.tensor(0), call.tensor(1)
     if a.ndim != b.ndim:
@@ -89,30 +89,30 @@ def elementwise(call: Call) -> Tensor:
 
 
 @emulates("UNARY", inputs=1, op=_UNARY)
-def unary(call: Call) -> Tensor:
+def unary(call: LayerCall) -> Tensor:
     """A unary operation; ROUND rounds halves to even."""
     return _UNARY[call.param("op")](upcast(call.tensor(0)))
 
 
 @emulates("ACTIVATION", "alpha", "beta", inputs=1, type=_ACTIVATION)
-def activation(call: Call) -> Tensor:
+def activation(call: LayerCall) -> Tensor:
     """An activation, with its parameters `alpha` and `beta`."""
     return _ACTIVATION[call.param("type")](upcast(call.tensor(0)), call.param("alpha"), call.param("beta"))
 
 
 @emulates("SELECT", inputs=3)
-def select(call: Call) -> Tensor:
+def select(call: LayerCall) -> Tensor:
     """Elements of the second input where the first holds, else of the third."""
     return torch.where(call.tensor(0), call.tensor(1), call.tensor(2))
 
 
 @emulates("IDENTITY", inputs=1)
-def identity(call: Call) -> Tensor:
+def identity(call: LayerCall) -> Tensor:
     """The input, in the type of the output."""
     return call.tensor(0)
 
 
 @emulates("CAST", inputs=1, to_type=("FLOAT", "HALF", "BF16", "INT32", "INT64", "BOOL", "INT8", "UINT8"))
-def cast(call: Call) -> Tensor:
+def cast(call: LayerCall) -> Tensor:
     """The input, in the type of the output."""
     return call.tensor(0)

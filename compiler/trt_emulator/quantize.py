@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from compiler.trt_emulator.memory import convert, upcast
-from compiler.trt_emulator.table import Call, emulates
+from compiler.trt_emulator.table import LayerCall, emulates
 
 _RANGES = {"INT8": (-128, 127), "INT4": (-8, 7)}
 _FLOATS = ("FLOAT", "HALF", "BF16")
 _BLOCKS: tuple[Any, ...] = ([], None)  # not set: the shape of the scale says it
 
 
-def _scale(call: Call, x: Tensor) -> Tensor:
+def _scale(call: LayerCall, x: Tensor) -> Tensor:
     """The scale in float32, broadcastable to x: one, one for every index of an axis, or one for every block."""
     scale, axis = upcast(call.tensor(1)), call.param("axis") % max(x.ndim, 1)
     if scale.numel() == 1:
@@ -34,7 +34,7 @@ def _scale(call: Call, x: Tensor) -> Tensor:
 
 
 @emulates("QUANTIZE", "axis", inputs=2, block_shape=_BLOCKS, to_type=(*_RANGES, "FP8"))
-def quantize(call: Call) -> Tensor:
+def quantize(call: LayerCall) -> Tensor:
     """The input over its scale, rounded with halves to even, cut to the range of the type.
 
     Measured on TensorRT-RTX 1.6.1, where the documentation says `round(x / scale)` and nothing of NaN:
@@ -61,7 +61,7 @@ def _narrowed(x: Tensor, is_half: bool) -> Tensor:
 
 
 @emulates("DEQUANTIZE", "axis", inputs=2, block_shape=_BLOCKS, to_type=_FLOATS)
-def dequantize(call: Call) -> Tensor:
+def dequantize(call: LayerCall) -> Tensor:
     """The input times its scale, rounded once, as documented."""
     x = call.tensor(0).float()
     return x * _scale(call, x)

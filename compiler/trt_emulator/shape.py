@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compiler.trt_emulator.memory import TORCH_TYPES
-from compiler.trt_emulator.table import Call, emulates
+from compiler.trt_emulator.table import LayerCall, emulates
 
 
 def _transpose(x: Tensor, permutation: Sequence[int] | None) -> Tensor:
@@ -19,7 +19,7 @@ def _transpose(x: Tensor, permutation: Sequence[int] | None) -> Tensor:
 @emulates(
     "SHUFFLE", "first_transpose", "reshape_dims", "second_transpose", "zero_is_placeholder", inputs=2, shape_inputs=(1,)
 )
-def shuffle(call: Call) -> Tensor:
+def shuffle(call: LayerCall) -> Tensor:
     """A transpose, a reshape and a transpose; see the attributes of `IShuffleLayer`."""
     x = _transpose(call.tensor(0), call.param("first_transpose"))
     dims = call.dims(1, "reshape_dims")
@@ -31,12 +31,12 @@ def shuffle(call: Call) -> Tensor:
 
 
 @emulates("SHAPE", inputs=1)
-def shape(call: Call) -> Tensor:
+def shape(call: LayerCall) -> Tensor:
     """The dims of the input, as a vector."""
     return torch.tensor(call.tensor(0).shape, dtype=torch.int64)
 
 
-def _axes(call: Call, rank: int) -> set[int]:
+def _axes(call: LayerCall, rank: int) -> set[int]:
     axes = [int(axis) for axis in call.tensor(1).flatten().tolist()]
     if any(not -rank <= axis < rank for axis in axes) or len({axis % rank for axis in axes}) < len(axes):
         raise call.error(f"has axes {axes} for rank {rank}", hint="give different axes, each within the rank")
@@ -44,7 +44,7 @@ def _axes(call: Call, rank: int) -> set[int]:
 
 
 @emulates("SQUEEZE", inputs=2, shape_inputs=(1,))
-def squeeze(call: Call) -> Tensor:
+def squeeze(call: LayerCall) -> Tensor:
     """Without the dimensions in the second input, which must be 1."""
     x = call.tensor(0)
     axes = _axes(call, x.ndim)
@@ -54,7 +54,7 @@ def squeeze(call: Call) -> Tensor:
 
 
 @emulates("UNSQUEEZE", inputs=2, shape_inputs=(1,))
-def unsqueeze(call: Call) -> Tensor:
+def unsqueeze(call: LayerCall) -> Tensor:
     """With dimensions of 1 at the places in the second input, counted in the output."""
     x = call.tensor(0)
     rank = x.ndim + call.tensor(1).numel()
@@ -64,13 +64,13 @@ def unsqueeze(call: Call) -> Tensor:
 
 
 @emulates("CONCATENATION", "axis", inputs=None)
-def concatenation(call: Call) -> Tensor:
+def concatenation(call: LayerCall) -> Tensor:
     """The inputs in order, along an axis."""
     return torch.cat(call.tensors(), dim=call.param("axis"))
 
 
 @emulates("FILL", "shape", "alpha", "beta", inputs=3, operation=("LINSPACE",), shape_inputs=(0,))
-def fill(call: Call) -> Tensor:
+def fill(call: LayerCall) -> Tensor:
     """`alpha` plus, for every axis, the index times that axis' `beta`; alpha is a scalar, beta too or one per axis."""
     dims = call.dims(0, "shape") or []
     dtype = torch.float32 if TORCH_TYPES[call.dtype].is_floating_point else torch.int64

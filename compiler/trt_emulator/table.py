@@ -13,7 +13,7 @@ from compiler.plugins import Registry
 from compiler.trt_network.record import LayerRecord, NetworkRecord
 
 
-class Communicator(Protocol):
+class RankExchange(Protocol):
     """What collectives are called on; every rank calls them in the same order. Tensors are valid during a call only."""
 
     @property
@@ -31,13 +31,13 @@ class Communicator(Protocol):
 
 
 @dataclass(slots=True)
-class Call:
+class LayerCall:
     """One evaluation of one layer."""
 
     layer: LayerRecord
     inputs: Sequence[Tensor | None]
     record: NetworkRecord
-    communicator: Communicator | None = None
+    communicator: RankExchange | None = None
 
     def optional(self, index: int) -> Tensor | None:
         """The input at that position, or None if it is not set."""
@@ -84,7 +84,7 @@ def layer_error(layer: LayerRecord, message: str, *, hint: str) -> TargetError:
     return TargetError(f"layer {layer.name!r} ({layer.kind}) {message}", hint=hint)
 
 
-Function = Callable[[Call], Tensor]
+Function = Callable[[LayerCall], Tensor]
 Check = Callable[[LayerRecord, NetworkRecord], str | None]
 
 _SAID_BY_TENSORS = frozenset({"precision", "precision_is_set"})

@@ -15,7 +15,7 @@ from runtime.executors.kind import AUTO, EXECUTORS, ExecutorKind, find_executor
 
 
 @dataclass(frozen=True)
-class Choice:
+class ExecutorChoice:
     """An executor, and the target whose files it is to run.
 
     Attributes:
@@ -34,7 +34,7 @@ class Choice:
         return find_executor(self.executor)
 
 
-def choose(folder: EngineFolder, executor: str, device: str, *, emulate: bool = False) -> Choice:
+def choose(folder: EngineFolder, executor: str, device: str, *, emulate: bool = False) -> ExecutorChoice:
     """What runs an engine.
 
     Args:
@@ -53,7 +53,9 @@ def choose(folder: EngineFolder, executor: str, device: str, *, emulate: bool = 
         choice = _automatic(folder, device)
         if emulate and _runs_what_every_engine_has(choice.target) and not device.startswith("cuda"):
             emulators = (kind for kind in EXECUTORS.values() if kind.emulates)
-            return next((Choice(kind.name, target) for kind in emulators if (target := kind.target_of(built))), choice)
+            return next(
+                (ExecutorChoice(kind.name, target) for kind in emulators if (target := kind.target_of(built))), choice
+            )
         return choice
     kind = find_executor(executor)
     target = kind.target_of(built)
@@ -62,16 +64,16 @@ def choose(folder: EngineFolder, executor: str, device: str, *, emulate: bool = 
             f"{folder.path} has no files that {executor} runs; it was built for: {', '.join(built) or 'none'}",
             hint=f"compile it again with --target {kind.targets[0]}, or leave --executor out",
         )
-    return Choice(executor, target)
+    return ExecutorChoice(executor, target)
 
 
-def _automatic(folder: EngineFolder, device: str) -> Choice:
+def _automatic(folder: EngineFolder, device: str) -> ExecutorChoice:
     """The first kind that suits this machine, and what is to be said of a better one that does not."""
     note = ""
     for kind, target in _candidates(folder):
         suits, why = kind.fit(target, device)
         if suits:
-            return Choice(kind.name, target, note)
+            return ExecutorChoice(kind.name, target, note)
         note = note or (f"{folder.path} runs on {why}" if why else "")
     raise EngineError(
         f"{folder.path} has no files that anything here runs; it was built for: "

@@ -13,7 +13,7 @@ from compiler.progress import Progress
 from runtime.engine_dir.engine_folder import EngineFolder, open_engine
 from runtime.engine_dir.used_plugins import plugin_notes, plugins_found
 from runtime.executors.kind import AUTO, RankToLoad, find_executor
-from runtime.load.choice import Choice, choose
+from runtime.load.choice import ExecutorChoice, choose
 from runtime.load.ignored_options import device_cases, ignored_notes
 from runtime.load.loading import check_request, prepare_torch
 from runtime.processes.environment import rank_from_environment, share_cores
@@ -95,7 +95,7 @@ def run_on_ranks(
 class _Plan:
     """What a rank runs, on which device, and how the ranks of its groups exchange tensors."""
 
-    choice: Choice
+    choice: ExecutorChoice
     device: str
     upgrade: Upgrade
 

@@ -17,7 +17,7 @@ from compiler.frontends.attention import Attention
 from compiler.frontends.config import Size
 from compiler.frontends.lifting import Lifting
 from compiler.frontends.modules import embed, layer_norm, learned_positions, linear
-from compiler.frontends.step import B, C, ModelShape, S, Step
+from compiler.frontends.step import B, C, ModelShape, S, StepBuilder
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 from compiler.ir.types import TensorType
@@ -40,7 +40,7 @@ SHAPE = ModelShape(
 class Kit:
     """A model under construction, and values of all sorts."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: StepBuilder) -> None:
         self.step, self.b = step, step.b
         self.x, _ = embed(step, "embed", HIDDEN)
         self.attention = Attention(scale=0.5, mask=step.causal_mask(), bias=step.alibi([0.5, 0.25, 0.1, 0.05]))

@@ -9,20 +9,20 @@ from compiler.errors import ConfigError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.json_file import read_object
 from compiler.frontends.leftovers import is_leftover
-from compiler.frontends.quantized.awq import Awq
+from compiler.frontends.quantized.awq import AwqImporter
 from compiler.frontends.quantized.compressed_tensors import CompressedTensors
-from compiler.frontends.quantized.gptq import Gptq
+from compiler.frontends.quantized.gptq import GptqImporter
 from compiler.frontends.quantized.modelopt import ModelOpt
-from compiler.frontends.quantized.packed import Options, Packed, Scheme
+from compiler.frontends.quantized.packed import Options, PackedLinear, PackedScheme
 from compiler.frontends.read_stored import read_stored
 from compiler.ir.dtypes import DType
 
-__all__ = ["Packed", "Scheme", "quantized_scheme"]
+__all__ = ["PackedLinear", "PackedScheme", "quantized_scheme"]
 
-_METHODS: dict[str, Callable[[Options], Scheme]] = {
-    "awq": Awq,
+_METHODS: dict[str, Callable[[Options], PackedScheme]] = {
+    "awq": AwqImporter,
     "compressed-tensors": CompressedTensors,
-    "gptq": Gptq,
+    "gptq": GptqImporter,
     "modelopt": ModelOpt,
 }
 # Tensors that some tools store among the weights.
@@ -31,7 +31,7 @@ _STORED = {"gptq_bits": "bits", "gptq_groupsize": "group_size"}
 _FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
 
 
-def quantized_scheme(checkpoint: Checkpoint) -> Scheme | None:
+def quantized_scheme(checkpoint: Checkpoint) -> PackedScheme | None:
     """How the checkpoint is quantized; None if it is not.
 
     Raises:

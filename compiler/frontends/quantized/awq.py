@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compiler.errors import CheckpointError
-from compiler.frontends.quantized.packed import Options, Packed, groups_of, has_any, transposed, wide
+from compiler.frontends.quantized.packed import Options, PackedLinear, groups_of, has_any, transposed, wide
 from compiler.frontends.quantized.uncached import Uncached
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-class Awq(Uncached):
-    """See `Scheme`."""
+class AwqImporter(Uncached):
+    """See `PackedScheme`."""
 
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
@@ -35,8 +35,8 @@ class Awq(Uncached):
         options.only("zero_point", True, False)  # zero points are stored either way
         self.group = options.take("group_size", int, aliases=["q_group_size"], default=128)
 
-    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
-        """See `Scheme.weight`."""
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> PackedLinear | None:
+        """See `PackedScheme.weight`."""
         if not has_any(weights, module, "qweight", "qzeros", "scales"):
             return None
         if out % 8:
@@ -46,7 +46,7 @@ class Awq(Uncached):
         scales = weights.raw(
             f"{module}.scales", groups, out, dtypes=(DType.f32, DType.f16, DType.bf16), name=f"{name}.scale.stored"
         )
-        return Packed(
+        return PackedLinear(
             _unpacked(weights, f"{module}.qweight", width, out, f"{name}.packed"),
             transposed(b, wide(b, scales, f"{name}.scale.f32"), f"{name}.scale"),
             _unpacked(weights, f"{module}.qzeros", groups, out, f"{name}.zero"),

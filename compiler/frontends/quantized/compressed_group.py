@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from compiler.errors import CheckpointError, ConfigError
-from compiler.frontends.quantized.packed import Enter, Options, Packed, in_order, ordered, stored_integers
+from compiler.frontends.quantized.packed import Enter, Options, PackedLinear, in_order, ordered, stored_integers
 from compiler.frontends.quantized.stored_scales import chained, static_input, token_input, weight_scale
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
@@ -41,8 +41,8 @@ class Group:
         self._by_index = weights.only("actorder", False, "weight", "static", *_BY_INDEX) in _BY_INDEX
         self._activations = _activations(options)
 
-    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed:
-        """See `Scheme.weight`."""
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> PackedLinear:
+        """See `PackedScheme.weight`."""
         scale = weight_scale(
             weights, f"{module}.weight_scale", out, width, f"{name}.scale", self._blocks.of(out, width)
         )
@@ -51,10 +51,10 @@ class Group:
         enter = self._enter(weights, module, name)
         groups = scale.type.sizes({})[1]
         if self._in_order(weights, module, groups, width):
-            return Packed(q, scale, zero, enter)
+            return PackedLinear(q, scale, zero, enter)
         numbers = weights.raw(f"{module}.weight_g_idx", width, dtypes=(DType.i32,), name=f"{name}.groups")
         q, sort = ordered(weights.b, q, numbers, groups, name)
-        return Packed(q, scale, zero, chained(sort, enter))
+        return PackedLinear(q, scale, zero, chained(sort, enter))
 
     def _in_order(self, weights: Weights, module: str, groups: int, width: int) -> bool:
         """Whether each group is a run of inputs.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from compiler.errors import CheckpointError
 from compiler.frontends.quantized.compressed_group import FORMATS, Group
-from compiler.frontends.quantized.packed import Options, Packed, has_any
+from compiler.frontends.quantized.packed import Options, PackedLinear, has_any
 from compiler.frontends.quantized.stored_scales import stored_cache_scale
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CompressedTensors:
-    """See `Scheme`."""
+    """See `PackedScheme`."""
 
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
@@ -42,11 +42,11 @@ class CompressedTensors:
 
     @property
     def cache(self) -> DType | None:
-        """See `Scheme.cache`."""
+        """See `PackedScheme.cache`."""
         return self._cache
 
-    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
-        """See `Scheme.weight`."""
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> PackedLinear | None:
+        """See `PackedScheme.weight`."""
         if not has_any(weights, module, "weight_packed", "weight_scale"):
             return None
         target = self._target(module)
@@ -58,7 +58,7 @@ class CompressedTensors:
         return self._targets[target].weight(weights, module, out, width, name)
 
     def cache_scale(self, weights: Weights, module: str, which: str, heads: int) -> Value:
-        """See `Scheme.cache_scale`."""
+        """See `PackedScheme.cache_scale`."""
         return stored_cache_scale(weights, (f"{module}.{which}_scale",), heads, f"{which}.cache_scale")
 
     def _target(self, module: str) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from compiler.errors import CheckpointError
 from compiler.frontends.quantized.packed import (
     Options,
-    Packed,
+    PackedLinear,
     groups_of,
     has_any,
     in_order,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from compiler.frontends.weights import Weights
 
 
-class Gptq(Uncached):
-    """See `Scheme`. Of groups, their order and zero points, what is stored counts, whatever the options say."""
+class GptqImporter(Uncached):
+    """See `PackedScheme`. Of groups, their order and zero points, what is stored counts, whatever the options say."""
 
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
@@ -53,8 +53,8 @@ class Gptq(Uncached):
         for changed in ("activation", "adapter", "rotation"):
             options.only(changed, {})
 
-    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
-        """See `Scheme.weight`."""
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> PackedLinear | None:
+        """See `PackedScheme.weight`."""
         if not has_any(weights, module, "qweight", "qzeros", "scales", "g_idx"):
             return None
         self._note_unsaid(weights)
@@ -69,10 +69,10 @@ class Gptq(Uncached):
         zero = self._zero(weights, module, groups, out, name)
         q = transposed(b, q, f"{name}.packed")
         if self._in_order(weights, module, groups, width):
-            return Packed(q, scale, zero)
+            return PackedLinear(q, scale, zero)
         numbers = weights.raw(f"{module}.g_idx", width, dtypes=(DType.i32,), name=f"{name}.groups")
         q, enter = ordered(b, q, numbers, groups, name)
-        return Packed(q, scale, zero, enter)
+        return PackedLinear(q, scale, zero, enter)
 
     def _note_unsaid(self, weights: Weights) -> None:
         """Say which options are missing: what is stored tells as much."""

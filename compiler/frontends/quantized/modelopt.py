@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from compiler.errors import CheckpointError
 from compiler.frontends.quantized.compressed_tensors import cache_type
-from compiler.frontends.quantized.packed import Enter, Options, Packed
+from compiler.frontends.quantized.packed import Enter, Options, PackedLinear
 from compiler.frontends.quantized.stored_scales import (
     chained,
     scaled_input,
@@ -44,7 +44,7 @@ _ALGORITHMS = {
 
 
 class ModelOpt:
-    """See `Scheme`."""
+    """See `PackedScheme`."""
 
     def __init__(self, options: Options) -> None:
         """Read the options; ConfigError if one is not supported."""
@@ -57,11 +57,11 @@ class ModelOpt:
 
     @property
     def cache(self) -> DType | None:
-        """See `Scheme.cache`."""
+        """See `PackedScheme.cache`."""
         return self._cache
 
-    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
-        """See `Scheme.weight`."""
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> PackedLinear | None:
+        """See `PackedScheme.weight`."""
         if self._algorithm is None or not self._quantized(weights, module):
             return None
         b, dtype, tensor = weights.b, self._algorithm.dtype, f"{module}.weight"
@@ -76,10 +76,10 @@ class ModelOpt:
             q = b.unpack(pairs, bits=4, axis=0, signed=True, name=f"{name}.packed")
         else:
             q = weights.raw(tensor, out, width, dtypes=(dtype,), name=f"{name}.packed")
-        return Packed(q, scale, None, self._enter(weights, module, width, name))
+        return PackedLinear(q, scale, None, self._enter(weights, module, width, name))
 
     def cache_scale(self, weights: Weights, module: str, which: str, heads: int) -> Value:
-        """See `Scheme.cache_scale`."""
+        """See `PackedScheme.cache_scale`."""
         tensors = (f"{module}.{which}_proj.{which}_scale", f"{module}.{which}_scale")
         return stored_cache_scale(weights, tensors, heads, f"{which}.cache_scale")
 

@@ -25,7 +25,7 @@ _HINT = "correct it there: the tool that wrote the checkpoint, or its documentat
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedLinear:
     """A quantized weight.
 
     Attributes:
@@ -47,7 +47,7 @@ class Packed:
         return {word: value for word, value in parts.items() if value is not None}
 
 
-class Scheme(Protocol):
+class PackedScheme(Protocol):
     """How a checkpoint is quantized."""
 
     @property
@@ -55,7 +55,7 @@ class Scheme(Protocol):
         """The type of keys and values in caches; None for that of the model."""
         ...
 
-    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> Packed | None:
+    def weight(self, weights: Weights, module: str, out: int, width: int, name: str) -> PackedLinear | None:
         """The weight `[out, width]` of a module; None if it is not quantized. `name` is what to call it in the graph.
 
         Raises:

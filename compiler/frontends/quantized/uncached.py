@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Uncached:
-    """The part of a `Scheme` that is about caches, which stay as they are."""
+    """The part of a `PackedScheme` that is about caches, which stay as they are."""
 
     @property
     def cache(self) -> DType | None:
-        """See `Scheme.cache`."""
+        """See `PackedScheme.cache`."""
         return None
 
     def cache_scale(self, weights: Weights, module: str, which: str, heads: int) -> Value:

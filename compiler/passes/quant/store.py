@@ -1,4 +1,4 @@
-"""Results of calibration in files, found again by what they were made from."""
+"""CalibrationResults of calibration in files, found again by what they were made from."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from runtime.executors.tensorrt.caches import Caches
 from runtime.executors.tensorrt.candidates import CacheSize, Candidate, Candidates
 from runtime.executors.tensorrt.frame import Frame, StepInputs
 from runtime.executors.tensorrt.interface import Stream
-from runtime.executors.tensorrt.step import Chosen, Part, Results
+from runtime.executors.tensorrt.step import Chosen, StepPart, StepResults
 
 
 class TensorRTStage:
@@ -61,7 +61,7 @@ class TensorRTStage:
             RequestError: if a sequence outgrows the capacity, or no plan takes the step.
             EngineError: if TensorRT fails.
         """
-        part = Part(rows, step, received)
+        part = StepPart(rows, step, received)
         longest = int((step.past_len + step.new_len).max())
         if longest > self._capacity:
             raise RequestError(f"a sequence grew to {longest} tokens; the caches hold {self._capacity}")
@@ -83,25 +83,25 @@ class TensorRTStage:
         with self._stream.active():
             self.caches.copy_rows(copies)
 
-    def _first_results(self, part: Part) -> Results:
-        """Results that are right for rows of one token. They run first: see the class."""
+    def _first_results(self, part: StepPart) -> StepResults:
+        """StepResults that are right for rows of one token. They run first: see the class."""
         sizes, device = (part.size, part.step.length, part.step.wanted), self._stream.device
         outputs = self._candidates.signature.outputs
-        results = Results(outputs, {item.name: item.zeros(*sizes, device) for item in outputs})
+        results = StepResults(outputs, {item.name: item.zeros(*sizes, device) for item in outputs})
         if 1 in part.counts:
             results.take(self._run_together(part))
         return results
 
-    def _run_together(self, part: Part) -> Results:
+    def _run_together(self, part: StepPart) -> StepResults:
         """Run the rows of one token; returns the results of the part's rows, one position each."""
         frame = self._decode_frame
         for name, tensor in frame.received.items():
             tensor[part.rows] = part.received[name][:, :1]
         self._run(self._decoder, frame, part.ones(self._batch, self.caches.full), capture=self._capture)
         made = {name: tensor[part.rows] for name, tensor in frame.outputs.items()}
-        return Results(self._candidates.signature.outputs, made)
+        return StepResults(self._candidates.signature.outputs, made)
 
-    def _run_alone(self, part: Part, row: int, count: int, results: Results) -> None:
+    def _run_alone(self, part: StepPart, row: int, count: int, results: StepResults) -> None:
         """Run the tokens of a row, in the chunks that the plans take best, and put into `results` what they give."""
         positions = part.step.logit_pos[row].clamp(max=count - 1)
         for chunk in self._candidates.chunks(self.caches.size, count, sorted(set(positions.tolist()))):

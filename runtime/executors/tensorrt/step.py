@@ -14,7 +14,7 @@ from runtime.executors.tensorrt.signature import Activation
 
 
 @dataclass(frozen=True)
-class Part:
+class StepPart:
     """The arguments of `runtime.executors.interface.StageSession.step`."""
 
     rows: slice
@@ -89,7 +89,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Results:
+class StepResults:
     """What a step gives of some rows, by name: activations `[rows, S, ...]` or `[rows, R, ...]`.
 
     Attributes:
@@ -100,7 +100,7 @@ class Results:
     items: Sequence[Activation]
     tensors: Mapping[str, Tensor]
 
-    def take(self, ones: Results) -> None:
+    def take(self, ones: StepResults) -> None:
         """Take over what has one position a row: that of the first token, or for all wanted positions."""
         for item in self.items:
             place = self.tensors[item.name]

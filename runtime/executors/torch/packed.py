@@ -15,7 +15,7 @@ TILE = 1 << 18
 """Elements of a tile: as float32, they fit into a second-level cache."""
 
 
-class Packed(NamedTuple):
+class PackedWeight(NamedTuple):
     """A quantized weight `[N, K]`.
 
     Attributes:

@@ -18,7 +18,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.int4 import pack_int4
 from compiler.ir.op import Op
 from runtime.executors.torch.lowering import Lowering
-from runtime.executors.torch.packed import TILE, Packed
+from runtime.executors.torch.packed import TILE, PackedWeight
 
 Product = Callable[[Tensor], Tensor]
 
@@ -71,13 +71,13 @@ def _takes_integers(state: Lowering, linear: Op, source: Op) -> bool:
     )
 
 
-def _load(state: Lowering, op: Op) -> Packed:
+def _load(state: Lowering, op: Op) -> PackedWeight:
     q, scale, *zero = op.operands
     values = state.load(q)
     if q.type.dtype is DType.i4:
         values = pack_int4(values)
     n, k = q.type.sizes({})
-    return Packed(
+    return PackedWeight(
         values.to(state.device),
         state.load(scale).to(state.device, torch.float32),
         state.load(zero[0]).to(state.device) if zero else None,
@@ -90,13 +90,13 @@ def _with_bias(product: Product, bias: Tensor | None) -> Product:
     return product if bias is None else lambda x: product(x) + bias
 
 
-def tiled_product(x: Tensor, weight: Packed) -> Tensor:
+def tiled_product(x: Tensor, weight: PackedWeight) -> Tensor:
     """`x @ weight.T` for `x [..., K]`, in the type of `x`; no more than a tile of the weight is ever dequantized."""
     parts = [torch.nn.functional.linear(x, tile.to(x.dtype)) for _, tile in weight.tiles()]
     return torch.cat(parts, -1)
 
 
-def _integer_product(weight: Packed, bias: Tensor | None) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
+def _integer_product(weight: PackedWeight, bias: Tensor | None) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
     transposed, scale = weight.q.t(), weight.scale.reshape(-1)
     multiply = torch._int_mm if _has_integer_product() else exact_integer_product
 
@@ -134,7 +134,7 @@ def _has_integer_product() -> bool:
         return False
 
 
-def _kernel(weight: Packed) -> Product | None:
+def _kernel(weight: PackedWeight) -> Product | None:
     """Torch's own product for a weight, if it has one that works here."""
     columns = weight.shape[1]
     if weight.zero is not None or weight.scale.shape[0] != weight.shape[0]:
@@ -148,7 +148,7 @@ def _kernel(weight: Packed) -> Product | None:
     return None
 
 
-def _int8_product(weight: Packed) -> Product:
+def _int8_product(weight: PackedWeight) -> Product:
     q, scale = weight.q.clone(), weight.scale.reshape(-1)  # out of the mapped file
     ones = torch.ones(len(scale), dtype=torch.bfloat16)
 
@@ -159,7 +159,7 @@ def _int8_product(weight: Packed) -> Product:
     return product
 
 
-def _int4_product(weight: Packed, group: int) -> Product:
+def _int4_product(weight: PackedWeight, group: int) -> Product:
     rows, columns = weight.shape
     values = weight.rows(0, rows).int() + 8
     packed = torch._convert_weight_to_int4pack_for_cpu(values, 1)
@@ -181,7 +181,7 @@ def _works(dtype: DType) -> bool:
     """Whether torch's kernel exists here and computes a small product of small integers, which all types hold."""
     values = (torch.arange(16 * 32).reshape(16, 32) % 15 - 7).to(torch.int8)
     q = pack_int4(values) if dtype is DType.i4 else values
-    weight = Packed(q, torch.full((16, 1), 0.5), None, (16, 32), dtype)
+    weight = PackedWeight(q, torch.full((16, 1), 0.5), None, (16, 32), dtype)
     x = (torch.arange(3 * 32).reshape(3, 32) % 3 - 1).float()
     try:
         product = _int4_product(weight, 32) if dtype is DType.i4 else _int8_product(weight)

@@ -38,11 +38,11 @@ class Torch(Target):
 
 def _lacks(rank: Graph) -> Iterator[Lack]:
     import runtime.executors.torch.rules  # noqa: F401 - registers llmc's own
-    from compiler.targets.op_parts import EVALUATOR, Lack, Part, is_evaluated
+    from compiler.targets.op_parts import EVALUATOR, Lack, PluginPart, is_evaluated
     from runtime.executors.torch.lowering import RULE_DECORATOR, RULES, running_ops
 
     for op in running_ops(rank):
-        rule = Part("rule of the torch executor", RULE_DECORATOR)
+        rule = PluginPart("rule of the torch executor", RULE_DECORATOR)
         parts = [EVALUATOR] if not is_evaluated(op) else []
         parts += [rule] if RULES.find(op.kind.name) is None else []
         if parts:

@@ -1,4 +1,4 @@
-"""Results of calibration go to a folder of the test run's own."""
+"""CalibrationResults of calibration go to a folder of the test run's own."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Results of calibration in files."""
+"""CalibrationResults of calibration in files."""
 
 import errno
 import json

@@ -9,7 +9,7 @@ import torch
 from compiler.errors import EngineError, TargetError
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.executors import kinds
-from runtime.load.choice import Choice, choose
+from runtime.load.choice import ExecutorChoice, choose
 from runtime.load.loading import load_engine
 from tests.runtime.engines import MANIFEST, write_engine
 
@@ -36,12 +36,12 @@ def automatic(tmp_path, *targets, device="auto"):
 
 def test_auto_takes_tensorrt_where_it_runs_and_torch_where_it_does_not(tmp_path, machine) -> None:
     both = ("torch", "tensorrt-rtx")
-    assert automatic(tmp_path, *both) == Choice("tensorrt", "tensorrt-rtx")
-    assert automatic(tmp_path, *both, device="cuda:1") == Choice("tensorrt", "tensorrt-rtx")
-    assert automatic(tmp_path, *both, device="cpu") == Choice("torch", "torch")
-    assert automatic(tmp_path, "torch") == Choice("torch", "torch")
+    assert automatic(tmp_path, *both) == ExecutorChoice("tensorrt", "tensorrt-rtx")
+    assert automatic(tmp_path, *both, device="cuda:1") == ExecutorChoice("tensorrt", "tensorrt-rtx")
+    assert automatic(tmp_path, *both, device="cpu") == ExecutorChoice("torch", "torch")
+    assert automatic(tmp_path, "torch") == ExecutorChoice("torch", "torch")
     machine("tensorrt_rtx", gpu=False)
-    assert automatic(tmp_path, *both) == Choice("torch", "torch")
+    assert automatic(tmp_path, *both) == ExecutorChoice("torch", "torch")
     machine("tensorrt", gpu=True)
     assert automatic(tmp_path, *both).executor == "torch"
 
@@ -58,7 +58,7 @@ def test_plans_can_be_emulated_where_nothing_runs_them(tmp_path, machine) -> Non
     assert emulated() == "emulator"
     assert emulated("torch") == "torch"
     machine(gpu=True)  # a GPU, and no package that runs the plans
-    assert choose(both, "auto", "auto", emulate=True) == Choice("emulator", "tensorrt-rtx")
+    assert choose(both, "auto", "auto", emulate=True) == ExecutorChoice("emulator", "tensorrt-rtx")
     assert emulated(device="cuda") == "torch"
     assert choose(folder(tmp_path, "torch"), "auto", "auto", emulate=True).executor == "torch"
 
@@ -73,7 +73,9 @@ def test_auto_says_so_if_only_the_package_keeps_it_from_tensorrt(tmp_path, machi
 
 def test_the_emulator_runs_only_what_names_it(tmp_path, machine) -> None:
     machine("tensorrt_rtx", gpu=False)
-    assert choose(folder(tmp_path, "torch", "tensorrt-rtx"), "emulator", "auto") == Choice("emulator", "tensorrt-rtx")
+    assert choose(folder(tmp_path, "torch", "tensorrt-rtx"), "emulator", "auto") == ExecutorChoice(
+        "emulator", "tensorrt-rtx"
+    )
     with pytest.raises(EngineError, match="no files that anything here runs; it was built for: tensorrt-rtx"):
         automatic(tmp_path, "tensorrt-rtx")
 
@@ -88,7 +90,7 @@ def test_of_two_tensorrt_targets_the_one_whose_package_is_installed_runs(tmp_pat
 
 @pytest.mark.parametrize("executor", ["torch", "interpreter"])
 def test_torch_and_the_interpreter_run_the_graph_of_every_engine(tmp_path, executor) -> None:
-    assert choose(folder(tmp_path, "tensorrt-rtx", "torch"), executor, "auto") == Choice(executor, "torch")
+    assert choose(folder(tmp_path, "tensorrt-rtx", "torch"), executor, "auto") == ExecutorChoice(executor, "torch")
     without = folder(tmp_path, "tensorrt-rtx")
     with pytest.raises(
         EngineError, match=f"has no files that {executor} runs; it was built for: tensorrt-rtx"

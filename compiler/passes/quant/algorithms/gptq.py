@@ -19,7 +19,7 @@ from compiler.passes.quant.algorithms.scheme import Rounded, Scales, Scheme
 BLOCK = 128
 
 
-class Factor(NamedTuple):
+class CholeskyFactor(NamedTuple):
     """What GPTQ needs to know of a linear's inputs.
 
     Attributes:
@@ -35,7 +35,7 @@ class Factor(NamedTuple):
     is_sorted: bool
 
 
-def factorize(gram: Tensor, *, damping: float = 0.01, order: bool = True, name: str = "the weight") -> Factor:
+def factorize(gram: Tensor, *, damping: float = 0.01, order: bool = True, name: str = "the weight") -> CholeskyFactor:
     """Prepare GPTQ for the linears over one input.
 
     Args:
@@ -64,7 +64,7 @@ def factorize(gram: Tensor, *, damping: float = 0.01, order: bool = True, name: 
             f"the inputs of {name} depend on one another too much for GPTQ",
             hint="give a larger damping, such as damping=0.1, or more text for calibration",
         )
-    return Factor(upper, columns, dead, order)
+    return CholeskyFactor(upper, columns, dead, order)
 
 
 def _inverse_factor(matrix: Tensor) -> Tensor | None:
@@ -76,7 +76,7 @@ def _inverse_factor(matrix: Tensor) -> Tensor | None:
     return None if failed or not bool(upper.isfinite().all()) else upper
 
 
-def gptq(weight: Tensor, factor: Factor, scheme: Scheme) -> Rounded:
+def gptq(weight: Tensor, factor: CholeskyFactor, scheme: Scheme) -> Rounded:
     """Round a weight `[N, K]`.
 
     Without an order of columns, the scales of a group are taken when it is reached, from weights that already make

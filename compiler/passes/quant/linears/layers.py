@@ -18,7 +18,7 @@ from compiler.passes.quant.calibration.points import calibration_points
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.statistics import require_finite
 from compiler.passes.quant.linears.replace import dequantized_linear
-from compiler.passes.quant.linears.targets import Target
+from compiler.passes.quant.linears.targets import TargetLinear
 from compiler.passes.quant.report import OpError
 from compiler.passes.quant.store import ResultStore, Stored
 
@@ -41,7 +41,7 @@ class LayerResult:
 
 
 @dataclass(frozen=True)
-class Results:
+class CalibrationResults:
     """The results for all layers.
 
     Attributes:
@@ -55,13 +55,13 @@ class Results:
     errors: Mapping[str, float]
 
 
-Solve = Callable[[BatchView, Mapping[str, Target]], LayerResult]
+Solve = Callable[[BatchView, Mapping[str, TargetLinear]], LayerResult]
 """Calibrates the linears of a calibration point, whose targets are given by the linears' names."""
 
 
 def calibrate(
-    graph: Graph, targets: Sequence[Target], calibration: CalibrationSource, settings: str, solve: Solve
-) -> Results:
+    graph: Graph, targets: Sequence[TargetLinear], calibration: CalibrationSource, settings: str, solve: Solve
+) -> CalibrationResults:
     """The results for some targets: those found in the cache, or new ones.
 
     Raises:
@@ -74,12 +74,12 @@ def calibrate(
     note = store.note or {}
     numbers, errors = note.get("numbers", {}), note.get("errors", {})
     assert isinstance(numbers, dict) and isinstance(errors, dict)
-    return Results(store.refs(), numbers, errors)
+    return CalibrationResults(store.refs(), numbers, errors)
 
 
 def _calibrate(
     graph: Graph,
-    targets: Sequence[Target],
+    targets: Sequence[TargetLinear],
     calibration: CalibrationSource,
     store: ResultStore,
     layerwise: LayerwiseCalibration,
@@ -105,7 +105,10 @@ def _calibrate(
 
 
 def report(
-    calibration: CalibrationSource, targets: Iterable[Target], errors: Mapping[str, float], recipes: Mapping[str, str]
+    calibration: CalibrationSource,
+    targets: Iterable[TargetLinear],
+    errors: Mapping[str, float],
+    recipes: Mapping[str, str],
 ) -> None:
     """Tell the calibration the errors of some targets; `recipes` says how each was quantized, by the linear's name."""
     calibration.report.entries += [
@@ -118,7 +121,7 @@ def describe(algorithm: str, bits: float, group: int = 0) -> str:
     return ", ".join([algorithm, f"{bits:g} bits", *([f"group {group}"] if group else [])])
 
 
-def stored_weight(target: Target, rounded: Rounded, dtype: DType) -> dict[str, Stored]:
+def stored_weight(target: TargetLinear, rounded: Rounded, dtype: DType) -> dict[str, Stored]:
     """What to store of a rounded weight, by the keys that `stored_linear` reads."""
     name, module = target.op.name, target.module
     tensors = {

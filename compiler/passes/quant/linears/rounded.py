@@ -19,8 +19,8 @@ from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration, find_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import (
+    CalibrationResults,
     LayerResult,
-    Results,
     Solve,
     calibrate,
     describe,
@@ -30,7 +30,7 @@ from compiler.passes.quant.linears.layers import (
 )
 from compiler.passes.quant.linears.replace import dequantized_linear
 from compiler.passes.quant.linears.rounding import input_rounding, round_weight
-from compiler.passes.quant.linears.targets import Target, targets
+from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import Activations, Recipe
 
 _WINDOWS = 4
@@ -73,7 +73,7 @@ def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
         PassError: as `targets`, `calibrate` and `quantize_linears`.
     """
     chosen = targets(graph, recipe, rounding.scheme.group)
-    results = Results({}, {}, {})
+    results = CalibrationResults({}, {}, {})
     if calibration := _calibration(graph, rounding):
         results = calibrate(graph, chosen, calibration, f"{rounding} {_names(chosen)}", _solver(rounding))
         how = describe(recipe.algorithm, rounding.scheme.bits, rounding.scheme.group)
@@ -99,7 +99,7 @@ def _calibration(graph: Graph, rounding: Rounding) -> CalibrationSource | None:
 
 
 def _solver(rounding: Rounding) -> Solve:
-    def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+    def solve(view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
         module = by_name[view.point.ops[0].name].module
         known = gather(view.inputs, view.device, module, gram=rounding.compensate)
         rounded = rounding.weights(view.weights, known.gram, module)
@@ -141,5 +141,5 @@ def _errors(
     return {name: relative_error(inputs @ after[name].T, rows @ before[name].float().T) for name in after}
 
 
-def _names(chosen: list[Target]) -> list[str]:
+def _names(chosen: list[TargetLinear]) -> list[str]:
     return [target.op.name for target in chosen]

@@ -14,10 +14,10 @@ from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
 from compiler.passes.quant.budget import quantize_linears
 from compiler.passes.quant.calibration.points import CalibrationPoint, calibration_points
-from compiler.passes.quant.linears.layers import Results, stored_linear
+from compiler.passes.quant.linears.layers import CalibrationResults, stored_linear
 from compiler.passes.quant.linears.rounding import RoundInput
 from compiler.passes.quant.linears.smoothing import Make, find_places, smooth
-from compiler.passes.quant.linears.targets import Target
+from compiler.passes.quant.linears.targets import TargetLinear
 from compiler.passes.quant.store import Stored
 
 
@@ -35,8 +35,8 @@ def stored_scale(point: CalibrationPoint, factor: Tensor, module: str) -> dict[s
 
 def rewrite_smoothed(
     graph: Graph,
-    chosen: Sequence[Target],
-    results: Results,
+    chosen: Sequence[TargetLinear],
+    results: CalibrationResults,
     kl_budget: float | None,
     round_input: RoundInput | None = None,
 ) -> Graph:

@@ -23,7 +23,7 @@ Make = Callable[[RewriteBuilder], Value]
 
 
 @dataclass(frozen=True)
-class Place:
+class DivisionPlace:
     """Where the division of an input happens.
 
     Attributes:
@@ -39,7 +39,7 @@ def smooth(
     graph: Graph,
     points: Collection[CalibrationPoint],
     scales: Mapping[str, Make],
-    places: Mapping[str, Place] | None = None,
+    places: Mapping[str, DivisionPlace] | None = None,
 ) -> Graph:
     """The graph with the inputs of some linears multiplied by constants, and their weights divided by them.
 
@@ -92,7 +92,7 @@ def _absorbed(op: Op, parameters: list[Value], factor: Value, b: RewriteBuilder)
     return [scaled, *(b.mul(value, factor, name="bias.scaled") for value in bias)]
 
 
-def find_places(graph: Graph, points: Collection[CalibrationPoint]) -> dict[str, Place]:
+def find_places(graph: Graph, points: Collection[CalibrationPoint]) -> dict[str, DivisionPlace]:
     """Where the division of each point's input happens, by the input's name."""
     finder = _Finder(graph)
     return {point.x.name: finder.find(point) for point in points}
@@ -107,16 +107,16 @@ class _Finder:
         self.outputs = {value.name for role, value in graph.outputs.items() if role not in graph.states()}
         self.taken: set[str] = set()
 
-    def find(self, point: CalibrationPoint) -> Place:
+    def find(self, point: CalibrationPoint) -> DivisionPlace:
         """The place for a point; each op absorbs the scales of one input at most."""
         users = {op.name for op in self.graph.users.get(point.x.name, ())}
         if users != {op.name for op in point.ops} or point.x.name in self.outputs:
-            return Place("mul")
+            return DivisionPlace("mul")
         op = self._absorber(self.graph.producers.get(point.x.name))
         if op is None or op.name in self.taken or op.result.type.shape[-1] != point.x.type.shape[-1]:
-            return Place("mul")
+            return DivisionPlace("mul")
         self.taken.add(op.name)
-        return Place("rows" if op.kind.name == "linear" else "norm", op.name)
+        return DivisionPlace("rows" if op.kind.name == "linear" else "norm", op.name)
 
     def _absorber(self, op: Op | None) -> Op | None:
         """The norm or linear behind the result of `op`, through ops that commute with positive scales of channels."""

@@ -15,7 +15,7 @@ from compiler.suggest import did_you_mean
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetLinear:
     """A linear to quantize.
 
     Attributes:
@@ -34,7 +34,7 @@ class Target:
         return self.op.operands[1]
 
 
-def targets(graph: Graph, recipe: Recipe, group: int = 0) -> list[Target]:
+def targets(graph: Graph, recipe: Recipe, group: int = 0) -> list[TargetLinear]:
     """The linears that a recipe is for, in order: those over a constant weight, but for the head.
 
     The head, the linear that makes the logits, is among them if a pattern of `only` names it. A pattern matches a
@@ -63,7 +63,7 @@ def targets(graph: Graph, recipe: Recipe, group: int = 0) -> list[Target]:
     return kept
 
 
-def candidates(graph: Graph) -> list[Target]:
+def candidates(graph: Graph) -> list[TargetLinear]:
     """Every linear over a constant weight that is not quantized yet."""
     constant = stored_values(graph)
     return [_target(graph, op) for op in graph.find("linear") if op.operands[1].name in constant]
@@ -79,7 +79,7 @@ def head_of(graph: Graph) -> str | None:
     return None
 
 
-def require_group(target: Target, group: int) -> None:
+def require_group(target: TargetLinear, group: int) -> None:
     """PassError, naming the module, unless `group` divides the inputs of a linear."""
     width = target.weight.type.shape[1]
     assert isinstance(width, int)
@@ -92,11 +92,11 @@ def require_group(target: Target, group: int) -> None:
         )
 
 
-def _target(graph: Graph, op: Op) -> Target:
+def _target(graph: Graph, op: Op) -> TargetLinear:
     tensors = _tensors(graph, op.operands[1])
     modules = [name.rpartition(".")[0] or name for name in tensors]
     module = modules[0] if len(modules) == 1 else op.origin.module or op.name
-    return Target(op, module, tuple(dict.fromkeys([*modules, op.origin.module, op.name])))
+    return TargetLinear(op, module, tuple(dict.fromkeys([*modules, op.origin.module, op.name])))
 
 
 def _tensors(graph: Graph, value: Value) -> list[str]:
@@ -116,7 +116,7 @@ def _tensors(graph: Graph, value: Value) -> list[str]:
     return list(names)
 
 
-def _is_wanted(target: Target, recipe: Recipe, head: str | None) -> bool:
+def _is_wanted(target: TargetLinear, recipe: Recipe, head: str | None) -> bool:
     if any(_matches(pattern, target) for pattern in recipe.skip):
         return False
     if recipe.only:
@@ -124,5 +124,5 @@ def _is_wanted(target: Target, recipe: Recipe, head: str | None) -> bool:
     return target.op.name != head
 
 
-def _matches(pattern: str, target: Target) -> bool:
+def _matches(pattern: str, target: TargetLinear) -> bool:
     return any(fnmatchcase(f".{name}.", f"*.{pattern}.*") for name in target.names)

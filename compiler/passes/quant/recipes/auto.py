@@ -14,7 +14,7 @@ from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate
-from compiler.passes.quant.linears.targets import Target, targets
+from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.gptq import Gptq, round_all
 from compiler.passes.quant.recipes.nearest import Int4
@@ -24,7 +24,7 @@ _UNQUANTIZED_BITS = 16
 
 
 @dataclass(frozen=True)
-class Choice:
+class BitsChoice:
     """One way to store a linear's weight.
 
     Attributes:
@@ -64,16 +64,16 @@ class Auto(Recipe):
             target.op.name: (IntegerScheme(4, _group(target, self.group)), IntegerScheme(8)) for target in chosen
         }
         elements = sum(target.weight.type.elements for target in chosen)
-        cheapest = {t.op.name: [Choice(None, _bits(t, schemes[t.op.name][0]), 0.0)] for t in chosen}
+        cheapest = {t.op.name: [BitsChoice(None, _bits(t, schemes[t.op.name][0]), 0.0)] for t in chosen}
         allocate(cheapest, self.bits * elements, elements)  # refuses what nothing fits, before anything is measured
         errors = _sensitivity(graph, chosen, schemes)
         choices = {
             name: [
                 *(
-                    Choice(scheme, _bits(target, scheme), errors[f"{name} {scheme.bits}"] ** 2)
+                    BitsChoice(scheme, _bits(target, scheme), errors[f"{name} {scheme.bits}"] ** 2)
                     for scheme in schemes[name]
                 ),
-                Choice(None, _bits(target, None), 0.0),
+                BitsChoice(None, _bits(target, None), 0.0),
             ]
             for name, target in ((target.op.name, target) for target in chosen)
         }
@@ -82,7 +82,7 @@ class Auto(Recipe):
         return round_all(graph, [t for t in chosen if t.op.name in rounded], rounded, Gptq(kl_budget=self.kl_budget))
 
 
-def allocate(choices: Mapping[str, Sequence[Choice]], budget: float, elements: int) -> dict[str, Choice]:
+def allocate(choices: Mapping[str, Sequence[BitsChoice]], budget: float, elements: int) -> dict[str, BitsChoice]:
     """A choice for each linear, within a budget of bits.
 
     All begin with their cheapest; again and again the one moves on to its next choice that gains most a bit and fits.
@@ -115,18 +115,18 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget: float, elements: i
         level[name] += 1
 
 
-def _gain(before: Choice, after: Choice) -> float:
+def _gain(before: BitsChoice, after: BitsChoice) -> float:
     return (before.error - after.error) / (after.bits - before.bits)
 
 
 def _sensitivity(
     graph: Graph,
-    chosen: Sequence[Target],
+    chosen: Sequence[TargetLinear],
     schemes: Mapping[str, Sequence[IntegerScheme]],
 ) -> Mapping[str, float]:
     """The relative error of each linear's outputs for each scheme, by `name bits`."""
 
-    def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+    def solve(view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
         known = gather(view.inputs, view.device, by_name[view.point.ops[0].name].module, gram=False)
         errors = {}
         for name, weight in view.weights.items():
@@ -139,13 +139,13 @@ def _sensitivity(
     return calibrate(graph, chosen, current_calibration(), f"sensitivity {schemes}", solve).errors
 
 
-def _group(target: Target, group: int) -> int:
+def _group(target: TargetLinear, group: int) -> int:
     """The group of 4-bit weights: the given one, or the largest power of two up to 128 that divides a row."""
     columns = target.weight.type.sizes({})[1]
     return group or next((size for size in (128, 64, 32, 16) if columns % size == 0), 0)
 
 
-def _bits(target: Target, scheme: IntegerScheme | None) -> float:
+def _bits(target: TargetLinear, scheme: IntegerScheme | None) -> float:
     rows, columns = target.weight.type.sizes({})
     if scheme is None:
         return float(_UNQUANTIZED_BITS * rows * columns)

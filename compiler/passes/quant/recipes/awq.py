@@ -15,7 +15,7 @@ from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, describe, report, stored_weight
 from compiler.passes.quant.linears.smoothed import pre_scale, rewrite_smoothed, stored_scale
-from compiler.passes.quant.linears.targets import Target, targets
+from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int4
 
@@ -46,7 +46,7 @@ class Awq(Recipe):
         scheme, calibration = IntegerScheme(int(self.bits), self.group), current_calibration()
         chosen = targets(graph, self, self.group)
 
-        def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+        def solve(view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
             return _solve(view, by_name, scheme)
 
         names = [target.op.name for target in chosen]
@@ -55,7 +55,7 @@ class Awq(Recipe):
         return rewrite_smoothed(graph, chosen, results, self.kl_budget)
 
 
-def _solve(view: BatchView, by_name: Mapping[str, Target], scheme: IntegerScheme) -> LayerResult:
+def _solve(view: BatchView, by_name: Mapping[str, TargetLinear], scheme: IntegerScheme) -> LayerResult:
     module = by_name[view.point.ops[0].name].module
     known = gather(view.inputs, view.device, module)
     weights = {name: weight.float() for name, weight in view.weights.items()}

@@ -16,7 +16,7 @@ from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, describe, report, stored_linear, stored_weight
-from compiler.passes.quant.linears.targets import Target, targets
+from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int4, Int8
 
@@ -52,13 +52,15 @@ class Gptq(Recipe):
         return round_all(graph, chosen, {target.op.name: scheme for target in chosen}, self)
 
 
-def round_all(graph: Graph, chosen: Sequence[Target], schemes: Mapping[str, IntegerScheme], recipe: Gptq) -> Graph:
+def round_all(
+    graph: Graph, chosen: Sequence[TargetLinear], schemes: Mapping[str, IntegerScheme], recipe: Gptq
+) -> Graph:
     """The graph with some linears quantized by GPTQ, each on a scheme of its own, by the linear's name.
 
     Of the recipe, `damping`, `order` and `kl_budget` count.
     """
 
-    def solve(view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+    def solve(view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
         module = by_name[view.point.ops[0].name].module
         known = gather(view.inputs, view.device, module)
         factor = factorize(known.gram, damping=recipe.damping, order=recipe.order, name=module)

@@ -19,7 +19,7 @@ from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, report, stored_weight
 from compiler.passes.quant.linears.rounding import input_rounding
 from compiler.passes.quant.linears.smoothed import pre_scale, rewrite_smoothed, stored_scale
-from compiler.passes.quant.linears.targets import Target, targets
+from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import ACT, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int8
 
@@ -57,7 +57,7 @@ class SmoothQuant(Recipe):
         round_input = input_rounding(self.act, DType.i8, results.numbers)
         return rewrite_smoothed(graph, chosen, results, self.kl_budget, round_input)
 
-    def _solve(self, view: BatchView, by_name: Mapping[str, Target]) -> LayerResult:
+    def _solve(self, view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
         module, static, scheme = by_name[view.point.ops[0].name].module, self.act == "static", IntegerScheme(8)
         known = gather(view.inputs, view.device, module, gram=False)
         weights = {name: weight.float() for name, weight in view.weights.items()}

@@ -9,7 +9,7 @@ from compiler.ir.verifier import verify
 from compiler.passes import run_pipeline
 from compiler.passes.quant.calibration.points import calibration_points
 from compiler.passes.quant.calibration.windows import step_inputs
-from compiler.passes.quant.linears.smoothing import Place, find_places, smooth
+from compiler.passes.quant.linears.smoothing import DivisionPlace, find_places, smooth
 from tests.passes.quant.models import FAMILIES, calibration, model
 
 
@@ -46,7 +46,7 @@ def test_folded_graph_equals_the_unfolded_one(family):
     graph = model(family)
     points = _linears(graph)
     folded = smooth(graph, points, _scales(points))
-    unfolded = smooth(graph, points, _scales(points), {point.x.name: Place("mul") for point in points})
+    unfolded = smooth(graph, points, _scales(points), {point.x.name: DivisionPlace("mul") for point in points})
     added = len(list(unfolded.find("mul"))) - len(list(graph.find("mul")))
     assert added == len(points)
     torch.testing.assert_close(_logits(folded), _logits(unfolded), rtol=1e-9, atol=1e-9)
@@ -71,10 +71,10 @@ def test_places_of_a_layer():
 def test_input_that_others_read_is_multiplied():
     graph = model("gptj")
     without_mlp = calibration_points(op for op in graph.find("linear") if op.name.startswith("layers.0.attn."))
-    assert find_places(graph, without_mlp)["layers.0.ln1.norm"] == Place("mul")
+    assert find_places(graph, without_mlp)["layers.0.ln1.norm"] == DivisionPlace("mul")
 
 
 def test_linear_that_is_quantized_already_absorbs_nothing():
     graph = run_pipeline(model("opt"), "quant=int8:only=v_proj").graph
     out = calibration_points(op for op in graph.find("linear") if op.name == "layers.0.attn.out")
-    assert find_places(graph, out)["layers.0.attn.context.merged"] == Place("mul")
+    assert find_places(graph, out)["layers.0.attn.context.merged"] == DivisionPlace("mul")

@@ -22,7 +22,7 @@ from compiler.store import write_ranks
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.torch.executor import TorchExecutor
 from runtime.executors.torch.lowering import Program
-from runtime.executors.torch.packed import Packed
+from runtime.executors.torch.packed import PackedWeight
 from runtime.executors.torch.quantized import exact_integer_product, tiled_product
 from tests.frontends.steps import lift_folder
 from tests.runtime.executors.torch.lowered import lowered
@@ -112,7 +112,7 @@ def test_tiles_make_the_whole(shape: tuple[int, int], blocks: str, with_zero: bo
     columns = sizes[blocks]
     scale = torch.rand(columns, generator=generator)
     zero = torch.randint(-8, 8, columns, generator=generator, dtype=torch.int8) if with_zero else None
-    packed = Packed(pack_int4(q) if dtype is DType.i4 else q, scale, zero, shape, dtype)
+    packed = PackedWeight(pack_int4(q) if dtype is DType.i4 else q, scale, zero, shape, dtype)
     x = torch.randn(2, 3, k, generator=generator)
     expected = x @ dequantize(q, scale, zero).T
     torch.testing.assert_close(tiled_product(x, packed), expected, rtol=1e-4, atol=1e-4)
