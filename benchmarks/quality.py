@@ -24,10 +24,10 @@ from torch.nn.functional import cross_entropy
 
 from compiler.ir.graph import Graph
 from compiler.passes import run_pipeline
-from compiler.passes.quant.budget import divergence
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.text import read_texts
 from compiler.passes.quant.calibration.windows import BATCH, window_logits
+from compiler.passes.quant.linears.budget import divergence
 from llmc.models import lift
 from runtime.generation.tokenizer import Tokenizer
 

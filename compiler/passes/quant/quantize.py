@@ -9,8 +9,7 @@ from typing import Any, Literal
 import compiler.passes.quant.recipes  # noqa: F401 - declares the algorithms
 from compiler.ir.graph import Graph
 from compiler.options import REQUIRED, Option
-from compiler.passes.quant.options import joined_options, recipe_of
-from compiler.passes.quant.recipe import RECIPES, Recipe, require_one_rank
+from compiler.passes.quant.recipe import RECIPES, Recipe, joined_options, recipe_of, require_one_rank
 from compiler.passes.registry import register
 from compiler.plugins import blamed
 

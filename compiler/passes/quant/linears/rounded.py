@@ -14,10 +14,10 @@ from compiler.ir.rewrite import RewriteBuilder
 from compiler.passes.quant.algorithms.activations import round_activations
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
 from compiler.passes.quant.algorithms.scheme import Rounded, Scheme
-from compiler.passes.quant.budget import quantize_linears
 from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration, find_calibration
 from compiler.passes.quant.calibration.statistics import gather
+from compiler.passes.quant.linears.budget import quantize_linears
 from compiler.passes.quant.linears.layers import (
     CalibrationResults,
     LayerResult,

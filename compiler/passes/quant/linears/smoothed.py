@@ -12,8 +12,8 @@ from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
-from compiler.passes.quant.budget import quantize_linears
 from compiler.passes.quant.calibration.points import CalibrationPoint, calibration_points
+from compiler.passes.quant.linears.budget import quantize_linears
 from compiler.passes.quant.linears.layers import CalibrationResults, stored_linear
 from compiler.passes.quant.linears.rounding import RoundInput
 from compiler.passes.quant.linears.smoothing import Make, find_places, smooth

@@ -11,10 +11,10 @@ from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
-from compiler.passes.quant.budget import quantize_linears
 from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
+from compiler.passes.quant.linears.budget import quantize_linears
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, describe, report, stored_linear, stored_weight
 from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm

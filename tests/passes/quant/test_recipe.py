@@ -10,8 +10,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
 from compiler.passes import canonical, parse_pipeline, run_pipeline
 from compiler.passes.quant import Quantize, Recipe
-from compiler.passes.quant.options import joined_options, recipe_of
-from compiler.passes.quant.recipe import RECIPES, algorithm
+from compiler.passes.quant.recipe import RECIPES, algorithm, joined_options, recipe_of
 from compiler.passes.registry import find_pass
 from tests.registrations import forgotten
 
