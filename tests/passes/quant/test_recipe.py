@@ -128,5 +128,5 @@ def test_a_mistake_in_an_algorithm_is_its_own():
     b.output("y", b.input("x", DType.f32, 2))
     with forgotten():
         algorithm("faulty")(Faulty)
-        with pytest.raises(PluginError, match=r"the algorithm 'faulty' of quant .*test_options\.py, line \d+"):
+        with pytest.raises(PluginError, match=r"the algorithm 'faulty' of quant .*test_recipe\.py, line \d+"):
             run_pipeline(b.build(), "quant=faulty")
