@@ -29,7 +29,7 @@ def run_command(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help='Prompts, one a line; .json: a list; .jsonl: strings or objects with "prompt"; -: standard input.',
+            help='Prompts, one per line; .json: a list; .jsonl: strings or objects with "prompt"; -: standard input.',
         ),
     ] = None,
     prompt_ids: options.PromptIds = None,

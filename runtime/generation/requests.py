@@ -69,7 +69,7 @@ def _request(
             hint=_longer(limits, facts, length, length + wanted, length + 1),
         )
     if room < wanted:
-        note(f"prompt {number} gets at most {room} new tokens: the engine holds {limits.max_seq} tokens a sequence")
+        note(f"prompt {number} gets at most {room} new tokens: the engine holds {limits.max_seq} tokens per sequence")
     return Request(tuple(prompt), min(wanted, room))
 
 

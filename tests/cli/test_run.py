@@ -122,7 +122,7 @@ def test_an_end_token_that_the_tokenizer_puts_behind_prompts_is_noted_and_can_be
 def test_new_tokens_beyond_the_engines_room_are_noted(engine: Path) -> None:
     result = llmc("run", engine, "--prompt-ids", ",".join(["5"] * 60), "--max-new-tokens", 10, "--json", "--ignore-eos")
     assert len(json.loads(result.out)["token_ids"]) == 4
-    assert result.err == "note: prompt 1 gets at most 4 new tokens: the engine holds 64 tokens a sequence\n"
+    assert result.err == "note: prompt 1 gets at most 4 new tokens: the engine holds 64 tokens per sequence\n"
 
 
 def test_stats_go_to_standard_error(engine: Path) -> None:

@@ -50,7 +50,7 @@ class TorchStageSession:
         self._views: list[Tensor] = []
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> dict[str, Tensor]:
-        """See `StageSession.buffers`; `positions` is how many logits a row the step is asked for."""
+        """See `StageSession.buffers`; `positions` is how many logits the step is asked for per row."""
         return self._executor.interface.buffers(
             rows, length, positions, runtime_dtype=self._executor.runtime_dtype, device=self._device
         )
