@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -29,7 +29,8 @@ _NO_BIAS: Mapping[int, float] = FrozenDict()
 class SamplingParams:
     """The parameters of one request. Every value is checked when it is made.
 
-    Fields are named as in the GenerationConfig of transformers and in vLLM, where these agree.
+    Fields are named as in the GenerationConfig of transformers and in vLLM, where these agree. Sequences are kept as
+    tuples and mappings as frozen ones, so that parameters can be compared and hashed.
 
     **Greedy or sampled.** The most likely token is taken (greedy decoding) if `do_sample` is False, if `temperature`
     is 0, or if neither `do_sample` nor any field that shapes a distribution is given (`temperature`, `top_k`, `top_p`,
@@ -96,8 +97,8 @@ class SamplingParams:
     min_length: int = 0
     max_time: float | None = None
     ignore_eos: bool = False
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
 
     do_sample: bool | None = None
     temperature: float | None = None
@@ -115,14 +116,14 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
-    bad_words: tuple[str, ...] = ()
-    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    bad_words: Sequence[str] = ()
+    bad_words_ids: Sequence[Sequence[int]] = ()
     logit_bias: Mapping[int, float] = _NO_BIAS
-    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
-    suppress_tokens: tuple[int, ...] = ()
-    begin_suppress_tokens: tuple[int, ...] = ()
+    sequence_bias: Sequence[tuple[Sequence[int], float]] = ()
+    suppress_tokens: Sequence[int] = ()
+    begin_suppress_tokens: Sequence[int] = ()
     forced_bos_token_id: int | None = None
-    forced_eos_token_id: tuple[int, ...] = ()
+    forced_eos_token_id: Sequence[int] = ()
     exponential_decay_length_penalty: tuple[int, float] | None = None
     remove_invalid_values: bool = False
     renormalize_logits: bool = False
@@ -135,7 +136,7 @@ class SamplingParams:
     early_stopping: bool | Literal["never"] = False
     num_return_sequences: int = 1
 
-    logits_processors: tuple[LogitsFunction, ...] = ()
+    logits_processors: Sequence[LogitsFunction] = ()
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -287,7 +288,7 @@ _CHECKS: dict[str, Check] = {
     "logprobs": checks.optional(checks.whole(0)),
     "prompt_logprobs": checks.optional(checks.whole(0)),
     "num_beams": checks.whole(1),
-    "length_penalty": checks.real(),
+    "length_penalty": checks.real(-10, 10, hint="0 leaves scores as they are"),
     "early_stopping": checks.early_stopping,
     "num_return_sequences": checks.whole(1),
     "logits_processors": checks.functions,
