@@ -14,8 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from compiler.errors import RequestError
-from runtime.generation.logits_rules.request import RuleContext, request_rules, stop_ids
+from runtime.generation.logits_rules.request import RuleContext, apply_rules, request_rules, stop_ids
 from runtime.generation.logits_rules.rule import History, LogitsRule
 from runtime.generation.sampling import not_finite
 from runtime.generation.sampling_params import SamplingParams
@@ -149,14 +148,7 @@ class BeamSearch:
             raise not_finite(largest)
         result = given.log_softmax(-1).expand(self._beams, -1)
         history = History(self._token_ids, self._prompt)
-        for rule in self._rules:
-            result = rule.apply(history, result if result.is_contiguous() else result.contiguous())
-        if not math.isfinite(best := float(result.max())):
-            raise RequestError(
-                f"the rules over logits leave no token that could come next (the largest logit is {best})",
-                hint="forbid fewer tokens (suppress_tokens, bad_words, no_repeat_ngram_size, min_new_tokens)",
-            )
-        return result
+        return apply_rules(self._rules, history, result.contiguous())
 
     def _candidates(self, log_probabilities: Tensor) -> _Steps:
         """The best steps of all beams: so many that `beams` of them go on, even if every stop id is among them."""

@@ -7,7 +7,7 @@ rows nor on the place of its row. The draw of token `i` of sample `j` follows fr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from compiler.errors import RequestError
 from runtime.generation.draws import draw
 from runtime.generation.log_probabilities import TokenLogprobs, token_logprobs
 from runtime.generation.logits_rules.cuts import cut, has_cuts, temperature
-from runtime.generation.logits_rules.request import RuleContext, request_rules
+from runtime.generation.logits_rules.request import RuleContext, apply_rules, request_rules
 from runtime.generation.logits_rules.rule import History
 from runtime.generation.random_numbers import uniform
 from runtime.generation.sampling import not_finite
@@ -56,11 +56,6 @@ class SampledSequence:
         """How many new tokens it has."""
         return len(self.token_ids) - self._prompt_tokens
 
-    @property
-    def plain(self) -> bool:
-        """Whether it wants nothing but the most likely token."""
-        return not self.rules and self.params.greedy and self.params.logprobs is None
-
     def append(self, token: int) -> None:
         """Take up a token that was chosen."""
         self.token_ids.append(token)
@@ -72,13 +67,7 @@ class SampledSequence:
             RequestError: if a function of the user's fails, or if the rules leave no token possible.
         """
         history = History(torch.tensor([self.token_ids], device=logits.device), self._prompt_tokens)
-        result = logits[None].to(torch.float32, copy=True)
-        for rule in self.rules:
-            result = rule.apply(history, result)
-        best = float(result.max())
-        if not math.isfinite(best):
-            raise _nothing_left(best)
-        return result[0]
+        return apply_rules(self.rules, history, logits[None].to(torch.float32, copy=True))[0]
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ def choose(sequences: Sequence[SampledSequence | None], logits: Tensor) -> list[
     largest, best = (part.tolist() for part in logits.max(-1))
     results: list[Choice | RequestError | None] = [None] * len(sequences)
     ruled: dict[int, Tensor] = {}
-    draws: list[int] = []
+    drawing: dict[int, SampledSequence] = {}
     for row, sequence in enumerate(sequences):
         if sequence is None:
             continue
@@ -120,30 +109,25 @@ def choose(sequences: Sequence[SampledSequence | None], logits: Tensor) -> list[
         if sequence.params.greedy:
             results[row] = Choice(int(ruled[row].max(-1).indices) if row in ruled else best[row])
         else:
-            draws.append(row)
-    for row, token in zip(draws, _drawn([_known(sequences[row]) for row in draws], logits, draws, ruled), strict=True):
-        results[row] = Choice(token)
+            drawing[row] = sequence
+    if drawing:
+        for row, token in zip(drawing, _drawn(drawing, logits, ruled), strict=True):
+            results[row] = Choice(token)
     return _with_logprobs(sequences, logits, results)
 
 
-def _drawn(
-    sequences: Sequence[SampledSequence], logits: Tensor, rows: Sequence[int], ruled: dict[int, Tensor]
-) -> list[int]:
-    """A token drawn for each of some sequences, which are those of the rows named; `ruled` holds changed logits."""
-    if not rows:
-        return []
-    chosen = (logits if len(rows) == len(logits) else logits[list(rows)]).float()
-    if ruled:
-        chosen = torch.stack([ruled.get(row, given) for row, given in zip(rows, chosen, strict=True)])
-    params = [sequence.params for sequence in sequences]
-    numbers = torch.from_numpy(
-        uniform(
-            [sequence.params.seed or 0 for sequence in sequences],
-            [sequence.sample for sequence in sequences],
-            [sequence.position for sequence in sequences],
-        )
-    ).to(logits.device)
-    return draw_tokens(chosen, params, numbers)
+def _drawn(drawing: Mapping[int, SampledSequence], logits: Tensor, ruled: Mapping[int, Tensor]) -> list[int]:
+    """A token drawn for each of some sequences by the numbers of their rows; `ruled` holds the logits that differ."""
+    chosen = (logits if len(drawing) == len(logits) else logits[list(drawing)]).float()
+    if any(row in ruled for row in drawing):
+        chosen = torch.stack([ruled.get(row, given) for row, given in zip(drawing, chosen, strict=True)])
+    sequences = drawing.values()
+    numbers = uniform(
+        [sequence.params.seed or 0 for sequence in sequences],
+        [sequence.sample for sequence in sequences],
+        [sequence.position for sequence in sequences],
+    )
+    return draw_tokens(chosen, [one.params for one in sequences], torch.from_numpy(numbers).to(logits.device))
 
 
 def draw_tokens(logits: Tensor, params: Sequence[SamplingParams], numbers: Tensor) -> list[int]:
@@ -191,20 +175,3 @@ def _with_logprobs(
         for row, logprobs in zip(wanted, reported, strict=True):
             results[row] = Choice(logprobs.token_id, logprobs)
     return results
-
-
-def _known(sequence: SampledSequence | None) -> SampledSequence:
-    assert sequence is not None
-    return sequence
-
-
-def _nothing_left(best: float) -> RequestError:
-    if best == -math.inf:
-        return RequestError(
-            "the rules over logits leave no token that could come next",
-            hint="forbid fewer tokens (suppress_tokens, bad_words, no_repeat_ngram_size, min_new_tokens)",
-        )
-    return RequestError(
-        f"the logits are not finite ({best}) after the rules over them",
-        hint="remove_invalid_values=True makes them finite; look at logits_processors",
-    )

@@ -203,8 +203,12 @@ class SamplingParams:
         return said
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SamplingParams:
+    def from_json(cls, values: Mapping[str, Any], defaults: SamplingParams | None = None) -> SamplingParams:
         """The parameters that a JSON object spells, with the names of the fields as keys.
+
+        Args:
+            values: the object.
+            defaults: what holds for fields that are not given; see `changed`. None for the fields' own defaults.
 
         Raises:
             RequestError: as of the class, and if a key is no field, or `logits_processors`, which are functions.
@@ -213,8 +217,7 @@ class SamplingParams:
             raise RequestError(f"sampling parameters are {values!r}; they must be a JSON object")
         if "logits_processors" in values:
             raise RequestError("logits_processors cannot be given in JSON: they are Python functions")
-        _check_names(values)
-        return cls(**values)
+        return (defaults or _DEFAULTS).changed(**values)
 
     def to_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as a JSON object that `from_json` reads back.

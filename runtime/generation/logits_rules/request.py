@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
+
+from torch import Tensor
 
 from compiler.errors import RequestError
 from runtime.generation.logits_rules import penalties, sequences, tokens, values
 from runtime.generation.logits_rules.functions import UserFunction
-from runtime.generation.logits_rules.rule import LogitsRule
+from runtime.generation.logits_rules.rule import History, LogitsRule
 from runtime.generation.sampling_params import SamplingParams
 
 
@@ -45,6 +48,34 @@ def request_rules(params: SamplingParams, context: RuleContext) -> tuple[LogitsR
     _check_ids(params, context.vocab_size)
     known_ends = tuple(token for token in context.end_ids if token < context.vocab_size)
     return tuple(_rules(params, dataclasses.replace(context, end_ids=known_ends)))
+
+
+def apply_rules(rules: Sequence[LogitsRule], history: History, logits: Tensor) -> Tensor:
+    """The logits after some rules, one after another.
+
+    Args:
+        rules: the rules.
+        history: the tokens of each row so far.
+        logits: `f32[rows, vocabulary]`, which rules may write into.
+
+    Raises:
+        RequestError: if a function of the user's fails, or if the rules leave no token possible or a logit that is not
+            finite.
+    """
+    for rule in rules:
+        logits = rule.apply(history, logits)
+    largest = float(logits.max())
+    if largest == -math.inf:
+        raise RequestError(
+            "the rules over logits leave no token that could come next",
+            hint="forbid fewer tokens (suppress_tokens, bad_words, no_repeat_ngram_size, min_new_tokens)",
+        )
+    if not math.isfinite(largest):
+        raise RequestError(
+            f"the logits are not finite ({largest}) after the rules over them",
+            hint="remove_invalid_values=True makes the model's own logits finite; look at logits_processors",
+        )
+    return logits
 
 
 def stop_ids(params: SamplingParams, end_ids: Sequence[int]) -> frozenset[int]:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from compiler.errors import RequestError
 from runtime.generation.logits_rules.request import RuleContext
@@ -214,3 +215,42 @@ def test_penalties_follow_what_a_sequence_took_up() -> None:
         one.append(choice.token)
     assert texts == [8, 8, 9, 8]
     assert one.position == 4
+
+
+class Operations(TorchDispatchMode):
+    """Collects the names of the operations that torch runs, and of those over a whole vocabulary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.wide: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        if any(isinstance(one, torch.Tensor) and VOCABULARY in one.shape for one in args):
+            self.wide.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def operations(params, rows):
+    logits = torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    slots = [sequence(params, prompt=(1, row)) for row in range(rows)]
+    with Operations() as seen:
+        choose(slots, logits)
+    return seen
+
+
+def test_a_greedy_batch_costs_one_maximum() -> None:
+    assert operations(SamplingParams(), 8).wide == ["aten.max.dim"]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=0.8, seed=1),
+        SamplingParams(temperature=0.8, top_k=20, top_p=0.9, seed=1),
+        SamplingParams(min_p=0.1, seed=1, logprobs=None),
+    ],
+)
+def test_a_batch_that_draws_costs_no_operation_for_each_row(params) -> None:
+    assert len(operations(params, 3).names) == len(operations(params, 17).names)

@@ -204,6 +204,13 @@ def test_what_is_asked_for_wins_over_defaults() -> None:
         drawing.changed(num_beams=4, temperature=0.5)
 
 
+def test_json_can_change_defaults() -> None:
+    defaults = SamplingParams(do_sample=False, repetition_penalty=1.2)
+    params = SamplingParams.from_json({"temperature": 0.5}, defaults)
+    assert params == SamplingParams(temperature=0.5, repetition_penalty=1.2)
+    assert SamplingParams.from_json({"repetition_penalty": 1.0}, defaults) == SamplingParams(do_sample=False)
+
+
 def test_lengths_follow_from_the_prompt_where_they_count_it() -> None:
     assert SamplingParams().new_tokens_at_most(10) == 64
     assert SamplingParams(max_length=16).new_tokens_at_most(10) == 6
