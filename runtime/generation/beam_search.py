@@ -95,7 +95,6 @@ class BeamSearch:
         self._found: list[tuple[tuple[int, ...], bool]] = [((), False)] * self._beams
         self._found_scores = torch.full((self._beams,), _NEVER)
         self._found_done = torch.zeros(self._beams, dtype=torch.bool)
-        self._improvable = True
 
     @property
     def new_tokens(self) -> int:
@@ -126,9 +125,8 @@ class BeamSearch:
         continuation = self._go_on(steps)
         if len(logits) == 1:
             continuation = Continuation((0,) * self._beams, continuation.tokens)
-        self._improvable = self._improvable and self._may_improve()
         full = bool(self._found_done.all()) and self._early_stopping is True
-        self.finished = not self._improvable or full or bool(steps.ended.all())
+        self.finished = full or not self._may_improve() or bool(steps.ended.all())
         return continuation
 
     def hypotheses(self) -> list[Hypothesis]:
@@ -186,10 +184,6 @@ class BeamSearch:
         """Put the texts that end with the best `beams` steps among those found, if their scores are good enough."""
         done = steps.ended & (torch.arange(len(steps.ended)) < self._beams)
         scores = steps.scores / (self.new_tokens + 1) ** self._length_penalty
-        if bool(self._found_done.all()) and self._early_stopping is True:
-            scores += _NEVER
-        if not self._improvable:
-            scores += _NEVER
         scores += (~done).to(torch.float32) * _NEVER
         merged, merged_done = torch.cat([self._found_scores, scores]), torch.cat([self._found_done, done])
         best = merged.topk(self._beams).indices
@@ -204,6 +198,4 @@ class BeamSearch:
         """Whether a beam may still become better than the worst text found."""
         longest = self._early_stopping == "never" and self._length_penalty > 0
         length = self._most if longest else self.new_tokens
-        possible = self._scores[:1] / length**self._length_penalty
-        worst = torch.where(self._found_done, self._found_scores.min(), _NEVER)
-        return bool((possible > worst).any())
+        return bool(self._scores[0] / length**self._length_penalty > self._found_scores.min())

@@ -38,7 +38,7 @@ def common_token(name):
 
 
 def by_transformers(model, ends, prompt=PROMPT, **fields):
-    """The new tokens and scores of the texts that transformers returns."""
+    """The new tokens and scores of the texts that transformers returns, and how many steps it takes."""
     ids = torch.tensor([prompt])
     result = model.generate(
         ids, attention_mask=torch.ones_like(ids), do_sample=False, eos_token_id=ends, pad_token_id=0,
@@ -47,7 +47,8 @@ def by_transformers(model, ends, prompt=PROMPT, **fields):
     lengths = (result.beam_indices >= 0).sum(1).tolist()
     rows = zip(result.sequences.tolist(), lengths, strict=True)
     start = len(prompt)
-    return [tuple(row[start : start + length]) for row, length in rows], result.sequences_scores.tolist()
+    texts = [tuple(row[start : start + length]) for row, length in rows]
+    return texts, result.sequences_scores.tolist(), len(result.scores)
 
 
 def search(model, ends, prompt=PROMPT, **fields):
@@ -75,7 +76,7 @@ def test_texts_are_those_of_transformers(name, beams, early_stopping) -> None:
             "num_beams": beams, "length_penalty": length_penalty, "early_stopping": early_stopping,
             "num_return_sequences": returned,
         }  # fmt: skip
-        texts, scores = by_transformers(model, ends, **fields)
+        texts, scores, _ = by_transformers(model, ends, **fields)
         found = search(model, ends, **fields).hypotheses()
         assert [one.token_ids for one in found] == texts, fields
         # Both are computed in float32, of logits that batches of different sizes may round differently.
@@ -93,7 +94,7 @@ def test_rules_apply_to_the_log_probabilities_of_the_beams(name) -> None:
         "min_new_tokens": 4, "suppress_tokens": [common_token(name)], "renormalize_logits": True,
     }  # fmt: skip
     model = model_of(name)
-    texts, _ = by_transformers(model, [0, 13], **fields)
+    texts, _, _ = by_transformers(model, [0, 13], **fields)
     found = [one.token_ids for one in search(model, [0, 13], **fields).hypotheses()]
     assert found == texts
     assert found != [one.token_ids for one in search(model, [0, 13], num_beams=3, num_return_sequences=3).hypotheses()]
@@ -102,7 +103,7 @@ def test_rules_apply_to_the_log_probabilities_of_the_beams(name) -> None:
 def test_a_model_in_float64_is_searched_in_float32_as_well() -> None:
     model = model_of("gptneox-tiny", torch.float64)
     fields = {"num_beams": 4, "num_return_sequences": 4}
-    texts, scores = by_transformers(model, [0], **fields)
+    texts, scores, _ = by_transformers(model, [0], **fields)
     found = search(model, [0], **fields).hypotheses()
     assert [one.token_ids for one in found] == texts
     assert [one.score for one in found] == pytest.approx(scores, rel=1e-6)
@@ -127,15 +128,40 @@ def searching(ends=(), count=3, stops=None, vocabulary=4, **fields):
     return BeamSearch(SamplingParams(**{"num_beams": 2, **fields}), context, [0], stops)
 
 
+def small_model(seed, vocabulary=20):
+    torch.manual_seed(seed)
+    config = transformers.GPTNeoXConfig(
+        vocab_size=vocabulary, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        initializer_range=1.0, use_cache=False,
+    )  # fmt: skip
+    return transformers.GPTNeoXForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 3.0])
+def test_searches_end_when_those_of_transformers_do(early_stopping, length_penalty) -> None:
+    fields = {"early_stopping": early_stopping, "length_penalty": length_penalty, "num_return_sequences": 2}
+    counts = set()
+    for seed, (beams, ends) in itertools.product(
+        range(3), [(2, [3]), (4, [3, 4, 5, 6, 7, 8]), (2, list(range(2, 19)))]
+    ):
+        model = small_model(seed)
+        texts, scores, steps = by_transformers(model, ends, [1, 2], num_beams=beams, **fields)
+        beam_search = search(model, ends, [1, 2], num_beams=beams, **fields)
+        found = beam_search.hypotheses()
+        assert [one.token_ids for one in found] == texts
+        torch.testing.assert_close([one.score for one in found], scores, rtol=1e-4, atol=1e-4)
+        assert beam_search.new_tokens == steps
+        counts.add(steps)
+    assert len(counts) > 1 or early_stopping == "never"
+
+
 @pytest.mark.parametrize("beams", [2, 5])
 def test_ties_are_resolved_as_in_transformers(beams) -> None:
-    config = transformers.GPTNeoXConfig(
-        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
-    model = transformers.GPTNeoXForCausalLM(config).eval()
+    model = small_model(0)
     torch.nn.init.zeros_(model.lm_head.weight)  # every token is as likely as any other, after every text
     fields = {"num_beams": beams, "num_return_sequences": beams}
-    texts, _ = by_transformers(model, [3], [1, 2], **fields)
+    texts, _, _ = by_transformers(model, [3], [1, 2], **fields)
     assert [one.token_ids for one in search(model, [3], [1, 2], **fields).hypotheses()] == texts
 
 

@@ -43,3 +43,10 @@ def test_rows_are_drawn_each_by_its_own_number() -> None:
     together = draw(weights, numbers).tolist()
     assert together == [int(draw(weights[i : i + 1], numbers[i : i + 1])) for i in range(16)]
     assert len(set(together)) > 8
+
+
+def test_the_largest_number_draws_a_place_of_the_row_however_sums_are_rounded() -> None:
+    # Their sums depend on the order of the additions: the sum of a block may exceed its last running sum.
+    weights = torch.randn(300, 512, generator=torch.Generator().manual_seed(1)).mul(9).exp()
+    got = draw(weights, torch.full((300,), 1 - 2**-53, dtype=torch.float64))
+    assert int(got.max()) < 512

@@ -2,13 +2,13 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.generation.stops import StopStrings
 
-letters = st.text("ab\n", max_size=24)
-stop_lists = st.lists(st.text("ab\n", min_size=1, max_size=5), max_size=3)
+letters = st.text("ab", max_size=24)
+stop_lists = st.lists(st.text("ab", min_size=2, max_size=6), max_size=3)
 
 
 def searched(text, stops):
@@ -22,6 +22,7 @@ def split(text, cuts):
     return [text[a:b] for a, b in itertools.pairwise(places)]
 
 
+@settings(max_examples=500)
 @given(letters, stop_lists, st.lists(st.integers(0, 24), max_size=8))
 def test_every_splitting_gives_what_a_search_of_the_whole_text_does(text, stops, cuts) -> None:
     follower = StopStrings(stops)
@@ -32,6 +33,7 @@ def test_every_splitting_gives_what_a_search_of_the_whole_text_does(text, stops,
     assert shown + follower.finish() == text[:end]
 
 
+@settings(max_examples=500)
 @given(letters, stop_lists, st.lists(st.integers(0, 24), max_size=8))
 def test_what_is_held_back_is_the_longest_beginning_of_a_stop_string(text, stops, cuts) -> None:
     follower = StopStrings(stops)

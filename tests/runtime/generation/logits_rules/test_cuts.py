@@ -109,6 +109,17 @@ def test_cuts_apply_one_after_another_as_in_transformers(seed, vocabulary, forbi
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("name", ["typical_p", "eta_cutoff"])
+def test_what_looks_at_the_whole_distribution_sees_it_whole(name) -> None:
+    logits = logits_of(1, 3000, scale=0.5)
+    value = {"typical_p": 0.3, "eta_cutoff": 0.1}[name]
+    got = kept(logits, [SamplingParams.from_json({"top_p": 0.999, name: value})])
+    expected = by_transformers(logits, [logits_process.TopPLogitsWarper(0.999), WARPERS[name][0](value)])
+    # A token or two may lie within rounding of a boundary; of 256 tokens alone, most would be other ones.
+    assert int((got.isinf() != expected.isinf()).sum()) <= 2
+    assert 300 < int((~got.isinf()).sum()) < 2900
+
+
 MIXED = [
     SamplingParams(top_p=0.9),
     SamplingParams(top_k=3),
