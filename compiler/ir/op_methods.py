@@ -143,9 +143,9 @@ class OpMethods:
             """
 
         def shard(self, x: Value, /, *, axis: int, parts: int, each: int = 1, name: str | None = None) -> Value:
-            """One of `parts` equal pieces of `x` along `axis`: rank `r` of a stage has piece `r // each % parts`.
+            """One of `parts` equal shards of `x` along `axis`: rank `r` of a stage has shard `r // each % parts`.
 
-            `each` ranks in a row have the same piece. Of a constant each rank stores its piece only.
+            `each` ranks in a row have the same shard. Of a constant each rank stores its shard only.
             """
 
         def all_reduce(self, x: Value, /, *, parts: int, name: str | None = None) -> Value:
