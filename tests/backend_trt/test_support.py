@@ -22,6 +22,8 @@ from tests.backend_trt.cases.every import every_case
 PER_TYPE = 2
 TELLING = {
     "attention f16 D=100 B=1 S=32 C=128",
+    "attention f32 B=2 S=0 C=7",
+    "attention f32 B=2 S=5 C=0",
     "attention f32 D=16 E=8",
     "clamp i32 -inf..1.0 [6]",
     "concat i8 [2,8] literal[3,8]",
@@ -32,6 +34,7 @@ TELLING = {
     "kv_update f16 not an output",
     "kv_update f16 twice",
     "linear f16 [8] weight",
+    "linear f32 [2,3,0] weight[5,0]",
     "reshape f32 [B,0] to [0,B]",
     "reshape f32 [B,4] to [1,2,1,2,B,1,1,1,1]",
     "rotary f16 D=8 half=0",
