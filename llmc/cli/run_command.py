@@ -19,7 +19,8 @@ from runtime.processes.environment import rank_from_environment
 from runtime.processes.streams import standard_input, writes_to_terminal
 
 if TYPE_CHECKING:
-    from runtime.generation.engine import Completion, Engine
+    from runtime.generation.completion import Completion
+    from runtime.generation.engine import Engine
 
 
 def run_command(

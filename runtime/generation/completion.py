@@ -26,8 +26,8 @@ class Completion:
         token_ids: the new tokens; an end token, or those of a stop string, that ended the text are the last of them.
         finish_reason: `stop` if an end token or a stop string ended it, `length` if the number of tokens did, `time`
             if `max_time` did, `cancelled`, or `error`.
-        request: the number of the prompt, from 0.
-        sample: which of the request's texts it is, from 0: those of a beam search come best first.
+        sample: which of the request's texts it is, from 0: those of a beam search come best first. None if there is
+            only one.
         seed: what its draws follow from; None if nothing was drawn.
         score: of a beam search, the sum of the log-probabilities over a power of the length; None without one.
         logprobs: the log-probabilities of the new tokens, if they were asked for.
@@ -40,8 +40,7 @@ class Completion:
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
-    request: int = 0
-    sample: int = 0
+    sample: int | None = None
     seed: int | None = None
     score: float | None = None
     logprobs: list[TokenLogprobs] | None = None
@@ -58,7 +57,7 @@ class Completion:
         return {**plain, **optional}
 
 
-_OPTIONAL = ("seed", "score", "logprobs", "prompt_logprobs", "error")
+_OPTIONAL = ("sample", "seed", "score", "logprobs", "prompt_logprobs", "error")
 
 
 @dataclass(frozen=True)
@@ -89,22 +88,32 @@ def completions(group: SequenceGroup, tokenizer: Tokenizer | None) -> Iterator[C
         found = group.beams.hypotheses()
         for number, hypothesis in enumerate(found):
             stopped = hypothesis.finish_reason == "stop"
-            text = beam_text(group, hypothesis.token_ids, tokenizer, stopped=stopped)
             yield Completion(
-                prompt, group.prompt_ids, text, list(hypothesis.token_ids), hypothesis.finish_reason,
-                group.number, number, score=hypothesis.score, prompt_logprobs=prompt_logprobs,
-            )  # fmt: skip
+                prompt,
+                group.prompt_ids,
+                beam_text(group, hypothesis.token_ids, tokenizer, stopped=stopped),
+                list(hypothesis.token_ids),
+                hypothesis.finish_reason,
+                sample=number if len(found) > 1 else None,
+                score=hypothesis.score,
+                prompt_logprobs=prompt_logprobs,
+            )
         if found:
             return
     for sequence in sorted(group.finished, key=lambda each: each.number):
-        text = sequence.stream.text if sequence.stream is not None else ""
         sampled = sequence.sampled
-        seed = sampled.params.seed if sampled is not None and not sampled.params.greedy else None
-        logprobs = sequence.logprobs if group.params.logprobs is not None else None
         yield Completion(
-            prompt, group.prompt_ids, text, sequence.new_tokens, sequence.finish_reason or "length",
-            group.number, sequence.number, seed, None, logprobs, prompt_logprobs, error,
-        )  # fmt: skip
+            prompt,
+            group.prompt_ids,
+            sequence.stream.text if sequence.stream is not None else "",
+            sequence.new_tokens,
+            sequence.finish_reason or "length",
+            sample=sequence.number if group.width > 1 else None,
+            seed=sampled.params.seed if sampled is not None and not sampled.params.greedy else None,
+            logprobs=sequence.logprobs if group.params.logprobs is not None else None,
+            prompt_logprobs=prompt_logprobs,
+            error=error,
+        )
 
 
 def beam_text(group: SequenceGroup, token_ids: tuple[int, ...], tokenizer: Tokenizer | None, *, stopped: bool) -> str:

@@ -22,7 +22,7 @@ from runtime.generation.generation_config import generation_defaults
 from runtime.generation.groups import GroupMaker
 from runtime.generation.in_flight import InFlightBatch, Timings, Update
 from runtime.generation.requests import check_prompt
-from runtime.generation.sampling_params import LogitsFunction, SamplingParams
+from runtime.generation.sampling_params import SamplingParams
 from runtime.generation.sequence import SequenceGroup
 from runtime.generation.tokenizer import Tokenizer
 
@@ -99,7 +99,9 @@ class Engine:
         maker = self._maker(add_special_tokens, tell)
         if add_special_tokens:
             self._note_appended(given, tell)
-        groups = [maker.make(number, prompt, wish) for number, (prompt, wish) in enumerate(zip(given, wishes, strict=True))]
+        groups = [
+            maker.make(number, prompt, wish) for number, (prompt, wish) in enumerate(zip(given, wishes, strict=True))
+        ]
         for text in dict.fromkeys(text for group in groups for text in group.params.notes):
             tell(text)
         self.timings = Timings()
@@ -112,7 +114,13 @@ class Engine:
         return result
 
     def stream(
-        self, prompt: Prompt, params: Params = None, *, add_special_tokens: bool = True, note: Note | None = None, **changes: Any
+        self,
+        prompt: Prompt,
+        params: Params = None,
+        *,
+        add_special_tokens: bool = True,
+        note: Note | None = None,
+        **changes: Any,
     ) -> Iterator[Piece]:
         """Extend a prompt, and give its text as it comes.
 

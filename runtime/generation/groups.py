@@ -38,9 +38,7 @@ class GroupMaker:
     encode: Encode
     note: Callable[[str], None]
 
-    def make(
-        self, number: int, prompt: str | ListOf[int], params: SamplingParams, priority: int = 0
-    ) -> SequenceGroup:
+    def make(self, number: int, prompt: str | ListOf[int], params: SamplingParams, priority: int = 0) -> SequenceGroup:
         """A request, ready to run.
 
         Args:
@@ -60,9 +58,15 @@ class GroupMaker:
                 hint="max_length counts the prompt's tokens, too: raise it, or give max_new_tokens",
             )
         limits = self.manifest.limits
-        checked = check_request(number + 1, ids, wanted, limits, self.manifest.vocab_size, self.note, self.manifest.model)
+        checked = check_request(
+            number + 1, ids, wanted, limits, self.manifest.vocab_size, self.note, self.manifest.model
+        )
         context = RuleContext(
-            len(ids), checked.max_new_tokens, self.manifest.tokens.eos, self.manifest.vocab_size, self._bad_words(params)
+            len(ids),
+            checked.max_new_tokens,
+            self.manifest.tokens.eos,
+            self.manifest.vocab_size,
+            self._bad_words(params),
         )
         group = SequenceGroup(number, prompt, ids, params, context, priority)
         self._check_width(group)
@@ -83,7 +87,7 @@ class GroupMaker:
         if group.width > most:
             name = "num_beams" if group.params.num_beams > 1 else "n"
             raise RequestError(
-                f"prompt {group.number + 1} asks for {name}={group.width}; the engine runs at most {most} sequences at once",
+                f"prompt {group.number + 1} asks for {name}={group.width}; the engine runs at most {most} sequences",
                 hint=f"ask for {most} or fewer, or compile with --max-batch {group.width}",
             )
 

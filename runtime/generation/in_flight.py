@@ -21,8 +21,8 @@ from runtime.generation.sequence import NO_ROW, FinishReason, Sequence, Sequence
 Chunk = tuple[Sequence, int]
 """A sequence, and how many of its next tokens are to be computed."""
 
-# Rows whose numbers of tokens differ run together as long as no more than this is padding: to read the weights once more
-# takes a CPU as long as some tokens do.
+# Rows whose numbers of tokens differ run together as long as no more than this is padding: to read the weights once
+# more takes a CPU as long as some tokens do.
 _PADDING_TOKENS = 32
 _PADDING_SHARE = 0.2
 
@@ -214,7 +214,7 @@ class InFlightBatch:
         group = first.group
         if first is not group.sequences[0]:
             return []
-        forked = [other for other in group.sequences if other.cached == 0]
+        forked = [other for other in group.sequences if other.cached == 0 and other.tokens == first.tokens]
         if forked:
             self.session.copy_rows([first.row] * len(forked), [other.row for other in forked])
             for other in forked:

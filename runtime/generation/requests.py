@@ -59,7 +59,7 @@ def check_request(
     note: Callable[[str], None],
     facts: Mapping[str, Fact],
 ) -> Request:
-    """One prompt as a request; see `check_requests`. `number` is what messages call it, `wanted` how many new tokens."""
+    """One prompt, which messages call by `number`, as a request for `wanted` new tokens; see `check_requests`."""
     check_prompt(number, prompt, limits, vocab_size, facts, new=1)
     length = len(prompt)
     room = limits.max_seq - length

@@ -33,6 +33,12 @@ class StepPlan:
     decodes: list[Sequence] = field(default_factory=list)
     chunks: list[tuple[Sequence, int]] = field(default_factory=list)
 
+    def copy(self, source: int, destination: int) -> None:
+        """Have a row copied. All copies are made at once, so one of a copy is one of its source."""
+        origin = next((earlier for earlier, to in self.copies if to == source), source)
+        if origin != destination:
+            self.copies.append((origin, destination))
+
 
 class Scheduler:
     """Plans steps over the rows of a session.
@@ -107,8 +113,8 @@ class Scheduler:
             return (first,)
         shared = min(first.cached, common)
         if shared:
-            plan.copies += [(first.row, other.row) for other in behind]
             for other in behind:
+                plan.copy(first.row, other.row)
                 other.cached = shared
         return group.sequences
 
@@ -127,8 +133,8 @@ class Scheduler:
                 self.cache.take(sequence, near=shared.row if sequence is group.sequences[0] else NO_ROW)
             first = group.sequences[0]
             first.cached = shared.length
-            if shared.length and shared.row != first.row:
-                plan.copies.append((shared.row, first.row))
+            if shared.length:
+                plan.copy(shared.row, first.row)
             insort(self.running, group, key=lambda each: each.order)
 
     def _comes_soon(self, tokens: list[int], shared: int) -> bool:

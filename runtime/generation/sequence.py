@@ -103,6 +103,11 @@ class SequenceGroup:
         self.order = (-self.priority, self.number)
 
     @property
+    def width(self) -> int:
+        """How many sequences it began with."""
+        return self.params.num_beams if self.params.num_beams > 1 else self.params.n
+
+    @property
     def wants_prompt_logits(self) -> bool:
         """Whether the logits after all tokens of the prompt are wanted, so that all of them must be computed."""
         wanted = self.params.prompt_logprobs is not None

@@ -87,7 +87,9 @@ class ThreadSession:
         self.executor, self.sessions, self.batch, self.capacity = executor, sessions, batch, capacity
 
     def step(self, step: Step, first_row: int = 0) -> Tensor:
-        results: list[Tensor] = list(self.executor.pool.map(lambda session: session.step(step, first_row), self.sessions))
+        results: list[Tensor] = list(
+            self.executor.pool.map(lambda session: session.step(step, first_row), self.sessions)
+        )
         return results[0]
 
     def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
