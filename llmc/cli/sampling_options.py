@@ -104,7 +104,8 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         values = {name: given.pop(name) for name in OPTIONS}
-        command(**given, sampling=sampling_changes(values, given.pop("params")))
+        sampling = sampling_changes(values, given.pop("params"))
+        command(**given, sampling=sampling)
 
     run.__signature__ = signature.replace(parameters=offered)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in offered}

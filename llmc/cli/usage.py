@@ -69,7 +69,9 @@ def strict(extra_hint: str) -> type[StrictCommand]:
 def _check_once(ctx: Any, order: Sequence[Any]) -> None:
     counts = Counter(param.name for param in order)
     for param in order:
-        single = not getattr(param, "multiple", False) and not getattr(param, "is_flag", False)
+        # A flag that can be switched on only may be repeated; one that has an opposite could contradict itself.
+        repeatable = getattr(param, "is_flag", False) and not getattr(param, "secondary_opts", ())
+        single = not getattr(param, "multiple", False) and not repeatable
         if single and counts[param.name] > 1:
             ctx.fail(f"{_shown(param)} is given {counts[param.name]} times: give it once")
 
