@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,9 @@ from llmc.cli import options
 from llmc.cli.console import Console, note
 from llmc.cli.prompts import Prompt, gather_prompts
 from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
+from llmc.cli.sampling_options import sampling_options
+from runtime.engine_dir.manifest import read_manifest
+from runtime.generation.sampling_params import DEFAULT_NEW_TOKENS, SamplingParams
 from runtime.load.ignored_options import ignored_notes
 from runtime.processes.environment import rank_from_environment
 from runtime.processes.streams import standard_input, writes_to_terminal
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from runtime.generation.engine import Engine
 
 
+@sampling_options
 def run_command(
     engine: Annotated[Path, typer.Argument(help="An engine directory, as llmc compile writes it.")],
     prompt: options.Prompts = None,
@@ -34,8 +39,6 @@ def run_command(
         ),
     ] = None,
     prompt_ids: options.PromptIds = None,
-    max_new_tokens: options.MaxNewTokens = 64,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end token.")] = False,
     no_special_tokens: options.NoSpecialTokens = False,
     json_output: options.Json = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print timings on standard error.")] = False,
@@ -55,6 +58,8 @@ def run_command(
     plugin: options.Plugins = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
+    *,
+    sampling: dict[str, Any],
 ) -> None:
     """Run an engine: extend prompts greedily.
 
@@ -80,9 +85,11 @@ def run_command(
     several = needs_ranks(engine)
     if hostfile is not None and not several:
         raise typer.BadParameter(f"{engine} is an engine of one rank, which needs no hosts", param_hint="--hostfile")
+    params = _params(engine, sampling)
     notes = list(ignored_notes(hosts_chosen(hostfile)))
     wishes: Any = {
-        "max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos, "add_special_tokens": not no_special_tokens,
+        "max_new_tokens": params.max_new_tokens or DEFAULT_NEW_TOKENS, "ignore_eos": params.ignore_eos,
+        "add_special_tokens": not no_special_tokens,
     }  # fmt: skip
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
@@ -110,6 +117,14 @@ def run_command(
     with Console(quiet=quiet, bars_only=True) as console:
         loaded = load(engine, progress=console, **how)
     answer(loaded)
+
+
+def _params(engine: Path, sampling: Mapping[str, Any]) -> SamplingParams:
+    """The parameters of every request: what the command line says, and for the rest the engine's own defaults."""
+    from runtime.generation.generation_config import generation_defaults
+
+    manifest = read_manifest(engine.expanduser(), verify=False)
+    return generation_defaults(manifest.generation).params.changed(**sampling)
 
 
 def _generate(
