@@ -193,7 +193,7 @@ class Engine:
             self._batch.cancel(request)
 
     def completions(self, request: SequenceGroup) -> list[Completion]:
-        """What a submitted request got, once it has ended; so far, if it has not."""
+        """What a submitted request got: those of its texts that have ended."""
         return list(completions(request, self.tokenizer))
 
     @torch.inference_mode()

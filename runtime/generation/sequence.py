@@ -94,7 +94,7 @@ class SequenceGroup:
     beam_logits: dict[int, Tensor] = field(default_factory=dict)
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     error: RequestError | None = None
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=lambda: time.monotonic())
 
     def __post_init__(self) -> None:
         if self.params.prompt_logprobs is not None:
