@@ -138,7 +138,7 @@ class Engine:
             raise group.error
         for completion in completions(group, self.tokenizer):
             whole = completion.text if group.beams is not None else ""
-            yield Piece(whole, None, completion.sample, completion)
+            yield Piece(whole, None, completion.sample or 0, completion)
 
     def submit(
         self,

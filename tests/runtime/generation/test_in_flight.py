@@ -190,7 +190,12 @@ def _wish(draw: random.Random) -> dict[str, Any]:
         wish |= {"temperature": 1.0, "seed": draw.randrange(1000), "n": draw.choice([2, 3])}
     elif kind < 0.65:
         wish |= {"num_beams": draw.choice([2, 4]), "num_return_sequences": 2, "length_penalty": draw.choice([0.0, 2.0])}
-    extras = [{"repetition_penalty": 1.3}, {"prompt_logprobs": 1}, {"stop": ["the", "a "]}, {"no_repeat_ngram_size": 2}]
+    extras: list[dict[str, Any]] = [
+        {"repetition_penalty": 1.3},
+        {"prompt_logprobs": 1},
+        {"stop": ["the", "a "]},
+        {"no_repeat_ngram_size": 2},
+    ]
     return {**wish, **(draw.choice(extras) if draw.random() < 0.6 else {})}
 
 
