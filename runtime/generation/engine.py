@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import operator
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from collections.abc import Sequence as ListOf
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from compiler.ir.step import Step, all_positions
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.engine_dir.manifest import Manifest, no_tokenizer
 from runtime.executors.interface import Executor
+from runtime.generation.async_batch import AsyncBatch
 from runtime.generation.completion import Completion, Piece, completions
 from runtime.generation.generation_config import generation_defaults
 from runtime.generation.groups import GroupMaker
@@ -54,6 +58,8 @@ class Engine:
         self.timings = Timings()
         self._batch: InFlightBatch | None = None
         self._submitted = 0
+        self._async = AsyncBatch(self)
+        self._lock = threading.Lock()  # of what `submit`, `step` and `cancel` change, which threads may call at once
 
     @classmethod
     def over(cls, folder: EngineFolder, executor: Executor) -> Engine:
@@ -102,7 +108,8 @@ class Engine:
         groups = [
             maker.make(number, prompt, wish) for number, (prompt, wish) in enumerate(zip(given, wishes, strict=True))
         ]
-        for text in dict.fromkeys(text for group in groups for text in group.params.notes):
+        usual = self.defaults.notes
+        for text in dict.fromkeys(text for group in groups for text in group.params.notes if text not in usual):
             tell(text)
         self.timings = Timings()
         if groups:
@@ -134,11 +141,40 @@ class Engine:
                 if update.sequence is not None and (update.text or update.token_id is not None):
                     yield Piece(update.text, update.token_id, update.sequence.number)
         self.timings = batch.timings
-        if group.error is not None:
-            raise group.error
-        for completion in completions(group, self.tokenizer):
-            whole = completion.text if group.beams is not None else ""
-            yield Piece(whole, None, completion.sample or 0, completion)
+        yield from self._last_pieces(group)
+
+    async def astream(
+        self,
+        prompt: Prompt,
+        params: Params = None,
+        *,
+        add_special_tokens: bool = True,
+        note: Note | None = None,
+        **changes: Any,
+    ) -> AsyncGenerator[Piece]:
+        """As `stream`, for `async for`. Requests that run at once share the engine's steps."""
+        options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
+        group = await asyncio.to_thread(self.submit, prompt, params, **options)
+        async with contextlib.aclosing(self._async.updates(group)) as updates:
+            async for update in updates:
+                if update.sequence is not None and (update.text or update.token_id is not None):
+                    yield Piece(update.text, update.token_id, update.sequence.number)
+        for piece in self._last_pieces(group):
+            yield piece
+
+    async def agenerate(
+        self,
+        prompt: Prompt,
+        params: Params = None,
+        *,
+        add_special_tokens: bool = True,
+        note: Note | None = None,
+        **changes: Any,
+    ) -> list[Completion]:
+        """The completions of a prompt, awaited. The arguments and errors are those of `stream`."""
+        options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
+        pieces = [piece async for piece in self.astream(prompt, params, **options)]
+        return [piece.completion for piece in pieces if piece.completion is not None]
 
     def submit(
         self,
@@ -167,20 +203,23 @@ class Engine:
             RequestError: as of `generate`; nothing is disturbed.
         """
         (wish,) = self._params_of_each(params, 1, changes)
-        group = self._maker(add_special_tokens, note or warnings.warn).make(self._submitted, prompt, wish, priority)
-        if self._batch is None:
-            limits = self.manifest.limits
-            self._batch = InFlightBatch.over(self.executor.open(limits.max_batch, limits.max_seq))
-        self._submitted += 1
-        self._batch.scheduler.add(group)
+        maker = self._maker(add_special_tokens, note or warnings.warn)
+        with self._lock:
+            group = maker.make(self._submitted, prompt, wish, priority)
+            if self._batch is None:
+                limits = self.manifest.limits
+                self._batch = InFlightBatch.over(self.executor.open(limits.max_batch, limits.max_seq))
+            self._submitted += 1
+            self._batch.scheduler.add(group)
         return group
 
     def step(self) -> list[Update]:
         """Compute one step of the requests that were submitted; returns what it brought, nothing if there are none."""
-        if self._batch is None:
-            return []
-        self.timings = self._batch.timings
-        return self._batch.step()
+        with self._lock:
+            if self._batch is None:
+                return []
+            self.timings = self._batch.timings
+            return self._batch.step()
 
     @property
     def is_idle(self) -> bool:
@@ -189,8 +228,9 @@ class Engine:
 
     def cancel(self, request: SequenceGroup) -> None:
         """Take a submitted request out; it keeps what it has got. Nothing happens if it has ended."""
-        if self._batch is not None and request.sequences:
-            self._batch.cancel(request)
+        with self._lock:
+            if self._batch is not None and request.sequences:
+                self._batch.cancel(request)
 
     def completions(self, request: SequenceGroup) -> list[Completion]:
         """What a submitted request got: those of its texts that have ended."""
@@ -234,6 +274,14 @@ class Engine:
                 hint=f"{mend}; or give token ids (--prompt-ids 1,2,3)",
             )
         return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+
+    def _last_pieces(self, group: SequenceGroup) -> Iterator[Piece]:
+        """The end of a request's stream: its completions, with the texts of a beam search. Raises its error."""
+        if group.error is not None:
+            raise group.error
+        for completion in completions(group, self.tokenizer):
+            whole = completion.text if group.beams is not None else ""
+            yield Piece(whole, None, completion.sample or 0, completion)
 
     def _params_of_each(
         self, params: Params | ListOf[Params], count: int, changes: Mapping[str, Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import random
 from dataclasses import replace
@@ -285,3 +287,33 @@ def test_samples_of_a_prompt_differ_and_follow_from_the_seed() -> None:
     fresh = engine.generate(["Once upon a time"], wish)
     assert len({c.seed for c in fresh}) == 1 and fresh[0].seed is not None
     assert engine.generate(["Once upon a time"], wish, seed=fresh[0].seed) == fresh
+
+
+def test_asynchronous_requests_share_steps_and_those_left_are_cancelled() -> None:
+    engine = small_engine("gptneox-tiny")
+    prompts = ["The function returns", "A list", "Once upon a time"]
+    alone = [engine.generate([prompt], max_new_tokens=10)[0] for prompt in prompts]
+
+    async def left() -> str:
+        async with contextlib.aclosing(engine.astream(prompts[0], max_new_tokens=60)) as pieces:
+            async for piece in pieces:
+                return piece.text
+        raise AssertionError
+
+    async def everything() -> list[Any]:
+        async def streamed(prompt: str) -> str:
+            return "".join([piece.text async for piece in engine.astream(prompt, max_new_tokens=10)])
+
+        return await asyncio.gather(
+            *(engine.agenerate(prompt, max_new_tokens=10) for prompt in prompts),
+            streamed(prompts[1]),
+            left(),
+            engine.agenerate([1] * 500),
+            return_exceptions=True,
+        )
+
+    before = engine.timings.steps if engine._batch is not None else 0
+    *found, text, _, refused = asyncio.run(everything())
+    assert [completion.text for [completion] in found] == [completion.text for completion in alone]
+    assert text == alone[1].text and isinstance(refused, RequestError)
+    assert engine.is_idle and engine.timings.steps - before < 30
