@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.errors import ConfigError, RequestError
+from compiler.ir.frozen import FrozenDict
 from compiler.suggest import did_you_mean
+from runtime.generation.logits_rules.request import check_token_ids
 from runtime.generation.sampling_params import SamplingParams
 
 _FILE = "generation_config.json"
@@ -45,6 +47,7 @@ _SAME = (
     "num_return_sequences",
 )
 _RENAMED = {"stop_strings": "stop"}
+_FIELDS = {**{name: name for name in _SAME}, **_RENAMED}
 
 # Keys that llmc honours elsewhere: the special tokens of an engine's manifest.
 _ELSEWHERE = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
@@ -111,7 +114,7 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "watermarking_config": ((None,), "texts are not watermarked"),
 }
 
-KNOWN_KEYS = frozenset((*_SAME, *_RENAMED, *_ELSEWHERE, *_OF_TRANSFORMERS, *_OF_ASSISTED_DECODING, *_UNSUPPORTED))
+KNOWN_KEYS = frozenset((*_FIELDS, *_ELSEWHERE, *_OF_TRANSFORMERS, *_OF_ASSISTED_DECODING, *_UNSUPPORTED))
 """Every key that llmc knows, honoured or not."""
 
 
@@ -122,13 +125,16 @@ class GenerationDefaults:
     Attributes:
         params: the parameters of a request that gives none.
         notes: a sentence for each key that cannot be honoured.
+        stored: the keys of the file that set the parameters, with their values: all that an engine keeps of it.
+            They give the same parameters again.
     """
 
     params: SamplingParams
     notes: tuple[str, ...] = ()
+    stored: Mapping[str, Any] = FrozenDict()
 
 
-def generation_defaults(config: Mapping[str, Any]) -> GenerationDefaults:
+def generation_defaults(config: Mapping[str, Any], vocab_size: int | None = None) -> GenerationDefaults:
     """The defaults of requests that a generation config sets.
 
     As in transformers, tokens are drawn at random by default only if `do_sample` is true; parameters of sampling have
@@ -136,9 +142,11 @@ def generation_defaults(config: Mapping[str, Any]) -> GenerationDefaults:
 
     Args:
         config: the content of `generation_config.json`; empty if there is none.
+        vocab_size: the model's token ids are below it; None if that is not known.
 
     Raises:
-        ConfigError: naming the key, if a value is none that the key can have, or if keys contradict each other.
+        ConfigError: naming the key, if a value is none that the key can have, if it holds an id that is not the
+            model's, or if keys contradict each other.
     """
     given = {key: value for key, value in config.items() if value is not None}
     notes = [
@@ -151,14 +159,18 @@ def generation_defaults(config: Mapping[str, Any]) -> GenerationDefaults:
         for key in given
         if key not in KNOWN_KEYS
     ]
-    wishes = {key: given[key] for key in _SAME if key in given}
-    wishes |= {field: given[key] for key, field in _RENAMED.items() if key in given}
+    stored = FrozenDict({key: value for key, value in given.items() if key in _FIELDS})
+    wishes = {_FIELDS[key]: value for key, value in stored.items()}
     wishes.setdefault("do_sample", False)
     notes += [*_without_contradictions(wishes)]
     try:
-        return GenerationDefaults(SamplingParams(**wishes), tuple(notes))
+        params = SamplingParams(**wishes)
+        if vocab_size is not None:
+            check_token_ids(params, vocab_size)
     except RequestError as error:
-        raise ConfigError(f"{_FILE}: {error.message}", hint=error.hint) from None
+        hint = error.hint or f"mend the key in {_FILE}, or remove it"
+        raise ConfigError(f"{_FILE}: {error.message}", hint=hint) from None
+    return GenerationDefaults(params, tuple(notes), stored)
 
 
 def _without_contradictions(wishes: dict[str, Any]) -> list[str]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from compiler.errors import RequestError
 from compiler.ir.frozen import FrozenDict
@@ -15,7 +13,10 @@ from compiler.suggest import did_you_mean
 from runtime.generation import sampling_checks as checks
 from runtime.generation.sampling_checks import Check
 
-LogitsFunction = Callable[[list[int], Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LogitsFunction = Callable[[list[int], "Tensor"], "Tensor"]
 """A user's function over logits: called with the token ids of a row, prompt and new tokens, and with the row's logits
 `f32[vocabulary]`; returns the logits to go on with, of the same shape."""
 
@@ -322,6 +323,21 @@ def _check_names(given: Iterable[str]) -> None:
                 f"there is no sampling parameter {name!r}{near}",
                 hint=None if near else f"the parameters are {', '.join(_CHECKS)}",
             )
+
+
+def check_field(field: str, value: Any, name: str | None = None) -> Any:
+    """The value of a field of `SamplingParams` in the form in which it is kept.
+
+    Args:
+        field: the field.
+        value: its value.
+        name: what messages call the field, such as the option of a command line.
+
+    Raises:
+        RequestError: if there is no such field, or if it cannot have the value.
+    """
+    _check_names([field])
+    return _CHECKS[field](name or field, value)
 
 
 def _beams_contradict(params: SamplingParams) -> None:

@@ -140,7 +140,11 @@ def test_stats_go_to_standard_error(engine: Path) -> None:
         (["--prompt-ids", "1,x"], "--prompt-ids '1,x' holds something other than numbers", "1,2,3"),
         (["--prompt-ids", "1,1024"], "prompt 1 holds the token id 1024; the model's ids are 0 to 1023", None),
         (["--prompt-ids", "7" + ",7" * 64], "prompt 1 has 65 tokens; the engine takes at most 64", "--max-input 65"),
-        (["--prompt", "a", "--max-new-tokens", "0"], "the number of new tokens is 0", None),
+        (
+            ["--prompt", "a", "--max-new-tokens", "0"],
+            "--max-new-tokens is 0; it must be an integer of at least 1",
+            None,
+        ),
         (["--prompt", "a", "--device", "tpu"], "'tpu'", None),
         (["--prompt", "a", "--executor", "jax"], "there is no executor 'jax'", None),
         (["--prompt", "a", "--threads", "0"], "the number of threads is 0", None),

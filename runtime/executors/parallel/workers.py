@@ -119,10 +119,10 @@ class ParallelSession:
             self._channel.post(Kind.COPY, [self._number], *copies)
             _copy(self._local, copies, self._world)
 
-    def step(self, step: Step) -> Tensor:
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
         """See `runtime.executors.interface.Session.step`."""
-        self._channel.post(Kind.STEP, [self._number], *step.packed())
-        logits = _run(self._local, step, self._world)
+        self._channel.post(Kind.STEP, [self._number, first_row], *step.packed())
+        logits = _run(self._local, step, first_row, self._world)
         if self._shown:
             shown, scoring = self._shown
             shown({rank: self._received(logits, rank) for rank in range(1, scoring)})
@@ -153,8 +153,8 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
         while True:
             kind, numbers = channel.take()
             if kind is Kind.STEP:
-                number = int(numbers[0])
-                logits = _run(sessions[number], Step.unpacked(numbers[1:]), world)
+                number, first_row = map(int, numbers[:2])
+                logits = _run(sessions[number], Step.unpacked(numbers[2:]), first_row, world)
                 if number in showing:
                     world.comm.send(logits.float().cpu(), 0)
             elif kind is Kind.OPEN:
@@ -181,10 +181,10 @@ def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int
     return plans.limited(local, chosen).open(batch, capacity)
 
 
-def _run(session: Session, step: Step, world: World) -> Tensor:
+def _run(session: Session, step: Step, first_row: int, world: World) -> Tensor:
     """Run a step, and wait for the GPU, where the liveness monitor sees who waits."""
     with world.activity.busy("a step"):
-        logits = session.step(step)
+        logits = session.step(step, first_row)
         if logits.is_cuda:
             import torch
 

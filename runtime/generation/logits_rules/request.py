@@ -45,9 +45,34 @@ def request_rules(params: SamplingParams, context: RuleContext) -> tuple[LogitsR
     Raises:
         RequestError: if the parameters name a token id that the model does not have.
     """
-    _check_ids(params, context.vocab_size)
+    check_token_ids(params, context.vocab_size)
     known_ends = tuple(token for token in context.end_ids if token < context.vocab_size)
     return tuple(_rules(params, dataclasses.replace(context, end_ids=known_ends)))
+
+
+def check_token_ids(params: SamplingParams, vocab_size: int) -> None:
+    """Check that parameters name no token id that a model does not have.
+
+    Raises:
+        RequestError: naming the field and the id.
+    """
+    forced_bos = [] if params.forced_bos_token_id is None else [params.forced_bos_token_id]
+    named = {
+        "stop_token_ids": params.stop_token_ids,
+        "bad_words_ids": [token for sequence in params.bad_words_ids for token in sequence],
+        "logit_bias": list(params.logit_bias),
+        "sequence_bias": [token for sequence, _ in params.sequence_bias for token in sequence],
+        "suppress_tokens": params.suppress_tokens,
+        "begin_suppress_tokens": params.begin_suppress_tokens,
+        "forced_bos_token_id": forced_bos,
+        "forced_eos_token_id": params.forced_eos_token_id,
+    }
+    for field, ids in named.items():
+        if (unknown := next((token for token in ids if token >= vocab_size), None)) is not None:
+            raise RequestError(
+                f"{field} holds the token id {unknown}; the model's ids are 0 to {vocab_size - 1}",
+                hint="check that the ids come from this model's tokenizer",
+            )
 
 
 def apply_rules(rules: Sequence[LogitsRule], history: History, logits: Tensor) -> Tensor:
@@ -124,24 +149,3 @@ def _forced(params: SamplingParams, context: RuleContext) -> Iterator[LogitsRule
         yield tokens.ForcedBOS(params.forced_bos_token_id)
     if params.forced_eos_token_id:
         yield tokens.ForcedEOS(context.max_new_tokens, params.forced_eos_token_id)
-
-
-def _check_ids(params: SamplingParams, vocab_size: int) -> None:
-    """RequestError, naming the field, for a token id that the model does not have."""
-    forced_bos = [] if params.forced_bos_token_id is None else [params.forced_bos_token_id]
-    named = {
-        "stop_token_ids": params.stop_token_ids,
-        "bad_words_ids": [token for sequence in params.bad_words_ids for token in sequence],
-        "logit_bias": list(params.logit_bias),
-        "sequence_bias": [token for sequence, _ in params.sequence_bias for token in sequence],
-        "suppress_tokens": params.suppress_tokens,
-        "begin_suppress_tokens": params.begin_suppress_tokens,
-        "forced_bos_token_id": forced_bos,
-        "forced_eos_token_id": params.forced_eos_token_id,
-    }
-    for field, ids in named.items():
-        if (unknown := next((token for token in ids if token >= vocab_size), None)) is not None:
-            raise RequestError(
-                f"{field} holds the token id {unknown}; the model's ids are 0 to {vocab_size - 1}",
-                hint="check that the ids come from this model's tokenizer",
-            )

@@ -1,6 +1,7 @@
 """The defaults in a generation_config.json."""
 
 import json
+from typing import Any
 
 import pytest
 import transformers
@@ -110,3 +111,33 @@ def test_a_beam_search_that_draws_is_noted() -> None:
 def test_a_wrong_value_names_file_and_key() -> None:
     with pytest.raises(ConfigError, match=r"generation_config.json: temperature is 'hot'"):
         generation_defaults({"temperature": "hot"})
+
+
+def test_what_is_stored_gives_the_same_defaults_again() -> None:
+    config = {
+        "eos_token_id": 2, "use_cache": True, "top_k": None, "penalty_alpha": 0.6, "mistaken": 1, "do_sample": True,
+        "num_beams": 4, "num_return_sequences": 2, "stop_strings": "END", "sequence_bias": [[[1, 2], -2.0]],
+    }  # fmt: skip
+    defaults = generation_defaults(config)
+    assert set(defaults.stored) == {"do_sample", "num_beams", "num_return_sequences", "stop_strings", "sequence_bias"}
+    assert defaults.stored == {key: config[key] for key in defaults.stored}
+    again = generation_defaults(json.loads(json.dumps(defaults.stored)))
+    assert (again.params, again.stored) == (defaults.params, defaults.stored)
+
+
+def test_a_wrong_value_comes_with_a_mend() -> None:
+    configs: list[dict[str, Any]] = [{"temperature": "hot"}, {"bad_words_ids": [[]]}, {"early_stopping": 3}]
+    for config in configs:
+        with pytest.raises(ConfigError) as raised:
+            generation_defaults(config)
+        assert raised.value.hint
+
+
+def test_an_id_that_the_model_does_not_have_is_refused_where_its_ids_are_known() -> None:
+    config = {"suppress_tokens": [5, 97]}
+    assert generation_defaults(config).params.suppress_tokens == (5, 97)
+    assert generation_defaults(config, vocab_size=98).params.suppress_tokens == (5, 97)
+    with pytest.raises(
+        ConfigError, match=r"generation_config.json: suppress_tokens holds the token id 97; the model's"
+    ):
+        generation_defaults(config, vocab_size=97)
