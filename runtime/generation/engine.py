@@ -103,11 +103,11 @@ class Engine:
         tell = note or warnings.warn
         wishes = self._params_of_each(params, len(given), changes)
         maker = self._maker(add_special_tokens, tell)
-        if add_special_tokens:
-            self._note_appended(given, tell)
         groups = [
             maker.make(number, prompt, wish) for number, (prompt, wish) in enumerate(zip(given, wishes, strict=True))
         ]
+        if add_special_tokens:
+            self._note_appended(given, tell)
         usual = self.defaults.notes
         for text in dict.fromkeys(text for group in groups for text in group.params.notes if text not in usual):
             tell(text)

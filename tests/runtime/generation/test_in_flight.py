@@ -316,4 +316,5 @@ def test_asynchronous_requests_share_steps_and_those_left_are_cancelled() -> Non
     *found, text, _, refused = asyncio.run(everything())
     assert [completion.text for [completion] in found] == [completion.text for completion in alone]
     assert text == alone[1].text and isinstance(refused, RequestError)
-    assert engine.is_idle and engine.timings.steps - before < 30
+    # One after the other they would take 4 * 10 steps, and the one that is left up to 60, according to when it is.
+    assert engine.is_idle and engine.timings.steps - before < 80
