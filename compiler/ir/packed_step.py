@@ -55,14 +55,14 @@ class Span(NamedTuple):
     past: int
 
     @property
-    def count(self) -> int:
+    def new(self) -> int:
         """How many tokens the step adds to the sequence."""
         return self.stop - self.start
 
     @property
     def length(self) -> int:
         """How many tokens the sequence has after the step."""
-        return self.past + self.count
+        return self.past + self.new
 
 
 class PackedStep(NamedTuple):
@@ -124,13 +124,12 @@ class PackedStep(NamedTuple):
 
     def spans(self) -> list[Span]:
         """The tokens of each sequence that has some, in order."""
-        import torch
+        import numpy as np
 
-        rows, counts = torch.unique_consecutive(self.token_rows, return_counts=True)
-        stops = counts.cumsum(0)
-        firsts = self.token_positions[stops - counts]
-        each = zip(rows.tolist(), stops.tolist(), counts.tolist(), firsts.tolist(), strict=True)
-        return [Span(row, stop - count, stop, first) for row, stop, count, first in each]
+        rows, positions = self.token_rows.numpy(), self.token_positions.numpy()
+        starts = [0, *(np.flatnonzero(rows[1:] != rows[:-1]) + 1).tolist()]
+        each = zip(rows[starts].tolist(), starts, [*starts[1:], len(rows)], positions[starts].tolist(), strict=True)
+        return [Span(*span) for span in each]
 
     def check(self, block: int, blocks: int) -> list[Span]:
         """See that the step can run over pools of `blocks` blocks of `block` tokens; returns its spans.
@@ -138,7 +137,7 @@ class PackedStep(NamedTuple):
         Raises:
             RequestError: saying what is wrong.
         """
-        import torch
+        import numpy as np
 
         if not self.tokens or not len(self.token_positions) == len(self.token_rows) == self.tokens:
             raise RequestError(
@@ -148,16 +147,16 @@ class PackedStep(NamedTuple):
             )
         spans = self.spans()
         rows = [span.row for span in spans]
-        apart = torch.arange(self.tokens, dtype=torch.int32) - self.token_positions
-        if rows != sorted({*rows}) or any(
-            bool((apart[start:stop] != apart[start]).any()) for _, start, stop, _ in spans if stop - start > 1
-        ):
+        offsets = np.arange(self.tokens, dtype=np.int32) - self.token_positions.numpy()
+        scattered = any((offsets[span.start : span.stop] != offsets[span.start]).any() for span in spans)
+        if scattered or rows != sorted({*rows}):
             raise RequestError(
                 "the tokens of a sequence do not follow each other in a packed step", hint="PackedStep.of makes a step"
             )
         if rows[0] < 0 or rows[-1] >= len(self.block_tables):
-            raise RequestError(f"a token is in row {rows[-1]} of {len(self.block_tables)} block tables")
-        if self.wanted and not 0 <= int(self.logit_pos.min()) <= int(self.logit_pos.max()) < self.tokens:
+            raise RequestError(f"tokens are in rows {rows[0]} to {rows[-1]} of {len(self.block_tables)} block tables")
+        wanted = self.logit_pos.numpy()
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.tokens:
             raise RequestError(f"the logits of a token are wanted that is none of the {self.tokens} of the step")
         self._check_tables(spans, block, blocks)
         return spans
@@ -165,21 +164,19 @@ class PackedStep(NamedTuple):
     def _check_tables(self, spans: Sequence[Span], block: int, blocks: int) -> None:
         """RequestError if a sequence needs a block that is not there, or that another one writes to, too."""
         writers: dict[int, int] = {}
-        tables = self.block_tables.tolist()
         for span in spans:
             needed = -(-span.length // block)
-            table = tables[span.row][:needed]
+            table = self.block_tables[span.row, :needed].tolist()
             if span.past < 0 or len(table) < needed or NO_BLOCK in table:
                 held = sum(entry != NO_BLOCK for entry in table)
                 raise RequestError(
-                    f"sequence {span.row} has {span.length} tokens and {held} blocks, which hold {held * block}",
+                    f"sequence {span.row} grows from {span.past} to {span.length} tokens; it has {held} blocks, which "
+                    f"hold {held * block}",
                     hint="give it more blocks",
                 )
-            for entry in table:
-                if not 0 <= entry < blocks:
-                    raise RequestError(
-                        f"sequence {span.row} is in block {entry}; the session's blocks are 0 to {blocks - 1}"
-                    )
+            if not 0 <= min(table) <= max(table) < blocks:
+                wrong = next(entry for entry in table if not 0 <= entry < blocks)
+                raise RequestError(f"sequence {span.row} is in block {wrong}; the blocks are 0 to {blocks - 1}")
             for entry in table[span.past // block :]:
                 if writers.setdefault(entry, span.row) != span.row or table.count(entry) > 1:
                     raise RequestError(
@@ -196,8 +193,10 @@ class PackedStep(NamedTuple):
         """
         asked = ((self.logit_pos >= start) & (self.logit_pos < stop)).nonzero().flatten()
         wanted = self.logit_pos[asked] - start if len(asked) else self.logit_pos.new_zeros(1)
-        tokens = (tensor[start:stop] for tensor in (self.token_ids, self.token_positions, self.token_rows))
-        return PackedStep(*tokens, self.block_tables, wanted), asked
+        ids, positions, rows = (
+            tensor[start:stop] for tensor in (self.token_ids, self.token_positions, self.token_rows)
+        )
+        return PackedStep(ids, positions, rows, self.block_tables, wanted), asked
 
     def packed(self) -> list[Sequence[int] | Ints]:
         """The step as 32-bit integers, in parts to be sent one after the other: its sizes, then its tensors."""

@@ -34,8 +34,8 @@ DEFAULT_BLOCK = 64
 PASS_NAME = "cache"
 
 _HINT = (
-    "paged caches need attention in one op over causal positions: apply fuse-attention first, and leave cache=paged out "
-    "for a model whose attention it cannot fuse"
+    "paged caches need attention in one op over causal positions: apply fuse-attention first, and leave cache=paged "
+    "out for a model whose attention it cannot fuse"
 )
 
 
@@ -170,8 +170,10 @@ class _Rewriting:
             self._refuse(op, "whose keys and values are not caches")
         window = self._window(op, mask, b)
         slopes = self._slopes(op, bias[0], b) if bias else None
-        return b.paged_attention(
-            q, k, v, *self.addresses, slopes, scale=op.attrs["scale"], window=window, rounded=op.attrs["rounded"]
+        positions, rows, tables = self.addresses
+        scale, rounded = op.attrs["scale"], op.attrs["rounded"]
+        return b.op(
+            "paged_attention", q, k, v, positions, rows, tables, slopes, scale=scale, window=window, rounded=rounded
         )
 
     def _window(self, op: Op, mask: Value, b: RewriteBuilder) -> int:
@@ -213,7 +215,9 @@ class _Rewriting:
             self._refuse(op, "which has an element for each token that a cache can hold")
 
     def _refuse(self, op: Op, why: str) -> NoReturn:
-        raise GraphError(f"caches cannot be paged: there is {op.kind.name} %{op.name} from {op.origin}, {why}", hint=_HINT)
+        raise GraphError(
+            f"caches cannot be paged: there is {op.kind.name} %{op.name} from {op.origin}, {why}", hint=_HINT
+        )
 
 
 # The positions of the cached tokens, as what broadcasts against queries.

@@ -32,7 +32,7 @@ CACHE_BLOCK = "cache_block"
 
 @dataclass(frozen=True)
 class PagedLayout:
-    """A cache is a pool `[N, block, heads, width]`: position `p` of a sequence is in the block `p // block` of its table.
+    """A cache is a pool `[N, block, heads, width]`: position `p` of a sequence is in block `p // block` of its table.
 
     The tokens of a block lie one after the other, each with all its heads. Blocks that follow each other in the pool
     are therefore read as one sequence without a copy, and a token is written as one piece of memory.

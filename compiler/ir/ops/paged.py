@@ -49,9 +49,9 @@ def paged_attention(
 
     `q [1, heads, T, D]`; the pools are `k [N, block, kv_heads, D]` and `v [N, block, kv_heads, E]`. Token `t` is in the
     sequence whose blocks `tables[rows[t]]` lists, at `positions[t]`; it sees the positions from 0 to its own, or with
-    a `window` of 0 or more only the last `window` of them and its own. With `slopes` `f32[heads,1,1]`, the
-    bias of a score is the head's slope times the position seen less the token's own (ALiBi; Press et al., 2022), rounded
-    to the element type of `q`.
+    a `window` of 0 or more only the last `window` of them and its own. With `slopes` `f32[heads, 1, 1]`, the bias of a
+    score is the head's slope times the position seen less the token's own (ALiBi; Press et al., 2022), rounded to the
+    element type of `q`.
 
     Heads, `scale`, `rounded` and what is rounded are those of `attention`.
     """
