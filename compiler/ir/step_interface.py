@@ -1,8 +1,8 @@
 """What a step graph takes and gives, by what it is for, and what every step graph must have.
 
 A step graph takes some of `STEP_INPUTS`, and caches whose next states are outputs of the same names. It gives the
-logits. The graph of packed steps (see `compiler.ir.paged`) takes some of `PACKED_INPUTS`, and pools of blocks as caches.
-The graph of one stage of a pipeline takes and gives what passes between stages, too, and perhaps no logits.
+logits. The graph of packed steps (see `compiler.ir.paged`) takes some of `PACKED_INPUTS`, and its caches are pools of
+blocks. The graph of one stage of a pipeline takes and gives what passes between stages, too, and perhaps no logits.
 """
 
 from __future__ import annotations

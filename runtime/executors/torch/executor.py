@@ -23,7 +23,7 @@ from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
 from runtime.executors.torch.linear import Linear, pack_linear
 from runtime.executors.torch.lowering import Program, lower, runtime_dtype
-from runtime.executors.torch.paged import TorchPagedSession
+from runtime.executors.torch.paged_session import TorchPagedSession
 from runtime.executors.torch.session import TorchStageSession
 
 

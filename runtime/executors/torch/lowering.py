@@ -28,7 +28,7 @@ from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
 from compiler.plugins import Registry, blamed, broken_hint, is_own, place_of
 from runtime.collectives.communicator import Communicator, SingleRank
-from runtime.executors.torch import kernels, paged
+from runtime.executors.torch import kernels, paged_kernels
 from runtime.executors.torch.linear import Linear
 
 Pack = Callable[[Tensor, Tensor | None], Linear | Future[Linear]]
@@ -165,7 +165,12 @@ def lower(
     packed = packed_weights(graph)
     state = Lowering(graph, device, load, pack, upcast, packed, constant=stored_values(graph))
     state.globals.update(
-        torch=torch, kernels=kernels, paged=paged, F=torch.nn.functional, device=device, group=group or SingleRank()
+        torch=torch,
+        kernels=kernels,
+        paged=paged_kernels,
+        F=torch.nn.functional,
+        device=device,
+        group=group or SingleRank(),
     )
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]
