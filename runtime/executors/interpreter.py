@@ -115,13 +115,13 @@ class InterpreterExecutor:
         check_whole(self._interface, self._interpreter.graph)
         if self.block is None:
             return WholeSession(self.open_stage(batch, capacity), batch, capacity)
-        check_size(self._interpreter.graph, batch, capacity)
+        self.check_rows(batch, capacity)
         return PagedRows(self.open_paged(blocks_of_rows(batch, capacity, self.block)), batch, capacity)
 
     def open_stage(self, batch: int, capacity: int) -> InterpreterStageSession:
         """See `runtime.executors.interface.StageExecutor.open_stage`; EngineError if the caches are paged."""
         check_linear(self._interface, self._interpreter.graph)
-        check_size(self._interpreter.graph, batch, capacity)
+        self.check_rows(batch, capacity)
         return InterpreterStageSession(self._interpreter, batch, capacity)
 
     def open_paged(self, blocks: int) -> WholePagedSession[InterpreterPagedSession]:
@@ -129,6 +129,10 @@ class InterpreterExecutor:
         check_whole(self._interface, self._interpreter.graph)
         stage = self.open_paged_stage(blocks)
         return WholePagedSession(stage, check_blocks(self._interface, self._interpreter.graph, blocks), blocks)
+
+    def check_rows(self, batch: int, capacity: int) -> None:
+        """RequestError if the engine was not built for so many sequences, or so many tokens of each."""
+        check_size(self._interpreter.graph, batch, capacity)
 
     def open_paged_stage(self, blocks: int) -> InterpreterPagedSession:
         """The same for a graph that may be one of several stages."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from compiler.errors import RequestError
+from compiler.errors import EngineError, RequestError
 from compiler.ir.packed_step import PackedStep
 from compiler.ir.paged_layout import PagedLayout
 from compiler.ir.step import LOGITS, Step
@@ -54,6 +54,7 @@ class PagedSession(Protocol):
         ...
 
 
+@runtime_checkable
 class PagedExecutor(Protocol):
     """A loaded model whose caches may be paged."""
 
@@ -97,6 +98,34 @@ class PagedStageSession(Protocol):
         ...
 
 
+@runtime_checkable
+class PagedStageExecutor(Protocol):
+    """A loaded stage whose caches may be paged."""
+
+    @property
+    def block(self) -> int | None:
+        """See `PagedExecutor.block`."""
+        ...
+
+    def check_rows(self, batch: int, capacity: int) -> None:
+        """RequestError if the engine was not built for `batch` sequences, or for `capacity` tokens of each."""
+        ...
+
+    def open_paged_stage(self, blocks: int) -> PagedStageSession:
+        """See `PagedExecutor.open_paged`."""
+        ...
+
+
+def paged_executor(executor: object) -> PagedExecutor:
+    """The executor, if paged sessions can be opened on it; else an EngineError that says so."""
+    if not isinstance(executor, PagedExecutor) or executor.block is None:
+        raise EngineError(
+            f"the caches of {getattr(executor, 'name', 'the executor')} are linear, so that it takes no packed steps",
+            hint="compile the engine with --passes cache=paged, and run it with torch",
+        )
+    return executor
+
+
 S = TypeVar("S", bound=PagedStageSession)
 
 
@@ -113,9 +142,10 @@ class WholePagedSession(Generic[S]):
     def step(self, step: PackedStep) -> Tensor:
         """See `PagedSession.step`."""
         step.check(self.block, self.blocks)
-        if not step.wanted:
-            return self.stage.step(step.part(0, step.tokens)[0], {})[LOGITS][:0]
-        return self.stage.step(step, {})[LOGITS]
+        if step.wanted:
+            return self.stage.step(step, {})[LOGITS]
+        whole, _ = step.part(0, step.tokens)
+        return self.stage.step(whole, {})[LOGITS][:0]
 
     def copy_blocks(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
         """See `PagedSession.copy_blocks`."""

@@ -113,7 +113,7 @@ class TorchExecutor:
         check_whole(self.interface, self.graph)
         if self.block is None:
             return WholeSession(self.open_stage(batch, capacity), batch, capacity)
-        check_size(self.graph, batch, capacity)
+        self.check_rows(batch, capacity)
         return PagedRows(self.open_paged(blocks_of_rows(batch, capacity, self.block)), batch, capacity)
 
     def open_stage(self, batch: int, capacity: int) -> TorchStageSession:
@@ -124,7 +124,7 @@ class TorchExecutor:
             EngineError: if the caches are paged.
         """
         check_linear(self.interface, self.graph)
-        check_size(self.graph, batch, capacity)
+        self.check_rows(batch, capacity)
         return TorchStageSession(self, batch, capacity)
 
     def open_paged(self, blocks: int) -> WholePagedSession[TorchPagedSession]:
@@ -132,6 +132,10 @@ class TorchExecutor:
         check_whole(self.interface, self.graph)
         stage = self.open_paged_stage(blocks)
         return WholePagedSession(stage, check_blocks(self.interface, self.graph, blocks), blocks)
+
+    def check_rows(self, batch: int, capacity: int) -> None:
+        """RequestError if the engine was not built for so many sequences, or so many tokens of each."""
+        check_size(self.graph, batch, capacity)
 
     def open_paged_stage(self, blocks: int) -> TorchPagedSession:
         """The same for a graph that may be one of several stages."""
