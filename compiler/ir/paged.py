@@ -129,7 +129,7 @@ class _Rewriting:
             return self._update(op, b)
         if op.kind.name == "attention":
             return self._attention(op, b)
-        if op.operands and op.operands[0].name in self.pool_values:
+        if any(value.name in self.pool_values for value in op.operands):
             return self._read(op, b)
         operands = tuple([self._row(b, value.name) if value.name in self.inputs else value for value in op.operands])
         if self.one_row.outputs.get(LOGITS) in op.results:
@@ -157,8 +157,12 @@ class _Rewriting:
     def _read(self, op: Op, b: RewriteBuilder) -> Replacement:
         """What dequantizes a cache dequantizes its blocks, with a scale for each head as before."""
         pool, *parameters = op.operands
-        if op.kind.name != "dequantize" or any(value.type.shape[LINEAR.POSITION] != 1 for value in parameters):
-            self._refuse(op, f"which reads all of the cache %{pool.name}")
+        if (
+            pool.name not in self.pool_values
+            or op.kind.name != "dequantize"
+            or any(value.type.shape[LINEAR.POSITION] != 1 for value in parameters)
+        ):
+            self._refuse(op, "which reads all of a cache")
         moved = [b.reshape(value, shape=self.layout.from_linear(value.type.shape)) for value in parameters]
         result = b.dequantize(pool, *moved, dtype=op.attrs["dtype"])
         self.pool_values.add(op.name)
@@ -215,9 +219,7 @@ class _Rewriting:
             self._refuse(op, "which has an element for each token that a cache can hold")
 
     def _refuse(self, op: Op, why: str) -> NoReturn:
-        raise GraphError(
-            f"caches cannot be paged: there is {op.kind.name} %{op.name} from {op.origin}, {why}", hint=_HINT
-        )
+        raise GraphError(f"caches cannot be paged for {op.kind.name} %{op.name} from {op.origin}, {why}", hint=_HINT)
 
 
 # The positions of the cached tokens, as what broadcasts against queries.
