@@ -124,11 +124,32 @@ class PagedLayout:
             blocks: the blocks of the sequence, `i64`, which are copied; or a slice of the pool's, which are not.
             length: how many tokens.
         """
+        if isinstance(blocks, slice) and pool.is_contiguous():
+            return cls.read_rows(pool, 1, blocks.start, 0, length)
         if isinstance(blocks, slice):
             chosen = pool[blocks]
         else:
             chosen = as_bytes(pool).index_select(cls.BLOCK, blocks).view(pool.dtype)
         return chosen.flatten(cls.BLOCK, cls.POSITION)[:length].transpose(0, 1).unsqueeze(LINEAR.ROW)
+
+    @classmethod
+    def read_rows(cls, pool: Tensor, count: int, first: int, apart: int, length: int) -> Tensor:
+        """Rows of tokens that begin at equal distances, as linear caches: `[count, heads, length, width]`.
+
+        Shares the memory of the pool, which must be contiguous; the rows must be within it.
+
+        Args:
+            pool: the pool.
+            count: how many rows.
+            first: the block with which the first one begins.
+            apart: how many blocks further each of the next ones begins.
+            length: how many tokens of each.
+        """
+        heads, width, block = pool.shape[cls.HEAD], pool.shape[cls.WIDTH], pool.shape[cls.POSITION]
+        token = heads * width
+        sizes = LINEAR.shaped(count, heads, length, width)
+        strides = LINEAR.shaped(apart * block * token, width, token, 1)
+        return pool.as_strided(sizes, strides, pool.storage_offset() + first * block * token)
 
     @classmethod
     def heads_first(cls, values: Tensor) -> Tensor:

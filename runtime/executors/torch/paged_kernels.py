@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,26 +20,152 @@ from runtime.executors.torch.kernels import attention
 Pool = Tensor | tuple[Tensor, ...]
 """A pool; or a quantized one, with its scales and perhaps zero points, which are dequantized where they are read."""
 
+# Sequences are read together while that reads no more than so many times their tokens.
+_MOST_READ = 1.5
 
-class Reach(NamedTuple):
-    """Which part of the pools a sequence is in.
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a `paged_attention` op says of scores.
 
     Attributes:
-        span: its tokens in the step.
+        scale: factor on the scores.
+        slopes: of ALiBi, `f32[heads, 1, 1]`, or None.
+        window: how many positions back a token sees; -1 for all.
+    """
+
+    scale: float
+    slopes: Tensor | None
+    window: int
+
+    def added(self, distance: Tensor, like: Tensor) -> Tensor:
+        """What is added to scores, by how far a key is after the token; it has an axis for heads before the last two.
+
+        Args:
+            distance: `[..., tokens, positions]`, integers.
+            like: a tensor of the wanted element type.
+        """
+        visible = distance <= 0
+        if self.window >= 0:
+            visible &= distance >= -self.window
+        bias = torch.zeros((), device=distance.device) if self.slopes is None else self.slopes * distance
+        return torch.where(visible, bias, float("-inf")).to(like.dtype)
+
+
+class Part(Protocol):
+    """Some consecutive tokens of a step, which attend together."""
+
+    @property
+    def start(self) -> int:
+        """The first of the tokens."""
+        ...
+
+    @property
+    def stop(self) -> int:
+        """The token after the last."""
+        ...
+
+    def attend(self, q: Tensor, k: Pool, v: Pool, scoring: Scoring, masks: Masks) -> Tensor:
+        """The context of the tokens, `[1, heads, tokens, width]`, from their queries of that form."""
+        ...
+
+
+class Masks:
+    """What is added to scores: the layers of a model ask for the same. What fits is kept until the step ends."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, int, int], Tensor] = {}
+        self._held = 0
+
+    def get(self, token: int, scoring: Scoring, distance: Callable[[], Tensor], like: Tensor) -> Tensor:
+        """The mask of some tokens, the first of which is `token`; `distance` is as `Scoring.added` takes it."""
+        key = (token, id(scoring.slopes), scoring.window)
+        mask = self._kept.get(key)
+        if mask is None:
+            mask = scoring.added(distance(), like)
+            if self._held + mask.numel() <= BUDGET:
+                self._held += mask.numel()
+                self._kept[key] = mask
+        return mask
+
+
+@dataclass(frozen=True)
+class OneSequence:
+    """The tokens of one sequence. See `Part`.
+
+    Attributes:
+        start: the first one.
+        stop: the one after the last.
+        past: how many tokens of the sequence are in the pools already.
         blocks: its blocks: a slice of the pool's if they follow each other, and are read without a copy.
     """
 
-    span: Span
+    start: int
+    stop: int
+    past: int
     blocks: Tensor | slice
 
-    def read(self, pool: Pool, length: int, dtype: torch.dtype) -> Tensor:
-        """The first tokens of the sequence in a pool, `[1, heads, length, width]`."""
-        if isinstance(pool, Tensor):
-            return PagedLayout.read(pool, self.blocks, length)
-        values, scale, *zero = pool
-        scale, *zero = map(PagedLayout.heads_first, (scale, *zero))
-        found = PagedLayout.read(values, self.blocks, length)
-        return dequantize(found, scale.float(), zero[0] if zero else None).to(dtype)
+    def attend(self, q: Tensor, k: Pool, v: Pool, scoring: Scoring, masks: Masks) -> Tensor:
+        """See `Part.attend`. Of a long sequence, so many tokens at a time that a mask is within the budget."""
+        new = self.stop - self.start
+        length = self.past + new
+        keys, values = (_read(pool, self.blocks, length, q.dtype) for pool in (k, v))
+        plain = scoring.slopes is None and scoring.window < 0
+        if plain and new == 1:
+            return attention(q, keys, values, None, scoring.scale)
+        heads = q.shape[LINEAR.HEAD]
+        if plain and not self.past and (q.device.type == "cpu" or heads * new * length <= BUDGET):
+            return attention(q, keys, values, None, scoring.scale, causal=True)
+        held = heads if scoring.slopes is not None or q.device.type == "cuda" else 1
+        most = max(1, BUDGET // (held * length))
+        axis, parts = LINEAR.POSITION, []
+        for start in range(0, new, most):
+            stop = min(start + most, new)
+            seen, count = self.past + stop, stop - start
+
+            def distance(seen: int = seen, count: int = count) -> Tensor:
+                places = torch.arange(seen, device=q.device)
+                return (places - places[seen - count :, None])[None, None]
+
+            mask = masks.get(self.start + start, scoring, distance, q)
+            some, these, those = q.narrow(axis, start, count), keys.narrow(axis, 0, seen), values.narrow(axis, 0, seen)
+            parts.append(attention(some, these, those, mask, scoring.scale))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, axis)
+
+
+@dataclass(frozen=True)
+class EvenRows:
+    """Single tokens of sequences that lie in the pools at equal distances, and are read together. See `Part`.
+
+    Attributes:
+        start: the first one.
+        stop: the one after the last.
+        first: the first block of the first sequence.
+        apart: how many blocks further each of the next ones begins.
+        lengths: how many tokens each sequence has, the new one too.
+    """
+
+    start: int
+    stop: int
+    first: int
+    apart: int
+    lengths: tuple[int, ...]
+
+    def attend(self, q: Tensor, k: Pool, v: Pool, scoring: Scoring, masks: Masks) -> Tensor:
+        """See `Part.attend`: a row for each sequence, as long as the longest."""
+        longest = max(self.lengths)
+        rows = (len(self.lengths), self.first, self.apart)
+        keys, values = (_read_rows(pool, rows, longest, q.dtype) for pool in (k, v))
+        mask = None
+        if scoring.slopes is not None or scoring.window >= 0 or min(self.lengths) < longest:
+
+            def distance() -> Tensor:
+                places = torch.arange(longest, device=q.device)
+                return (places - (torch.tensor(self.lengths, device=q.device)[:, None] - 1))[:, None, None]
+
+            mask = masks.get(self.start, scoring, distance, q)
+        context = attention(q.transpose(LINEAR.ROW, LINEAR.POSITION), keys, values, mask, scoring.scale)
+        return context.transpose(LINEAR.ROW, LINEAR.POSITION)
 
 
 class PagedAccess:
@@ -44,55 +173,69 @@ class PagedAccess:
 
     Attributes:
         slots: where the tokens are written, as `PagedLayout.append` takes it.
-        reaches: the sequences, in the order of their tokens.
+        parts: the tokens, in order, by how they attend.
+        masks: what is added to scores.
     """
 
-    def __init__(self, step: PackedStep, block: int, device: torch.device) -> None:
-        self.reaches = [Reach(span, _blocks(step, span, block, device)) for span in step.spans()]
+    def __init__(self, step: PackedStep, block: int, blocks: int, device: torch.device) -> None:
+        sequences = [_sequence(step, span, block, device) for span in step.spans()]
+        first = sequences[0]
         self.slots: Tensor | slice
-        first = self.reaches[0]
-        if len(self.reaches) == 1 and isinstance(first.blocks, slice):
-            start = first.blocks.start * block + first.span.past
+        if len(sequences) == 1 and isinstance(first.blocks, slice):
+            start = first.blocks.start * block + first.past
             self.slots = slice(start, start + step.tokens)
         else:
             positions, rows, tables = step.token_positions, step.token_rows, step.block_tables
             self.slots = PagedLayout.slots(positions, rows, tables, block).to(device)
-        self._masks: dict[tuple[int, int, int], Tensor] = {}
-        self._held = 0
-
-    def mask(self, at: int, start: int, stop: int, slopes: Tensor | None, window: int, like: Tensor) -> Tensor:
-        """What is added to the scores of some tokens of a sequence, `[1, 1 or heads, tokens, positions]`.
-
-        The layers of a model ask for the same ones: those that fit are kept until the step ends.
-        """
-        key = (self.reaches[at].span.start + start, id(slopes), window)
-        if key not in self._masks:
-            made = _mask(self.reaches[at].span.past, start, stop, slopes, window, like)
-            if self._held + made.numel() > BUDGET:
-                return made
-            self._held += made.numel()
-            self._masks[key] = made
-        return self._masks[key]
+        self.parts = list(_parts(sequences, block, blocks))
+        self.masks = Masks()
 
 
-def _blocks(step: PackedStep, span: Span, block: int, device: torch.device) -> Tensor | slice:
+def _sequence(step: PackedStep, span: Span, block: int, device: torch.device) -> OneSequence:
     table = step.block_tables[span.row, : -(-span.length // block)]
     listed = table.tolist()
     first = listed[0]
-    if listed == list(range(first, first + len(listed))):
-        return slice(first, first + len(listed))
-    return table.long().to(device)
+    following = listed == list(range(first, first + len(listed)))
+    where = slice(first, first + len(listed)) if following else table.long().to(device)
+    return OneSequence(span.start, span.stop, span.past, where)
 
 
-def _mask(past: int, start: int, stop: int, slopes: Tensor | None, window: int, like: Tensor) -> Tensor:
-    seen = torch.arange(past + stop, device=like.device)
-    distance = seen - torch.arange(past + start, past + stop, device=like.device)[:, None]
-    visible = distance <= 0
-    if window >= 0:
-        visible &= distance >= -window
-    bias = torch.zeros((), device=like.device) if slopes is None else slopes * distance
-    result = torch.where(visible, bias, float("-inf")).to(like.dtype)
-    return result.expand(1, result.shape[0] if slopes is not None else 1, *visible.shape)
+def _parts(sequences: Sequence[OneSequence], block: int, blocks: int) -> Iterator[Part]:
+    """The sequences, of which those that decode one token are joined where they lie evenly."""
+    for single, grouped in groupby(sequences, lambda each: each.stop - each.start == 1):
+        group = list(grouped)
+        rows = _even_rows(group, block, blocks) if single and len(group) > 1 else None
+        yield from group if rows is None else [rows]
+
+
+def _even_rows(group: Sequence[OneSequence], block: int, blocks: int) -> EvenRows | None:
+    """Single tokens of sequences as rows at equal distances, if they are and that reads little more."""
+    firsts = [each.blocks.start for each in group if isinstance(each.blocks, slice)]
+    lengths = tuple(each.past + 1 for each in group)
+    longest, first, apart = max(lengths), firsts[0] if firsts else 0, firsts[1] - firsts[0] if len(firsts) > 1 else 0
+    even = len(firsts) == len(group) and firsts == [first + apart * row for row in range(len(group))]
+    inside = apart > 0 and firsts[-1] * block + longest <= blocks * block
+    if not even or not inside or longest * len(group) > _MOST_READ * sum(lengths):
+        return None
+    return EvenRows(group[0].start, group[-1].stop, first, apart, lengths)
+
+
+def _read(pool: Pool, blocks: Tensor | slice, length: int, dtype: torch.dtype) -> Tensor:
+    if isinstance(pool, Tensor):
+        return PagedLayout.read(pool, blocks, length)
+    return _dequantized(PagedLayout.read(pool[0], blocks, length), pool, dtype)
+
+
+def _read_rows(pool: Pool, rows: tuple[int, int, int], length: int, dtype: torch.dtype) -> Tensor:
+    if isinstance(pool, Tensor):
+        return PagedLayout.read_rows(pool, *rows, length)
+    return _dequantized(PagedLayout.read_rows(pool[0], *rows, length), pool, dtype)
+
+
+def _dequantized(values: Tensor, pool: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    _, scale, *zero = pool
+    scale, *zero = map(PagedLayout.heads_first, (scale, *zero))
+    return dequantize(values, scale.float(), zero[0] if zero else None).to(dtype)
 
 
 def paged_append(pool: Tensor, new: Tensor, access: PagedAccess) -> Tensor:
@@ -103,35 +246,12 @@ def paged_append(pool: Tensor, new: Tensor, access: PagedAccess) -> Tensor:
 def paged_attention(
     q: Tensor, k: Pool, v: Pool, access: PagedAccess, scale: float, slopes: Tensor | None, window: int
 ) -> Tensor:
-    """The op `paged_attention` for `q [1, heads, T, D]`, sequence by sequence."""
-    if len(access.reaches) == 1:
-        return _sequence(q, k, v, access, 0, scale, slopes, window)
-    parts = []
-    for at, (span, _) in enumerate(access.reaches):
-        own = q.narrow(LINEAR.POSITION, span.start, span.new)
-        parts.append(_sequence(own, k, v, access, at, scale, slopes, window))
-    return torch.cat(parts, LINEAR.POSITION)
-
-
-def _sequence(
-    q: Tensor, k: Pool, v: Pool, access: PagedAccess, at: int, scale: float, slopes: Tensor | None, window: int
-) -> Tensor:
-    """Attention of the tokens of one sequence. Of a long one, so many at a time that a mask is within the budget."""
-    span = access.reaches[at].span
-    keys, values = (access.reaches[at].read(pool, span.length, q.dtype) for pool in (k, v))
-    plain = slopes is None and window < 0
-    if plain and span.new == 1:
-        return attention(q, keys, values, None, scale)
-    heads = q.shape[LINEAR.HEAD]
-    if plain and not span.past and (q.device.type == "cpu" or heads * span.new * span.length <= BUDGET):
-        return attention(q, keys, values, None, scale, causal=True)
-    held = heads if slopes is not None or q.device.type == "cuda" else 1
-    most = max(1, BUDGET // (held * span.length))
-    parts = []
-    for start in range(0, span.new, most):
-        stop = min(start + most, span.new)
-        axis, seen = LINEAR.POSITION, span.past + stop
-        mask = access.mask(at, start, stop, slopes, window, q)
-        some = q.narrow(axis, start, stop - start)
-        parts.append(attention(some, keys.narrow(axis, 0, seen), values.narrow(axis, 0, seen), mask, scale))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, LINEAR.POSITION)
+    """The op `paged_attention` for `q [1, heads, T, D]`, part by part of its tokens."""
+    scoring, axis = Scoring(scale, slopes, window), LINEAR.POSITION
+    if len(access.parts) == 1:
+        return access.parts[0].attend(q, k, v, scoring, access.masks)
+    contexts = [
+        part.attend(q.narrow(axis, part.start, part.stop - part.start), k, v, scoring, access.masks)
+        for part in access.parts
+    ]
+    return torch.cat(contexts, axis)

@@ -30,7 +30,7 @@ class TorchPagedSession:
         self._executor, self._device = executor, executor.device
         interface = executor.interface
         assert interface.block is not None
-        self._block, self._arguments = interface.block, interface.arguments
+        self._block, self._blocks, self._arguments = interface.block, blocks, interface.arguments
         self._received = [value.name for value in interface.received]
         self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
         with memory_for(f"pools of {blocks} blocks of {self._block} tokens"):
@@ -45,7 +45,7 @@ class TorchPagedSession:
     @torch.inference_mode()
     def step(self, step: PackedStep, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `PagedStageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
-        access = PagedAccess(step, self._block, self._device)
+        access = PagedAccess(step, self._block, self._blocks, self._device)
         inputs = [step[at].to(self._device) for at in self._arguments]
         arrived = [received[name] for name in self._received]
         program = self._executor.program
