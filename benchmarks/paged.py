@@ -31,20 +31,20 @@ from compiler.ir.step import Step, last_positions
 from runtime.executors.interface import Session
 from runtime.executors.torch.executor import TorchExecutor
 
+EXAMPLES = Path(__file__).parents[1] / "examples" / "models"
 CAPACITY, PROMPT, DECODING, PAST = 1024, 512, 7, 256
 Run = Callable[[], object]
 
 
 def engine(model: str, folder: Path, dtype: str) -> Path:
     """An engine of an example checkpoint, or of the shape of OPT-125m with weights that are noise."""
-    source: Path | str = f"examples/models/{model}"
-    if model == "opt-125m":
-        source = folder / "model"
+    noise = model == "opt-125m"
+    source = folder / "model" if noise else EXAMPLES / model
+    if noise:
         OPTConfig().save_pretrained(source)
-    return llmc.compile(
-        source, folder / "engine", dtype=dtype, target="torch", max_batch=8, max_seq=CAPACITY if model == "opt-125m" else None,
-        dummy_weights=model == "opt-125m",
-    ).path  # fmt: skip
+    longest = CAPACITY if noise else PROMPT
+    options = {"dtype": dtype, "target": "torch", "max_batch": 8, "max_seq": longest, "dummy_weights": noise}
+    return llmc.compile(source, folder / "engine", **options).path
 
 
 def linear(session: Session, counts: list[int], past: list[int]) -> Run:

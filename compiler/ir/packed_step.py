@@ -6,6 +6,7 @@ This module alone spells the names of the inputs of a packed step. The caches ar
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -124,12 +125,13 @@ class PackedStep(NamedTuple):
 
     def spans(self) -> list[Span]:
         """The tokens of each sequence that has some, in order."""
-        import numpy as np
-
-        rows, positions = self.token_rows.numpy(), self.token_positions.numpy()
-        starts = [0, *(np.flatnonzero(rows[1:] != rows[:-1]) + 1).tolist()]
-        each = zip(rows[starts].tolist(), starts, [*starts[1:], len(rows)], positions[starts].tolist(), strict=True)
-        return [Span(*span) for span in each]
+        rows, positions = self.token_rows.tolist(), self.token_positions.tolist()
+        spans, start = [], 0
+        while start < len(rows):
+            stop = max(start + 1, bisect_right(rows, rows[start], start))
+            spans.append(Span(rows[start], start, stop, positions[start]))
+            start = stop
+        return spans
 
     def check(self, block: int, blocks: int) -> list[Span]:
         """See that the step can run over pools of `blocks` blocks of `block` tokens; returns its spans.
@@ -137,8 +139,6 @@ class PackedStep(NamedTuple):
         Raises:
             RequestError: saying what is wrong.
         """
-        import numpy as np
-
         if not self.tokens or not len(self.token_positions) == len(self.token_rows) == self.tokens:
             raise RequestError(
                 f"a packed step has {self.tokens} tokens, {len(self.token_positions)} positions and "
@@ -147,26 +147,40 @@ class PackedStep(NamedTuple):
             )
         spans = self.spans()
         rows = [span.row for span in spans]
-        offsets = np.arange(self.tokens, dtype=np.int32) - self.token_positions.numpy()
-        scattered = any((offsets[span.start : span.stop] != offsets[span.start]).any() for span in spans)
-        if scattered or rows != sorted({*rows}):
+        if rows != sorted({*rows}) or self._is_scattered(spans):
             raise RequestError(
                 "the tokens of a sequence do not follow each other in a packed step", hint="PackedStep.of makes a step"
             )
         if rows[0] < 0 or rows[-1] >= len(self.block_tables):
             raise RequestError(f"tokens are in rows {rows[0]} to {rows[-1]} of {len(self.block_tables)} block tables")
-        wanted = self.logit_pos.numpy()
-        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.tokens:
+        wanted = self.logit_pos.tolist()
+        if wanted and not 0 <= min(wanted) <= max(wanted) < self.tokens:
             raise RequestError(f"the logits of a token are wanted that is none of the {self.tokens} of the step")
         self._check_tables(spans, block, blocks)
         return spans
+
+    def _is_scattered(self, spans: Sequence[Span]) -> bool:
+        """Whether the tokens of a span are not those of one row, or do not follow each other."""
+        if self.tokens == len(spans):
+            return False
+        rows, positions = self.token_rows.tolist(), self.token_positions.tolist()
+        return any(
+            rows[start:stop] != [row] * (stop - start)
+            or positions[start:stop] != list(range(past, past + stop - start))
+            for row, start, stop, past in spans
+        )
+
+    def table(self, span: Span, block: int) -> list[int]:
+        """The blocks of `block` tokens that a sequence is in after the step, as far as its table has them."""
+        table: list[int] = self.block_tables.numpy()[span.row, : -(-span.length // block)].tolist()
+        return table
 
     def _check_tables(self, spans: Sequence[Span], block: int, blocks: int) -> None:
         """RequestError if a sequence needs a block that is not there, or that another one writes to, too."""
         writers: dict[int, int] = {}
         for span in spans:
             needed = -(-span.length // block)
-            table = self.block_tables[span.row, :needed].tolist()
+            table = self.table(span, block)
             if span.past < 0 or len(table) < needed or NO_BLOCK in table:
                 held = sum(entry != NO_BLOCK for entry in table)
                 raise RequestError(

@@ -99,57 +99,53 @@ class PagedLayout:
         return tables[rows.long(), positions.long() // block].long() * block + positions % block
 
     @classmethod
-    def append(cls, pool: Tensor, new: Tensor, slots: Tensor | slice) -> Tensor:
+    def append(cls, pool: Tensor, new: Tensor, slots: Tensor | range) -> Tensor:
         """Write what is new, `[1, heads, T, width]`, into a pool, in place and in its element type; returns the pool.
 
         Args:
-            pool: the pool.
+            pool: the pool, which is contiguous.
             new: what a step adds.
-            slots: where each token goes, as `slots` gives it; or a slice, if they follow each other.
+            slots: where each token goes, as `slots` gives it; or a range, if they follow each other.
         """
-        tokens = new.squeeze(LINEAR.ROW).transpose(0, 1)
-        flat = pool.flatten(cls.BLOCK, cls.POSITION)
-        if isinstance(slots, slice):
-            flat[slots].copy_(tokens)
+        if isinstance(slots, range):
+            cls.rows(pool, 1, slots.start, 0, len(slots)).copy_(new)
         else:
-            as_bytes(flat).index_copy_(0, slots, as_bytes(tokens.to(pool.dtype).contiguous()))
+            tokens = new.squeeze(LINEAR.ROW).transpose(0, 1).to(pool.dtype).contiguous()
+            as_bytes(pool).flatten(cls.BLOCK, cls.POSITION).index_copy_(0, slots, as_bytes(tokens))
         return pool
 
     @classmethod
-    def read(cls, pool: Tensor, blocks: Tensor | slice, length: int) -> Tensor:
+    def read(cls, pool: Tensor, blocks: Tensor | range, length: int) -> Tensor:
         """The first `length` tokens of a sequence, with the axes of the linear layout: `[1, heads, length, width]`.
 
         Args:
-            pool: the pool.
-            blocks: the blocks of the sequence, `i64`, which are copied; or a slice of the pool's, which are not.
+            pool: the pool, which is contiguous.
+            blocks: the blocks of the sequence, `i64`, which are copied; or a range, which is not.
             length: how many tokens.
         """
-        if isinstance(blocks, slice) and pool.is_contiguous():
-            return cls.read_rows(pool, 1, blocks.start, 0, length)
-        if isinstance(blocks, slice):
-            chosen = pool[blocks]
-        else:
-            chosen = as_bytes(pool).index_select(cls.BLOCK, blocks).view(pool.dtype)
-        return chosen.flatten(cls.BLOCK, cls.POSITION)[:length].transpose(0, 1).unsqueeze(LINEAR.ROW)
+        if isinstance(blocks, range):
+            return cls.rows(pool, 1, blocks.start * pool.shape[cls.POSITION], 0, length)
+        chosen = as_bytes(pool).index_select(cls.BLOCK, blocks).view(pool.dtype)
+        return cls.rows(chosen, 1, 0, 0, length)
 
     @classmethod
-    def read_rows(cls, pool: Tensor, count: int, first: int, apart: int, length: int) -> Tensor:
-        """Rows of tokens that begin at equal distances, as linear caches: `[count, heads, length, width]`.
+    def rows(cls, pool: Tensor, count: int, first: int, apart: int, length: int) -> Tensor:
+        """Rows of tokens that begin at equal distances, as a linear cache: `[count, heads, length, width]`.
 
-        Shares the memory of the pool, which must be contiguous; the rows must be within it.
+        They share the memory of the pool, which must be contiguous, and must be within it.
 
         Args:
             pool: the pool.
             count: how many rows.
-            first: the block with which the first one begins.
-            apart: how many blocks further each of the next ones begins.
+            first: the slot with which the first one begins.
+            apart: how many slots further each of the next ones begins.
             length: how many tokens of each.
         """
-        heads, width, block = pool.shape[cls.HEAD], pool.shape[cls.WIDTH], pool.shape[cls.POSITION]
+        *_, heads, width = pool.shape
         token = heads * width
-        sizes = LINEAR.shaped(count, heads, length, width)
-        strides = LINEAR.shaped(apart * block * token, width, token, 1)
-        return pool.as_strided(sizes, strides, pool.storage_offset() + first * block * token)
+        # Once a cache and layer: the axes of LINEAR, spelled out.
+        sizes, strides = (count, heads, length, width), (apart * token, width, token, 1)
+        return pool.as_strided(sizes, strides, pool.storage_offset() + first * token)
 
     @classmethod
     def heads_first(cls, values: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def _paged_kv_update(
     slots = PagedLayout.slots(positions, rows, tables, block)
     if bool(((slots < 0) | (slots >= blocks * block)).any()):
         raise GraphError(f"paged_kv_update writes outside of a pool of {blocks} blocks of {block} tokens")
-    return PagedLayout.append(pool.clone(), new, slots)
+    return PagedLayout.append(pool.clone(memory_format=torch.contiguous_format), new, slots)
 
 
 @evaluates("paged_attention", stepwise=True)
@@ -50,7 +50,7 @@ def _paged_attention(
         own = (rows == row).nonzero().flatten()
         length = int(positions[own].max()) + 1
         blocks = tables[row, : -(-length // block)].long()
-        keys, values = (PagedLayout.read(pool, blocks, length) for pool in (k, v))
+        keys, values = (PagedLayout.read(pool.contiguous(), blocks, length) for pool in (k, v))
         seen = torch.arange(length, device=q.device)
         for some in own.split(max(1, BUDGET // (heads * length))):
             distance = seen - positions[some, None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Protocol
+from itertools import chain, groupby
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,8 +24,7 @@ Pool = Tensor | tuple[Tensor, ...]
 _MOST_READ = 1.5
 
 
-@dataclass(frozen=True)
-class Scoring:
+class Scoring(NamedTuple):
     """What a `paged_attention` op says of scores.
 
     Attributes:
@@ -45,6 +44,8 @@ class Scoring:
             distance: `[..., tokens, positions]`, integers.
             like: a tensor of the wanted element type.
         """
+        if self.slopes is not None and self.window < 0 and distance.shape[:-1].numel() == 1:
+            return (self.slopes * distance).to(like.dtype)  # the last token of a sequence sees all of it
         visible = distance <= 0
         if self.window >= 0:
             visible &= distance >= -self.window
@@ -97,13 +98,13 @@ class OneSequence:
         start: the first one.
         stop: the one after the last.
         past: how many tokens of the sequence are in the pools already.
-        blocks: its blocks: a slice of the pool's if they follow each other, and are read without a copy.
+        blocks: its blocks: a range if they follow each other; then they are read without a copy.
     """
 
     start: int
     stop: int
     past: int
-    blocks: Tensor | slice
+    blocks: Tensor | range
 
     def attend(self, q: Tensor, k: Pool, v: Pool, scoring: Scoring, masks: Masks) -> Tensor:
         """See `Part.attend`. Of a long sequence, so many tokens at a time that a mask is within the budget."""
@@ -124,6 +125,8 @@ class OneSequence:
             seen, count = self.past + stop, stop - start
 
             def distance(seen: int = seen, count: int = count) -> Tensor:
+                if count == 1:
+                    return torch.arange(1 - seen, 1, device=q.device)[None, None, None]
                 places = torch.arange(seen, device=q.device)
                 return (places - places[seen - count :, None])[None, None]
 
@@ -140,8 +143,8 @@ class EvenRows:
     Attributes:
         start: the first one.
         stop: the one after the last.
-        first: the first block of the first sequence.
-        apart: how many blocks further each of the next ones begins.
+        first: the slot with which the first sequence begins.
+        apart: how many slots further each of the next ones begins.
         lengths: how many tokens each sequence has, the new one too.
     """
 
@@ -154,8 +157,8 @@ class EvenRows:
     def attend(self, q: Tensor, k: Pool, v: Pool, scoring: Scoring, masks: Masks) -> Tensor:
         """See `Part.attend`: a row for each sequence, as long as the longest."""
         longest = max(self.lengths)
-        rows = (len(self.lengths), self.first, self.apart)
-        keys, values = (_read_rows(pool, rows, longest, q.dtype) for pool in (k, v))
+        rows = (len(self.lengths), self.first, self.apart, longest)
+        keys, values = (_read_rows(pool, rows, q.dtype) for pool in (k, v))
         mask = None
         if scoring.slopes is not None or scoring.window >= 0 or min(self.lengths) < longest:
 
@@ -179,25 +182,28 @@ class PagedAccess:
 
     def __init__(self, step: PackedStep, block: int, blocks: int, device: torch.device) -> None:
         sequences = [_sequence(step, span, block, device) for span in step.spans()]
-        first = sequences[0]
-        self.slots: Tensor | slice
-        if len(sequences) == 1 and isinstance(first.blocks, slice):
-            start = first.blocks.start * block + first.past
-            self.slots = slice(start, start + step.tokens)
-        else:
+        self.slots: Tensor | range
+        slots = [
+            range(each.blocks.start * block + each.past, each.blocks.start * block + each.past + each.stop - each.start)
+            for each in sequences
+            if isinstance(each.blocks, range)
+        ]
+        if len(slots) < len(sequences):
             positions, rows, tables = step.token_positions, step.token_rows, step.block_tables
             self.slots = PagedLayout.slots(positions, rows, tables, block).to(device)
+        elif len(slots) == 1:
+            self.slots = slots[0]
+        else:
+            self.slots = torch.tensor([*chain.from_iterable(slots)], device=device)
         self.parts = list(_parts(sequences, block, blocks))
         self.masks = Masks()
 
 
 def _sequence(step: PackedStep, span: Span, block: int, device: torch.device) -> OneSequence:
-    table = step.block_tables[span.row, : -(-span.length // block)]
-    listed = table.tolist()
-    first = listed[0]
-    following = listed == list(range(first, first + len(listed)))
-    where = slice(first, first + len(listed)) if following else table.long().to(device)
-    return OneSequence(span.start, span.stop, span.past, where)
+    table = step.table(span, block)
+    following = range(table[0], table[0] + len(table))
+    blocks = following if table == [*following] else torch.tensor(table, device=device)
+    return OneSequence(span.start, span.stop, span.past, blocks)
 
 
 def _parts(sequences: Sequence[OneSequence], block: int, blocks: int) -> Iterator[Part]:
@@ -210,26 +216,28 @@ def _parts(sequences: Sequence[OneSequence], block: int, blocks: int) -> Iterato
 
 def _even_rows(group: Sequence[OneSequence], block: int, blocks: int) -> EvenRows | None:
     """Single tokens of sequences as rows at equal distances, if they are and that reads little more."""
-    firsts = [each.blocks.start for each in group if isinstance(each.blocks, slice)]
+    firsts = [each.blocks.start * block for each in group if isinstance(each.blocks, range)]
     lengths = tuple(each.past + 1 for each in group)
-    longest, first, apart = max(lengths), firsts[0] if firsts else 0, firsts[1] - firsts[0] if len(firsts) > 1 else 0
-    even = len(firsts) == len(group) and firsts == [first + apart * row for row in range(len(group))]
-    inside = apart > 0 and firsts[-1] * block + longest <= blocks * block
-    if not even or not inside or longest * len(group) > _MOST_READ * sum(lengths):
+    longest = max(lengths)
+    if len(firsts) < len(group) or longest * len(group) > _MOST_READ * sum(lengths):
+        return None
+    first, apart = firsts[0], firsts[1] - firsts[0]
+    even = apart > 0 and firsts == [first + apart * row for row in range(len(group))]
+    if not even or firsts[-1] + longest > blocks * block:
         return None
     return EvenRows(group[0].start, group[-1].stop, first, apart, lengths)
 
 
-def _read(pool: Pool, blocks: Tensor | slice, length: int, dtype: torch.dtype) -> Tensor:
+def _read(pool: Pool, blocks: Tensor | range, length: int, dtype: torch.dtype) -> Tensor:
     if isinstance(pool, Tensor):
         return PagedLayout.read(pool, blocks, length)
     return _dequantized(PagedLayout.read(pool[0], blocks, length), pool, dtype)
 
 
-def _read_rows(pool: Pool, rows: tuple[int, int, int], length: int, dtype: torch.dtype) -> Tensor:
+def _read_rows(pool: Pool, rows: tuple[int, int, int, int], dtype: torch.dtype) -> Tensor:
     if isinstance(pool, Tensor):
-        return PagedLayout.read_rows(pool, *rows, length)
-    return _dequantized(PagedLayout.read_rows(pool[0], *rows, length), pool, dtype)
+        return PagedLayout.rows(pool, *rows)
+    return _dequantized(PagedLayout.rows(pool[0], *rows), pool, dtype)
 
 
 def _dequantized(values: Tensor, pool: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
