@@ -75,7 +75,7 @@ def padded_logits(session: Session, schedule: Schedule, vocab: int) -> list[Tens
         wanted = all_positions(len(tokens), max(counts)).contiguous()
         logits = session.step(Step(ids, torch.tensor(past, dtype=torch.int32), new, wanted)).float()
         for row, count in enumerate(counts):
-            found[row].append(logits[row, :count].clone())
+            found[row].append(logits[row, :count].cpu().clone())
             past[row] += count
     return [torch.cat(parts) for parts in found]
 
@@ -111,7 +111,7 @@ def packed_logits(session: PagedSession, schedule: Schedule, vocab: int) -> list
     for counts, step in zip(schedule.counts, packed_steps(schedule, vocab), strict=True):
         logits = session.step(step).float().split([count for count in counts if count])
         for row, part in zip([row for row, count in enumerate(counts) if count], logits, strict=True):
-            found[row].append(part.clone())
+            found[row].append(part.cpu().clone())
     return [torch.cat(parts) for parts in found]
 
 

@@ -15,7 +15,6 @@ from tests.paths import ROOT
 OWNERS = {
     "compiler/ir/step.py",
     "compiler/ir/cache_layout.py",
-    "compiler/ir/paged_layout.py",
 }
 # What a layer of TensorRT means is TensorRT's to say: its emulation must not follow a layout of ours.
 FOREIGN = "compiler/trt_emulator/"

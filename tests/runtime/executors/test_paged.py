@@ -255,3 +255,19 @@ def test_stages_are_given_parts_of_a_step(folder_graph: Graph) -> None:
         steps.append(part.tokens)
     assert steps == [1, 3, 2]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", ["gptneox", "gptj", "opt", "mpt"])
+@pytest.mark.parametrize("kind", ["", "kv=int8,", "kv=fp8,"])
+def test_a_gpu_agrees_with_the_cpu(family: str, kind: str, tmp_path: Path) -> None:
+    plain = llmc.lift(MODELS / f"{family}-tiny", max_batch=4, max_seq=32)
+    graph = stored(run_pipeline(plain, f"dtype=float32,{kind}{FUSED}", dry_run=True).graph, tmp_path)
+    expected = packed_logits(by_torch(graph).open_paged(blocks_needed(MIXED)), MIXED, VOCAB)
+    executor = TorchExecutor(graph, device="cuda", block=BLOCK)
+    tolerance = 0.05 if kind else 1e-3  # products may be rounded to TF32
+    found = packed_logits(executor.open_paged(blocks_needed(MIXED)), MIXED, VOCAB)
+    assert largest_error(found, expected) < tolerance
+    rows = padded_logits(executor.open(3, 32), MIXED, VOCAB)
+    assert largest_error(rows, expected) < tolerance
