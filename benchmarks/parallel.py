@@ -69,7 +69,7 @@ def main() -> None:
         "mesh",
         "a step",
         "sums a layer",
-        "bytes a token",
+        "bytes per token",
         "/ one sum a layer",
         "sent a token",
         "weights / once",

@@ -30,19 +30,22 @@ if TYPE_CHECKING:
     from llmc.verification.report import Verification
     from llmc.verification.verify import verify
     from runtime.engine_dir.manifest import Manifest
-    from runtime.generation.engine import Completion, Engine
+    from runtime.generation.completion import Completion
+    from runtime.generation.engine import Engine
+    from runtime.generation.sampling_params import SamplingParams
     from runtime.load.loading import load_engine as load
 
 
 _HOMES = {
     "Compiled": "llmc.compiling.driver",
-    "Completion": "runtime.generation.engine",
+    "Completion": "runtime.generation.completion",
     "DryRun": "llmc.compiling.dry_run",
     "Engine": "runtime.generation.engine",
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
     "Manifest": "runtime.engine_dir.manifest",
     "Perplexity": "llmc.evaluation.perplexity",
+    "SamplingParams": "runtime.generation.sampling_params",
     "Verification": "llmc.verification.report",
     "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
@@ -70,6 +73,7 @@ __all__ = [
     "LlmcError",
     "Manifest",
     "Perplexity",
+    "SamplingParams",
     "Verification",
     "__version__",
     "compile",

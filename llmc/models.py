@@ -27,8 +27,8 @@ def lift(
         model: a folder in the Hugging Face layout, or an id of the hub.
         dummy_weights: whether to make weights up, so that `config.json` suffices.
         max_batch: how many sequences a step takes at most.
-        max_input: how many new tokens a row; `max_seq` if None.
-        max_seq: how many tokens a row, prompt and new ones together; the model's context length if None.
+        max_input: how many new tokens per row; `max_seq` if None.
+        max_seq: how many tokens per row, prompt and new ones together; the model's context length if None.
         plugins: Python files that register families of models; what installed packages offer is there in any case.
         note: called with a sentence about each thing that is odd but harmless; a warning if None.
 

@@ -1,16 +1,18 @@
 """The code in the guides runs, from top to bottom; links lead somewhere, and every room of the source is described."""
 
+import dataclasses
 import re
 
 import pytest
 
+from runtime.generation.sampling_params import SamplingParams
 from tests.paths import DOCS, ROOT
 from tests.registrations import forgotten
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 
 
-@pytest.mark.parametrize("guide", ["ir.md", "frontends.md", "targets.md", "../CONTRIBUTING.md"])
+@pytest.mark.parametrize("guide", ["ir.md", "frontends.md", "targets.md", "generation.md", "../CONTRIBUTING.md"])
 def test_the_guides_code_runs(guide):
     text = (DOCS / guide).read_text()
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
@@ -54,6 +56,20 @@ def test_the_architecture_names_every_room_and_module(room):
     rooms = [path.stem for path in (ROOT / room).iterdir() if path.is_dir() and (path / "__init__.py").exists()]
     assert rooms
     assert [name for name in rooms if f"`{name}`" not in section] == []
+
+
+def test_the_page_on_generation_lists_every_parameter_with_its_default():
+    page = (DOCS / "generation.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE))
+    spelt = {field.name: str(_spelt(field.default)) for field in dataclasses.fields(SamplingParams)}
+    assert rows == spelt
+
+
+def _spelt(default):
+    """A default as the page writes it."""
+    if default is None or default == () or default == {}:
+        return "none"
+    return {True: "yes", False: "no"}[default] if isinstance(default, bool) else f"{default:g}"
 
 
 def test_terms_of_the_glossary_are_introduced_once():

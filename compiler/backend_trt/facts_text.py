@@ -75,7 +75,7 @@ def _plan_rows(plan: Facts) -> list[tuple[str, str]]:
 
 
 def layer_lines(layers: Iterable[Facts]) -> str:
-    """A line a layer: its name and kind, what it reads and makes, and the module it comes from."""
+    """A line per layer: its name and kind, what it reads and makes, and the module it comes from."""
     return "\n".join(map(_layer, layers))
 
 

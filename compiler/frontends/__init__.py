@@ -1,4 +1,4 @@
-"""Frontends: from a checkpoint to a step graph. One small file a family; nothing else knows about models."""
+"""Frontends: from a checkpoint to a step graph. One small file per family; nothing else knows about models."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from compiler.plugins import blamed, place_of
 
 
 def lift(checkpoint: Checkpoint, *, limits: Limits | None = None) -> Graph:
-    """The step graph of the checkpoint's model: `S` new tokens a row after those in the caches.
+    """The step graph of the checkpoint's model: `S` new tokens per row after those in the caches.
 
     Inputs are `token_ids i32[B,S]`, `past_len i32[B]`, `new_len i32[B]`, `logit_pos i32[B,R]`, and for each layer
     `cache.N.k` and `cache.N.v`, `[B,kv_heads,C,head_dim]`. Outputs are `logits [B,R,V]` of the rows `logit_pos`, and

@@ -17,8 +17,8 @@ class Limits:
 
     Attributes:
         max_batch: rows.
-        max_input: new tokens a row; None for `max_seq`.
-        max_seq: tokens a row, past and new together; None for the model's context length.
+        max_input: new tokens per row; None for `max_seq`.
+        max_seq: tokens per row, past and new together; None for the model's context length.
     """
 
     max_batch: int = 8

@@ -9,25 +9,6 @@ from compiler.errors import ConfigError
 from compiler.frontends.registry import FAMILIES
 from compiler.json_fields import Fields
 
-# Keys of generation_config.json that change greedy text in transformers, and the values with which they do not.
-_GREEDY_KEYS: dict[str, tuple[Any, ...]] = {
-    "bad_words_ids": (None,),
-    "begin_suppress_tokens": (None,),
-    "encoder_repetition_penalty": (None, 1.0),
-    "exponential_decay_length_penalty": (None,),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "guidance_scale": (None, 1.0),
-    "min_length": (None, 0),
-    "min_new_tokens": (None, 0),
-    "no_repeat_ngram_size": (None, 0),
-    "num_beams": (None, 1),
-    "repetition_penalty": (None, 1.0),
-    "sequence_bias": (None,),
-    "stop_strings": (None,),
-    "suppress_tokens": (None, []),
-}
-
 
 def special_tokens(family: str, config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
     """The ids with a meaning: from `generation_config.json`, else from `config.json`, else the family's own.
@@ -54,15 +35,6 @@ def special_tokens(family: str, config: Mapping[str, Any], generation: Mapping[s
     eos = find("eos")
     ends = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
     return {"eos": ends, "bos": find("bos"), "pad": find("pad")}
-
-
-def generation_notes(generation: Mapping[str, Any]) -> list[str]:
-    """A sentence for each setting of `generation_config.json` that llmc does not apply."""
-    return [
-        f"generation_config.json sets {key!r} to {generation[key]!r}, which llmc run does not apply"
-        for key, neutral in _GREEDY_KEYS.items()
-        if key in generation and generation[key] not in neutral
-    ]
 
 
 def _ids(file: str, values: Mapping[str, Any], key: str, *, several: bool) -> Any:

@@ -57,7 +57,7 @@ def expect(what: str, value: Value, *shape: Dim) -> None:
 
 @dataclass
 class StepBuilder:
-    """One step: `S` new tokens a row, right-padded, after `past_len` tokens whose keys and values are in the caches.
+    """One step: `S` new tokens per row, right-padded, after `past_len` tokens whose keys and values are in the caches.
 
     `positions` is `i32[B,S]`, the position of each new token; `slots` is `i32[C]`, the position of each cache slot.
     """

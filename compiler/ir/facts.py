@@ -25,7 +25,7 @@ def larger_limits(
         facts: what is known about the model.
         max_input: how many tokens a prompt may have now.
         max_seq: how many a sequence may have now.
-        prompt: how many tokens a prompt should have.
+        prompt: how many tokens per prompt should have.
         sequence: how many a sequence should have.
 
     Returns:

@@ -13,8 +13,8 @@
 
     output logits = %layers.0.attn.half
 
-One op a line. A header opens a section: ops that share a module of the checkpoint and a scope of names; `%.q` inside it
-is short for `%layers.0.attn.q`, and a lone dot is the outermost scope. Attributes spelt like their default are left
+One op per line. A header opens a section: ops that share a module of the checkpoint and a scope of names; `%.q` inside
+it is short for `%layers.0.attn.q`, and a lone dot is the outermost scope. Attributes spelt like their default are left
 out; `!fuse` is a pass that touched the op.
 """
 

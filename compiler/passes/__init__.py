@@ -1,4 +1,4 @@
-"""Passes: what rewrites a graph between lifting it and writing it for a target. One file a pass, or a few."""
+"""Passes: what rewrites a graph between lifting it and writing it for a target. One file per pass, or a few."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class PipelineResult:
 
     Attributes:
         graph: the last pass's graph.
-        timings: one entry a pass, in order.
+        timings: one entry per pass, in order.
         canonical: the pipeline's canonical spelling.
         notes: what passes told the user, each sentence after the pass's spelling.
     """

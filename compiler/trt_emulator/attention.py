@@ -116,10 +116,10 @@ def attention(call: LayerCall) -> Tensor:
     normalize = call.param("norm_op") == "SOFTMAX"
     k, v = upcast(k), upcast(v)
     # As many queries at a time as keep the scores small.
-    length = max(1, BUDGET // (batch * heads * keys))
+    length = max(1, BUDGET // max(1, batch * heads * keys))
     parts = [
         _attend(upcast(q[:, :, rows]), k, v, _of_queries(mask, rows), normalize=normalize)
-        for rows in (slice(start, start + length) for start in range(0, queries, length))
+        for rows in (slice(start, start + length) for start in range(0, max(1, queries), length))
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 

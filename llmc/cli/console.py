@@ -37,7 +37,7 @@ def note(text: str) -> None:
 
 
 class Console:
-    """Shows phases of work: bars on a terminal, else a line a phase, nothing if quiet. A context manager; call it."""
+    """Shows phases of work: bars on a terminal, else a line per phase, nothing if quiet. A context manager; call it."""
 
     def __init__(self, *, quiet: bool, bars_only: bool = False) -> None:
         self.lines = not quiet and not bars_only
@@ -74,7 +74,7 @@ class Console:
 
 
 def _bars() -> Bars:
-    """A bar a phase, with the time that it has taken and that it will take, once that can be told."""
+    """A bar per phase, with the time that it has taken and that it will take, once that can be told."""
     from rich.console import Console as RichConsole
     from rich.progress import (
         BarColumn,

@@ -111,8 +111,11 @@ def _rows(result: Perplexity) -> list[tuple[str, str]]:
     rows = [
         ("perplexity", f"{result.ppl:.4f}"),
         ("tokens", f"{result.tokens:,} scored"),
-        ("nll", f"{result.nll:.6f} nats a token"),
+        ("nll", f"{result.nll:.6f} nats per token"),
     ]
     if result.kl is not None and result.agreement is not None:
-        rows += [("KL divergence", f"{result.kl:.3e} nats a token"), ("agreement", f"{result.agreement:.2%} of tokens")]
+        rows += [
+            ("KL divergence", f"{result.kl:.3e} nats per token"),
+            ("agreement", f"{result.agreement:.2%} of tokens"),
+        ]
     return rows

@@ -15,7 +15,7 @@ from llmc.cli.console import note, table
 def inspect_command(
     path: Annotated[str, typer.Argument(help="A checkpoint, an engine, an .ir file, or a folder of dumps.")],
     layers: Annotated[
-        bool, typer.Option("--layers", help="List the layers of one of an engine's TensorRT plans, one a line.")
+        bool, typer.Option("--layers", help="List the layers of one of an engine's TensorRT plans, one per line.")
     ] = False,
     plan: Annotated[
         str | None,

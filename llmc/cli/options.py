@@ -81,7 +81,7 @@ MaxInput = Annotated[
 MaxSeq = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="How many tokens a prompt and its continuation may have; the model's context if not given."
+        metavar="N", help="How many tokens per prompt and its continuation may have; the model's context if not given."
     ),
 ]
 GraphOutput = Annotated[

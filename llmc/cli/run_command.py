@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +15,19 @@ from llmc.cli import options
 from llmc.cli.console import Console, note
 from llmc.cli.prompts import Prompt, gather_prompts
 from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
+from llmc.cli.sampling_options import sampling_options
+from runtime.engine_dir.manifest import read_manifest
+from runtime.generation.sampling_params import DEFAULT_NEW_TOKENS, SamplingParams
 from runtime.load.ignored_options import ignored_notes
 from runtime.processes.environment import rank_from_environment
 from runtime.processes.streams import standard_input, writes_to_terminal
 
 if TYPE_CHECKING:
-    from runtime.generation.engine import Completion, Engine
+    from runtime.generation.completion import Completion
+    from runtime.generation.engine import Engine
 
 
+@sampling_options
 def run_command(
     engine: Annotated[Path, typer.Argument(help="An engine directory, as llmc compile writes it.")],
     prompt: options.Prompts = None,
@@ -29,12 +35,19 @@ def run_command(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help='Prompts, one a line; .json: a list; .jsonl: strings or objects with "prompt"; -: standard input.',
+            help='Prompts, one per line; .json: a list; .jsonl: strings or objects with "prompt"; -: standard input.',
         ),
     ] = None,
     prompt_ids: options.PromptIds = None,
-    max_new_tokens: options.MaxNewTokens = 64,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end token.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show texts while they come, those of one prompt after the other.")
+    ] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Read prompts from the terminal; Ctrl-C ends a text, Ctrl-D all.")
+    ] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Write prompts as messages, by the checkpoint's chat template.")
+    ] = False,
     no_special_tokens: options.NoSpecialTokens = False,
     json_output: options.Json = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print timings on standard error.")] = False,
@@ -54,19 +67,25 @@ def run_command(
     plugin: options.Plugins = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
+    *,
+    sampling: dict[str, Any],
 ) -> None:
-    """Run an engine: extend prompts greedily.
+    """Run an engine: extend prompts.
 
-    Prompts run together, as many at once as the engine was compiled for; that changes nothing in their texts.
+    Tokens are chosen greedily, unless options or the checkpoint's generation_config.json say otherwise. Prompts run
+    together, as many at once as the engine was compiled for; that changes nothing in their texts.
     An engine of several ranks starts them by mpirun, each on a GPU of its own where there are any; under your own
     mpirun -n RANKS it uses those (docs/mpi.md).
-    With --json, standard output gets one object a line for each prompt, in the order given, with the keys prompt,
-    prompt_ids, text, token_ids and finish_reason; text and token_ids hold the new tokens only.
+    With --json, standard output gets one object per line for each text, in the order of the prompts, with the keys
+    prompt, prompt_ids, text, token_ids and finish_reason; text and token_ids hold the new tokens only.
 
     \b
     llmc run my.engine --prompt "Once upon a time" --max-new-tokens 32
     llmc run my.engine --prompt-file prompts.txt --json > texts.jsonl
     echo "Once upon a time" | llmc run my.engine --prompt-file - --stats
+    llmc run my.engine --prompt "Once upon a time" --temperature 0.8 --top-p 0.95 --n 4 --seed 1
+    llmc run my.engine --prompt "Once upon a time" --beams 4 --num-return-sequences 2
+    llmc run my.engine --interactive --stop "\n\n"
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     started = time.perf_counter()
     piped = None
@@ -74,15 +93,20 @@ def run_command(
     if rank_from_environment() == 0:  # the prompts are rank 0's
         piped = standard_input() if "-" in (prompt_file or ()) else None
         prompts = gather_prompts(prompt or (), prompt_file or (), prompt_ids or (), lambda: piped or b"")
-        if not prompts:
-            raise typer.BadParameter("give --prompt, --prompt-file or --prompt-ids")
+        if not prompts and not interactive:
+            raise typer.BadParameter("give --prompt, --prompt-file or --prompt-ids, or --interactive")
+        if prompts and interactive:
+            raise typer.BadParameter("prompts are read from the terminal", param_hint="--interactive")
     several = needs_ranks(engine)
     if hostfile is not None and not several:
         raise typer.BadParameter(f"{engine} is an engine of one rank, which needs no hosts", param_hint="--hostfile")
+    if interactive and several:
+        raise typer.BadParameter(
+            f"{engine} is an engine of several ranks, whose terminal mpirun keeps; give --prompt and --stream",
+            param_hint="--interactive",
+        )
+    params = _params(engine, sampling)  # refuses what cannot be before anything is loaded
     notes = list(ignored_notes(hosts_chosen(hostfile)))
-    wishes: Any = {
-        "max_new_tokens": max_new_tokens, "ignore_eos": ignore_eos, "add_special_tokens": not no_special_tokens,
-    }  # fmt: skip
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
         "verify": not no_verify, "note": notes.append,
@@ -90,8 +114,25 @@ def run_command(
 
     def answer(loaded: Engine) -> None:
         load_seconds = time.perf_counter() - started
+        special = not (no_special_tokens or chat)
+        if stream or interactive:
+            from llmc.cli import interactive as live
+
+            made: Any = {"add_special_tokens": special, "note": lambda text: None if quiet else note(text)}
+            if json_output:
+                show = live.shown_as_json(loaded, params, **made)
+            else:
+                show = live.shown(loaded, params, with_prompt=not (interactive or chat), **made)
+            for text in () if quiet else notes:
+                note(text)
+            if interactive:
+                live.converse(loaded, show, chat=chat)
+            else:
+                live.stream_prompts(loaded, [_message(loaded, each) for each in prompts] if chat else prompts, show)
+            return
+        given = [_message(loaded, each) for each in prompts] if chat else prompts
         with Console(quiet=quiet, bars_only=True) as console:
-            completions = _generate(loaded, prompts, wishes, console, notes)
+            completions = _generate(loaded, given, params, special, console, notes)
         if not quiet:
             for text in notes:
                 note(text)
@@ -111,15 +152,32 @@ def run_command(
     answer(loaded)
 
 
+def _params(engine: Path, sampling: Mapping[str, Any]) -> SamplingParams:
+    """The parameters of every request: what the command line says, and for the rest the engine's own defaults."""
+    from runtime.generation.generation_config import generation_defaults
+
+    manifest = read_manifest(engine.expanduser(), verify=False)
+    return generation_defaults(manifest.generation).params.changed(**sampling)
+
+
+def _message(loaded: Engine, prompt: Prompt) -> Prompt:
+    """A prompt as a user's message, by the checkpoint's chat template."""
+    from runtime.generation.chat import apply_chat_template
+
+    if not isinstance(prompt, str):
+        raise typer.BadParameter("messages are texts: give --prompt or --prompt-file", param_hint="--chat")
+    return apply_chat_template(loaded.path, [{"role": "user", "content": prompt}])
+
+
 def _generate(
-    loaded: Engine, prompts: list[Prompt], wishes: Any, console: Console, notes: list[str]
+    loaded: Engine, prompts: list[Prompt], params: SamplingParams, special: bool, console: Console, notes: list[str]
 ) -> list[Completion]:
     from llmc.progress import Phases, counter
 
     with Phases(console).phase("generate") as report:
-        count = counter(report, len(prompts) * int(wishes["max_new_tokens"]))
+        count = counter(report, len(prompts) * params.n * (params.max_new_tokens or DEFAULT_NEW_TOKENS))
         on_token = (lambda request, token: count(1)) if console.bars else None
-        return loaded.generate(prompts, on_token=on_token, note=notes.append, **wishes)
+        return loaded.generate(prompts, params, add_special_tokens=special, on_token=on_token, note=notes.append)
 
 
 def _text(completion: Completion, number: int, count: int, *, readable: bool) -> str:

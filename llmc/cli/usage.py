@@ -17,7 +17,7 @@ _MAY_BE_EMPTY = ("passes", "prompt", "prompt_ids", "target", "batch_sizes", "pro
 
 
 class StrictCommand(TyperCommand):
-    """A command that takes each option once, unless it may be repeated.
+    """A command that takes each option once, unless it may be repeated, and whose help may have sections.
 
     Attributes:
         extra_hint: where an argument that is too many probably belongs.
@@ -36,6 +36,18 @@ class StrictCommand(TyperCommand):
                 hint = f": {self.extra_hint}" if self.extra_hint else ""
                 ctx.fail(f"{extra[0]!r} is one argument too many{hint}")
         return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """See `TyperCommand.format_options`; options that name a section of the help stand in it."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                section = "Arguments" if param.param_type_name == "argument" else "Options"
+                sections.setdefault(getattr(param, "rich_help_panel", None) or section, []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
 
 
 class NamingGroup(TyperGroup):
@@ -57,7 +69,9 @@ def strict(extra_hint: str) -> type[StrictCommand]:
 def _check_once(ctx: Any, order: Sequence[Any]) -> None:
     counts = Counter(param.name for param in order)
     for param in order:
-        single = not getattr(param, "multiple", False) and not getattr(param, "is_flag", False)
+        # A flag that can be switched on only may be repeated; one that has an opposite could contradict itself.
+        repeatable = getattr(param, "is_flag", False) and not getattr(param, "secondary_opts", ())
+        single = not getattr(param, "multiple", False) and not repeatable
         if single and counts[param.name] > 1:
             ctx.fail(f"{_shown(param)} is given {counts[param.name]} times: give it once")
 

@@ -110,6 +110,7 @@ def compile(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=__version__),
         plugins=used_plugins(rewritten.graph, request.pipeline, request.targets),
         tokens=lifted.tokens,
+        generation=lifted.generation.stored,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
         capabilities=outline.compute_capabilities,
     )

@@ -108,6 +108,7 @@ def dry_run(
         describe_engine(made.graph, pipeline=made.canonical, version=__version__),
         plugins=used_plugins(made.graph, request.pipeline, request.targets),
         tokens=lifted.tokens,
+        generation=lifted.generation.stored,
         capabilities=outline.compute_capabilities,
         source=Source(lifted.checkpoint.folder.resolve().name, "", request.dummy_weights),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compiler.frontends import Checkpoint, open_checkpoint
 from compiler.frontends import lift as lift_checkpoint
-from compiler.frontends.special_tokens import generation_notes, special_tokens
+from compiler.frontends.special_tokens import special_tokens
 from compiler.ir.graph import Graph
 from compiler.ir.step import StepDim
 from compiler.passes.quant.calibration.source import CalibrationSource
@@ -20,6 +20,7 @@ from llmc.compiling.tokenizer_export import write_tokenizer
 from llmc.naming import checkpoint_folder
 from llmc.progress import Phases
 from runtime.engine_dir.manifest import NoTokenizer, SpecialTokens
+from runtime.generation.generation_config import GenerationDefaults, generation_defaults
 
 
 @dataclass
@@ -60,11 +61,20 @@ def export_tokenizer(job: Job, checkpoint: Checkpoint, folder: Path) -> str | No
 
 @dataclass(frozen=True)
 class LiftedModel:
-    """A checkpoint, its graph before any pass, its special tokens, and what its passes calibrate with."""
+    """What lifting a checkpoint gives.
+
+    Attributes:
+        checkpoint: the checkpoint.
+        graph: its graph before any pass.
+        tokens: its special tokens.
+        generation: what its `generation_config.json` says about requests.
+        calibration: what its passes calibrate with.
+    """
 
     checkpoint: Checkpoint
     graph: Graph
     tokens: SpecialTokens
+    generation: GenerationDefaults
     calibration: CalibrationSource
 
 
@@ -75,8 +85,10 @@ def lift_model(job: Job, request: CompileRequest) -> LiftedModel:
         graph = lift_checkpoint(checkpoint, limits=request.limits)
         family = str(graph.facts["family"])
         tokens = SpecialTokens(**special_tokens(family, checkpoint.config, checkpoint.generation_config))
-    job.notes += [*checkpoint.notes, *_beyond_training(graph), *generation_notes(checkpoint.generation_config)]
-    vocabulary = int(str(graph.facts["vocab_size"])) if checkpoint.dummy_weights else None
-    calibration = request.calibration.source(checkpoint.folder, job.progress, made_up=vocabulary)
+        vocab_size = int(str(graph.facts["vocab_size"]))
+        generation = generation_defaults(checkpoint.generation_config, vocab_size)
+    job.notes += [*checkpoint.notes, *_beyond_training(graph), *generation.notes]
+    made_up = vocab_size if checkpoint.dummy_weights else None
+    calibration = request.calibration.source(checkpoint.folder, job.progress, made_up=made_up)
     calibration.check(graph)
-    return LiftedModel(checkpoint, graph, tokens, calibration)
+    return LiftedModel(checkpoint, graph, tokens, generation, calibration)

@@ -37,7 +37,8 @@ class CompileOptions:
         plugins: Python files that register passes, ops, targets or families of models; what installed packages offer is
             there in any case.
         explain: whether to gather what the passes did, and why rules declined.
-        calib: a text to calibrate with, or documents, one a line of JSON (`.jsonl`), for passes that do; the text that
+        calib: a text to calibrate with, or documents, one per line of JSON (`.jsonl`), for passes that do; the text
+        that
             comes with the compiler if None.
         calib_samples: how many windows of it to use; as many as it has, up to 128, if None.
         calib_length: how many tokens a window has; 512, or `max_input` if that is less, if None.

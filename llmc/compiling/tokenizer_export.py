@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from compiler.frontends.file_kinds import is_lfs_pointer
 from llmc.compiling import sentencepiece_model, stored_tokenizer
 from runtime.engine_dir.manifest import NoTokenizer
+from runtime.generation.chat import TEMPLATE_FILES
 
 if TYPE_CHECKING:
     import tokenizers
 
 _READ = "tokenizer.json"
 _VOCABULARIES = ("vocab.json", "vocab.txt")
-_COPIED = ("tokenizer_config.json", "special_tokens_map.json")  # for other programs
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+_COPIED = (*_SETTINGS, *TEMPLATE_FILES)  # for chats, and for other programs
 # Spaces, special tokens, digits, accents, other scripts, line ends: where conversions go wrong.
 _PROBES = (
     "Hello world",
@@ -139,7 +141,7 @@ def _load(source: Path, file: str) -> Any:
 
 
 def _check_json(source: Path) -> None:
-    for name in (_READ, "vocab.json", "added_tokens.json", *_COPIED):
+    for name in (_READ, "vocab.json", "added_tokens.json", *_SETTINGS):
         try:
             json.loads((source / name).read_text("utf-8"))
         except FileNotFoundError:

@@ -115,8 +115,8 @@ class _PairSession:
         # Both are given the same chunks, so that their values can be compared.
         self._chunk = min(session.stage.chunk for session in self._sessions)
 
-    def step(self, step: Step) -> Tensor:
-        logits = in_chunks(step, self._chunk, self._run)
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
+        logits = in_chunks(step, self._chunk, lambda chunk: self._run(chunk, first_row))
         self._pair.steps += 1
         return logits
 
@@ -124,10 +124,10 @@ class _PairSession:
         for session in self._sessions:
             session.copy_rows(sources, destinations)
 
-    def _run(self, step: Step) -> Tensor:
+    def _run(self, step: Step, first_row: int) -> Tensor:
         found, expected = self._sessions
-        logits = found.step(step)
+        logits = found.step(step, first_row)
         if self._pair.divergence is None:
-            expected.step(step)
+            expected.step(step, first_row)
             self._pair.compare(step)
         return logits

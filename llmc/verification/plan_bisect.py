@@ -98,8 +98,8 @@ class _WatchedSession:
         self.batch, self.capacity = batch, capacity
         self._watch, self._session = watch, session
 
-    def step(self, step: Step) -> Tensor:
-        logits = self._session.step(step)
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
+        logits = self._session.step(step, first_row)
         self._watch.steps += 1
         return logits
 

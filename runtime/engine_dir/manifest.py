@@ -97,6 +97,8 @@ class Manifest:
         capabilities: the compute capabilities that TensorRT plans were built for, such as `8.9`; empty without plans.
         fidelity: what quantization did to the outputs of each op, as `mean` and `ops`; empty if nothing was quantized.
         plugins: the plug-ins whose ops, passes or family it uses.
+        generation: the keys of the checkpoint's `generation_config.json` that set defaults of requests, as stored
+            there; empty if there are none, or if an older llmc wrote the manifest.
     """
 
     llmc: str
@@ -118,6 +120,7 @@ class Manifest:
     fidelity: Mapping[str, Any] = field(default_factory=dict)
     no_tokenizer: NoTokenizer | None = None
     plugins: tuple[UsedPlugin, ...] = ()
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -137,6 +140,7 @@ class Manifest:
             "llmc": self.llmc,
             "model": dict(self.model),
             "tokens": {"eos": list(self.tokens.eos), "bos": self.tokens.bos, "pad": self.tokens.pad},
+            "generation": dict(self.generation),
             "source": {
                 "folder": self.source.folder,
                 "sha256": self.source.sha256,
@@ -289,6 +293,7 @@ def _manifest(path: Path, fields: Fields) -> Manifest:
         fidelity=fields.section("fidelity").values,
         no_tokenizer=_no_tokenizer(fields),
         plugins=tuple(map(UsedPlugin.read, fields.sections("plugins"))) if "plugins" in fields.values else (),
+        generation=fields.take("generation", dict, default={}),
     )
     fields.section("model").integer("vocab_size", 1)
     _check_files(path, manifest)

@@ -21,8 +21,12 @@ class Session(Protocol):
     batch: int
     capacity: int
 
-    def step(self, step: Step) -> Tensor:
-        """Run the model over the next tokens of every row and update the caches in place.
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
+        """Run the model over the next tokens of some rows and update their caches in place.
+
+        Args:
+            step: what is to be done; of as many rows as it has, which need not be all of the session's.
+            first_row: the row of the session that the step's first row is; the others follow it.
 
         Returns:
             The logits `[B, R, vocabulary]`, floating-point, on the CPU or the executor's device. The memory may be
@@ -177,20 +181,17 @@ class WholeSession(Generic[S]):
 
     def __init__(self, stage: S, batch: int, capacity: int) -> None:
         self.stage, self.batch, self.capacity = stage, batch, capacity
-        self._rows = slice(0, batch)
 
-    def step(self, step: Step) -> Tensor:
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
         """See `Session.step`; raises as the stage's does."""
-        return in_chunks(step, self.stage.chunk, self._run)
+        rows = slice(first_row, first_row + step.batch)
+        return in_chunks(step, self.stage.chunk, lambda chunk: self.stage.step(rows, chunk, {})[LOGITS])
 
     def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
         """See `Session.copy_rows`."""
         copies = RowCopies.checked(sources, destinations, self.batch)
         if copies.sources:
             self.stage.copy_rows(copies)
-
-    def _run(self, step: Step) -> Tensor:
-        return self.stage.step(self._rows, step, {})[LOGITS]
 
 
 @dataclass(frozen=True)

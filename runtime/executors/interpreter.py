@@ -36,7 +36,7 @@ class InterpreterStageSession:
             self._state = self._interface.empty_caches(batch, capacity)
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> dict[str, Tensor]:
-        """See `StageSession.buffers`; `positions` is how many logits a row the step is asked for."""
+        """See `StageSession.buffers`; `positions` is how many logits the step is asked for per row."""
         return self._interface.buffers(rows, length, positions)
 
     def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -178,7 +178,7 @@ class PagedRows:
         self._tables = torch.arange(batch * self._each, dtype=torch.int32).view(batch, self._each)
         self._rows = torch.arange(batch, dtype=torch.int32)
 
-    def step(self, step: Step) -> Tensor:
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
         """See `runtime.executors.interface.Session.step`; logits of padding are zeros."""
         longest = int((step.past_len + step.new_len).max())
         if longest > self.capacity:
@@ -190,8 +190,8 @@ class PagedRows:
         packed = PackedStep(
             step.token_ids[real],
             (step.past_len[:, None] + places)[real],
-            self._rows[:, None].expand_as(real)[real],
-            self._tables,
+            self._rows[: step.batch, None].expand_as(real)[real],
+            self._tables[first_row : first_row + step.batch],
             (starts[:, None] + step.logit_pos)[asked],
         )
         logits = self._paged.step(packed)

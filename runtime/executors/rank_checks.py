@@ -51,7 +51,7 @@ def check_linear(interface: StepInterface, graph: Graph) -> None:
 
 def check_size(graph: Graph, batch: int, capacity: int) -> None:
     """RequestError if the engine was not built for so many sequences, or so many tokens of each."""
-    for what, dim, size in (("sequences", StepDim.BATCH, batch), ("tokens a sequence", StepDim.CAPACITY, capacity)):
+    for what, dim, size in (("sequences", StepDim.BATCH, batch), ("tokens per sequence", StepDim.CAPACITY, capacity)):
         limit = graph.dims[dim].max
         if not 1 <= size <= limit:
             raise RequestError(f"{size} {what} were asked for; the engine is built for 1 to {limit}")

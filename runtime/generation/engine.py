@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import operator
+import threading
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import Sequence as ListOf
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +20,23 @@ from compiler.ir.step import Step, all_positions
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.engine_dir.manifest import Manifest, no_tokenizer
 from runtime.executors.interface import Executor
-from runtime.generation.generate import FinishReason, Generated, OnToken, Timings, generate
-from runtime.generation.requests import check_prompt, check_requests
+from runtime.generation.async_batch import AsyncBatch
+from runtime.generation.completion import Completion, Piece, completions
+from runtime.generation.generation_config import generation_defaults
+from runtime.generation.groups import GroupMaker
+from runtime.generation.in_flight import InFlightBatch, Timings, Update
+from runtime.generation.requests import check_prompt
+from runtime.generation.sampling_params import SamplingParams
+from runtime.generation.sequence import SequenceGroup
 from runtime.generation.tokenizer import Tokenizer
 
-Prompt = str | Sequence[int]
+Prompt = str | ListOf[int]
+Params = SamplingParams | Mapping[str, Any] | None
+"""The parameters of a request: all of them, or those that differ from the engine's defaults; None for the defaults."""
 
-
-@dataclass(frozen=True)
-class Completion:
-    """What a prompt got.
-
-    Attributes:
-        prompt: the prompt's text, as it was given; of a prompt given as ids, their text without special tokens and
-            without a character that they leave incomplete. Empty for ids if the engine has no tokenizer.
-        prompt_ids: the prompt's token ids.
-        text: how the prompt goes on: the text of the new tokens in the context of the prompt, without special tokens
-            and without the end token that ended it. Empty if the engine has no tokenizer. `prompt + text` is the text
-            of all ids, if the prompt was given as ids or is what the tokenizer makes of its own ids.
-        token_ids: the new tokens; an end token that ended the text is the last of them.
-        finish_reason: `stop` if an end token ended it, `length` if the number of tokens did.
-    """
-
-    prompt: str
-    prompt_ids: list[int]
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as a JSON object."""
-        return asdict(self)
+OnToken = Callable[[int, int], None]
+"""Called with the number of the request, from 0, and its new token."""
+Note = Callable[[str], None]
 
 
 class Engine:
@@ -58,13 +47,19 @@ class Engine:
         manifest: what the engine says about itself.
         executor: what runs the model.
         tokenizer: None if the checkpoint had none; prompts are token ids then.
-        timings: where the time of the latest call of `generate` went.
+        defaults: the parameters of requests that say nothing else: those of the checkpoint's `generation_config.json`.
+        timings: where the time of the latest call of `generate` went; those of `step` since the batch was empty.
     """
 
     def __init__(self, path: Path, manifest: Manifest, executor: Executor, tokenizer: Tokenizer | None) -> None:
         self.path, self.manifest = path, manifest
         self.executor, self.tokenizer = executor, tokenizer
+        self.defaults = generation_defaults(manifest.generation).params
         self.timings = Timings()
+        self._batch: InFlightBatch | None = None
+        self._submitted = 0
+        self._async = AsyncBatch(self)
+        self._lock = threading.Lock()  # of what `submit`, `step` and `cancel` change, which threads may call at once
 
     @classmethod
     def over(cls, folder: EngineFolder, executor: Executor) -> Engine:
@@ -74,57 +69,175 @@ class Engine:
 
     def generate(
         self,
-        prompts: str | Sequence[Prompt],
+        prompts: str | ListOf[Prompt],
+        params: Params | ListOf[Params] = None,
         *,
-        max_new_tokens: int = 64,
-        ignore_eos: bool = False,
         add_special_tokens: bool = True,
         on_token: OnToken | None = None,
-        note: Callable[[str], None] | None = None,
+        on_update: Callable[[Update], None] | None = None,
+        note: Note | None = None,
+        **changes: Any,
     ) -> list[Completion]:
-        """Extend prompts greedily. However many there are, at most the engine's `max_batch` run at once.
+        """Extend prompts. However many there are, at most the engine's `max_batch` sequences run at once.
 
         Args:
             prompts: a text, or a list of texts and lists of token ids.
-            max_new_tokens: how many tokens to add to each at most.
-            ignore_eos: whether to go on after an end token.
+            params: the parameters of all requests, or a list with those of each: `SamplingParams`, or a mapping of
+                those that differ from the engine's `defaults`.
             add_special_tokens: whether prompts given as text get the tokens that the tokenizer puts around a text.
             on_token: called with the number of the prompt, from 0, and each new token.
-            note: called with a sentence where a prompt gets fewer tokens than asked for, or where the tokenizer ends
-                every prompt with a special token; a warning if None.
+            on_update: called with all that each step brings.
+            note: called with a sentence where a prompt gets fewer tokens than asked for, where a parameter has no
+                effect, or where the tokenizer ends every prompt with a special token; a warning if None.
+            **changes: parameters of all requests, such as `max_new_tokens=32` or `temperature=0.7`.
 
         Returns:
-            A completion for each prompt, in the order given.
+            The completions of each prompt, in the order given: one, or as many as its parameters ask for.
 
         Raises:
-            RequestError: naming the prompt, if one is empty, too long, or not of this model; before anything runs.
+            RequestError: naming the prompt, if one is empty, too long, or not of this model, or its parameters cannot
+                be; before anything runs. Also if a request fails while others go on to their ends: the error has what
+                all of them got as `completions`.
         """
-        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        given: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
         tell = note or warnings.warn
-        ids = [
-            self.encode(prompt, number, add_special_tokens=add_special_tokens) for number, prompt in enumerate(given, 1)
-        ]
+        wishes = self._params_of_each(params, len(given), changes)
+        maker = self._maker(add_special_tokens, tell)
         if add_special_tokens:
             self._note_appended(given, tell)
-        requests = check_requests(
-            ids,
-            max_new_tokens,
-            limits=self.manifest.limits,
-            vocab_size=self.manifest.vocab_size,
-            note=tell,
-            facts=self.manifest.model,
-        )
-        results, self.timings = generate(
-            self.executor,
-            requests,
-            batch=self.manifest.limits.max_batch,
-            stop_ids=frozenset() if ignore_eos else frozenset(self.manifest.tokens.eos),
-            on_token=on_token,
-        )
-        return [self._completion(*parts) for parts in zip(given, ids, results, strict=True)]
+        groups = [
+            maker.make(number, prompt, wish) for number, (prompt, wish) in enumerate(zip(given, wishes, strict=True))
+        ]
+        usual = self.defaults.notes
+        for text in dict.fromkeys(text for group in groups for text in group.params.notes if text not in usual):
+            tell(text)
+        self.timings = Timings()
+        if groups:
+            self._run(groups, on_token, on_update)
+        result = [each for group in groups for each in completions(group, self.tokenizer)]
+        if failed := next((group.error for group in groups if group.error), None):
+            failed.completions = result  # type: ignore[attr-defined]
+            raise failed
+        return result
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: Params = None,
+        *,
+        add_special_tokens: bool = True,
+        note: Note | None = None,
+        **changes: Any,
+    ) -> Iterator[Piece]:
+        """Extend a prompt, and give its text as it comes.
+
+        The arguments and errors are those of `generate`. The text of a beam search comes as a whole, at its end.
+        """
+        (wish,) = self._params_of_each(params, 1, changes)
+        group = self._maker(add_special_tokens, note or warnings.warn).make(0, prompt, wish)
+        batch = self._open([group])
+        while not batch.scheduler.is_idle:
+            for update in batch.step():
+                if update.sequence is not None and (update.text or update.token_id is not None):
+                    yield Piece(update.text, update.token_id, update.sequence.number)
+        self.timings = batch.timings
+        yield from self._last_pieces(group)
+
+    async def astream(
+        self,
+        prompt: Prompt,
+        params: Params = None,
+        *,
+        add_special_tokens: bool = True,
+        note: Note | None = None,
+        **changes: Any,
+    ) -> AsyncGenerator[Piece]:
+        """As `stream`, for `async for`. Requests that run at once share the engine's steps."""
+        options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
+        group = await asyncio.to_thread(self.submit, prompt, params, **options)
+        async with contextlib.aclosing(self._async.updates(group)) as updates:
+            async for update in updates:
+                if update.sequence is not None and (update.text or update.token_id is not None):
+                    yield Piece(update.text, update.token_id, update.sequence.number)
+        for piece in self._last_pieces(group):
+            yield piece
+
+    async def agenerate(
+        self,
+        prompt: Prompt,
+        params: Params = None,
+        *,
+        add_special_tokens: bool = True,
+        note: Note | None = None,
+        **changes: Any,
+    ) -> list[Completion]:
+        """The completions of a prompt, awaited. The arguments and errors are those of `stream`."""
+        options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
+        pieces = [piece async for piece in self.astream(prompt, params, **options)]
+        return [piece.completion for piece in pieces if piece.completion is not None]
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: Params = None,
+        *,
+        priority: int = 0,
+        add_special_tokens: bool = True,
+        note: Note | None = None,
+        **changes: Any,
+    ) -> SequenceGroup:
+        """Take up a request, which `step` computes beside all others.
+
+        Args:
+            prompt: as of `generate`, as are the others.
+            params: the request's parameters.
+            priority: requests with a higher one come first, and may take the place of others, which go on later.
+            add_special_tokens: as of `generate`.
+            note: as of `generate`.
+            **changes: as of `generate`.
+
+        Returns:
+            The request: what `step` names, `cancel` takes and `completions` is asked for.
+
+        Raises:
+            RequestError: as of `generate`; nothing is disturbed.
+        """
+        (wish,) = self._params_of_each(params, 1, changes)
+        maker = self._maker(add_special_tokens, note or warnings.warn)
+        with self._lock:
+            group = maker.make(self._submitted, prompt, wish, priority)
+            if self._batch is None:
+                limits = self.manifest.limits
+                self._batch = InFlightBatch.over(self.executor.open(limits.max_batch, limits.max_seq))
+            self._submitted += 1
+            self._batch.scheduler.add(group)
+        return group
+
+    def step(self) -> list[Update]:
+        """Compute one step of the requests that were submitted; returns what it brought, nothing if there are none."""
+        with self._lock:
+            if self._batch is None:
+                return []
+            self.timings = self._batch.timings
+            return self._batch.step()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no submitted request is in progress."""
+        return self._batch is None or self._batch.scheduler.is_idle
+
+    def cancel(self, request: SequenceGroup) -> None:
+        """Take a submitted request out; it keeps what it has got. Nothing happens if it has ended."""
+        with self._lock:
+            if self._batch is not None and request.sequences:
+                self._batch.cancel(request)
+
+    def completions(self, request: SequenceGroup) -> list[Completion]:
+        """What a submitted request got: those of its texts that have ended."""
+        return list(completions(request, self.tokenizer))
 
     @torch.inference_mode()
-    def logits(self, token_ids: Sequence[int]) -> Tensor:
+    def logits(self, token_ids: ListOf[int]) -> Tensor:
         """The logits after each of the tokens, `[tokens, vocabulary]`, computed in one step.
 
         Raises:
@@ -162,7 +275,59 @@ class Engine:
             )
         return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
 
-    def _note_appended(self, prompts: Sequence[Prompt], note: Callable[[str], None]) -> None:
+    def _last_pieces(self, group: SequenceGroup) -> Iterator[Piece]:
+        """The end of a request's stream: its completions, with the texts of a beam search. Raises its error."""
+        if group.error is not None:
+            raise group.error
+        for completion in completions(group, self.tokenizer):
+            whole = completion.text if group.beams is not None else ""
+            yield Piece(whole, None, completion.sample or 0, completion)
+
+    def _params_of_each(
+        self, params: Params | ListOf[Params], count: int, changes: Mapping[str, Any]
+    ) -> list[SamplingParams]:
+        """The parameters of each of `count` requests."""
+        if params is None or isinstance(params, SamplingParams | Mapping):
+            return [self._complete(params, changes)] * count
+        if isinstance(params, str) or len(params) != count:
+            given = "a text" if isinstance(params, str) else f"{len(params)}"
+            raise RequestError(
+                f"there are {count} prompts, but params is {given}", hint="give one for all prompts, or one for each"
+            )
+        return [self._complete(each, changes) for each in params]
+
+    def _complete(self, params: Params, changes: Mapping[str, Any]) -> SamplingParams:
+        whole = params if isinstance(params, SamplingParams) else self.defaults.changed(**(params or {}))
+        return whole.changed(**changes) if changes else whole
+
+    def _maker(self, add_special_tokens: bool, note: Note) -> GroupMaker:
+        def encode(prompt: Prompt, number: int) -> list[int]:
+            return self.encode(prompt, number, add_special_tokens=add_special_tokens)
+
+        return GroupMaker(self.manifest, self.tokenizer, encode, note)
+
+    def _run(
+        self, groups: ListOf[SequenceGroup], on_token: OnToken | None, on_update: Callable[[Update], None] | None
+    ) -> None:
+        batch = self._open(groups)
+        self.timings = batch.timings
+        while not batch.scheduler.is_idle:
+            for update in batch.step():
+                if on_token is not None and update.token_id is not None:
+                    on_token(update.group.number, update.token_id)
+                if on_update is not None:
+                    on_update(update)
+
+    def _open(self, groups: ListOf[SequenceGroup]) -> InFlightBatch:
+        """A session that is large enough for some requests, and a batch over it that has them."""
+        rows = min(self.manifest.limits.max_batch, sum(group.width for group in groups))
+        longest = max(len(group.prompt_ids) + group.context.max_new_tokens for group in groups)
+        batch = InFlightBatch.over(self.executor.open(rows, longest))
+        for group in groups:
+            batch.scheduler.add(group)
+        return batch
+
+    def _note_appended(self, prompts: ListOf[Prompt], note: Note) -> None:
         text = next((prompt for prompt in prompts if isinstance(prompt, str)), None)
         if text is None or self.tokenizer is None or (token := self.tokenizer.appended(text)) is None:
             return
@@ -172,15 +337,8 @@ class Engine:
         )
 
     @staticmethod
-    def _plain_ids(number: int, prompt: Sequence[int]) -> list[int]:
+    def _plain_ids(number: int, prompt: ListOf[int]) -> list[int]:
         try:
             return [operator.index(token) for token in prompt]  # numpy's integers, too
         except TypeError:
             raise RequestError(f"prompt {number} is neither text nor a list of token ids") from None
-
-    def _completion(self, prompt: Prompt, prompt_ids: list[int], result: Generated) -> Completion:
-        # The tokenizer need not know that a token ends a text: it may be a line end, say.
-        shown = result.token_ids[:-1] if result.finish_reason == "stop" else result.token_ids
-        head, text = self.tokenizer.continuation(prompt_ids, shown) if self.tokenizer else ("", "")
-        given = prompt if isinstance(prompt, str) else head
-        return Completion(given, prompt_ids, text, result.token_ids, result.finish_reason)

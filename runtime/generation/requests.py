@@ -45,12 +45,12 @@ def check_requests(
     if max_new_tokens < 1:
         raise RequestError(f"the number of new tokens is {max_new_tokens}; it must be at least 1")
     return [
-        _request(number, prompt, max_new_tokens, limits, vocab_size, note, facts)
+        check_request(number, prompt, max_new_tokens, limits, vocab_size, note, facts)
         for number, prompt in enumerate(prompts, 1)
     ]
 
 
-def _request(
+def check_request(
     number: int,
     prompt: Sequence[int],
     wanted: int,
@@ -59,6 +59,7 @@ def _request(
     note: Callable[[str], None],
     facts: Mapping[str, Fact],
 ) -> Request:
+    """One prompt, which messages call by `number`, as a request for `wanted` new tokens; see `check_requests`."""
     check_prompt(number, prompt, limits, vocab_size, facts, new=1)
     length = len(prompt)
     room = limits.max_seq - length
@@ -69,7 +70,7 @@ def _request(
             hint=_longer(limits, facts, length, length + wanted, length + 1),
         )
     if room < wanted:
-        note(f"prompt {number} gets at most {room} new tokens: the engine holds {limits.max_seq} tokens a sequence")
+        note(f"prompt {number} gets at most {room} new tokens: the engine holds {limits.max_seq} tokens per sequence")
     return Request(tuple(prompt), min(wanted, room))
 
 

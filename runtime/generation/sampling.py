@@ -36,9 +36,19 @@ class Greedy:
         largest, ids = logits.max(-1)
         for value, request in zip(largest.tolist(), requests, strict=True):
             if request is not None and not math.isfinite(value):
-                raise RequestError(
-                    f"the model's logits for prompt {request + 1} are not finite ({value})",
-                    hint="float16 overflows in some models: compile with --dtype bfloat16 or float32; if it was, "
-                    "the checkpoint's weights may hold NaN",
-                )
+                raise not_finite(value, f" for prompt {request + 1}")
         return list(map(int, ids.tolist()))
+
+
+def not_finite(value: float, whose: str = "") -> RequestError:
+    """The error that says that a model's logits are no numbers.
+
+    Args:
+        value: the logit.
+        whose: whose logits they are, for the message, beginning with a space.
+    """
+    return RequestError(
+        f"the model's logits{whose} are not finite ({value})",
+        hint="float16 overflows in some models: compile with --dtype bfloat16 or float32; if it was, "
+        "the checkpoint's weights may hold NaN",
+    )

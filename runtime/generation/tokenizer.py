@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from compiler.errors import EngineError, RequestError
 
 _BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class Tokenizer:
@@ -30,6 +32,8 @@ class Tokenizer:
         # Files often keep the settings of some training script.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(number for number, token in added.items() if token.special)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text.
@@ -60,6 +64,15 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ids, with or without special tokens; ids beyond the tokenizer's own (padded rows) give none."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=not special))
+
+    def has_text(self, token_id: int) -> bool:
+        """Whether a token is part of decoded texts: it is no special token, and not beyond the tokenizer's own."""
+        return token_id not in self._special and self._tokenizer.id_to_token(token_id) is not None
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether a token such as `<0xE6>` stands for a single byte of what is in no other token (byte fallback)."""
+        token = self._tokenizer.id_to_token(token_id)
+        return token is not None and _BYTE.fullmatch(token) is not None and self.decode([token_id]) != token
 
     def continuation(self, prompt_ids: Sequence[int], new_ids: Sequence[int]) -> tuple[str, str]:
         """The text of a prompt and the text of what follows it: joined they are the text of all ids.

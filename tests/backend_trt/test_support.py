@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import pytest
 
+from benchmarks.support_sweep import KINDS, Outcome, declared, markdown, rows, rows_of
 from compiler.backend_trt.emission import rule_of
 from compiler.backend_trt.support.check import require_support, unsupported
 from compiler.backend_trt.support.declared import SUPPORT
@@ -18,10 +19,15 @@ from compiler.ir.specialize import bind_dims
 from tests.backend_trt.build_checks import BuildResult, build_and_compare
 from tests.backend_trt.cases.case_builder import Case
 from tests.backend_trt.cases.every import every_case
+from tests.paths import DOCS
 
+PAGE = DOCS / "support.md"
+RENEW = "renew the rows of what changed: python -m benchmarks.support_sweep --kind NAME --write docs/support.md"
 PER_TYPE = 2
 TELLING = {
     "attention f16 D=100 B=1 S=32 C=128",
+    "attention f32 B=2 S=0 C=7",
+    "attention f32 B=2 S=5 C=0",
     "attention f32 D=16 E=8",
     "clamp i32 -inf..1.0 [6]",
     "concat i8 [2,8] literal[3,8]",
@@ -32,6 +38,7 @@ TELLING = {
     "kv_update f16 not an output",
     "kv_update f16 twice",
     "linear f16 [8] weight",
+    "linear f32 [2,3,0] weight[5,0]",
     "reshape f32 [B,0] to [0,B]",
     "reshape f32 [B,4] to [1,2,1,2,B,1,1,1,1]",
     "rotary f16 D=8 half=0",
@@ -126,3 +133,18 @@ def test_the_report_is_about_the_sizes_of_a_plan():
 def test_an_output_without_an_op_is_reported():
     found = unsupported(graph_of(lambda b, x: x, dtype=DType.f64))
     assert [item.where for item in found] == ["output y"]
+
+
+def test_the_page_is_of_what_is_declared_and_has_all_kinds_of_case():
+    page = PAGE.read_text(encoding="utf-8")
+    found = rows_of(page)
+    assert {kind: row[1:3] for kind, row in found.items()} == {kind: declared(kind) for kind in KINDS}, RENEW
+    assert markdown(found) == page, RENEW
+
+
+def test_a_kind_that_is_swept_alone_changes_its_row_only():
+    before = rows_of(PAGE.read_text(encoding="utf-8"))
+    swept = [Outcome("relu f32 a", "relu", "built"), Outcome("relu f32 b", "relu", "refused")]
+    after = rows_of(markdown({**before, **rows(swept)}))
+    assert list(after) == list(before)
+    assert after == {**before, "relu": ("relu", *declared("relu"), "1", "1", "0")}

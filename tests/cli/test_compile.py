@@ -106,11 +106,25 @@ def test_every_stage_is_dumped(tmp_path: Path) -> None:
     ]
 
 
-def test_settings_that_llmc_does_not_apply_are_noted(checkpoint: Path, tmp_path: Path) -> None:
-    (checkpoint / "generation_config.json").write_text('{"eos_token_id": [0, 5], "repetition_penalty": 1.2}')
+def test_the_defaults_of_requests_are_kept_and_what_cannot_be_applied_is_noted(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    config = {"eos_token_id": [0, 5], "repetition_penalty": 1.2, "stop_strings": ["END"], "penalty_alpha": 0.6}
+    (checkpoint / "generation_config.json").write_text(json.dumps(config))
     result = llmc("compile", checkpoint, "-o", tmp_path / "engine")
-    assert "note: generation_config.json sets 'repetition_penalty' to 1.2, which llmc run does not apply" in result.err
-    assert open_engine(tmp_path / "engine").manifest.tokens.eos == (0, 5)
+    assert "note: generation_config.json sets 'penalty_alpha' to 0.6, which is not applied" in result.err
+    manifest = open_engine(tmp_path / "engine").manifest
+    assert manifest.tokens.eos == (0, 5)
+    assert manifest.generation == {"repetition_penalty": 1.2, "stop_strings": ["END"]}
+    assert "repetition_penalty" not in result.err
+
+
+def test_a_wrong_default_of_requests_is_an_error_before_any_weight_is_read(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "generation_config.json").write_text('{"top_p": 1.5}')
+    for dry in ((), ("--dry-run",)):
+        result = llmc("compile", checkpoint, "-o", tmp_path / "engine", "--dummy-weights", *dry)
+        result.failed("generation_config.json: top_p is 1.5; it must be a finite number at least 0", "1 keeps all")
+    assert not (tmp_path / "engine").exists()
 
 
 PLUGIN = '''

@@ -122,7 +122,7 @@ def test_an_end_token_that_the_tokenizer_puts_behind_prompts_is_noted_and_can_be
 def test_new_tokens_beyond_the_engines_room_are_noted(engine: Path) -> None:
     result = llmc("run", engine, "--prompt-ids", ",".join(["5"] * 60), "--max-new-tokens", 10, "--json", "--ignore-eos")
     assert len(json.loads(result.out)["token_ids"]) == 4
-    assert result.err == "note: prompt 1 gets at most 4 new tokens: the engine holds 64 tokens a sequence\n"
+    assert result.err == "note: prompt 1 gets at most 4 new tokens: the engine holds 64 tokens per sequence\n"
 
 
 def test_stats_go_to_standard_error(engine: Path) -> None:
@@ -140,7 +140,11 @@ def test_stats_go_to_standard_error(engine: Path) -> None:
         (["--prompt-ids", "1,x"], "--prompt-ids '1,x' holds something other than numbers", "1,2,3"),
         (["--prompt-ids", "1,1024"], "prompt 1 holds the token id 1024; the model's ids are 0 to 1023", None),
         (["--prompt-ids", "7" + ",7" * 64], "prompt 1 has 65 tokens; the engine takes at most 64", "--max-input 65"),
-        (["--prompt", "a", "--max-new-tokens", "0"], "the number of new tokens is 0", None),
+        (
+            ["--prompt", "a", "--max-new-tokens", "0"],
+            "--max-new-tokens is 0; it must be an integer of at least 1",
+            None,
+        ),
         (["--prompt", "a", "--device", "tpu"], "'tpu'", None),
         (["--prompt", "a", "--executor", "jax"], "there is no executor 'jax'", None),
         (["--prompt", "a", "--threads", "0"], "the number of threads is 0", None),

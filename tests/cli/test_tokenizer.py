@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from llmc.compiling import sentencepiece_model
 from llmc.compiling.tokenizer_export import write_tokenizer
-from runtime.engine_dir.manifest import NoTokenizer
+from runtime.engine_dir.manifest import NoTokenizer, read_manifest
+from runtime.generation.chat import apply_chat_template
 from runtime.generation.tokenizer import Tokenizer
 from tests.cli.llmc_command import llmc
 from tests.llmc.compiling.sentencepiece_files import sentencepiece_bytes
@@ -87,6 +88,16 @@ def test_a_vocabulary_and_merges_with_a_start_token(tmp_path: Path) -> None:
     start = original.bos_token_id
     assert found.encode("Hello")[0] == start
     assert found.encode("Hello")[1:] != []
+
+
+def test_the_chat_template_of_the_checkpoint_is_the_engines(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text("{{ eos_token }}{% for m in messages %}{{ m.content }}{% endfor %}")
+    result = llmc("compile", checkpoint, "-o", tmp_path / "engine", "-q")
+    assert result.status == 0, result.err
+    messages = [{"role": "user", "content": "Hello"}]
+    expected = AutoTokenizer.from_pretrained(checkpoint).apply_chat_template(messages, tokenize=False)
+    assert apply_chat_template(tmp_path / "engine", messages) == expected
+    assert "chat_template.jinja" in read_manifest(tmp_path / "engine").files
 
 
 def test_truncation_left_by_a_training_script_does_not_count(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.registrations import forgotten
 
 X = Value("h.0.x", TensorType(DType.f16, (symbol("B"), 4)))
 Y = Value("y", TensorType(DType.f32, (symbol("B"), 4)))
+COUNTS = Value("counts", TensorType(DType.i32, (2,)))
 
 
 @pytest.fixture
@@ -92,6 +93,7 @@ def test_attributes_are_completed_in_the_order_of_the_schema(plugin: OpKind):
         ("relu", [X, X], {}, ["r"], "relu takes (x) but was given 2 operands"),
         ("concat", [], {"axis": 0}, ["r"], "concat takes (x, ...) but was given 0 operands"),
         ("add", [X, Y], {}, ["r"], "add(f16[B,4], f32[B,4]): operands have different element types: f16 and f32"),
+        ("relu", [COUNTS], {}, ["r"], "relu(i32[2]): needs a floating-point tensor, not i32"),
         ("relu", [X], {}, ["r", "s"], "relu has 1 results but 2 names: r, s"),
         ("split", [X], {"axis": 1, "sizes": (1, 2)}, ["r", "s"], "split(f16[B,4]): sizes [1, 2] do not add up to 4"),
     ],

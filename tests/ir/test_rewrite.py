@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from compiler.ir.graph import DimRange, Graph
 from compiler.ir.matching import Match
 from compiler.ir.op import Op, Value
 from compiler.ir.parser import parse_graph
-from compiler.ir.patterns import P
+from compiler.ir.patterns import P, Pattern
 from compiler.ir.printer import print_graph
 from compiler.ir.rewrite import Replacement, RewriteBuilder, eliminate_dead, sweep
 from compiler.ir.rules import Decline, Outcome, Rule, apply_rules, rule
@@ -283,20 +282,22 @@ def test_mistakes_in_rules() -> None:
     assert "fails: the match binds no 'score'; did you mean 'scores'? (tests/ir/test_rewrite" in missing.value.message
 
 
-def test_rules_without_a_root_in_the_graph_cost_little() -> None:
+def test_rules_are_tried_at_ops_of_their_roots_kind_only(monkeypatch: pytest.MonkeyPatch) -> None:
     b = Builder()
     b.dims = {"B": DimRange(1, 2, 4)}
     x = b.input("x", DType.f32, symbol("B"), 4)
-    for i in range(50_000):
+    for i in range(20):
         x = b.relu(x, name=str(i))
-    b.output("y", x)
+    b.output("y", b.tanh(x, name="last"))
     graph = b.build()
+    tried: list[str] = []
+    original = Pattern.match
+
+    def match(self: Pattern, op: Op, source: RewriteBuilder) -> object:
+        tried.append(op.name)
+        return original(self, op, source)
+
+    monkeypatch.setattr(Pattern, "match", match)
     rules = [Rule(kind, getattr(P, kind)("x"), lambda m, b: None) for kind in ("tanh", "softmax", "gelu")]
-
-    def seconds(visit_all: bool) -> float:
-        start = time.perf_counter()
-        assert (apply_rules(graph, rules, pass_name="p") if visit_all else sweep(graph, keep)) is graph
-        return time.perf_counter() - start
-
-    # A generous bound, for a busy machine: what is to be caught is a search at every op, which costs ten times more.
-    assert min(seconds(True) for _ in range(3)) < 3 * min(seconds(False) for _ in range(3))
+    assert apply_rules(graph, rules, pass_name="p") is graph
+    assert tried == ["last"]

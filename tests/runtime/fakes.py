@@ -43,23 +43,25 @@ class FakeSession:
         copies = RowCopies.checked(sources, destinations, self.batch)
         self.cache[copies.destinations] = self.cache[copies.sources]
 
-    def step(self, step: Step) -> Tensor:
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
         """See `runtime.executors.interface.Session.step`."""
+        rows = range(first_row, first_row + step.batch)
+        assert rows.stop <= self.batch
         token_ids, past_len, new_len, logit_pos = step
         assert token_ids.dtype == past_len.dtype == new_len.dtype == logit_pos.dtype == torch.int32
-        assert len(token_ids) == len(past_len) == len(new_len) == len(logit_pos) == self.batch
+        assert len(token_ids) == len(past_len) == len(new_len) == len(logit_pos) == step.batch
         assert ((token_ids >= 0) & (token_ids < VOCAB)).all()
         assert 0 < int(new_len.max()) <= token_ids.shape[1]
         self.executor.steps.append(new_len.tolist())
-        logits = torch.zeros(self.batch, logit_pos.shape[1], VOCAB)
-        for row in range(self.batch):
-            past, new = int(past_len[row]), int(new_len[row])
-            self.cache[row, past : past + new] = token_ids[row, :new]
-            for r, position in enumerate(logit_pos[row].tolist()):
+        logits = torch.zeros(step.batch, logit_pos.shape[1], VOCAB)
+        for at, row in enumerate(rows):
+            past, new = int(past_len[at]), int(new_len[at])
+            self.cache[row, past : past + new] = token_ids[at, :new]
+            for r, position in enumerate(logit_pos[at].tolist()):
                 if position < new:
                     tokens = self.cache[row, : past + position + 1].tolist()
                     assert -1 not in tokens
-                    logits[row, r, next_token(tokens)] = self.executor.height
+                    logits[at, r, next_token(tokens)] = self.executor.height
         return logits
 
 

@@ -228,6 +228,13 @@ def test_queries_without_keys_give_zeros():
     assert last[0, 0, :, 0].tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize(("batch", "queries", "keys"), [(0, 3, 5), (2, 0, 5), (2, 3, 0)])
+def test_nothing_to_attend(batch, queries, keys):
+    q, k, v = torch.ones(batch, 4, queries, 8), torch.ones(batch, 2, keys, 8), torch.ones(batch, 2, keys, 6)
+    shape = (batch, 4, queries, 6)
+    assert torch.equal(evaluate("ATTENTION", [q, k, v], "FLOAT", shape, **params()), torch.zeros(shape))
+
+
 @pytest.mark.parametrize("dtype", ["HALF", "BF16"])
 def test_scores_stay_in_float32(dtype):
     # Scores of 4096 and 4097 are one number in 16 bits.

@@ -21,6 +21,7 @@ def as_rows(e: Emission, tensor: TrtTensor, type_: TensorType) -> TrtTensor:
     if type_.rank == 2:
         return tensor
     layer = e.network.add_shuffle(tensor)
+    layer.zero_is_placeholder = False  # a dim of 0 has no elements
     layer.reshape_dims = (prod(type_.sizes({})[:-1]) if type_.is_fixed else -1, type_.shape[-1])
     return e.layer(layer, "rows")
 

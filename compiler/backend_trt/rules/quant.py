@@ -1,6 +1,6 @@
 """Quantized activations and caches, but for what linears multiply in 8 bits (`compiler.backend_trt.rounded`).
 
-TensorRT's own layers take scales that are constants. By a scale that a run computes, such as one a token, the values
+TensorRT's own layers take scales that are constants. By a scale that a run computes, such as one per token, the values
 are divided in float32 before they are rounded by a scale of 1.
 """
 

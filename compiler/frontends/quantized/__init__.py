@@ -1,4 +1,4 @@
-"""Quantized checkpoints of other tools, told apart by their config; one small file a tool."""
+"""Quantized checkpoints of other tools, told apart by their config; one small file per tool."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class PackedScheme(Protocol):
         ...
 
     def cache_scale(self, weights: Weights, module: str, which: str, heads: int) -> Value:
-        """The scale of cached keys (`k`) or values (`v`) of an attention module, `[1, 1, 1, 1]` or a scale a head."""
+        """The scale of cached keys (`k`) or values (`v`) of an attention module, `[1, 1, 1, 1]` or a scale per head."""
         ...
 
 

@@ -109,9 +109,10 @@ class PipelineSession:
         self._stage, self._stages, self._logits, self._tokens = stage, stages, logits, tokens
         self._chunk: int | None = None
 
-    def step(self, step: Step) -> Tensor:
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
         """See `runtime.executors.interface.Session.step`."""
-        return in_chunks(step, self._longest() if step.length > 1 else 1, self._run)
+        longest = self._longest() if step.length > 1 else 1
+        return in_chunks(step, longest, lambda chunk: self._run(chunk, first_row))
 
     def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
         """See `runtime.executors.interface.Session.copy_rows`: each rank copies those of its stage."""
@@ -126,15 +127,16 @@ class PipelineSession:
             self._chunk = -int(self._stages.all_max(shortest))
         return self._chunk
 
-    def _run(self, step: Step) -> Tensor:
+    def _run(self, step: Step, first_row: int) -> Tensor:
         size = (step.batch, step.wanted, self._logits.vocabulary)
         logits = torch.zeros(size, dtype=self._logits.dtype, device=self._logits.device)
         last = self._stages.rank == self._stages.size - 1
-        for rows in parts(self.batch, step.length, self._stages.size, tokens=self._tokens):
+        for rows in parts(step.batch, step.length, self._stages.size, tokens=self._tokens):
             if not step.new_len[rows].any():
                 continue
             buffers = self._stage.buffers(rows.stop - rows.start, step.length, step.wanted)
-            results = self._stage.step(rows, step.of(rows), _received(buffers, self._stages))
+            own = slice(first_row + rows.start, first_row + rows.stop)
+            results = self._stage.step(own, step.of(rows), _received(buffers, self._stages))
             _send(results, self._stages)
             if last:
                 logits[rows] = results[LOGITS].to(logits.dtype)

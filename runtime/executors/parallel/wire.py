@@ -30,7 +30,7 @@ class Kind(IntEnum):
     CLOSE = 2
     """Forget a session. [number]"""
     STEP = 3
-    """Run a step. [number of the session, then the step as `compiler.ir.step.Step.packed` gives it]"""
+    """Run a step. [number of the session, its first row, then the step as `compiler.ir.step.Step.packed` gives it]"""
     PLANS = 4
     """Say which plans there are. []"""
     COPY = 5

@@ -140,10 +140,10 @@ class ParallelSession:
             self._channel.post(Kind.COPY, [self._number], *copies)
             _copy(self._local.copy_rows, copies, self._world)
 
-    def step(self, step: Step) -> Tensor:
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
         """See `runtime.executors.interface.Session.step`."""
-        self._channel.post(Kind.STEP, [self._number], *step.packed())
-        logits = _run(partial(self._local.step, step), self._world)
+        self._channel.post(Kind.STEP, [self._number, first_row], *step.packed())
+        logits = _run(partial(self._local.step, step, first_row), self._world)
         if self._shown:
             shown, scoring = self._shown
             shown({rank: self._received(logits, rank) for rank in range(1, scoring)})
@@ -196,8 +196,8 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
         while True:
             kind, numbers = channel.take()
             if kind is Kind.STEP:
-                number = int(numbers[0])
-                logits = _run(partial(sessions[number].step, Step.unpacked(numbers[1:])), world)
+                number, first_row = map(int, numbers[:2])
+                logits = _run(partial(sessions[number].step, Step.unpacked(numbers[2:]), first_row), world)
                 if number in showing:
                     world.comm.send(logits.float().cpu(), 0)
             elif kind is Kind.OPEN:

@@ -40,16 +40,16 @@ class Candidate:
 
     @property
     def width(self) -> tuple[int, int]:
-        """The fewest and the most tokens a row."""
+        """The fewest and the most tokens per row."""
         return self.plan.signature.profiles[self.profile].width
 
     @property
     def logits(self) -> tuple[int, int]:
-        """The fewest and the most wanted positions a row."""
+        """The fewest and the most wanted positions per row."""
         return self.plan.signature.profiles[self.profile].logits
 
     def takes(self, rows: int, width: int, logits: int) -> bool:
-        """Whether it runs steps of so many rows, tokens a row, and wanted positions a row."""
+        """Whether it runs steps of so many rows, tokens per row, and wanted positions per row."""
         signature = self.plan.signature
         return signature.profiles[self.profile].takes(signature.input_shapes(rows, width, logits))
 

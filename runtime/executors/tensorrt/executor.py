@@ -144,7 +144,7 @@ class TensorRTExecutor:
 
     def open_stage(self, batch: int, capacity: int) -> TensorRTStage:
         """Start a stage's part of sequences; see `open`, also for the errors."""
-        for what, size in (("sequences", batch), ("tokens a sequence", capacity)):
+        for what, size in (("sequences", batch), ("tokens per sequence", capacity)):
             if size < 1:
                 raise RequestError(f"{size} {what} were asked for; there must be at least 1")
         sizes = self._candidates.sizes(batch, capacity)

@@ -61,7 +61,7 @@ class StepInputs:
         self._copied = None if device.type == "cpu" else torch.cuda.Event()
 
     def frame(self, signature: Signature, rows: int, width: int, logits: int, caches: Mapping[str, Tensor]) -> Frame:
-        """The tensors of a run of `width` tokens and `logits` wanted positions a row, on caches of `rows` rows."""
+        """The tensors of a run of `width` tokens and `logits` wanted positions per row, on caches of `rows` rows."""
         shapes = signature.input_shapes(rows, width, logits)
         inputs, addresses, starts, length = {}, {}, {}, 0
         for name in signature.step:

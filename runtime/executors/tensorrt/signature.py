@@ -47,12 +47,12 @@ class Profile:
 
     @property
     def width(self) -> tuple[int, int]:
-        """The fewest and the most tokens a row."""
+        """The fewest and the most tokens per row."""
         return self._second(self.by_token)
 
     @property
     def logits(self) -> tuple[int, int]:
-        """The fewest and the most wanted positions a row."""
+        """The fewest and the most wanted positions per row."""
         return self._second(self.by_position)
 
     def _second(self, name: str | None) -> tuple[int, int]:
@@ -146,7 +146,7 @@ class Signature:
         return self.caches[0].capacity if self.caches else UNLIMITED
 
     def input_shapes(self, rows: int, width: int, logits: int) -> dict[str, Shape]:
-        """The shape of every input but weights in a run of `width` tokens and `logits` wanted positions a row."""
+        """The shape of every input but weights in a run of `width` tokens and `logits` wanted positions per row."""
         sizes = dim_sizes(batch=rows, length=width, wanted=logits)
         shapes = {name: STEP_INPUTS[name].sizes(sizes) for name in self.step}
         shapes |= {cache.name: cache.shape(rows, cache.capacity) for cache in self.caches}

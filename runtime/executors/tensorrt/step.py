@@ -101,7 +101,7 @@ class StepResults:
     tensors: Mapping[str, Tensor]
 
     def take(self, ones: StepResults) -> None:
-        """Take over what has one position a row: that of the first token, or for all wanted positions."""
+        """Take over what has one position per row: that of the first token, or for all wanted positions."""
         for item in self.items:
             place = self.tensors[item.name]
             (place if item.by_position else place[:, :1]).copy_(ones.tensors[item.name])

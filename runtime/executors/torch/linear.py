@@ -24,7 +24,7 @@ from torch import Tensor
 
 Linear = Callable[[Tensor], Tensor]
 
-# Rows (sequences a step) up to which the float16 kernel beats oneDNN's bfloat16 one; see benchmarks/decode.py.
+# Rows (sequences per step) up to which the float16 kernel beats oneDNN's bfloat16 one; see benchmarks/decode.py.
 _FEW_ROWS = 4
 _FLOAT16_MAX = 65504.0
 

@@ -44,7 +44,7 @@ def packed_linear(state: Lowering, op: Op) -> Callable[..., Tensor]:
 
 
 def feeds_integers(state: Lowering, op: Op) -> bool:
-    """Whether an op dequantizes int8 activations for linears only, whose weights are int8 with a scale a row."""
+    """Whether an op dequantizes int8 activations for linears only, whose weights are int8 with a scale per row."""
     q, scale, *zero = op.operands
     users = state.graph.users.get(op.name, ())
     return (
@@ -164,7 +164,7 @@ def _int4_product(weight: PackedWeight, group: int) -> Product:
     values = weight.rows(0, rows).int() + 8
     packed = torch._convert_weight_to_int4pack_for_cpu(values, 1)
     scales = weight.scale.repeat_interleave(columns // group // weight.scale.shape[1], 1)
-    # Relative to the largest of a row, which is multiplied in float32, so that a scale a row is not rounded.
+    # Relative to the largest of a row, which is multiplied in float32, so that a scale per row is not rounded.
     largest = scales.amax(1, keepdim=True)
     table = torch.stack([scales / largest, torch.zeros_like(scales)], -1).transpose(0, 1).contiguous().bfloat16()
     largest = largest.reshape(-1)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Caches are shown to the graph up to the longest sequence, rounded up to this, so that views are rarely made anew.
 _CAPACITY_STEP = 64
+# Views for so many choices of rows and lengths are kept.
+_MOST_VIEWS = 128
 
 
 class TorchStageSession:
@@ -45,12 +47,11 @@ class TorchStageSession:
             )
         self.caches = list(empty.values())
         self.chunk = chunk_length(executor.graph, batch, capacity, holds_scores=self._holds_scores)
-        self._shown = (0, 0, 0)
         self._most_shown = 0
-        self._views: list[Tensor] = []
+        self._views: dict[tuple[int, int, int], list[Tensor]] = {}
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> dict[str, Tensor]:
-        """See `StageSession.buffers`; `positions` is how many logits a row the step is asked for."""
+        """See `StageSession.buffers`; `positions` is how many logits the step is asked for per row."""
         return self._executor.interface.buffers(
             rows, length, positions, runtime_dtype=self._executor.runtime_dtype, device=self._device
         )
@@ -60,13 +61,13 @@ class TorchStageSession:
         """See `StageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
         device = self._device
         past, new = step.past_len.tolist(), step.new_len.tolist()
-        self._show(rows, max(start + count for start, count in zip(past, new, strict=True)))
+        views = self._shown(rows, max(start + count for start, count in zip(past, new, strict=True)))
         writes = self._layout.appends(past, new, step.length, device)
         inputs = [step[at].to(device) for at in self._arguments]
         arrived = [received[name] for name in self._received]
         try:
             with memory_for(f"a step of {len(past)} x {step.length} tokens"):
-                outputs = self._run(*inputs, *self._views, *arrived, writes)
+                outputs = self._run(*inputs, *views, *arrived, writes)
         except Exception as error:
             explained = step_fault(self._executor.program, error)
             if explained is error:
@@ -83,11 +84,15 @@ class TorchStageSession:
         q, k, *_ = (value.type for value in op.operands)
         return self._device.type == "cuda" and q.shape[LINEAR.HEAD] != k.shape[LINEAR.HEAD]
 
-    def _show(self, rows: slice, length: int) -> None:
-        """Show the graph so much of the rows' caches as sequences of `length` tokens need."""
+    def _shown(self, rows: slice, length: int) -> list[Tensor]:
+        """So much of the rows' caches as the graph needs for sequences of `length` tokens."""
         if length > self._capacity:
             raise RequestError(f"a sequence grew to {length} tokens; the caches hold {self._capacity}")
         shown = (rows.start, rows.stop, min(-(-length // _CAPACITY_STEP) * _CAPACITY_STEP, self._capacity))
-        if shown != self._shown:
-            self._views = [self._layout.view(cache, rows, shown[2]) for cache in self.caches]
-            self._shown, self._most_shown = shown, max(self._most_shown, shown[2])
+        views = self._views.get(shown)
+        if views is None:
+            if len(self._views) == _MOST_VIEWS:
+                self._views.clear()
+            views = self._views[shown] = [self._layout.view(cache, rows, shown[2]) for cache in self.caches]
+            self._most_shown = max(self._most_shown, shown[2])
+        return views

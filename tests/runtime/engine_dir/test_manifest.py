@@ -62,6 +62,14 @@ def test_capabilities_are_read_back(engine: Path) -> None:
     assert read_manifest(engine).capabilities == ("8.9", "12.0")
 
 
+def test_defaults_of_requests_are_read_back_and_may_be_missing(engine: Path) -> None:
+    stored = {"do_sample": True, "top_p": 0.9, "sequence_bias": [[[1, 2], -2.0]], "early_stopping": "never"}
+    edit(engine, lambda m: m.update(generation=stored))
+    assert read_manifest(engine).generation == stored
+    edit(engine, lambda m: m.pop("generation"))
+    assert read_manifest(engine).generation == {}
+
+
 def test_why_there_is_no_tokenizer_is_read_back_and_may_be_missing(engine: Path) -> None:
     edit(engine, lambda m: m.update(no_tokenizer={"reason": "there was none", "mend": "give one"}))
     assert read_manifest(engine).no_tokenizer == NoTokenizer("there was none", "give one")
@@ -81,6 +89,7 @@ def test_why_there_is_no_tokenizer_is_read_back_and_may_be_missing(engine: Path)
         (lambda m: m["tokens"].update(eos=["</s>"]), "the key 'tokens.eos' is ['</s>']; it must be a list of integers"),
         (lambda m: m.update(capabilities=[8.9]), "the key 'capabilities' is [8.9]; it must be a list of strings"),
         (lambda m: m.update(no_tokenizer={"reason": 1}), "the key 'no_tokenizer.reason' is 1; it must be a string"),
+        (lambda m: m.update(generation=[1]), "the key 'generation' is [1]; it must be an object"),
         (lambda m: m.update(plugins={}), "the key 'plugins' is {}; it must be a list"),
         (lambda m: m.update(plugins=[{"package": "p"}]), "the key 'plugins.0.version' is missing"),
         (lambda m: m["model"].pop("vocab_size"), "the key 'model.vocab_size' is missing"),

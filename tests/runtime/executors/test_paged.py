@@ -178,6 +178,17 @@ def test_a_step_may_want_no_logits(executor: Any) -> None:
     assert torch.equal(session.step(one(3, [5], [1])), other.step(one(3, [5], [1])))
 
 
+def test_a_step_may_be_of_some_rows(executor: Any) -> None:
+    session, other = executor.open(3, 9), executor.open(3, 9)
+    first = Step.of_prompts([[1, 2], [3], [4, 5, 6]])
+    session.step(first)
+    other.step(first)
+    second = Step(*(torch.tensor(each, dtype=torch.int32) for each in ([[7], [8], [9]], [2, 1, 3], [1] * 3, [[0]] * 3)))
+    expected = session.step(second)
+    found = [other.step(second.of(slice(1, 3)), 1).clone(), other.step(second.of(slice(0, 1)))]
+    torch.testing.assert_close(torch.cat(found[::-1]), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_rows_that_grow_too_long_are_refused(executor: Any) -> None:
     session = executor.open(2, 5)
     with pytest.raises(RequestError, match="a sequence grew to 6 tokens; the caches hold 5"):

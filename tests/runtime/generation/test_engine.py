@@ -9,7 +9,8 @@ from tokenizers import AddedToken, processors
 
 from compiler.errors import RequestError
 from runtime.engine_dir.manifest import NoTokenizer, SpecialTokens
-from runtime.generation.engine import Completion, Engine
+from runtime.generation.completion import Completion
+from runtime.generation.engine import Engine
 from tests.runtime.engines import MANIFEST
 from tests.runtime.fakes import VOCAB, FakeExecutor, continuation
 from tests.runtime.generation import small_tokenizers as small

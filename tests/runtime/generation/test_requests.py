@@ -37,7 +37,7 @@ def test_new_tokens_are_clamped_to_the_room_with_a_note() -> None:
     notes: list[str] = []
     requests = check([[1] * 8, [1]], 5, notes)
     assert [request.max_new_tokens for request in requests] == [2, 5]
-    assert notes == ["prompt 1 gets at most 2 new tokens: the engine holds 10 tokens a sequence"]
+    assert notes == ["prompt 1 gets at most 2 new tokens: the engine holds 10 tokens per sequence"]
 
 
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:

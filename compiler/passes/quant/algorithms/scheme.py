@@ -64,7 +64,7 @@ class Scheme(ABC):
 
     @property
     def group(self) -> int:
-        """How many weights of a row share a scale; 0 for one scale a row."""
+        """How many weights of a row share a scale; 0 for one scale per row."""
         return 0
 
     @property
@@ -96,7 +96,7 @@ class IntegerScheme(Scheme):
 
     Attributes:
         bits: bits of a weight; fewer than 4 are stored in 4.
-        group: how many weights of a row share a scale; 0 for one scale a row.
+        group: how many weights of a row share a scale; 0 for one scale per row.
         asymmetric: whether there are zero points, so that a scheme reaches from the smallest weight to the largest.
     """
 

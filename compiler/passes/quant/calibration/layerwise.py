@@ -31,7 +31,7 @@ class BatchView:
 
     Attributes:
         point: the calibration point.
-        inputs: the input of its linears, one tensor a batch, on the host.
+        inputs: the input of its linears, one tensor per batch, on the host.
         weights: the weights of its linears in the graph's type, by the linear's name, on the device.
         device: where to compute.
     """

@@ -33,7 +33,7 @@ class InputStatistics:
 
 
 def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, gram: bool = True) -> InputStatistics:
-    """The statistics of inputs `[..., K]`, one tensor a batch.
+    """The statistics of inputs `[..., K]`, one tensor per batch.
 
     Args:
         inputs: the batches.

@@ -24,7 +24,7 @@ def default_texts() -> tuple[Document, ...]:
 
 
 def read_texts(path: str | os.PathLike[str]) -> tuple[Document, ...]:
-    """The documents of a file: one, or one a line if its name ends in `.jsonl`.
+    """The documents of a file: one, or one per line if its name ends in `.jsonl`.
 
     Raises:
         PassError: if the file cannot be read, is empty, or a line of JSON is neither a text nor token ids.

@@ -46,7 +46,7 @@ class Auto(Recipe):
     Bits go where they take away most of the squared relative errors of outputs.
     """
 
-    bits: Annotated[float, "bits a weight on average"] = 4.5
+    bits: Annotated[float, "bits per weight on average"] = 4.5
     group: Annotated[int, GROUP] = 0
 
     def without_data(self) -> Recipe:

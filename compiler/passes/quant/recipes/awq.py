@@ -25,7 +25,7 @@ from compiler.passes.quant.recipes.nearest import Int4
 class Awq(Recipe):
     """Weights by AWQ: channels are scaled, and ranges clipped, by what that does to outputs on calibration data."""
 
-    bits: Annotated[float, "3 or 4 bits a weight"] = 4
+    bits: Annotated[float, "3 or 4 bits per weight"] = 4
     group: Annotated[int, GROUP] = 128
 
     def __post_init__(self) -> None:

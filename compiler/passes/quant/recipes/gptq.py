@@ -26,7 +26,7 @@ from compiler.passes.quant.recipes.nearest import Int4, Int8
 class Gptq(Recipe):
     """Weights by GPTQ: column after column, each error made good by the columns that follow."""
 
-    bits: Annotated[float, "3, 4 or 8 bits a weight"] = 4
+    bits: Annotated[float, "3, 4 or 8 bits per weight"] = 4
     group: Annotated[int, GROUP] = 128
     damping: Annotated[float, "added to the Hessian, as a part of its mean"] = 0.01
     order: Annotated[bool, "the columns with the largest activations first"] = True

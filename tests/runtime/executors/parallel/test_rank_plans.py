@@ -41,7 +41,7 @@ class Planned:
         opened.batch, opened.capacity = batch, capacity
         return opened
 
-    def step(self, step: Step) -> Tensor:
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
         logits = torch.zeros(step.batch, step.wanted, 8, dtype=torch.float16)
         logits[..., self.rank] = 1 + self.rank
         return logits

@@ -32,7 +32,7 @@ Range = tuple[int, int]
 def fake_record(
     capacity: int, *profiles: tuple[Range, Range, Range], drop: Sequence[str] = (), dtypes: Mapping[str, str] = {}
 ) -> NetworkRecord:
-    """A network for certain ranges of rows, tokens a row and logits a row.
+    """A network for certain ranges of rows, tokens per row and logits per row.
 
     `drop` leaves out tensors, `dtypes` gives others types. Without dynamic shapes there is no profile, as in builds.
     """

@@ -251,7 +251,7 @@ def test_limits_are_checked() -> None:
         executor.open(5, 8)
     with pytest.raises(RequestError, match=r"1 sequences of 17 tokens .*; 4 to 4 sequences of 16 tokens"):
         executor.open(1, 17)
-    with pytest.raises(RequestError, match="0 tokens a sequence were asked for; there must be at least 1"):
+    with pytest.raises(RequestError, match="0 tokens per sequence were asked for; there must be at least 1"):
         executor.open(1, 0)
     session = executor.open(2, 8)
     with pytest.raises(RequestError, match="a sequence grew to 9 tokens; the caches hold 8"):

@@ -86,8 +86,10 @@ class ThreadSession:
     def __init__(self, executor: ThreadExecutor, sessions: Sequence[Session], batch: int, capacity: int) -> None:
         self.executor, self.sessions, self.batch, self.capacity = executor, sessions, batch, capacity
 
-    def step(self, step: Step) -> Tensor:
-        results: list[Tensor] = list(self.executor.pool.map(lambda session: session.step(step), self.sessions))
+    def step(self, step: Step, first_row: int = 0) -> Tensor:
+        results: list[Tensor] = list(
+            self.executor.pool.map(lambda session: session.step(step, first_row), self.sessions)
+        )
         return results[0]
 
     def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:

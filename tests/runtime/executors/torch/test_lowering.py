@@ -1,20 +1,25 @@
 """Lowered graphs compute what the interpreter computes."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
+from torch import Tensor
 
 from compiler.errors import TargetError
 from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.files import read_graph
-from compiler.ir.graph import DimRange
+from compiler.ir.graph import DimRange, Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import op
 from compiler.ir.torch_types import to_torch
 from compiler.ir.types import TensorType
 from compiler.store import write_ranks
+from tests.op_graphs import OPS, op_graph, op_inputs
 from tests.registrations import forgotten
 from tests.runtime.executors.torch.lowered import lowered
 from tests.strategies import graphs
@@ -22,10 +27,19 @@ from tests.strategies import graphs
 
 @given(graphs())
 def test_random_graphs_mean_the_same(tmp_path_factory, graph):
-    folder = tmp_path_factory.mktemp("engine")
-    write_ranks(graph, folder)
     torch.manual_seed(0)
     inputs = {v.name: torch.randn(v.type.sizes({"B": 2, "S": 3})).to(to_torch(v.type.dtype)) for v in graph.inputs}
+    compare(graph, inputs, tmp_path_factory.mktemp("engine"))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_each_op_means_the_same(tmp_path, name):
+    graph = op_graph(name, DType.f32)
+    compare(graph, op_inputs(graph), tmp_path)
+
+
+def compare(graph: Graph, inputs: Mapping[str, Tensor], folder: Path) -> None:
+    write_ranks(graph, folder)
     stored = read_graph(folder / "rank0.ir")
     # Half-precision values are held as float32, which is the interpreter without rounding; constants were rounded.
     expected = Interpreter(stored, exact=True)(inputs)

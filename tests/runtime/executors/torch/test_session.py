@@ -117,7 +117,7 @@ def test_limits_are_checked(engine):
     _, executor = engine
     with pytest.raises(RequestError, match="5 sequences were asked for; the engine is built for 1 to 4"):
         executor.open(5, 64)
-    with pytest.raises(RequestError, match="101 tokens a sequence were asked for; the engine is built for 1 to 100"):
+    with pytest.raises(RequestError, match="101 tokens per sequence were asked for; the engine is built for 1 to 100"):
         executor.open(1, 101)
     with pytest.raises(RequestError, match="a sequence grew to 9 tokens; the caches hold 8"):
         executor.open(1, 8).step(Step(torch.ones(1, 9, dtype=torch.int32), i32(0), i32(9), i32(8)[:, None]))

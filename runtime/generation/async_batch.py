@@ -1,0 +1,56 @@
+"""Requests of an asynchronous program: all that run at once share the steps of one batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING
+
+from runtime.generation.in_flight import Update
+from runtime.generation.sequence import SequenceGroup
+
+if TYPE_CHECKING:
+    from runtime.generation.engine import Engine
+
+
+class AsyncBatch:
+    """Drives the steps of an engine, each in a thread of its own, as long as a request waits for them.
+
+    Args:
+        engine: the engine, whose `submit`, `step` and `cancel` it uses.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._queues: dict[SequenceGroup, asyncio.Queue[Update | BaseException]] = {}
+        self._driver: asyncio.Task[None] | None = None
+
+    async def updates(self, group: SequenceGroup) -> AsyncGenerator[Update]:
+        """What the steps bring a request that was submitted. It is cancelled if nobody listens any more."""
+        queue: asyncio.Queue[Update | BaseException] = asyncio.Queue()
+        self._queues[group] = queue
+        if self._driver is None or self._driver.done():
+            self._driver = asyncio.create_task(self._drive())
+        try:
+            while group.sequences or not queue.empty():
+                update = await queue.get()
+                if isinstance(update, BaseException):
+                    raise update
+                yield update
+                if update.finished:
+                    break
+        finally:
+            del self._queues[group]
+            await asyncio.to_thread(self._engine.cancel, group)  # which waits for the end of a step
+
+    async def _drive(self) -> None:
+        while self._queues and not self._engine.is_idle:
+            try:
+                updates = await asyncio.to_thread(self._engine.step)
+            except BaseException as error:
+                for listening in self._queues.values():
+                    listening.put_nowait(error)
+                raise
+            for update in updates:
+                if update.group in self._queues:
+                    self._queues[update.group].put_nowait(update)

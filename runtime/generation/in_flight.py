@@ -1,0 +1,320 @@
+"""In-flight batching: steps of a session over whatever requests there are at the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from collections.abc import Sequence as ListOf
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compiler.errors import RequestError
+from compiler.ir.step import Step, all_positions, last_positions
+from runtime.executors.interface import Session
+from runtime.generation.log_probabilities import token_logprobs
+from runtime.generation.sampler import Choice, choose
+from runtime.generation.scheduler import STEP_TOKENS, Scheduler
+from runtime.generation.sequence import NO_ROW, FinishReason, Sequence, SequenceGroup
+
+Chunk = tuple[Sequence, int]
+"""A sequence, and how many of its next tokens are to be computed."""
+
+# Rows whose numbers of tokens differ run together as long as no more than this is padding: to read the weights once
+# more takes a CPU as long as some tokens do.
+_PADDING_TOKENS = 32
+_PADDING_SHARE = 0.2
+
+# Logits of so many positions of a prompt are computed at once, where those of all positions are wanted.
+_POSITIONS = 64
+
+
+@dataclass
+class Timings:
+    """Where the time went. A step in which any prompt is computed counts as prefill, with all its tokens."""
+
+    prefill_seconds: float = 0.0
+    prefill_tokens: int = 0
+    decode_seconds: float = 0.0
+    decode_tokens: int = 0
+    steps: int = 0
+
+    def add(self, seconds: float, tokens: int, *, prefill: bool) -> None:
+        """Count one step."""
+        self.steps += 1
+        if prefill:
+            self.prefill_seconds += seconds
+            self.prefill_tokens += tokens
+        else:
+            self.decode_seconds += seconds
+            self.decode_tokens += tokens
+
+    @property
+    def decode_rate(self) -> float:
+        """New tokens a second over all rows, of the steps without a prompt; 0 if there were none."""
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
+@dataclass
+class Update:
+    """What a step has brought a request.
+
+    Attributes:
+        group: the request.
+        sequence: the sequence that got a token; None if it is about the request as a whole.
+        token_id: the token; None if none came.
+        text: the text that can be shown now.
+        finished: whether the request has ended.
+    """
+
+    group: SequenceGroup
+    sequence: Sequence | None = None
+    token_id: int | None = None
+    text: str = ""
+    finished: bool = False
+
+
+@dataclass
+class InFlightBatch:
+    """The requests in progress on a session.
+
+    Attributes:
+        session: what computes the steps.
+        scheduler: what decides which tokens they take.
+        timings: where the time goes.
+    """
+
+    session: Session
+    scheduler: Scheduler
+    timings: Timings = field(default_factory=Timings)
+
+    @classmethod
+    def over(cls, session: Session, *, step_tokens: int = STEP_TOKENS) -> InFlightBatch:
+        """A batch over all rows of a session."""
+        return cls(session, Scheduler(session.batch, step_tokens=step_tokens))
+
+    @torch.inference_mode()
+    def step(self) -> list[Update]:
+        """Compute one step; returns what came of it, nothing if there is nothing to do."""
+        started = time.perf_counter()
+        updates = [update for group in self._late() for update in self._end_all(group, "time")]
+        plan = self.scheduler.plan()
+        self._copy(plan.copies)
+        tokens = len(plan.decodes) + sum(count for _, count in plan.chunks)
+        if plan.decodes:
+            updates += self._decode(plan.decodes)
+        for chunks in padded_little(plan.chunks):
+            # A request may have failed in this very step.
+            updates += self._prefill([(sequence, count) for sequence, count in chunks if sequence.row != NO_ROW])
+        if tokens:
+            self.timings.add(time.perf_counter() - started, tokens, prefill=bool(plan.chunks))
+        return updates
+
+    def cancel(self, group: SequenceGroup) -> list[Update]:
+        """Take a request out; what it has got so far stays."""
+        return list(self._end_all(group, "cancelled"))
+
+    def _late(self) -> list[SequenceGroup]:
+        groups = (*self.scheduler.running, *self.scheduler.waiting)
+        return [group for group in groups if group.params.max_time is not None and group.is_late]
+
+    def _decode(self, sequences: ListOf[Sequence]) -> list[Update]:
+        """One token of each of some sequences."""
+        first = min(sequence.row for sequence in sequences)
+        count = max(sequence.row for sequence in sequences) + 1 - first
+        tokens, past, new = [0] * count, [0] * count, [0] * count
+        for sequence in sequences:
+            at = sequence.row - first
+            tokens[at], past[at], new[at] = sequence.tokens[sequence.cached], sequence.cached, 1
+            sequence.cached += 1
+        token_ids = torch.tensor(tokens, dtype=torch.int32)[:, None]
+        new_len = torch.tensor(new, dtype=torch.int32)
+        step = Step(token_ids, torch.tensor(past, dtype=torch.int32), new_len, torch.zeros_like(token_ids))
+        logits = self.session.step(step, first)[:, 0]
+        return self._take(sequences, [sequence.row - first for sequence in sequences], logits)
+
+    def _prefill(self, chunks: ListOf[Chunk]) -> list[Update]:
+        """Some tokens of each of some sequences, whose rows follow one another."""
+        if not chunks:
+            return []
+        (sequence, count), *others = chunks
+        if sequence.group.wants_prompt_logits:
+            assert not others
+            self._prompt_logprobs(sequence, count)
+            return []
+        logits = self._run_chunks(chunks)
+        done = [place for place, (sequence, _) in enumerate(chunks) if not sequence.pending]
+        return self._take([chunks[place][0] for place in done], done, logits[:, 0])
+
+    def _run_chunks(self, chunks: ListOf[Chunk], *, every: bool = False) -> Tensor:
+        """The logits of the next tokens of sequences whose rows follow one another: of the last, or of every one."""
+        new_len = torch.tensor([count for _, count in chunks], dtype=torch.int32)
+        token_ids = torch.zeros(len(chunks), int(new_len.max()), dtype=torch.int32)
+        for row, (sequence, count) in enumerate(chunks):
+            new = sequence.tokens[sequence.cached : sequence.cached + count]
+            token_ids[row, :count] = torch.tensor(new, dtype=torch.int32)
+        past = torch.tensor([sequence.cached for sequence, _ in chunks], dtype=torch.int32)
+        wanted = all_positions(*token_ids.shape) if every else last_positions(new_len)
+        for sequence, count in chunks:
+            sequence.cached += count
+        return self.session.step(Step(token_ids, past, new_len, wanted), chunks[0][0].row)
+
+    def _prompt_logprobs(self, sequence: Sequence, count: int) -> None:
+        """Compute some of a prompt's tokens, and report their log-probabilities; the last token is left."""
+        group = sequence.group
+        prompt, top = group.prompt_ids, group.params.prompt_logprobs or 0
+        while count > 0 and sequence.cached < len(prompt) - 1:
+            size = min(count, _POSITIONS, len(prompt) - 1 - sequence.cached)
+            known = len(group.prompt_logprobs) - 1 - sequence.cached  # after a preemption some are
+            logits = self._run_chunks([(sequence, size)], every=True)[0]
+            following = prompt[sequence.cached - size + 1 : sequence.cached + 1]
+            fresh = slice(max(0, known), size)
+            group.prompt_logprobs += token_logprobs(logits[fresh], following[fresh], [top] * len(following[fresh]))
+            count -= size
+
+    def _take(self, sequences: ListOf[Sequence], places: ListOf[int], logits: Tensor) -> list[Update]:
+        """Let sequences whose tokens all are in the caches have their next ones.
+
+        Args:
+            sequences: the sequences.
+            places: for each its row of the logits.
+            logits: `[rows, vocabulary]`.
+        """
+        updates: list[Update] = []
+        drawing: list[tuple[Sequence, int]] = []
+        for sequence, place in zip(sequences, places, strict=True):
+            group = sequence.group
+            forked = self._fork(sequence)
+            if group.beams is not None:
+                group.beam_logits[sequence.number] = logits[place].clone()
+                if forked or len(group.beam_logits) == len(group.sequences):
+                    updates += self._advance(group)
+            else:
+                drawing += [(each, place) for each in (sequence, *forked)]
+        if drawing:
+            rows = [place for _, place in drawing]
+            chosen = logits if rows == list(range(len(logits))) else logits[rows]
+            results = choose([sequence.sampled for sequence, _ in drawing], chosen)
+            for (sequence, _), result in zip(drawing, results, strict=True):
+                if sequence.finish_reason is not None:
+                    continue
+                if isinstance(result, RequestError):
+                    updates += self._fail(sequence.group, result)
+                else:
+                    assert result is not None
+                    updates.append(self._append(sequence, result))
+        return updates
+
+    def _fork(self, first: Sequence) -> list[Sequence]:
+        """The sequences of a request that have not been computed, because their tokens are those of its first one.
+
+        They get a copy of its caches.
+        """
+        group = first.group
+        if first is not group.sequences[0]:
+            return []
+        forked = [other for other in group.sequences if other.cached == 0 and other.tokens == first.tokens]
+        if forked:
+            self.session.copy_rows([first.row] * len(forked), [other.row for other in forked])
+            for other in forked:
+                other.cached = first.cached
+        return forked
+
+    def _append(self, sequence: Sequence, choice: Choice) -> Update:
+        """Give a sequence its next token."""
+        group, token = sequence.group, choice.token
+        assert sequence.sampled is not None
+        sequence.sampled.append(token)  # which is the list of the sequence's tokens, too
+        if choice.logprobs is not None:
+            sequence.logprobs.append(choice.logprobs)
+        ended = token in group.stop_ids
+        text = ""
+        if sequence.stream is not None and not ended:
+            text = sequence.stream.append(token)
+        reason: FinishReason | None = None
+        if ended or (sequence.stream is not None and sequence.stream.stopped):
+            reason = "stop"
+        elif len(sequence.tokens) - len(group.prompt_ids) >= group.context.max_new_tokens:
+            reason = "length"
+        if reason is not None:
+            text += self._finish(sequence, reason)
+        return Update(group, sequence, token, text, finished=not group.sequences)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> str:
+        """End a sequence; returns what was held back of its text."""
+        sequence.finish_reason = reason
+        self.scheduler.end(sequence)
+        return sequence.stream.finish() if sequence.stream is not None else ""
+
+    def _fail(self, group: SequenceGroup, error: RequestError) -> list[Update]:
+        group.error = error
+        return list(self._end_all(group, "error"))
+
+    def _end_all(self, group: SequenceGroup, reason: FinishReason) -> Iterator[Update]:
+        """End a request for a reason that is not in its texts."""
+        self.scheduler.remove(group)
+        for sequence in group.sequences:
+            sequence.finish_reason = reason
+            text = sequence.stream.finish() if sequence.stream is not None else ""
+            group.finished.append(sequence)
+            yield Update(group, sequence, None, text)
+        group.sequences = []
+        yield Update(group, finished=True)
+
+    def _advance(self, group: SequenceGroup) -> list[Update]:
+        """Take a step of a beam search, and give every beam the row whose caches it goes on from."""
+        assert group.beams is not None
+        logits = torch.stack([group.beam_logits[number] for number in sorted(group.beam_logits)])
+        group.beam_logits.clear()
+        try:
+            continuation = group.beams.advance(logits)
+        except RequestError as error:
+            return self._fail(group, error)
+        if group.beams.finished:
+            return list(self._end_all(group, "stop"))
+        if len(logits) > 1:
+            self._reorder(group, continuation.sources)
+        for sequence, tokens in zip(group.sequences, group.beams.token_ids, strict=True):
+            sequence.tokens = tokens
+        return [Update(group)]
+
+    def _reorder(self, group: SequenceGroup, sources: ListOf[int]) -> None:
+        """Let beam i go on from the caches of beam `sources[i]`: as many as can keep a row that is right already."""
+        rows = [sequence.row for sequence in group.sequences]
+        taken: dict[int, int] = {}
+        for beam, source in enumerate(sources):
+            taken.setdefault(source, beam)
+        keeps = {beam: rows[source] for source, beam in taken.items()}
+        left = iter([row for beam, row in enumerate(rows) if beam not in taken])
+        new = [keeps[beam] if beam in keeps else next(left) for beam in range(len(rows))]
+        copies = [(rows[source], row) for source, row in zip(sources, new, strict=True) if rows[source] != row]
+        self._copy(copies)
+        self.scheduler.cache.exchange(group.sequences, new)
+
+    def _copy(self, copies: ListOf[tuple[int, int]]) -> None:
+        """Copy rows of the caches, all at once."""
+        if copies:
+            sources, destinations = zip(*copies, strict=True)
+            self.session.copy_rows(sources, destinations)
+
+
+def padded_little(chunks: ListOf[Chunk]) -> list[list[Chunk]]:
+    """Chunks in groups of rows that follow one another, which can run as one step with little padding."""
+    groups: list[list[Chunk]] = []
+    for chunk in sorted(chunks, key=lambda each: each[0].row):
+        last = groups[-1] if groups else []
+        if last and _run_together([*last, chunk]):
+            last.append(chunk)
+        else:
+            groups.append([chunk])
+    return groups
+
+
+def _run_together(chunks: ListOf[Chunk]) -> bool:
+    (before, _), (last, _) = chunks[-2:]
+    if last.row != before.row + 1 or any(sequence.group.wants_prompt_logits for sequence, _ in chunks):
+        return False
+    counts = [count for _, count in chunks]
+    padding = max(counts) * len(counts) - sum(counts)
+    return padding <= max(_PADDING_TOKENS, int(_PADDING_SHARE * sum(counts)))

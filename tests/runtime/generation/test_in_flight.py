@@ -1,0 +1,319 @@
+"""Requests in flight: each gets what it gets alone, whatever comes, waits, is pushed aside or leaves beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import llmc
+from compiler.errors import RequestError
+from runtime.engine_dir.manifest import EngineLimits, SpecialTokens
+from runtime.generation.engine import Engine
+from runtime.generation.row_cache import LEAST_SHARED
+from runtime.generation.sampling_params import SamplingParams
+from tests.paths import MODELS
+from tests.runtime.engines import MANIFEST
+from tests.runtime.fakes import VOCAB, FakeExecutor, continuation
+
+ROWS, LONGEST = 5, 120
+
+
+def fake(rows: int = ROWS) -> tuple[Engine, FakeExecutor]:
+    """An engine whose next token follows from all of a text, so that any stale or missing token shows."""
+    executor = FakeExecutor()
+    manifest = replace(MANIFEST, limits=EngineLimits(rows, LONGEST, LONGEST), tokens=SpecialTokens(()))
+    return Engine(Path("engine"), manifest, executor, None), executor
+
+
+@given(seed=st.integers(0, 10**6), rows=st.sampled_from([1, 2, 5]))
+@settings(max_examples=60)
+def test_requests_at_random_times_get_what_they_get_alone(seed: int, rows: int) -> None:
+    draw = random.Random(seed)
+    engine, executor = fake(rows)
+    common = [draw.randrange(VOCAB) for _ in range(60)]
+    wanted, handles, cancelled = [], [], set()
+    arriving = 12
+    while arriving or not engine.is_idle:
+        if arriving and draw.random() < 0.4:
+            arriving -= 1
+            start = common[: draw.choice([0, 0, LEAST_SHARED, 30, 60])]
+            prompt = start + [draw.randrange(VOCAB) for _ in range(draw.randrange(1, 20))]
+            count = draw.randrange(1, 12)
+            wanted.append(continuation(prompt, count))
+            handles.append(engine.submit(prompt, max_new_tokens=count, priority=draw.choice([0, 0, 1, 2])))
+        if handles and draw.random() < 0.05:
+            number = draw.randrange(len(handles))
+            cancelled |= {number} if handles[number].sequences else set()
+            engine.cancel(handles[number])
+        engine.step()
+    for number, (handle, tokens) in enumerate(zip(handles, wanted, strict=True)):
+        [found] = engine.completions(handle)
+        if number in cancelled:
+            assert found.finish_reason == "cancelled" and tokens[: len(found.token_ids)] == found.token_ids
+        else:
+            assert (found.token_ids, found.finish_reason) == (tokens, "length")
+    assert engine._batch is not None and engine._batch.scheduler.cache.free == rows
+    assert executor.opened == [(rows, LONGEST)]
+
+
+def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
+    engine, _ = fake(rows=1)
+    low = engine.submit([1, 2, 3], max_new_tokens=8)
+    for _ in range(4):
+        engine.step()
+    high = engine.submit([4, 5], max_new_tokens=3, priority=1)
+    ended = []
+    while not engine.is_idle:
+        ended += [update.group for update in engine.step() if update.finished]
+    assert ended == [high, low]
+    assert engine._batch is not None and engine._batch.scheduler.preemptions == 1
+    assert engine.completions(low)[0].token_ids == continuation([1, 2, 3], 8)
+    assert engine.completions(high)[0].token_ids == continuation([4, 5], 3)
+
+
+def test_what_texts_begin_with_is_computed_once() -> None:
+    engine, executor = fake()
+    common = list(range(40, 80))
+    prompts = [[*common, 1], [*common, 2, 3], [*common, 4], common]
+    found = engine.generate(prompts, max_new_tokens=1)
+    assert [c.token_ids for c in found] == [continuation(prompt, 1) for prompt in prompts]
+    # The first prompt; of the others what is their own, and of the last, which is all common, one token.
+    assert sum(sum(step) for step in executor.steps) == 41 + 2 + 1 + 1
+
+
+def test_the_cost_of_steps_follows_their_tokens() -> None:
+    engine, executor = fake()
+    handles = [engine.submit([i, i + 1], max_new_tokens=30) for i in range(ROWS - 1)]
+    for _ in range(3):
+        engine.step()
+    before = len(executor.steps)
+    handles.append(engine.submit(list(range(90)), max_new_tokens=2))
+    engine.step()
+    decoding, prompt = executor.steps[before:]
+    assert (decoding, prompt) == ([1] * (ROWS - 1), [90])  # no row is padded to the length of the prompt
+    while not engine.is_idle:
+        engine.step()
+    assert [len(engine.completions(handle)[0].token_ids) for handle in handles] == [30] * (ROWS - 1) + [2]
+
+
+def test_rows_that_are_gone_cost_nothing() -> None:
+    engine, executor = fake()
+    for i in range(ROWS):
+        engine.submit([i], max_new_tokens=2 if i else 20)
+    while not engine.is_idle:
+        engine.step()
+    assert executor.steps[-1] == [1]
+
+
+def test_requests_that_cannot_be_served_disturb_nobody() -> None:
+    engine, _ = fake()
+    handle = engine.submit([1, 2], max_new_tokens=4)
+    engine.step()
+    for prompt, changes, said in (
+        ([1] * LONGEST, {}, f"prompt 2 has {LONGEST} tokens, which leaves no room"),
+        ([VOCAB], {}, "holds the token id"),
+        ([1], {"n": ROWS + 1, "temperature": 1.0}, f"asks for n={ROWS + 1}; the engine runs at most {ROWS} sequences"),
+        ([1], {"num_beams": ROWS + 1}, f"asks for num_beams={ROWS + 1}"),
+        ([1], {"stop": ["x"]}, "stop holds texts, but the engine has no tokenizer"),
+        ([1], {"bad_words": ["x"]}, "bad_words holds texts, but the engine has no tokenizer"),
+        ([1], {"max_length": 1}, "max_length is 1, and prompt 2 has 1 tokens already"),
+        ([1], {"stop_token_ids": [1], "logit_bias": {VOCAB: 1.0}}, "logit_bias holds the token id"),
+        ([1], {"temperatur": 1.0}, "there is no sampling parameter 'temperatur'; did you mean 'temperature'?"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            engine.submit(prompt, **changes)
+        assert said in str(caught.value)
+    while not engine.is_idle:
+        engine.step()
+    assert engine.completions(handle)[0].token_ids == continuation([1, 2], 4)
+
+
+def test_a_function_that_fails_fails_its_request_alone() -> None:
+    engine, _ = fake()
+
+    def broken(token_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
+        raise ValueError("I cannot")
+
+    params = [None, SamplingParams(logits_processors=[broken]), {"max_new_tokens": 3}]
+    with pytest.raises(RequestError, match="I cannot") as caught:
+        engine.generate([[1], [2], [3]], params)
+    found = caught.value.completions  # type: ignore[attr-defined]
+    assert [c.finish_reason for c in found] == ["length", "error", "length"]
+    assert found[2].token_ids == continuation([3], 3) and "I cannot" in found[1].error
+
+
+def test_parameters_are_one_for_all_or_one_for_each() -> None:
+    engine, _ = fake()
+    found = engine.generate([[1], [2]], [{"max_new_tokens": 2}, SamplingParams(max_new_tokens=3)])
+    assert [len(c.token_ids) for c in found] == [2, 3]
+    with pytest.raises(RequestError, match="there are 2 prompts, but params is 1"):
+        engine.generate([[1], [2]], [{"max_new_tokens": 2}])
+
+
+def test_time_that_is_over_ends_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, _ = fake()
+    now = [0.0]
+    monkeypatch.setattr("runtime.generation.sequence.time.monotonic", lambda: now[0])
+    handle, other = engine.submit([1], max_new_tokens=50, max_time=5.0), engine.submit([2], max_new_tokens=9)
+    for second in range(12):
+        now[0] = float(second)
+        engine.step()
+    [found], [rest] = engine.completions(handle), engine.completions(other)
+    assert found.finish_reason == "time" and found.token_ids == continuation([1], 5)
+    assert rest.token_ids == continuation([2], 9)
+
+
+@functools.cache
+def small_engine(name: str) -> Engine:
+    """A bundled model in float32, so that batches round as single requests do, but for the order of sums."""
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp()) / "engine"
+    llmc.compile(MODELS / name, folder, target="torch", dtype="float32", max_batch=6, max_seq=128)
+    return llmc.load(folder, executor="torch", device="cpu")
+
+
+def _wish(draw: random.Random) -> dict[str, Any]:
+    wish: dict[str, Any] = {"max_new_tokens": draw.randrange(1, 14), "ignore_eos": draw.random() < 0.5}
+    kind = draw.random()
+    if kind < 0.3:
+        wish |= {"temperature": draw.choice([0.5, 1.0]), "seed": draw.randrange(1000), "top_k": draw.choice([0, 50])}
+    elif kind < 0.45:
+        wish |= {"temperature": 1.0, "seed": draw.randrange(1000), "n": draw.choice([2, 3])}
+    elif kind < 0.65:
+        wish |= {"num_beams": draw.choice([2, 4]), "num_return_sequences": 2, "length_penalty": draw.choice([0.0, 2.0])}
+    extras: list[dict[str, Any]] = [
+        {"repetition_penalty": 1.3},
+        {"prompt_logprobs": 1},
+        {"stop": ["the", "a "]},
+        {"no_repeat_ngram_size": 2},
+    ]
+    return {**wish, **(draw.choice(extras) if draw.random() < 0.6 else {})}
+
+
+@pytest.mark.parametrize("name", ["gptneox-tiny", "gptj-tiny", "mpt-tiny", "opt-tiny"])
+def test_models_give_requests_of_all_sorts_what_they_get_alone(name: str) -> None:
+    engine, draw = small_engine(name), random.Random(7)
+    common = [draw.randrange(20, 900) for _ in range(40)]
+    requests = []
+    for _ in range(30):
+        start = common[: draw.choice([0, 20, 40])]
+        requests.append(([*start, *(draw.randrange(20, 900) for _ in range(draw.choice([1, 3, 30])))], _wish(draw)))
+    alone = [engine.generate([prompt], wish) for prompt, wish in requests]
+    handles: list[Any] = []
+    while len(handles) < len(requests) or not engine.is_idle:
+        if len(handles) < len(requests) and draw.random() < 0.5:
+            prompt, wish = requests[len(handles)]
+            handles.append(engine.submit(prompt, wish, priority=draw.choice([0, 0, 0, 1, 2])))
+        engine.step()
+    assert engine._batch is not None and engine._batch.scheduler.preemptions > 0
+    for handle, expected in zip(handles, alone, strict=True):
+        found = engine.completions(handle)
+        assert [(c.token_ids, c.text, c.finish_reason, c.seed) for c in found] == [
+            (c.token_ids, c.text, c.finish_reason, c.seed) for c in expected
+        ]
+        for one, other in zip(found, expected, strict=True):
+            if one.prompt_logprobs is not None and other.prompt_logprobs is not None:
+                assert [p and p.token_id for p in one.prompt_logprobs] == [
+                    p and p.token_id for p in other.prompt_logprobs
+                ]
+                pairs = zip(one.prompt_logprobs[1:], other.prompt_logprobs[1:], strict=True)
+                assert all(abs(p.logprob - q.logprob) < 1e-3 for p, q in pairs if p and q)
+
+
+@pytest.mark.parametrize("name", ["gptneox-tiny", "gptj-tiny", "mpt-tiny", "opt-tiny"])
+def test_beams_are_those_of_transformers_alone_and_batched(name: str) -> None:
+    import transformers
+
+    engine = small_engine(name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=torch.float32).eval()
+    ends = list(engine.manifest.tokens.eos)
+    prompts = [[40, 41, 42], [100, 7], [300, 301, 302, 303, 304]]
+    wishes = [
+        {"num_beams": beams, "length_penalty": penalty, "early_stopping": early, "num_return_sequences": 2}
+        for beams, penalty, early in ((2, 1.0, False), (4, 0.0, True), (2, 2.0, "never"))
+    ]
+    expected = []
+    for prompt, wish in zip(prompts, wishes, strict=True):
+        ids = torch.tensor([prompt])
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, eos_token_id=ends, pad_token_id=0,
+            max_new_tokens=12, return_dict_in_generate=True, output_scores=True, **wish,
+        )  # fmt: skip
+        lengths = (made.beam_indices >= 0).sum(1).tolist()
+        expected += [
+            row[len(prompt) : len(prompt) + n] for row, n in zip(made.sequences.tolist(), lengths, strict=True)
+        ]
+    found = engine.generate(prompts, wishes, max_new_tokens=12)
+    assert [c.token_ids for c in found] == expected
+    for number, (prompt, wish) in enumerate(zip(prompts, wishes, strict=True)):
+        alone = engine.generate([prompt], wish, max_new_tokens=12)
+        assert [c.token_ids for c in alone] == expected[2 * number : 2 * number + 2]
+
+
+def test_a_stream_gives_the_text_piece_by_piece() -> None:
+    engine = small_engine("gptneox-tiny")
+    [whole] = engine.generate(["The function returns a list of"], max_new_tokens=24)
+    pieces = list(engine.stream("The function returns a list of", max_new_tokens=24))
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert [piece.token_id for piece in pieces if piece.token_id is not None] == whole.token_ids
+    assert pieces[-1].completion == whole and len(pieces) > 10
+    stop = whole.text[10:14]
+    [cut] = engine.generate(["The function returns a list of"], max_new_tokens=24, stop=[stop])
+    assert cut.text == whole.text[: whole.text.index(stop)] and cut.finish_reason == "stop"
+    streamed = list(engine.stream("The function returns a list of", max_new_tokens=24, stop=[stop]))
+    assert "".join(piece.text for piece in streamed) == cut.text
+
+
+def test_samples_of_a_prompt_differ_and_follow_from_the_seed() -> None:
+    engine = small_engine("mpt-tiny")
+    wish = {"temperature": 1.0, "n": 4, "max_new_tokens": 8, "logprobs": 2}
+    first, second = (engine.generate(["Once upon a time"], wish, seed=5) for _ in range(2))
+    assert first == second and [c.sample for c in first] == [0, 1, 2, 3]
+    assert len({tuple(c.token_ids) for c in first}) > 1
+    for completion in first:
+        assert completion.logprobs is not None
+        assert [each.token_id for each in completion.logprobs] == completion.token_ids
+    fresh = engine.generate(["Once upon a time"], wish)
+    assert len({c.seed for c in fresh}) == 1 and fresh[0].seed is not None
+    assert engine.generate(["Once upon a time"], wish, seed=fresh[0].seed) == fresh
+
+
+def test_asynchronous_requests_share_steps_and_those_left_are_cancelled() -> None:
+    engine = small_engine("gptneox-tiny")
+    prompts = ["The function returns", "A list", "Once upon a time"]
+    alone = [engine.generate([prompt], max_new_tokens=10)[0] for prompt in prompts]
+
+    async def left() -> str:
+        async with contextlib.aclosing(engine.astream(prompts[0], max_new_tokens=60)) as pieces:
+            async for piece in pieces:
+                return piece.text
+        raise AssertionError
+
+    async def everything() -> list[Any]:
+        async def streamed(prompt: str) -> str:
+            return "".join([piece.text async for piece in engine.astream(prompt, max_new_tokens=10)])
+
+        return await asyncio.gather(
+            *(engine.agenerate(prompt, max_new_tokens=10) for prompt in prompts),
+            streamed(prompts[1]),
+            left(),
+            engine.agenerate([1] * 500),
+            return_exceptions=True,
+        )
+
+    before = engine.timings.steps if engine._batch is not None else 0
+    *found, text, _, refused = asyncio.run(everything())
+    assert [completion.text for [completion] in found] == [completion.text for completion in alone]
+    assert text == alone[1].text and isinstance(refused, RequestError)
+    assert engine.is_idle and engine.timings.steps - before < 30
