@@ -177,12 +177,14 @@ class PagedRows:
         self._each = PagedLayout(paged.block).blocks_for(capacity)
         self._tables = torch.arange(batch * self._each, dtype=torch.int32).view(batch, self._each)
         self._rows = torch.arange(batch, dtype=torch.int32)
+        self._longest = 0  # as many tokens as any row has ever had
 
     def step(self, step: Step, first_row: int = 0) -> Tensor:
         """See `runtime.executors.interface.Session.step`; logits of padding are zeros."""
         longest = int((step.past_len + step.new_len).max())
         if longest > self.capacity:
             raise RequestError(f"a sequence grew to {longest} tokens; the caches hold {self.capacity}")
+        self._longest = max(self._longest, longest)
         places = torch.arange(step.length, dtype=torch.int32)
         real = places < step.new_len[:, None]
         starts = step.new_len.cumsum(0, dtype=torch.int32) - step.new_len
@@ -202,7 +204,8 @@ class PagedRows:
         return padded
 
     def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
-        """See `runtime.executors.interface.Session.copy_rows`."""
+        """See `interface.Session.copy_rows`: of each row those blocks are copied that any row has ever reached."""
         copies = RowCopies.checked(sources, destinations, self.batch)
-        blocks = (self._tables[rows].reshape(-1).tolist() for rows in copies)
-        self._paged.copy_blocks(*blocks)
+        used = PagedLayout(self._paged.block).blocks_for(self._longest)
+        sources, destinations = (self._tables[rows, :used].reshape(-1).tolist() for rows in copies)
+        self._paged.copy_blocks(sources, destinations)

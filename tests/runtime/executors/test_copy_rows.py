@@ -148,9 +148,11 @@ def test_copied_rows_of_paged_caches_go_on(compiled: Compiled, executor: str, ca
 
 
 @pytest.mark.parametrize("executor", ["torch", "interpreter"])
-@pytest.mark.parametrize("mesh", MESHES)
-def test_copied_rows_of_paged_caches_go_on_on_all_ranks(compiled: Compiled, executor: str, mesh: str) -> None:
-    check_ranks(compiled, executor, mesh + PAGED, "plain", examples=2)
+@pytest.mark.parametrize(("mesh", "caches"), [*((mesh, "plain") for mesh in MESHES), ("tp=2,pp=2", "int8")])
+def test_copied_rows_of_paged_caches_go_on_on_all_ranks(
+    compiled: Compiled, executor: str, mesh: str, caches: str
+) -> None:
+    check_ranks(compiled, executor, mesh + PAGED, caches, examples=2)
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

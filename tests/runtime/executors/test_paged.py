@@ -213,9 +213,10 @@ def test_each_kind_of_caches_opens_its_own_sessions(folder_graph: Graph) -> None
         paged_executor(FakeExecutor())
 
 
-@pytest.mark.parametrize("family", ["gptneox", "mpt"])
-@pytest.mark.parametrize("mesh", ["tp=2", "pp=2", "tp=2,pp=2"])
-@pytest.mark.parametrize("kind", ["torch", "interpreter"])
+@pytest.mark.parametrize("family", ["gptneox", "gptj", "opt", "mpt"])
+@pytest.mark.parametrize(
+    ("kind", "mesh"), [("torch", "tp=2"), ("torch", "pp=2"), ("torch", "tp=2,pp=2"), ("interpreter", "tp=2,pp=2")]
+)
 def test_ranks_agree_with_one(kind: str, mesh: str, family: str, tmp_path: Path) -> None:
     """Rank 0 tells the others what to do; steps are cut into parts of four tokens or more. The ranks are threads."""
     whole = stored(lifted(family), tmp_path)
