@@ -16,10 +16,20 @@ from runtime.executors.memory import memory_for
 
 
 class Session(Protocol):
-    """A batch of sequences in progress, with their caches. Row b of the batch is a slot that can be reused."""
+    """A batch of sequences in progress, with their caches. Row b of the batch is a slot that can be reused.
+
+    Attributes:
+        batch: how many rows there are.
+        capacity: how many tokens a row holds.
+        packs_tokens: whether the padding of a step costs nothing, so that rows with few tokens and rows with many are
+            best given in one.
+    """
 
     batch: int
     capacity: int
+
+    @property
+    def packs_tokens(self) -> bool: ...
 
     def step(self, step: Step, first_row: int = 0) -> Tensor:
         """Run the model over the next tokens of some rows and update their caches in place.
@@ -178,6 +188,8 @@ class WholeSession(Generic[S]):
     Attributes:
         stage: what runs them.
     """
+
+    packs_tokens = False
 
     def __init__(self, stage: S, batch: int, capacity: int) -> None:
         self.stage, self.batch, self.capacity = stage, batch, capacity
