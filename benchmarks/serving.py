@@ -118,6 +118,8 @@ def static(engine: Engine, requests: list[Served]) -> float:
 class _Nothing:
     """A session that computes nothing."""
 
+    packs_tokens = False
+
     def __init__(self, batch: int, capacity: int, vocabulary: int = 64) -> None:
         self.batch, self.capacity = batch, capacity
         self._logits = torch.zeros(batch, 1, vocabulary)

@@ -11,6 +11,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import Pass, PipelineResult, parse_pipeline, run_pipeline
 from compiler.passes.pipeline import pass_name
+from compiler.passes.protocol import runs_after_automatic
 from compiler.progress import Progress
 from llmc.progress import Phase
 
@@ -72,6 +73,8 @@ def _steps(item: object) -> tuple[Pass, ...]:
 def compose(passes: Passes, dtype: str | None) -> tuple[Pass, ...]:
     """The whole pipeline of a compilation: the element type first, then the user's passes, then the automatic ones.
 
+    A pass that works on what the automatic ones make, and what the user lists behind it, come after them.
+
     Args:
         passes: the user's pipeline, as `read_passes` takes it.
         dtype: the element type to compute in; None for the checkpoint's own.
@@ -82,8 +85,9 @@ def compose(passes: Passes, dtype: str | None) -> tuple[Pass, ...]:
     given = read_passes(passes)
     named = {pass_name(step) for step in given}
     first = parse_pipeline(f"dtype={dtype}") if dtype else ()
-    last = parse_pipeline(",".join(name for name in AUTOMATIC if name not in named))
-    return (*first, *given, *last)
+    automatic = parse_pipeline(",".join(name for name in AUTOMATIC if name not in named))
+    at = next((place for place, step in enumerate(given) if runs_after_automatic(step)), len(given))
+    return (*first, *given[:at], *automatic, *given[at:])
 
 
 def rewrite(

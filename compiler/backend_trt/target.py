@@ -15,8 +15,11 @@ from compiler.backend_trt.facts_text import chosen_plan, layer_lines, plan_rows
 from compiler.backend_trt.options import DEFAULT_CAPABILITIES, BuildOptions
 from compiler.backend_trt.quantized_weights import weight_form
 from compiler.backend_trt.support.capability import able
+from compiler.errors import TargetError
 from compiler.ir.analysis import packed_weights
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.graph import Graph
+from compiler.ir.paged_layout import layout_of
 from compiler.progress import Report
 from compiler.store import StoredRank
 from compiler.store.constant_loader import constant_loader
@@ -53,7 +56,12 @@ class _TensorRT(BuildOptions, Target):
         load_library(self.name)
 
     def check(self, rank: Graph) -> Sequence[str]:
-        """See `Target.check`: every op in every plan must be one that TensorRT takes."""
+        """See `Target.check`: caches must be linear, and every op in every plan one that TensorRT takes."""
+        if layout_of(rank) != LINEAR:
+            raise TargetError(
+                f"{self.title} runs linear caches, one row for each sequence; those of {rank.name} are paged",
+                hint="leave cache=paged out, or compile for the torch target alone: --target torch",
+            )
         return [spec.name for spec in check_plans(rank, self)]
 
     def estimate_bytes(self, rank: Graph) -> int:

@@ -1,6 +1,7 @@
 """Where a cache keeps what: its axes, its dims, and how its rows and positions are read and written.
 
-This module alone knows which axis of a cache is which. Graphs, passes, targets and executors ask the layout.
+This module and `compiler.ir.paged_layout` alone know which axis of a cache is which. Graphs, passes, targets and
+executors ask the layout.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class CacheLayout:
         if appends.start is not None:
             cache.narrow(self.POSITION, appends.start, new.shape[self.POSITION]).copy_(new)
         else:
-            _bytes(cache)[appends.target] = _bytes(new.to(cache.dtype))[appends.source]
+            as_bytes(cache)[appends.target] = as_bytes(new.to(cache.dtype))[appends.source]
         return cache
 
     def append_on_device(self, cache: Tensor, new: Tensor, past: Tensor) -> None:
@@ -137,7 +138,7 @@ class CacheLayout:
         import torch
 
         axis = self.POSITION
-        cache, new = _bytes(cache), _bytes(new)
+        cache, new = as_bytes(cache), as_bytes(new)
         length, capacity = new.shape[axis], cache.shape[axis]
         if length == 1:
             index = self.along(past.clamp(max=capacity - 1).long(), self.ROW).expand_as(new)
@@ -162,31 +163,38 @@ class CacheLayout:
             destinations: as many rows, each once.
             length: how many positions of a row to copy: those after them must mean nothing. All if None.
         """
-        import torch
-
-        # Caches may have been made in inference mode, outside of which they could not be written to.
-        with torch.inference_mode():
-            index = torch.tensor([[*sources], [*destinations]], dtype=torch.int64)
-            for cache in caches:
-                rows = self.view(_bytes(cache), slice(None), length)
-                if cache.device.type == "cpu":
-                    _copy_one_by_one(rows.unbind(self.ROW), sources, destinations)
-                else:
-                    index = index.to(cache.device)
-                    rows.index_copy_(self.ROW, index[1], rows.index_select(self.ROW, index[0]))
+        copy_along(self.ROW, (self.view(cache, slice(None), length) for cache in caches), sources, destinations)
 
 
-def _copy_one_by_one(rows: Sequence[Tensor], sources: Sequence[int], destinations: Sequence[int]) -> None:
-    """Copy rows, of which those that are overwritten and copied are kept meanwhile.
+def copy_along(axis: int, tensors: Iterable[Tensor], sources: Sequence[int], destinations: Sequence[int]) -> None:
+    """Make index `destinations[i]` of an axis of every tensor what its index `sources[i]` is, all at once, in place.
+
+    Beside the tensors, it takes the memory of what is copied of one of them.
+    """
+    import torch
+
+    # Caches may have been made in inference mode, outside of which they could not be written to.
+    with torch.inference_mode():
+        index = torch.tensor([[*sources], [*destinations]], dtype=torch.int64)
+        for tensor in map(as_bytes, tensors):
+            if tensor.device.type == "cpu":
+                _copy_one_by_one(tensor.unbind(axis), sources, destinations)
+            else:
+                index = index.to(tensor.device)
+                tensor.index_copy_(axis, index[1], tensor.index_select(axis, index[0]))
+
+
+def _copy_one_by_one(parts: Sequence[Tensor], sources: Sequence[int], destinations: Sequence[int]) -> None:
+    """Copy parts of a tensor, of which those that are overwritten and copied are kept meanwhile.
 
     On a CPU this is twice as fast as to copy by index; on a GPU each copy would cost a launch.
     """
-    kept = {source: rows[source].clone() for source in {*sources} & {*destinations}}
+    kept = {source: parts[source].clone() for source in {*sources} & {*destinations}}
     for source, destination in zip(sources, destinations, strict=True):
-        rows[destination].copy_(kept.get(source, rows[source]))
+        parts[destination].copy_(kept.get(source, parts[source]))
 
 
-def _bytes(tensor: Tensor) -> Tensor:
+def as_bytes(tensor: Tensor) -> Tensor:
     """A tensor whose elements are moved by index: torch does not do so with some types of a byte, as which they are."""
     import torch
 
@@ -194,4 +202,4 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 LINEAR = CacheLayout()
-"""The layout of every cache so far. TensorRT's own layer for caches has it, too."""
+"""The layout of caches unless a pass changes it. TensorRT's own layer for caches has it, too."""

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from compiler.ir.analysis import constant_values
-from compiler.ir.cache_layout import LINEAR, layer_of_cache
+from compiler.ir.cache_layout import layer_of_cache
 from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Fact, Graph
 from compiler.ir.mesh import mesh_of
 from compiler.ir.op import Op, Value
+from compiler.ir.paged_layout import layout_of
 
 # What these make of a constant has the same elements, or, of `shard`, all of them on all ranks together.
 _SAME_ELEMENTS = frozenset({"cast", "transpose", "reshape", "shard", "quantize", "dequantize"})
@@ -42,8 +43,8 @@ def _derived(before: Graph, after: Graph) -> Iterator[tuple[str, int]]:
         yield "layers", known["layers"] + len(_cached_layers(after)) - len(_cached_layers(before))
     if mesh_of(before) != mesh_of(after):
         return  # the caches are those of one rank now
-    for axis, names in ((LINEAR.HEAD, ("kv_heads", "heads")), (LINEAR.WIDTH, ("head_dim",))):
-        old, new = _cache_size(before, axis), _cache_size(after, axis)
+    sizes = zip((("kv_heads", "heads"), ("head_dim",)), _cache_sizes(before), _cache_sizes(after), strict=True)
+    for names, old, new in sizes:
         for name in names:
             if old and new and name in known and known[name] * new % old == 0:
                 yield name, known[name] * new // old
@@ -54,10 +55,15 @@ def _cached_layers(graph: Graph) -> set[str]:
     return set(map(layer_of_cache, graph.states()))
 
 
-def _cache_size(graph: Graph, axis: int) -> int:
-    """The largest size of any cache along an axis; 0 if there is none."""
-    shapes = [value.type.shape for value, _ in graph.states().values() if value.type.rank == LINEAR.RANK]
-    return max((size for shape in shapes if isinstance(size := shape[axis], int)), default=0)
+def _cache_sizes(graph: Graph) -> tuple[int, int]:
+    """The most heads of any cache, and the largest width of one; 0 if there is none."""
+    layout = layout_of(graph)
+    shapes = [value.type.shape for value, _ in graph.states().values() if value.type.rank == layout.RANK]
+    heads, width = (
+        max((size for shape in shapes if isinstance(size := shape[axis], int)), default=0)
+        for axis in (layout.HEAD, layout.WIDTH)
+    )
+    return heads, width
 
 
 def parameter_count(graph: Graph) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import compiler.ir.evaluators.nn
+import compiler.ir.evaluators.paged
 import compiler.ir.evaluators.quant
 import compiler.ir.evaluators.unpack  # noqa: F401 - registers the evaluators
 from compiler.errors import GraphError, LlmcError, PluginError, is_out_of_memory

@@ -142,6 +142,43 @@ class OpMethods:
             the capacity. A cache may be quantized: it has the type of what is written.
             """
 
+        def paged_kv_update(
+            self, pool: Value, new: Value, positions: Value, rows: Value, tables: Value, /, *, name: str | None = None
+        ) -> Value:
+            """The next state of a pool of blocks: `pool[tables[rows[t], p // block], p % block] = new[0, :, t]`.
+
+            `pool [N, block, heads, D]`, `new [1, heads, T, D]`; `p` is `positions[t]`, the place of token `t` in its sequence.
+            `positions` and `rows` are `i32[T]`, `tables` is `i32[B, M]`: a row of it has the blocks of a sequence. A pool may
+            be quantized: it has the type of what is written.
+            """
+
+        def paged_attention(
+            self,
+            q: Value,
+            k: Value,
+            v: Value,
+            positions: Value,
+            rows: Value,
+            tables: Value,
+            slopes: Value | None = None,
+            /,
+            *,
+            scale: float = 1.0,
+            window: int = -1,
+            rounded: bool = False,
+            name: str | None = None,
+        ) -> Value:
+            """The `attention` of each token over the tokens of its own sequence, up to itself, which pools of blocks hold.
+
+            `q [1, heads, T, D]`; the pools are `k [N, block, kv_heads, D]` and `v [N, block, kv_heads, E]`. Token `t` is in the
+            sequence whose blocks `tables[rows[t]]` lists, at `positions[t]`; it sees the positions from 0 to its own, or with
+            a `window` of 0 or more only the last `window` of them and its own. With `slopes` `f32[heads, 1, 1]`, the bias of a
+            score is the head's slope times the position seen less the token's own (ALiBi; Press et al., 2022), rounded to the
+            element type of `q`.
+
+            Heads, `scale`, `rounded` and what is rounded are those of `attention`.
+            """
+
         def shard(self, x: Value, /, *, axis: int, parts: int, each: int = 1, name: str | None = None) -> Value:
             """One of `parts` equal shards of `x` along `axis`: rank `r` of a stage has shard `r // each % parts`.
 

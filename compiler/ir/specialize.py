@@ -1,4 +1,4 @@
-"""Specializing a graph: symbolic dims are fixed to sizes."""
+"""Specializing a graph: symbolic dims are fixed to sizes, or become other dims."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from compiler.ir.op import Op, Value, make_op
 from compiler.ir.types import TensorType
 
 
-def bind_dims(graph: Graph, sizes: Mapping[str, int]) -> Graph:
-    """The same graph, in which each symbol of `sizes` is that number, in types and attributes.
+def bind_dims(graph: Graph, sizes: Mapping[str, Dim]) -> Graph:
+    """The same graph, in which each symbol of `sizes` is that number or dim, in types and attributes.
 
     Raises:
         GraphError: if the sizes break the rule of an op.
@@ -39,17 +39,17 @@ def bind_dims(graph: Graph, sizes: Mapping[str, int]) -> Graph:
     )
 
 
-def _bound_type(type_: TensorType, sizes: Mapping[str, int]) -> TensorType:
+def _bound_type(type_: TensorType, sizes: Mapping[str, Dim]) -> TensorType:
     return type_ if type_.is_fixed else type_.with_shape(*(_bound_dim(dim, sizes) for dim in type_.shape))
 
 
-def _bound(attr: Any, sizes: Mapping[str, int]) -> Any:
+def _bound(attr: Any, sizes: Mapping[str, Dim]) -> Any:
     if isinstance(attr, Affine):
         return _bound_dim(attr, sizes)
     return tuple([_bound(item, sizes) for item in attr]) if isinstance(attr, tuple) else attr
 
 
-def _bound_dim(dim: Dim, sizes: Mapping[str, int]) -> Dim:
+def _bound_dim(dim: Dim, sizes: Mapping[str, Dim]) -> Dim:
     if isinstance(dim, int):
         return dim
     total: Dim = dim.offset

@@ -1,8 +1,8 @@
 """A step of a model: the names, dims and element types of its arguments, and the arguments as tensors.
 
 A step adds some tokens to each row of a batch. This module alone spells the names of its inputs and of the symbolic
-dims of a step graph; `compiler.ir.step_interface` says what a graph takes and gives, `compiler.ir.cache_layout` how
-caches lie.
+dims of a step graph, `compiler.ir.packed_step` the names of the inputs of a packed step; `compiler.ir.step_interface`
+says what a graph takes and gives, `compiler.ir.cache_layout` and `compiler.ir.paged_layout` how caches lie.
 """
 
 from __future__ import annotations
@@ -32,13 +32,20 @@ class StepDim:
     CAPACITY: Final = "C"
     """The tokens that a row of the caches holds."""
     WANTED: Final = "R"
-    """The positions of a row whose logits are wanted."""
+    """The positions whose logits are wanted: of each row, or of all packed tokens."""
+    TOKENS: Final = "T"
+    """The tokens of a packed step."""
+    BLOCKS: Final = "N"
+    """The blocks of a pool."""
+    TABLE: Final = "M"
+    """The blocks that a row of the block tables can name."""
 
 
 B, S, C, R = map(symbol, (StepDim.BATCH, StepDim.LENGTH, StepDim.CAPACITY, StepDim.WANTED))
+T, N, M = map(symbol, (StepDim.TOKENS, StepDim.BLOCKS, StepDim.TABLE))
 
 LOGITS = "logits"
-"""The output that every step graph has, `[B, R, vocabulary]`."""
+"""The output that every step graph has, `[B, R, vocabulary]`; of a packed step `[R, vocabulary]`."""
 
 
 class Step(NamedTuple):
@@ -177,10 +184,23 @@ STEP_INPUTS: Mapping[str, TensorType] = {
 
 
 def dim_sizes(
-    *, batch: int | None = None, length: int | None = None, wanted: int | None = None, capacity: int | None = None
+    *,
+    batch: int | None = None,
+    length: int | None = None,
+    wanted: int | None = None,
+    capacity: int | None = None,
+    tokens: int | None = None,
+    blocks: int | None = None,
 ) -> dict[str, int]:
     """Sizes of a step's dims by their names, as `TensorType.sizes` takes them; what is None is left out."""
-    sizes = {StepDim.BATCH: batch, StepDim.LENGTH: length, StepDim.WANTED: wanted, StepDim.CAPACITY: capacity}
+    sizes = {
+        StepDim.BATCH: batch,
+        StepDim.LENGTH: length,
+        StepDim.WANTED: wanted,
+        StepDim.CAPACITY: capacity,
+        StepDim.TOKENS: tokens,
+        StepDim.BLOCKS: blocks,
+    }
     return {name: size for name, size in sizes.items() if size is not None}
 
 

@@ -1,7 +1,8 @@
 """What a step graph takes and gives, by what it is for, and what every step graph must have.
 
 A step graph takes some of `STEP_INPUTS`, and caches whose next states are outputs of the same names. It gives the
-logits. The graph of one stage of a pipeline takes and gives what passes between stages, too, and perhaps no logits.
+logits. The graph of packed steps (see `compiler.ir.paged`) takes some of `PACKED_INPUTS`, and its caches are pools of
+blocks. The graph of one stage of a pipeline takes and gives what passes between stages, too, and perhaps no logits.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from typing import TYPE_CHECKING
 
 from compiler.errors import GraphError
 from compiler.ir.cache_layout import CACHE, LINEAR, CacheLayout
-from compiler.ir.graph import Graph
+from compiler.ir.graph import Fact, Graph
 from compiler.ir.mesh import received
 from compiler.ir.mesh_stages import RECEIVE, SEND
 from compiler.ir.op import Value
+from compiler.ir.packed_step import PACKED_INPUTS, PackedStep
+from compiler.ir.paged_layout import PagedLayout, layout_of
 from compiler.ir.step import LOGITS, STEP_INPUTS, TOKEN_IDS, B, R, Step, dim_sizes
+from compiler.ir.types import TensorType
 from compiler.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -33,18 +37,18 @@ class StepInterface:
     """The inputs and outputs of a step graph, or of the graph of one of its ranks.
 
     Attributes:
-        inputs: which of `STEP_INPUTS` the graph has, in that order.
+        inputs: which of `STEP_INPUTS`, or of `PACKED_INPUTS`, the graph has, in that order.
         caches: the inputs whose next states are outputs.
         received: the inputs that other stages send, in the order of sending.
         results: the roles of the other outputs: `logits`, and `send.S.NAME` in the order of sending.
-        layout: how the caches lie.
+        layout: how the caches lie; with the paged layout, steps are packed.
     """
 
     inputs: tuple[Value, ...]
     caches: tuple[Value, ...]
     received: tuple[Value, ...]
     results: tuple[str, ...]
-    layout: CacheLayout = LINEAR
+    layout: CacheLayout | PagedLayout = LINEAR
 
     @classmethod
     def of(cls, graph: Graph) -> StepInterface:
@@ -54,20 +58,28 @@ class StepInterface:
             GraphError: if the graph has an input that no step gives.
         """
         states, arrivals = graph.states(), tuple(link.value for link in received(graph))
-        known = {*STEP_INPUTS, *states, *(value.name for value in arrivals)}
+        layout = layout_of(graph)
+        given = step_inputs(layout)
+        known = {*given, *states, *(value.name for value in arrivals)}
         unknown = [value.name for value in graph.inputs if value.name not in known]
         if unknown:
             raise GraphError(
                 f"a step gives no input {', '.join(unknown)}, which {graph.name} has",
-                hint=f"a step gives {', '.join(STEP_INPUTS)}, caches, and what other stages send",
+                hint=f"a step gives {', '.join(given)}, caches, and what other stages send",
             )
         by_name = {value.name: value for value in graph.inputs}
         return cls(
-            tuple(by_name[name] for name in STEP_INPUTS if name in by_name),
+            tuple(by_name[name] for name in given if name in by_name),
             tuple(value for value, _ in states.values()),
             arrivals,
             tuple(role for role in graph.outputs if role not in states),
+            layout,
         )
+
+    @property
+    def block(self) -> int | None:
+        """How many tokens a block of the pools holds; None if the caches are linear."""
+        return self.layout.block if isinstance(self.layout, PagedLayout) else None
 
     @property
     def is_whole(self) -> bool:
@@ -76,10 +88,11 @@ class StepInterface:
 
     @cached_property
     def arguments(self) -> tuple[int, ...]:
-        """For each of `inputs`, its place in a `Step`."""
-        return tuple(Step._fields.index(value.name) for value in self.inputs)
+        """For each of `inputs`, its place in a `Step` or a `PackedStep`."""
+        fields = tuple(step_inputs(self.layout))
+        return tuple(fields.index(value.name) for value in self.inputs)
 
-    def named(self, step: Step) -> dict[str, Tensor]:
+    def named(self, step: Step | PackedStep) -> dict[str, Tensor]:
         """The arguments of a step that the graph takes, by name."""
         return {value.name: step[at] for value, at in zip(self.inputs, self.arguments, strict=True)}
 
@@ -106,6 +119,23 @@ class StepInterface:
         import torch
 
         return self._made(torch.zeros, self.caches, dim_sizes(batch=batch, capacity=capacity), runtime_dtype, device)
+
+    def empty_pools(
+        self, blocks: int, *, runtime_dtype: RuntimeDType | None = None, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        """Pools of zeros of so many blocks, by name; the other arguments are those of `empty_caches`."""
+        import torch
+
+        return self._made(torch.zeros, self.caches, dim_sizes(blocks=blocks), runtime_dtype, device)
+
+    def packed_buffers(
+        self, step: PackedStep, *, runtime_dtype: RuntimeDType | None = None, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        """Memory for what other stages send of a packed step, by name; the other arguments are those of `buffers`."""
+        import torch
+
+        sizes = dim_sizes(batch=len(step.block_tables), tokens=step.tokens, wanted=step.wanted)
+        return self._made(torch.empty, self.received, sizes, runtime_dtype, device)
 
     def buffers(
         self,
@@ -150,10 +180,22 @@ class StepInterface:
         }
 
 
-_HINT = (
-    f"a step takes {', '.join(f'{name} {type_}' for name, type_ in STEP_INPUTS.items())} and caches {LINEAR.text} "
-    f"whose next states are outputs of their names, and gives {LOGITS} [{B},{R},vocabulary]"
-)
+def step_inputs(layout: CacheLayout | PagedLayout) -> Mapping[str, TensorType]:
+    """The inputs, other than caches, that a step gives to a graph whose caches lie so."""
+    return PACKED_INPUTS if isinstance(layout, PagedLayout) else STEP_INPUTS
+
+
+def _logits_shape(layout: CacheLayout | PagedLayout, vocabulary: Fact | None) -> tuple[object, ...]:
+    return (R, vocabulary) if isinstance(layout, PagedLayout) else (B, R, vocabulary)
+
+
+def _hint(layout: CacheLayout | PagedLayout) -> str:
+    inputs = ", ".join(f"{name} {type_}" for name, type_ in step_inputs(layout).items())
+    logits = ",".join(map(str, _logits_shape(layout, "vocabulary")))
+    return (
+        f"a step takes {inputs} and caches {layout.text} whose next states are outputs of their names, "
+        f"and gives {LOGITS} [{logits}]"
+    )
 
 
 def is_step(graph: Graph) -> bool:
@@ -177,16 +219,18 @@ def check_step(graph: Graph, *, before: Graph | None = None) -> None:
     """
     problem = next(_problems(graph, before), None)
     if problem:
-        raise GraphError(problem, hint=_HINT)
+        raise GraphError(problem, hint=_hint(layout_of(graph)))
 
 
 def _problems(graph: Graph, before: Graph | None) -> Iterator[str]:
     old = before.states() if before else {}
     inputs, states = {value.name: value for value in graph.inputs}, graph.states()
+    layout = layout_of(graph)
+    given = step_inputs(layout)
     if TOKEN_IDS not in inputs:
         yield f"the input {TOKEN_IDS!r} is missing"
     for name, value in inputs.items():
-        wanted = STEP_INPUTS.get(name)
+        wanted = given.get(name)
         if wanted is not None:
             if value.type != wanted:
                 yield f"the input {name!r} is {value.type}, not {wanted}"
@@ -198,8 +242,8 @@ def _problems(graph: Graph, before: Graph | None) -> Iterator[str]:
             )
     yield from _output_problems(graph, old)
     for name, (state, _) in states.items():
-        if not LINEAR.fits(state.type):
-            yield f"the cache {name!r} is {state.type}, whose dims are not those of {LINEAR.text}"
+        if not layout.fits(state.type):
+            yield f"the cache {name!r} is {state.type}, whose dims are not those of {layout.text}"
 
 
 def _output_problems(graph: Graph, old: Collection[str]) -> Iterator[str]:
@@ -212,9 +256,9 @@ def _output_problems(graph: Graph, old: Collection[str]) -> Iterator[str]:
     for role in others:
         what = "the next state of no input" if role in old else "none that a step gives"
         yield f"the output {role!r} is {what}"
-    vocabulary = graph.facts.get("vocab_size")
-    if logits is not None and not (logits.type.dtype.is_float and logits.type.shape == (B, R, vocabulary)):
+    wanted = _logits_shape(layout_of(graph), graph.facts.get("vocab_size"))
+    if logits is not None and not (logits.type.dtype.is_float and logits.type.shape == wanted):
         yield (
-            f"the output {LOGITS!r} is {logits.type}, not floating-point numbers [{B},{R},{vocabulary}] "
+            f"the output {LOGITS!r} is {logits.type}, not floating-point numbers [{','.join(map(str, wanted))}] "
             "(the fact vocab_size is the last of these)"
         )

@@ -14,6 +14,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.mesh import mesh_of, rank_graph, received, sent
 from compiler.ir.step import dim_sizes
+from compiler.ir.step_interface import StepInterface
 from compiler.ir.torch_types import to_torch
 
 States = Sequence[Mapping[str, Tensor]]
@@ -56,6 +57,10 @@ class VirtualRanks:
             }
             for graph in self.graphs
         ]
+
+    def empty_pools(self, blocks: int) -> list[dict[str, Tensor]]:
+        """The pools of each rank, all zero, of so many blocks, where caches are paged."""
+        return [StepInterface.of(graph).empty_pools(blocks) for graph in self.graphs]
 
     def __call__(
         self, inputs: Mapping[str, Tensor], states: States

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # Importing a pass's module registers it.
 from compiler.options import Option
+from compiler.passes.cache import CacheForm
 from compiler.passes.cleanup import cleanup, cse, dce
 from compiler.passes.dtype import ChangeDType
 from compiler.passes.fold import fold
@@ -20,6 +21,7 @@ from compiler.passes.registry import register as register_pass
 from compiler.plugins import load_file as load_plugin
 
 __all__ = [
+    "CacheForm",
     "ChangeDType",
     "FuseAttention",
     "MergeLinears",

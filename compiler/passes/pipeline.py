@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compiler.errors import GraphError, PassError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.derived_facts import with_derived_facts
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import check_stages
+from compiler.ir.paged_layout import layout_of
 from compiler.ir.step_interface import check_step, is_step
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify as verify_graph
 from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.notes import gathered_notes
-from compiler.passes.protocol import Pass, default_name, maker_of
+from compiler.passes.protocol import Pass, default_name, has_dry_run, maker_of
 from compiler.passes.registry import info_of
 from compiler.plugins import blamed, is_own, place_of
 
@@ -132,6 +134,10 @@ def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
     """
     failing = f"the pass {pass_name(step)!r}"
     maker = maker_of(step)
+    if has_dry_run(step) and layout_of(graph) != LINEAR:
+        raise PassError(
+            f"{failing} calibrates, for which caches must be linear; they are paged", hint="put cache=paged behind it"
+        )
     try:
         with blamed(maker, failing):
             requires = getattr(step, "requires", None)

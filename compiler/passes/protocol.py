@@ -20,6 +20,9 @@ class Pass(Protocol):
       be applied.
     - `dry_run(self, graph)`, of a pass that calibrates, returns about the graph that the pass would: ops of the same
       types, from no data. It stands for the pass in dry runs, and is tried before any data is read.
+
+    An attribute `after_automatic` that is true says that the pass works on what the passes make that the compiler adds
+    by itself, such as fused attention: those are then put before it.
     """
 
     def __call__(self, graph: Graph, /) -> Graph:
@@ -33,6 +36,11 @@ PassMaker = Callable[..., Any]
 def has_dry_run(pass_: Pass) -> bool:
     """Whether a pass says that it calibrates, by a method that stands for it where there is no data."""
     return hasattr(pass_, "dry_run")
+
+
+def runs_after_automatic(pass_: Pass) -> bool:
+    """Whether the passes that the compiler adds by itself come before this one, and not after all."""
+    return bool(getattr(pass_, "after_automatic", False))
 
 
 def maker_of(pass_: Pass) -> PassMaker:

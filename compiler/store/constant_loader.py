@@ -15,7 +15,7 @@ from compiler.store.mapped_file import MappedFile
 
 
 def constant_loader(graph: Graph) -> Callable[[Value], Tensor]:
-    """A function that gives the tensor of a constant; stored ones are views of the mapped files.
+    """A function that gives the tensor of a constant; stored ones, and these reshaped, are views of the mapped files.
 
     It raises EngineError for a file that cannot be read or ends too early, and for a constant that is not stored.
     """
@@ -31,6 +31,8 @@ def constant_loader(graph: Graph) -> Callable[[Value], Tensor]:
         if not op.operands:
             tensor: Tensor = evaluator(op.kind.name).compute(op.attrs, {})
             return tensor
+        if op.kind.name == "reshape":
+            return load(op.operands[0]).reshape(op.attrs["shape"])
         raise EngineError(
             f"%{value.name} is a constant that was not computed when the engine was built",
             hint="give the graph to compiler.store.write_ranks first",

@@ -203,7 +203,7 @@ def _early(option: str, text: str) -> Any:
     return values[text]
 
 
-_NUMBER, _REAL, _FLAG = _Form(int, "N"), _Form(float, "X"), _Form(bool)
+_NUMBER, _REAL, _FLAG = _Form(int, metavar="N"), _Form(float, metavar="X"), _Form(bool)
 # By the type of the field, as its class writes it.
 _FORM_OF_TYPE = {
     "int": _NUMBER,

@@ -15,8 +15,9 @@ from compiler.errors import EngineError, GraphError, ParseError
 from compiler.ir.files import read_graph
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
+from compiler.ir.paged_layout import PagedLayout, layout_of
 from compiler.ir.parser import parse_graph
-from compiler.ir.step import dim_sizes
+from compiler.ir.step import StepDim, dim_sizes
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from compiler.targets import TARGETS, Target, describe_targets
@@ -218,10 +219,15 @@ def _weights(graph: Graph) -> dict[str, Any]:
 
 def _cache(graph: Graph) -> dict[str, int]:
     """Bytes of the caches: for one token of one sequence, and for the largest batch of the longest sequences."""
+    states, layout = graph.states(), layout_of(graph)
     limits = {name: dim.max for name, dim in graph.dims.items()}
-    total = per_token = 0
-    for value, _ in graph.states().values():
-        one_token = {**limits, **dim_sizes(batch=1, capacity=1)}
-        total += prod(value.type.sizes(limits)) * value.type.dtype.bits // 8
-        per_token += prod(value.type.sizes(one_token)) * value.type.dtype.bits // 8
-    return {"states": len(graph.states()), "bytes_per_token": per_token, "bytes_at_limits": total}
+    least, tokens = {**limits, **dim_sizes(batch=1, capacity=1)}, 1
+    if isinstance(layout, PagedLayout):
+        blocks = limits[StepDim.BATCH] * layout.blocks_for(limits[StepDim.CAPACITY])
+        limits = {**limits, **dim_sizes(blocks=blocks)}
+        least, tokens = {**limits, **dim_sizes(blocks=1)}, layout.block
+
+    def held(sizes: Mapping[str, int]) -> int:
+        return sum(prod(value.type.sizes(sizes)) * value.type.dtype.bits // 8 for value, _ in states.values())
+
+    return {"states": len(states), "bytes_per_token": held(least) // tokens, "bytes_at_limits": held(limits)}

@@ -22,6 +22,7 @@ _CONSTANT = "it makes or changes a constant, which is computed when an engine is
 _PER_RANK = "each rank's graph has a slice in its place (compiler.ir.mesh.rank_graph)"
 _STAGES = "it is where stages are cut apart: an output of one rank's graph, an input of another's"
 _SPLIT_ALREADY = "the passes that split a model write it, after layouts have been chosen"
+_LINEAR_ONLY = "TensorRT runs linear caches and padded steps only, and refuses a graph whose caches are paged"
 _ONE_RANK = "the table is proven by networks for one rank; where there is a rule, the default row holds"
 
 NOT_NEEDED: Mapping[str, Mapping[str, str]] = {
@@ -36,11 +37,13 @@ NOT_NEEDED: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("const", "random", "literal", "unpack", "group_order"), _CONSTANT),
         "shard": _PER_RANK,
         "transfer": _STAGES,
+        **dict.fromkeys(("paged_kv_update", "paged_attention"), _LINEAR_ONLY),
     },
     "TensorRT support": {
         **dict.fromkeys(("const", "random", "literal", "unpack", "group_order"), _CONSTANT),
         "shard": _PER_RANK,
         "transfer": _STAGES,
+        **dict.fromkeys(("paged_kv_update", "paged_attention"), _LINEAR_ONLY),
         **dict.fromkeys(("all_reduce", "all_max", "all_gather"), _ONE_RANK),
     },
     "sharding rule": {

@@ -11,6 +11,8 @@ from torch import Tensor
 from compiler.ir.chunks import chunk_length, in_chunks
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
+from compiler.ir.packed_step import PackedStep, SequenceStep
+from compiler.ir.paged_layout import PagedLayout, layout_of
 from compiler.ir.step import LOGITS, Step
 from compiler.ir.virtual_ranks import VirtualRanks
 from llmc.verification.report import Run, TokenDifference
@@ -54,6 +56,9 @@ class Reference:
     def _run(self, step: Step) -> Tensor:
         """The logits of a first step over one row, `[1, R, vocabulary]`."""
         length = step.length
+        layout = layout_of(self._ranks.graphs[0])
+        if isinstance(layout, PagedLayout):
+            return self._run_packed(step, layout.blocks_for(length))
         chunk = min(chunk_length(graph, 1, length, holds_scores=lambda op: True) for graph in self._ranks.graphs)
         states = self._ranks.empty_states(1, length)
 
@@ -64,6 +69,13 @@ class Reference:
 
         with memory_for(f"interpreting {length} tokens"):
             return in_chunks(step, chunk, run)
+
+    def _run_packed(self, step: Step, blocks: int) -> Tensor:
+        """The same where caches are paged: the row is all that is in the pools."""
+        row = SequenceStep(0, step.token_ids[0].tolist(), range(blocks), step.logit_pos[0].tolist())
+        with memory_for(f"interpreting {step.length} tokens"):
+            outputs, _ = self._ranks(PackedStep.of([row])._asdict(), self._ranks.empty_pools(blocks))
+        return outputs[LOGITS][None]
 
 
 # Two logits with errors of a normal distribution differ by more than this many of its deviations in 1 of 400 cases.

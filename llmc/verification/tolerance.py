@@ -59,13 +59,13 @@ def unrounded(graph: Graph) -> Graph | None:
         value: Value | None
         if op.kind.name != "dequantize" or (source := b.producer(op.operands[0])) is None:
             return None
-        if source.kind.name == "kv_update":
+        if source.kind.name in ("kv_update", "paged_kv_update"):
             cache, new, *rest = source.operands
             x = _quantized(new, b)
             if x is None:
                 return None
             caches[cache.name] = Value(cache.name, cache.type.with_dtype(x.type.dtype))
-            value = b.kv_update(caches[cache.name], x, *rest)
+            value = b.op(source.kind, caches[cache.name], x, *rest)
             stored[source.name] = op.result if value.type == op.result.type else value  # a last op takes that name
         elif op.name in constant or (value := _quantized(op.operands[0], b)) is None:
             return None

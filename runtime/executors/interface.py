@@ -16,10 +16,20 @@ from runtime.executors.memory import memory_for
 
 
 class Session(Protocol):
-    """A batch of sequences in progress, with their caches. Row b of the batch is a slot that can be reused."""
+    """A batch of sequences in progress, with their caches. Row b of the batch is a slot that can be reused.
+
+    Attributes:
+        batch: how many rows there are.
+        capacity: how many tokens a row holds.
+        packs_tokens: whether the padding of a step costs nothing, so that rows with few tokens and rows with many are
+            best given in one.
+    """
 
     batch: int
     capacity: int
+
+    @property
+    def packs_tokens(self) -> bool: ...
 
     def step(self, step: Step, first_row: int = 0) -> Tensor:
         """Run the model over the next tokens of some rows and update their caches in place.
@@ -122,10 +132,10 @@ class RankExecutor(Executor, StageExecutor, Protocol):
 
 
 class RowCopies(NamedTuple):
-    """Rows that are copied, all at once.
+    """Rows of a batch, or blocks of pools, that are copied, all at once.
 
     Attributes:
-        sources: rows of a batch.
+        sources: the rows.
         destinations: for each of them the row, another one, that becomes what it is; each is there once.
     """
 
@@ -133,24 +143,26 @@ class RowCopies(NamedTuple):
     destinations: list[int]
 
     @classmethod
-    def checked(cls, sources: Sequence[int], destinations: Sequence[int], batch: int) -> RowCopies:
-        """Those of the copies within a batch that change something.
+    def checked(cls, sources: Sequence[int], destinations: Sequence[int], count: int, what: str = "row") -> RowCopies:
+        """Those of the copies among `count` rows that change something; `what` is what messages call a row.
 
         Raises:
-            RequestError: if there are not as many sources as destinations, a row is not in the batch, or a destination
-                is named twice.
+            RequestError: if there are not as many sources as destinations, there is no such row, or a destination is
+                named twice.
         """
         if len(sources) != len(destinations):
             raise RequestError(
-                f"{len(sources)} rows were to be copied to {len(destinations)}", hint="give each source its destination"
+                f"{len(sources)} {what}s were to be copied to {len(destinations)}",
+                hint="give each source its destination",
             )
         for row in (*sources, *destinations):
-            if not 0 <= row < batch:
-                raise RequestError(f"there is no row {row} to copy; the session's rows are 0 to {batch - 1}")
+            if not 0 <= row < count:
+                raise RequestError(f"there is no {what} {row} to copy; the session's {what}s are 0 to {count - 1}")
         if len(set(destinations)) < len(destinations):
             twice = next(row for at, row in enumerate(destinations) if row in destinations[:at])
             raise RequestError(
-                f"row {twice} was to become a copy of two rows", hint="name each destination once, with one source"
+                f"{what} {twice} was to become a copy of two {what}s",
+                hint="name each destination once, with one source",
             )
         moving = [(source, to) for source, to in zip(sources, destinations, strict=True) if source != to]
         return cls([source for source, _ in moving], [to for _, to in moving])
@@ -176,6 +188,8 @@ class WholeSession(Generic[S]):
     Attributes:
         stage: what runs them.
     """
+
+    packs_tokens = False
 
     def __init__(self, stage: S, batch: int, capacity: int) -> None:
         self.stage, self.batch, self.capacity = stage, batch, capacity

@@ -23,6 +23,32 @@ def check_whole(interface: StepInterface, graph: Graph) -> None:
         )
 
 
+def check_blocks(interface: StepInterface, graph: Graph, blocks: int) -> int:
+    """See that a session of so many blocks can be opened; returns how many tokens a block holds.
+
+    Raises:
+        EngineError: if the graph's caches are linear.
+        RequestError: if there would be no block.
+    """
+    if interface.block is None:
+        raise EngineError(
+            f"the caches of {graph.name} are linear, so that it takes no packed steps",
+            hint="compile the engine with --passes cache=paged",
+        )
+    if blocks < 1:
+        raise RequestError(f"{blocks} blocks were asked for; a session has 1 or more")
+    return interface.block
+
+
+def check_linear(interface: StepInterface, graph: Graph) -> None:
+    """EngineError if the graph's caches are paged, so that it takes no steps of rows."""
+    if interface.block is not None:
+        raise EngineError(
+            f"the caches of {graph.name} are paged, in blocks of {interface.block} tokens",
+            hint="open_paged_stage, which takes packed steps",
+        )
+
+
 def check_size(graph: Graph, batch: int, capacity: int) -> None:
     """RequestError if the engine was not built for so many sequences, or so many tokens of each."""
     for what, dim, size in (("sequences", StepDim.BATCH, batch), ("tokens per sequence", StepDim.CAPACITY, capacity)):

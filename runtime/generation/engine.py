@@ -103,11 +103,13 @@ class Engine:
         tell = note or warnings.warn
         wishes = self._params_of_each(params, len(given), changes)
         maker = self._maker(add_special_tokens, tell)
-        groups = [
-            maker.make(number, prompt, wish) for number, (prompt, wish) in enumerate(zip(given, wishes, strict=True))
-        ]
+        ids = [maker.encode(prompt, number) for number, prompt in enumerate(given, 1)]
         if add_special_tokens:
             self._note_appended(given, tell)
+        groups = [
+            maker.make(number, prompt, wish, ids=known)
+            for number, (prompt, wish, known) in enumerate(zip(given, wishes, ids, strict=True))
+        ]
         usual = self.defaults.notes
         for text in dict.fromkeys(text for group in groups for text in group.params.notes if text not in usual):
             tell(text)

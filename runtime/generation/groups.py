@@ -38,7 +38,14 @@ class GroupMaker:
     encode: Encode
     note: Callable[[str], None]
 
-    def make(self, number: int, prompt: str | ListOf[int], params: SamplingParams, priority: int = 0) -> SequenceGroup:
+    def make(
+        self,
+        number: int,
+        prompt: str | ListOf[int],
+        params: SamplingParams,
+        priority: int = 0,
+        ids: list[int] | None = None,
+    ) -> SequenceGroup:
         """A request, ready to run.
 
         Args:
@@ -46,11 +53,12 @@ class GroupMaker:
             prompt: a text, or token ids.
             params: what it wishes.
             priority: see `SequenceGroup`.
+            ids: the prompt's token ids, if they are known already.
 
         Raises:
             RequestError: naming the prompt, if the engine cannot serve the request.
         """
-        ids = self.encode(prompt, number + 1)
+        ids = self.encode(prompt, number + 1) if ids is None else ids
         wanted = params.new_tokens_at_most(len(ids))
         if wanted < 1:
             raise RequestError(

@@ -8,20 +8,27 @@ from pathlib import Path
 import pytest
 
 from compiler.ir.cache_layout import CACHE
+from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step, StepDim
 from tests.paths import ROOT
 
-OWNERS = {"compiler/ir/step.py", "compiler/ir/cache_layout.py"}
+OWNERS = {
+    "compiler/ir/step.py",
+    "compiler/ir/cache_layout.py",
+}
 # What a layer of TensorRT means is TensorRT's to say: its emulation must not follow a layout of ours.
 FOREIGN = "compiler/trt_emulator/"
 
 # `token_ids` is a key of files and of results, too.
-NAMES = {name for name in Step._fields if name != "token_ids"}
-DIMS = {StepDim.BATCH, StepDim.LENGTH, StepDim.CAPACITY, StepDim.WANTED}
+NAMES = {name for name in (*Step._fields, *PackedStep._fields) if name != "token_ids"}
+DIMS = {
+    *(StepDim.BATCH, StepDim.LENGTH, StepDim.CAPACITY, StepDim.WANTED),
+    *(StepDim.TOKENS, StepDim.BLOCKS, StepDim.TABLE),
+}
 # Names of Python's own that may be a letter: a type variable, what a module exports, a placeholder in a usage.
 OTHER_LETTERS = {"TypeVar", "__all__", "metavar"}
 
-CACHES = re.compile(r"(^|_)(cache|caches|states?|kv)(_|$)|^[kv]$")
+CACHES = re.compile(r"(^|_)(cache|caches|states?|kv|pools?)(_|$)|^[kv]$")
 BY_AXIS = {"size", "stride", "narrow", "select", "unbind", "index_select", "index_copy_", "slice_scatter", "scatter_"}
 
 
@@ -124,6 +131,9 @@ def test_the_owners_do() -> None:
         ("cache[rows, :, at]", "indexes the axes of a cache"),
         ("cache.shape[LINEAR.POSITION]", None),
         ("cache.narrow(LINEAR.POSITION, 0, length)", None),
+        ("graph.value('block_tables')", "spells block_tables"),
+        ("b.dims = {'T': most}", "spells the dim T"),
+        ("pool.shape[0]", "numbers an axis of a cache's shape"),
         ("def step():\n    '''Takes `past_len`.'''", None),
         ("K = TypeVar('S', bound=object)", None),
         ("__all__ = ['B', 'S']", None),

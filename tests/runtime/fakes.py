@@ -34,6 +34,11 @@ def continuation(prompt: Sequence[int], count: int, stop: Sequence[int] = ()) ->
 class FakeSession:
     """Keeps each row's tokens; stale ones stay behind, as in real caches."""
 
+    @property
+    def packs_tokens(self) -> bool:
+        """See `runtime.executors.interface.Session`."""
+        return self.executor.packs_tokens
+
     def __init__(self, executor: FakeExecutor, batch: int, capacity: int) -> None:
         self.executor, self.batch, self.capacity = executor, batch, capacity
         self.cache = torch.full((batch, capacity), -1)
@@ -72,6 +77,7 @@ class FakeExecutor:
 
     def __init__(self, height: float = 1.0) -> None:
         self.height = height
+        self.packs_tokens = False
         self.opened: list[tuple[int, int]] = []
         self.steps: list[list[int]] = []
 

@@ -60,10 +60,16 @@ def _attention(
     *,
     rounding: Rounding = _unrounded,
 ) -> Tensor:
-    step = rounding if attrs["rounded"] else _unrounded
+    return attend(q, k, v, mask, bias, attrs["scale"], rounding if attrs["rounded"] else _unrounded)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor | None, scale: float, step: Rounding = _unrounded
+) -> Tensor:
+    """The op `attention`, with `step` applied to what `rounded` rounds."""
     group = q.shape[LINEAR.HEAD] // k.shape[LINEAR.HEAD]
     k, v = k.repeat_interleave(group, LINEAR.HEAD), v.repeat_interleave(group, LINEAR.HEAD)
-    scores = step(step(q @ k.transpose(-1, -2)) * attrs["scale"])
+    scores = step(step(q @ k.transpose(-1, -2)) * scale)
     if bias is not None:
         scores = step(scores + bias)
     return step(torch.softmax(scores.masked_fill(~mask, float("-inf")), -1)) @ v

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compiler.ir.cache_layout import LINEAR
+from compiler.ir.paged_layout import PagedLayout
 from compiler.passes.parallel.factors import Factor
 from compiler.passes.parallel.graph_factors import Axes, OpFactors, sharding_rule
 from compiler.passes.parallel.kinds import ELEMENTWISE
@@ -89,6 +90,33 @@ def _kv_update(factors: OpFactors) -> None:
     for rows in (at, count):
         factors.same(rows, (cache[LINEAR.ROW],))
     factors.whole([each[axis] for each in (cache, new) for axis in (LINEAR.POSITION, LINEAR.WIDTH)])
+
+
+@sharding_rule("paged_attention")
+def _paged_attention(factors: OpFactors) -> None:
+    """As of `attention`; where the tokens lie is the same on all ranks."""
+    q, k, v, *others = factors.operands
+    y = factors.results[0]
+    heads, kv_heads = q[LINEAR.HEAD], k[PagedLayout.HEAD]
+    group = heads.size // kv_heads.size if isinstance(heads.size, int) and isinstance(kv_heads.size, int) else 1
+    factors.same((heads,), (kv_heads, Factor(group)))
+    factors.aligned(q[:3], y[:3])
+    factors.aligned(v[:3], k[:3])
+    for slopes in others[3:]:
+        factors.same(slopes[:1], (heads,))
+    factors.whole([axis for axis in (*q, *k) if axis not in (heads, kv_heads)])
+    factors.whole([v[PagedLayout.WIDTH], y[LINEAR.WIDTH], *(axis for each in others[:3] for axis in each)])
+
+
+@sharding_rule("paged_kv_update")
+def _paged_kv_update(factors: OpFactors) -> None:
+    """A pool may hold some of the heads, but of each head all."""
+    pool, new, *addresses = factors.operands
+    factors.aligned(pool, factors.results[0])
+    factors.aligned((new[LINEAR.HEAD],), (pool[PagedLayout.HEAD],))
+    factors.whole([axis for at, axis in enumerate(pool) if at != PagedLayout.HEAD])
+    factors.whole([axis for at, axis in enumerate(new) if at != LINEAR.HEAD])
+    factors.whole([axis for each in addresses for axis in each])
 
 
 @sharding_rule("reshape")

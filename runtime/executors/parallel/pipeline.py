@@ -12,9 +12,17 @@ from torch import Tensor
 
 from compiler.ir.chunks import in_chunks
 from compiler.ir.mesh_stages import SEND, peer_stage
+from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import LOGITS, Step
 from runtime.collectives.communicator import Communicator
-from runtime.executors.interface import PlannedExecutor, PlanSize, RowCopies, StageExecutor, StageSession
+from runtime.executors.interface import PlannedExecutor, PlanSize, RowCopies, Session, StageExecutor, StageSession
+from runtime.executors.paged import (
+    PagedRows,
+    PagedStageExecutor,
+    PagedStageSession,
+    blocks_of_rows,
+    paged_executor,
+)
 
 # With so many parts for each stage after the first, a stage waits for others a fifth of the time.
 _BUSY = 4
@@ -60,10 +68,25 @@ class PipelineExecutor:
         stage = cast("StageExecutor", self._stage.limited_to(names))
         return PipelineExecutor(stage, self._stages, self._logits, tokens=self._tokens)
 
-    def open(self, batch: int, capacity: int) -> PipelineSession:
+    @property
+    def block(self) -> int | None:
+        """See `runtime.executors.paged.PagedExecutor.block`."""
+        return self._stage.block if isinstance(self._stage, PagedStageExecutor) else None
+
+    def open(self, batch: int, capacity: int) -> Session:
         """See `runtime.executors.interface.Executor.open`."""
+        if isinstance(self._stage, PagedStageExecutor) and self._stage.block is not None:
+            self._stage.check_rows(batch, capacity)
+            return PagedRows(self.open_paged(blocks_of_rows(batch, capacity, self._stage.block)), batch, capacity)
         session = self._stage.open_stage(batch, capacity)
         return PipelineSession(session, self._stages, self._logits, batch, capacity, tokens=self._tokens)
+
+    def open_paged(self, blocks: int) -> PagedPipelineSession:
+        """See `runtime.executors.paged.PagedExecutor.open_paged`."""
+        block = paged_executor(self).block
+        assert block is not None and isinstance(self._stage, PagedStageExecutor)
+        session = self._stage.open_paged_stage(blocks)
+        return PagedPipelineSession(session, self._stages, self._logits, block, blocks, tokens=self._tokens)
 
 
 class PipelineSession:
@@ -71,6 +94,8 @@ class PipelineSession:
 
     The rows of a step are cut into parts. A stage works on one part while the next stage works on the part before.
     """
+
+    packs_tokens = False
 
     def __init__(
         self,
@@ -107,33 +132,83 @@ class PipelineSession:
     def _run(self, step: Step, first_row: int) -> Tensor:
         size = (step.batch, step.wanted, self._logits.vocabulary)
         logits = torch.zeros(size, dtype=self._logits.dtype, device=self._logits.device)
-        first, last = self._stages.rank == 0, self._stages.rank == self._stages.size - 1
+        last = self._stages.rank == self._stages.size - 1
         for rows in parts(step.batch, step.length, self._stages.size, tokens=self._tokens):
             if not step.new_len[rows].any():
                 continue
-            received = self._receive(rows.stop - rows.start, step.length, step.wanted)
+            buffers = self._stage.buffers(rows.stop - rows.start, step.length, step.wanted)
             own = slice(first_row + rows.start, first_row + rows.stop)
-            results = self._stage.step(own, step.of(rows), received)
-            self._send(results)
+            results = self._stage.step(own, step.of(rows), _received(buffers, self._stages))
+            _send(results, self._stages)
             if last:
                 logits[rows] = results[LOGITS].to(logits.dtype)
-        # Once all parts are through: over NCCL, a first stage that still sends could not receive.
-        if last and not first:
-            self._stages.send(logits, 0)
-        if first and not last:
-            self._stages.recv(logits, self._stages.size - 1)
-        return logits
+        return _shared_with_first(logits, self._stages)
 
-    def _receive(self, rows: int, length: int, positions: int) -> Mapping[str, Tensor]:
-        buffers = self._stage.buffers(rows, length, positions)
-        for name, tensor in buffers.items():
-            self._stages.recv(tensor, peer_stage(name))
-        return buffers
 
-    def _send(self, results: Mapping[str, Tensor]) -> None:
-        for name, tensor in results.items():
-            if name.startswith(SEND):
-                self._stages.send(tensor, peer_stage(name))
+class PagedPipelineSession:
+    """Pools of blocks in a pipeline. See `runtime.executors.paged.PagedSession`.
+
+    The tokens of a step are cut into parts. A stage works on one part while the next stage works on the part before.
+    """
+
+    def __init__(
+        self,
+        stage: PagedStageSession,
+        stages: Communicator,
+        logits: LogitsType,
+        block: int,
+        blocks: int,
+        *,
+        tokens: int,
+    ) -> None:
+        self.block, self.blocks = block, blocks
+        self._stage, self._stages, self._logits, self._tokens = stage, stages, logits, tokens
+
+    def step(self, step: PackedStep) -> Tensor:
+        """See `runtime.executors.paged.PagedSession.step`."""
+        step.check(self.block, self.blocks)
+        logits = torch.zeros(
+            (step.wanted, self._logits.vocabulary), dtype=self._logits.dtype, device=self._logits.device
+        )
+        for tokens in parts(step.tokens, 1, self._stages.size, tokens=self._tokens):
+            part, asked = step.part(tokens.start, tokens.stop)
+            results = self._stage.step(part, _received(self._stage.buffers(part), self._stages))
+            _send(results, self._stages)
+            if LOGITS in results and len(asked):
+                logits[asked.to(logits.device)] = results[LOGITS].to(logits.dtype)
+        return _shared_with_first(logits, self._stages) if step.wanted else logits
+
+    def copy_blocks(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """See `runtime.executors.paged.PagedSession.copy_blocks`: each rank copies those of its stage."""
+        copies = RowCopies.checked(sources, destinations, self.blocks, "block")
+        if copies.sources:
+            self._stage.copy_blocks(copies)
+
+
+def _received(buffers: Mapping[str, Tensor], stages: Communicator) -> Mapping[str, Tensor]:
+    """The buffers, filled with what other stages send."""
+    for name, tensor in buffers.items():
+        stages.recv(tensor, peer_stage(name))
+    return buffers
+
+
+def _send(results: Mapping[str, Tensor], stages: Communicator) -> None:
+    for name, tensor in results.items():
+        if name.startswith(SEND):
+            stages.send(tensor, peer_stage(name))
+
+
+def _shared_with_first(logits: Tensor, stages: Communicator) -> Tensor:
+    """The last stage's logits, on the first stage too; those of other stages are not to be used.
+
+    Once all parts are through: over NCCL, a first stage that still sends could not receive.
+    """
+    first, last = stages.rank == 0, stages.rank == stages.size - 1
+    if last and not first:
+        stages.send(logits, 0)
+    if first and not last:
+        stages.recv(logits, stages.size - 1)
+    return logits
 
 
 def parts(rows: int, length: int, stages: int, *, tokens: int) -> list[slice]:

@@ -35,6 +35,12 @@ class Kind(IntEnum):
     """Say which plans there are. []"""
     COPY = 5
     """Copy rows of the caches. [number of the session, the sources, as many destinations]"""
+    OPEN_PAGED = 6
+    """Open a paged session. [number of the session, how many blocks]"""
+    PACKED_STEP = 7
+    """Run a packed step. [number of the session, then the step as `PackedStep.packed` gives it]"""
+    COPY_BLOCKS = 8
+    """Copy blocks of the pools. [number of the session, the sources, as many destinations]"""
 
 
 class Channel:

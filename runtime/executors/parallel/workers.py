@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.collectives.failure import SharedFailure
 from runtime.executors.interface import Executor, PlanSize, RowCopies, Session
+from runtime.executors.paged import PagedExecutor, PagedSession, paged_executor
 from runtime.executors.parallel.rank_plans import RankPlans
 from runtime.executors.parallel.wire import Channel, Kind
 from runtime.processes.world import World
@@ -71,9 +73,7 @@ class ParallelExecutor:
             plans: the only plans to run on, by their places in `plans`; any if there are none.
             shown: called with the logits of the other ranks after each step, if anybody wants them.
         """
-        self._forget()
-        self._opened += 1
-        number = self._opened
+        number = self._next_number()
         self._channel.post(Kind.OPEN, [number, batch, capacity, int(shown is not None), *plans])
         known = self.plans if plans else RankPlans()
         local = self._world.on_all_ranks("open", partial(_opened, self._local, known, plans, batch, capacity))
@@ -81,6 +81,27 @@ class ParallelExecutor:
         # Collected at any time, so it only takes a note: telling the others has its time.
         weakref.finalize(session, self._forgotten.append, number).atexit = False
         return session
+
+    @property
+    def block(self) -> int | None:
+        """See `runtime.executors.paged.PagedExecutor.block`: that of this rank, as of all."""
+        return self._local.block if isinstance(self._local, PagedExecutor) else None
+
+    def open_paged(self, blocks: int) -> PagedSession:
+        """See `runtime.executors.paged.PagedExecutor.open_paged`; the error names the rank, as that of `open` does."""
+        local = paged_executor(self._local)
+        number = self._next_number()
+        self._channel.post(Kind.OPEN_PAGED, [number, blocks])
+        session = self._world.on_all_ranks("open", partial(local.open_paged, blocks))
+        parallel = ParallelPagedSession(session, number, self._world, self._channel)
+        weakref.finalize(parallel, self._forgotten.append, number).atexit = False
+        return parallel
+
+    def _next_number(self) -> int:
+        """The number of a new session."""
+        self._forget()
+        self._opened += 1
+        return self._opened
 
     def close(self) -> None:
         """End the other ranks' `serve`."""
@@ -112,17 +133,22 @@ class ParallelSession:
         self._local, self._number, self._world, self._channel = local, number, world, channel
         self._shown = shown
 
+    @property
+    def packs_tokens(self) -> bool:
+        """See `runtime.executors.interface.Session`."""
+        return self._local.packs_tokens
+
     def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
         """See `runtime.executors.interface.Session.copy_rows`: what is wrong is said before other ranks are told."""
         copies = RowCopies.checked(sources, destinations, self.batch)
         if copies.sources:
             self._channel.post(Kind.COPY, [self._number], *copies)
-            _copy(self._local, copies, self._world)
+            _copy(self._local.copy_rows, copies, self._world)
 
     def step(self, step: Step, first_row: int = 0) -> Tensor:
         """See `runtime.executors.interface.Session.step`."""
         self._channel.post(Kind.STEP, [self._number, first_row], *step.packed())
-        logits = _run(self._local, step, first_row, self._world)
+        logits = _run(partial(self._local.step, step, first_row), self._world)
         if self._shown:
             shown, scoring = self._shown
             shown({rank: self._received(logits, rank) for rank in range(1, scoring)})
@@ -132,6 +158,27 @@ class ParallelSession:
         import torch
 
         return self._world.comm.recv(torch.empty(like.shape, dtype=torch.float32), rank)
+
+
+class ParallelPagedSession:
+    """Pools of blocks on all ranks. See `runtime.executors.paged.PagedSession`."""
+
+    def __init__(self, local: PagedSession, number: int, world: World, channel: Channel) -> None:
+        self.block, self.blocks = local.block, local.blocks
+        self._local, self._number, self._world, self._channel = local, number, world, channel
+
+    def step(self, step: PackedStep) -> Tensor:
+        """See `runtime.executors.paged.PagedSession.step`: what is wrong is said before other ranks are told."""
+        step.check(self.block, self.blocks)
+        self._channel.post(Kind.PACKED_STEP, [self._number], *step.packed())
+        return _run(partial(self._local.step, step), self._world)
+
+    def copy_blocks(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """See `runtime.executors.paged.PagedSession.copy_blocks`."""
+        copies = RowCopies.checked(sources, destinations, self.blocks, "block")
+        if copies.sources:
+            self._channel.post(Kind.COPY_BLOCKS, [self._number], *copies)
+            _copy(self._local.copy_blocks, copies, self._world)
 
 
 def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
@@ -148,13 +195,14 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
     import torch
 
     channel, sessions, plans = Channel(world.comm), dict[int, Session](), RankPlans()
+    paged = dict[int, PagedSession]()
     showing = set[int]()
     with torch.inference_mode():
         while True:
             kind, numbers = channel.take()
             if kind is Kind.STEP:
                 number, first_row = map(int, numbers[:2])
-                logits = _run(sessions[number], Step.unpacked(numbers[2:]), first_row, world)
+                logits = _run(partial(sessions[number].step, Step.unpacked(numbers[2:]), first_row), world)
                 if number in showing:
                     world.comm.send(logits.float().cpu(), 0)
             elif kind is Kind.OPEN:
@@ -164,13 +212,22 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
                         "open", partial(_opened, local, plans, chosen, batch, capacity)
                     )
                 showing |= {number} if shown and world.rank < scoring else set()
-            elif kind is Kind.COPY:
+            elif kind is Kind.PACKED_STEP:
+                _run(partial(paged[int(numbers[0])].step, PackedStep.unpacked(numbers[1:])), world)
+            elif kind is Kind.OPEN_PAGED:
+                number, blocks = map(int, numbers)
+                with contextlib.suppress(SharedFailure):  # rank 0 raises it
+                    opening = partial(paged_executor(local).open_paged, blocks)
+                    paged[number] = world.on_all_ranks("open", opening)
+            elif kind in (Kind.COPY, Kind.COPY_BLOCKS):
                 number, *rows = map(int, numbers)
                 half = len(rows) // 2
-                _copy(sessions[number], RowCopies(rows[:half], rows[half:]), world)
+                copy = sessions[number].copy_rows if kind is Kind.COPY else paged[number].copy_blocks
+                _copy(copy, RowCopies(rows[:half], rows[half:]), world)
             elif kind is Kind.CLOSE:
                 showing.discard(int(numbers[0]))
-                del sessions[int(numbers[0])]
+                sessions.pop(int(numbers[0]), None)
+                paged.pop(int(numbers[0]), None)
             elif kind is Kind.PLANS:
                 plans = RankPlans.gathered(local, world.comm)
             else:
@@ -181,10 +238,10 @@ def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int
     return plans.limited(local, chosen).open(batch, capacity)
 
 
-def _run(session: Session, step: Step, first_row: int, world: World) -> Tensor:
+def _run(step: Callable[[], Tensor], world: World) -> Tensor:
     """Run a step, and wait for the GPU, where the liveness monitor sees who waits."""
     with world.activity.busy("a step"):
-        logits = session.step(step, first_row)
+        logits = step()
         if logits.is_cuda:
             import torch
 
@@ -193,9 +250,9 @@ def _run(session: Session, step: Step, first_row: int, world: World) -> Tensor:
     return logits
 
 
-def _copy(session: Session, copies: RowCopies, world: World) -> None:
+def _copy(copy: Callable[[Sequence[int], Sequence[int]], None], copies: RowCopies, world: World) -> None:
     with world.activity.busy("a copy of rows"):
-        session.copy_rows(*copies)
+        copy(*copies)
 
 
 def drive(world: World, local: Executor, main: Callable[[ParallelExecutor], None], *, scoring: int = 1) -> None:

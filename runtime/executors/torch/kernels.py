@@ -54,8 +54,10 @@ def additive_mask(mask: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tens
     return result[(None,) * (4 - result.dim())]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, *, causal: bool = False) -> Tensor:
     """Attention of `q [B, heads, S, D]` over whole caches `k`, `v` `[B, kv_heads, C, D]` under an additive mask.
+
+    Without a mask every key is seen, or with `causal`, where there are as many keys as queries, those up to the query.
 
     Nothing is rounded between the steps where `q`, `k` and `v` are float32, as on a CPU. With 16-bit ones, on a GPU,
     scores and softmax are float32 within torch's kernels, which may round the probabilities to 16 bits.
@@ -67,11 +69,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Te
     kv_heads = k.shape[LINEAR.HEAD]
     product = torch.nn.functional.scaled_dot_product_attention
     if heads == kv_heads:
-        return product(q, k, v, attn_mask=mask, scale=scale)
+        return product(q, k, v, attn_mask=mask, scale=scale, is_causal=causal)
     if length > 1:
-        return product(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+        return product(q, k, v, attn_mask=mask, scale=scale, is_causal=causal, enable_gqa=True)
     folded = q.reshape(batch, kv_heads, heads // kv_heads, width)
-    by_group = mask.expand(batch, heads, 1, -1).reshape(batch, kv_heads, heads // kv_heads, -1)
+    by_group = None
+    if mask is not None:
+        by_group = mask.expand(batch, heads, 1, -1).reshape(batch, kv_heads, heads // kv_heads, -1)
     return product(folded, k, v, attn_mask=by_group, scale=scale).reshape(batch, heads, 1, -1)
 
 

@@ -1,8 +1,8 @@
 """Lowering a graph to one straight-line Python function over torch.
 
-The function takes the graph's inputs, in order, and a plan for the cache writes; its locals are the graph's values.
-Nothing of the IR is left at run time: each op has become one call, constants are globals of the function, and values
-are deleted after their last use. `Program.source` is meant to be read.
+The function takes the graph's inputs, in order, and where it writes into the caches (in packed steps, where it reads,
+too); its locals are the graph's values. Nothing of the IR is left at run time: each op has become one call, constants
+are globals of the function, and values are deleted after their last use. `Program.source` is meant to be read.
 
 On a CPU, half-precision values live as float32 between ops: CPUs compute no other floats fast, and the results are
 only closer to the real ones. Weights stay in 16 bits.
@@ -28,7 +28,7 @@ from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
 from compiler.plugins import Registry, blamed, broken_hint, is_own, place_of
 from runtime.collectives.communicator import Communicator, SingleRank
-from runtime.executors.torch import kernels
+from runtime.executors.torch import kernels, paged_kernels
 from runtime.executors.torch.linear import Linear
 
 Pack = Callable[[Tensor, Tensor | None], Linear | Future[Linear]]
@@ -165,7 +165,12 @@ def lower(
     packed = packed_weights(graph)
     state = Lowering(graph, device, load, pack, upcast, packed, constant=stored_values(graph))
     state.globals.update(
-        torch=torch, kernels=kernels, F=torch.nn.functional, device=device, group=group or SingleRank()
+        torch=torch,
+        kernels=kernels,
+        paged=paged_kernels,
+        F=torch.nn.functional,
+        device=device,
+        group=group or SingleRank(),
     )
     state.taken.update((*state.globals, "writes"))
     parameters = [state.ref(value) for value in graph.inputs]

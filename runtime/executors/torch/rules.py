@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from compiler.errors import TargetError
 from compiler.ir.op import Op
+from compiler.ir.packed_step import BLOCK_TABLES, TOKEN_POSITIONS, TOKEN_ROWS
 from compiler.ir.step import NEW_LEN, PAST_LEN
 from compiler.ir.torch_types import to_torch
 from runtime.executors.torch.lowering import Lowering, lowers
 from runtime.executors.torch.quantized import feeds_integers, packed_linear
+
+_ADDRESSES = (TOKEN_POSITIONS, TOKEN_ROWS, BLOCK_TABLES)
 
 # Operands stand in their order, attributes by their names.
 _CALLS = {
@@ -119,6 +123,8 @@ def _dequantize(state: Lowering, op: Op) -> str:
     q, scale, *zero = map(state.ref, op.operands)
     if feeds_integers(state, op):
         return f"({q}, {scale})"
+    if _feeds_paged_attention(state, op):
+        return f"({', '.join([q, scale, *zero])})"
     return f"kernels.dequantize({q}, {scale}.float(), {zero[0] if zero else None}).to({state.dtype(op.result)})"
 
 
@@ -144,21 +150,57 @@ def _rotary(state: Lowering, op: Op) -> str:
     return f"kernels.{rotate}({x}, {angles})"
 
 
-@lowers("kv_update")
-def _kv_update(state: Lowering, op: Op) -> str:
-    cache, new, at, count = op.operands
-    graph = state.graph
+def _feeds_paged_attention(state: Lowering, op: Op) -> bool:
+    """Whether an op dequantizes a pool for attention only, which does so with the blocks that it reads."""
+    users = state.graph.users.get(op.name, ())
+    return (
+        bool(users)
+        and op.result not in state.graph.outputs.values()
+        and all(user.kind.name == "paged_attention" and op.result in user.operands[1:3] for user in users)
+    )
+
+
+def _check_in_place(state: Lowering, op: Op, wanted: Sequence[str]) -> None:
+    """TargetError unless an op replaces a cache of the graph, which nothing else uses, and has these operands last."""
+    cache, graph = op.operands[0], state.graph
     in_place = (
         graph.outputs.get(cache.name) == op.result
         and cache in graph.inputs
         and all(user.name == op.name for user in graph.users[cache.name])
     )
-    if not in_place or (at.name, count.name) != (PAST_LEN, NEW_LEN):
+    if not in_place or [value.name for value in op.operands[2:]] != [*wanted]:
         raise TargetError(
-            f"kv_update %{op.name} from {op.origin} does not replace a cache of the step graph in place",
-            hint=f"a cache is an input whose only use is the kv_update (at {PAST_LEN}, {NEW_LEN}) that is its output",
+            f"{op.kind.name} %{op.name} from {op.origin} does not replace a cache of the step graph in place",
+            hint=f"a cache is an input whose only use is the {op.kind.name} (at {', '.join(wanted)}) that is its "
+            "output",
         )
-    return f"kernels.append({state.ref(cache)}, {state.ref(new)}, writes)"
+
+
+@lowers("kv_update")
+def _kv_update(state: Lowering, op: Op) -> str:
+    _check_in_place(state, op, (PAST_LEN, NEW_LEN))
+    return f"kernels.append({state.ref(op.operands[0])}, {state.ref(op.operands[1])}, writes)"
+
+
+@lowers("paged_kv_update")
+def _paged_kv_update(state: Lowering, op: Op) -> str:
+    _check_in_place(state, op, _ADDRESSES)
+    return f"paged.paged_append({state.ref(op.operands[0])}, {state.ref(op.operands[1])}, writes)"
+
+
+@lowers("paged_attention")
+def _paged_attention(state: Lowering, op: Op) -> str:
+    """Like that of `attention`; which tokens are whose is in what the session hands to the function."""
+    q, k, v, *addresses = op.operands[:6]
+    if [value.name for value in addresses] != [*_ADDRESSES]:
+        raise TargetError(
+            f"paged_attention %{op.name} from {op.origin} finds its tokens otherwise than the step says",
+            hint=f"it takes {', '.join(_ADDRESSES)} of the step graph",
+        )
+    slopes = state.ref(op.operands[6]) if len(op.operands) > 6 else None
+    scale, window = op.attrs["scale"], op.attrs["window"]
+    operands = ", ".join(map(state.ref, (q, k, v)))
+    return f"paged.paged_attention({operands}, writes, {scale!r}, {slopes}, {window})"
 
 
 @lowers("attention")

@@ -38,7 +38,7 @@ class TorchStageSession:
         self._capacity = capacity
         self._executor, self._run, self._device = executor, executor.program.run, executor.device
         interface = executor.interface
-        self._layout, self._arguments = interface.layout, interface.arguments
+        self._layout, self._arguments = LINEAR, interface.arguments
         self._received = [value.name for value in interface.received]
         self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
         with memory_for(f"the caches of {batch} sequences of {capacity} tokens"):

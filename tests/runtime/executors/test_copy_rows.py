@@ -43,6 +43,7 @@ VOCAB, WIDEST_PROMPT = 31, 6
 # A row may be summed in another order in another place; in 8 bits a value then gets another code, if rarely.
 EXACT, ROUNDED = 1e-4, 0.05
 CACHES = {"plain": None, "int8": DType.i8, "fp8": DType.f8e4m3}
+PAGED = ",cache=paged:block=8"
 MESHES = ["tp=2", "pp=2", "tp=2,pp=2"]
 
 Load = Callable[[Path, StoredRank, Communicator | None], Any]
@@ -75,7 +76,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiled]:
         def get(mesh: str, caches: str) -> tuple[Path, tuple[StoredRank, ...]]:
             if (mesh, caches) not in known:
                 folder = tmp_path_factory.mktemp("ranks")
-                passes = ",".join(filter(None, (mesh, "merge-linears,fuse-attention,cleanup")))
+                ranks, comma, paging = mesh.partition(",cache")
+                passes = ",".join(filter(None, (ranks, f"merge-linears,fuse-attention,cleanup{comma}{paging}")))
                 graph = run_pipeline(_with_caches(lifted, CACHES[caches]), passes).graph
                 known[mesh, caches] = folder, write_ranks(graph, folder)
             return known[mesh, caches]
@@ -137,17 +139,37 @@ def test_copied_rows_go_on(compiled: Compiled, executor: str, caches: str) -> No
     check(load(folder, rank, None), tolerance=EXACT if caches == "plain" else ROUNDED, examples=examples)
 
 
+@pytest.mark.parametrize("caches", CACHES)
+@pytest.mark.parametrize("executor", ["torch", "interpreter"])
+def test_copied_rows_of_paged_caches_go_on(compiled: Compiled, executor: str, caches: str) -> None:
+    load, _ = EXECUTORS[executor]
+    folder, (rank,) = compiled(PAGED, caches)
+    check(load(folder, rank, None), tolerance=EXACT if caches == "plain" else ROUNDED, examples=5)
+
+
+@pytest.mark.parametrize("executor", ["torch", "interpreter"])
+@pytest.mark.parametrize(("mesh", "caches"), [*((mesh, "plain") for mesh in MESHES), ("tp=2,pp=2", "int8")])
+def test_copied_rows_of_paged_caches_go_on_on_all_ranks(
+    compiled: Compiled, executor: str, mesh: str, caches: str
+) -> None:
+    check_ranks(compiled, executor, mesh + PAGED, caches, examples=2)
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize(("mesh", "caches"), [*((mesh, "plain") for mesh in MESHES), ("tp=2,pp=2", "int8")])
 def test_copied_rows_go_on_on_all_ranks(compiled: Compiled, executor: str, mesh: str, caches: str) -> None:
+    check_ranks(compiled, executor, mesh, caches, examples=max(2, EXECUTORS[executor][1] // 4))
+
+
+def check_ranks(compiled: Compiled, executor: str, mesh: str, caches: str, *, examples: int) -> None:
     """Rank 0 tells the others to copy, as it tells them to step; the ranks are threads."""
-    load, examples = EXECUTORS[executor]
+    load, _ = EXECUTORS[executor]
     folder, ranks = compiled(mesh, caches)
     shape = mesh_of(ranks[0].graph)
     checked = []
 
     def copies(everyone: Executor) -> None:
-        check(everyone, tolerance=EXACT if caches == "plain" else ROUNDED, examples=max(2, examples // 4))
+        check(everyone, tolerance=EXACT if caches == "plain" else ROUNDED, examples=examples)
         checked.append(everyone.name)
 
     def work(world: Any, tp: Any, pp: Any) -> None:

@@ -106,6 +106,20 @@ def test_the_cost_of_steps_follows_their_tokens() -> None:
     assert [len(engine.completions(handle)[0].token_ids) for handle in handles] == [30] * (ROWS - 1) + [2]
 
 
+def test_prompts_and_texts_in_progress_share_a_packed_step() -> None:
+    engine, executor = fake()
+    executor.packs_tokens = True
+    for i in range(ROWS - 1):
+        engine.submit([i, i + 1], max_new_tokens=30)
+    engine.step()
+    handle = engine.submit(list(range(90)), max_new_tokens=2)
+    engine.step()
+    assert executor.steps[1:] == [[1] * (ROWS - 1) + [90]]
+    while not engine.is_idle:
+        engine.step()
+    assert engine.completions(handle)[0].token_ids == continuation(list(range(90)), 2)
+
+
 def test_rows_that_are_gone_cost_nothing() -> None:
     engine, executor = fake()
     for i in range(ROWS):
@@ -174,12 +188,12 @@ def test_time_that_is_over_ends_a_request(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @functools.cache
-def small_engine(name: str) -> Engine:
+def small_engine(name: str, passes: str = "") -> Engine:
     """A bundled model in float32, so that batches round as single requests do, but for the order of sums."""
     import tempfile
 
     folder = Path(tempfile.mkdtemp()) / "engine"
-    llmc.compile(MODELS / name, folder, target="torch", dtype="float32", max_batch=6, max_seq=128)
+    llmc.compile(MODELS / name, folder, target="torch", dtype="float32", passes=passes, max_batch=6, max_seq=128)
     return llmc.load(folder, executor="torch", device="cpu")
 
 
@@ -201,9 +215,10 @@ def _wish(draw: random.Random) -> dict[str, Any]:
     return {**wish, **(draw.choice(extras) if draw.random() < 0.6 else {})}
 
 
+@pytest.mark.parametrize("passes", ["", "cache=paged:block=16"])
 @pytest.mark.parametrize("name", ["gptneox-tiny", "gptj-tiny", "mpt-tiny", "opt-tiny"])
-def test_models_give_requests_of_all_sorts_what_they_get_alone(name: str) -> None:
-    engine, draw = small_engine(name), random.Random(7)
+def test_models_give_requests_of_all_sorts_what_they_get_alone(name: str, passes: str) -> None:
+    engine, draw = small_engine(name, passes), random.Random(7)
     common = [draw.randrange(20, 900) for _ in range(40)]
     requests = []
     for _ in range(30):

@@ -18,6 +18,7 @@ from compiler.passes.quant.caches.kv import quantize_caches, scale_of
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.windows import window_logits
 from compiler.store import write_ranks
+from runtime.executors.interface import WholeSession
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.torch.executor import TorchExecutor
 from tests.frontends.steps import lift_folder, random_rows, run_rows
@@ -80,6 +81,7 @@ def test_the_torch_executor_keeps_caches_quantized(options: str, tmp_path: Path)
     write_ranks(quantized("opt-tiny", options), tmp_path)
     graph = read_graph(tmp_path / "rank0.ir")
     session, other = TorchExecutor(graph, device="cpu").open(2, 16), InterpreterExecutor(graph).open(2, 16)
+    assert isinstance(session, WholeSession)
     assert {cache.element_size() for cache in session.stage.caches} == {1}
     past = torch.zeros(2, dtype=torch.int32)
     generator = torch.Generator().manual_seed(0)

@@ -10,6 +10,7 @@ from compiler.ir.step import Step
 from compiler.ir.torch_types import to_torch
 from compiler.store import write_ranks
 from llmc.opt import optimize
+from runtime.executors.interface import WholeSession
 from runtime.executors.interpreter import InterpreterExecutor
 from runtime.executors.torch.executor import TorchExecutor
 from tests.paths import MODELS
@@ -60,6 +61,7 @@ def test_a_long_prompt_runs_in_chunks(engine, make):
     # What is rounded to 16 bits between ops may be rounded otherwise.
     runner = executor if make is TorchExecutor else InterpreterExecutor(optimize(graph, "dtype=float32").graph)
     whole, cut = runner.open(batch=2, capacity=64), runner.open(batch=2, capacity=64)
+    assert isinstance(whole, WholeSession) and isinstance(cut, WholeSession)
     assert whole.stage.chunk == 64
     cut.stage.chunk = 7
     generator = torch.Generator().manual_seed(0)
