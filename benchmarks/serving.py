@@ -4,6 +4,7 @@
 outputs of 8 to 128 arrive at random times (Poisson). Both ways serve the same requests with the same engine in one run:
 
 - in flight: `engine.submit` and `engine.step`; a request enters as soon as it is there and a row is free;
+- in flight, paged: the same on an engine with `cache=paged`, whose steps take prompts and texts in progress together;
 - static: `engine.generate` of as many requests as wait, up to the engine's batch; the next batch waits for all of them.
 
 It prints tokens per second of the whole, and of each request the time to its first token and the time per further
@@ -168,8 +169,12 @@ def main() -> None:
             model.mkdir()
             (model / "config.json").write_text(json.dumps(CONFIG))
         options: Any = {"target": "torch", "dtype": given.dtype, "max_batch": BATCH, "max_seq": LONGEST}
-        made = llmc.compile(model, Path(temporary) / "engine", dummy_weights=given.model is None, **options)
-        engine = llmc.load(made.path, executor="torch", device=given.device)
+        options["dummy_weights"] = given.model is None
+        linear, paged = (
+            llmc.compile(model, Path(temporary) / (passes or "linear"), passes=passes, **options).path
+            for passes in ("", "cache=paged")
+        )
+        engine, packing = (llmc.load(path, executor="torch", device=given.device) for path in (linear, paged))
         planning, everything = scheduler_cost(engine)
         console = Console()
         console.print(
@@ -177,8 +182,9 @@ def main() -> None:
         )
         if given.scheduler:
             return
-        warm = load_of(2, engine.manifest.vocab_size, 100.0, seed=9)
-        alone = in_flight(engine, warm) / 2
+        for each in (engine, packing):
+            in_flight(each, load_of(1, engine.manifest.vocab_size, 100.0, seed=9))
+        alone = in_flight(engine, load_of(2, engine.manifest.vocab_size, 100.0, seed=9)) / 2
         rate = given.rate or 4 / alone
         table = Table(
             title=f"{given.requests} requests, {rate:.1f} per second, {engine.executor.name} on {given.device}"
@@ -186,16 +192,18 @@ def main() -> None:
         for column in ("", "tokens/s", "first token s (median)", "(95 %)", "ms per token (median)"):
             table.add_column(column, justify="right")
         rates = {}
-        for name, serve in (("static", static), ("in flight", in_flight)):
+        ways = {"static": (static, engine), "in flight": (in_flight, engine), "in flight, paged": (in_flight, packing)}
+        for name, (serve, served) in ways.items():
             requests = load_of(given.requests, engine.manifest.vocab_size, rate)
-            seconds = serve(engine, requests)
+            seconds = serve(served, requests)
             rates[name] = sum(request.new_tokens for request in requests) / seconds
             firsts = sorted(request.first for request in requests)
             late = firsts[int(0.95 * (len(firsts) - 1))]
             per = statistics.median(request.per_token for request in requests) * 1e3
             table.add_row(name, f"{rates[name]:.1f}", f"{statistics.median(firsts):.2f}", f"{late:.2f}", f"{per:.1f}")
         console.print(table)
-        console.print(f"in flight / static: {rates['in flight'] / rates['static']:.2f}")
+        for name in ("in flight", "in flight, paged"):
+            console.print(f"{name} / static: {rates[name] / rates['static']:.2f}")
 
 
 if __name__ == "__main__":

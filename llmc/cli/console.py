@@ -112,14 +112,25 @@ def terminal_width() -> int:
 
 
 def table(rows: Sequence[tuple[str, str]], *, wrap: bool = True) -> str:
-    """Two columns, the first as wide as it must be, the second wrapped to the terminal unless it is to be copied."""
-    width = max((len(name) for name, _ in rows), default=0)
+    """Two columns, the first as wide as it must be, the second wrapped to the terminal unless it is to be copied.
+
+    Where it is wrapped, what would take more than half of the terminal in the first column has a line of its own.
+    """
     if not wrap:
+        width = max((len(name) for name, _ in rows), default=0)
         return "\n".join(f"{name:{width}}  {text}" for name, text in rows)
+    most = terminal_width() // 2
+    width = max((len(name) for name, _ in rows if len(name) <= most), default=0)
+    indent = " " * (width + 2)
     wrapper = TextWrapper(
-        width=terminal_width(),
-        subsequent_indent=" " * (width + 2),
-        break_long_words=False,
-        break_on_hyphens=False,
+        width=terminal_width(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
-    return "\n".join(wrapper.fill(f"{name:{width}}  {text}".rstrip()) for name, text in rows)
+    lines = []
+    for name, text in rows:
+        if len(name) > most:
+            lines.append(name)
+            if not text:
+                continue
+            name = ""
+        lines.append(wrapper.fill(f"{name:{width}}  {text}".rstrip()))
+    return "\n".join(lines)

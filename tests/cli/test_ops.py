@@ -30,6 +30,7 @@ def _halve(attrs, sizes, x):
 def test_ops_are_listed_with_operands_attributes_and_meaning():
     out = llmc("ops").out
     assert re.search(r"^gelu\(x, tanh=false\) +`x \* Phi\(x\)`", out, re.MULTILINE)
+    assert re.search(r"^paged_attention\(q, .*\)\n {20,}The `attention` of each token", out, re.MULTILINE)
     listed = json.loads(llmc("ops", "--json").out)
     assert [op["name"] for op in listed] == sorted(OPS)
 

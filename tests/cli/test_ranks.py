@@ -84,6 +84,44 @@ def test_llmc_starts_the_ranks(model, passes, expected, tmp_path) -> None:
     assert texts(run("run", engine, *RUN, "--device", "cpu")) == expected[model]
 
 
+# Options, and the same in Python: draws, which depend on the seed alone; beams, whose rows change places.
+DRAWN = ("--temperature", "0.9", "--top-k", "40", "--seed", "5", "--n", "2")
+BEAMS = ("--beams", "3", "--num-return-sequences", "2")
+WISHES = [
+    (DRAWN, {"temperature": 0.9, "top_k": 40, "seed": 5, "n": 2}),
+    (BEAMS, {"num_beams": 3, "num_return_sequences": 2}),
+]
+
+
+@pytest.mark.parametrize(("options", "wish"), WISHES, ids=["drawn", "beams"])
+@pytest.mark.parametrize(
+    ("model", "passes", "target", "executor"),
+    [
+        ("gptneox", "tp=2", "torch", "torch"),
+        ("opt", "pp=2", "torch", "torch"),
+        ("gptj", "tp=2,cache=paged:block=16", "torch", "torch"),
+        ("mpt", "tp=2", "tensorrt-rtx:batch_sizes=1+8:prompt_sizes=16:capacities=64", "emulator"),
+    ],
+)
+def test_requests_with_parameters_get_the_same_on_ranks(
+    model: str,
+    passes: str,
+    target: str,
+    executor: str,
+    options: tuple[str, ...],
+    wish: dict[str, object],
+    tmp_path: Path,
+) -> None:
+    if target != "torch":
+        pytest.importorskip("tensorrt_rtx")
+    one = llmc.load(compiled(model, "", tmp_path / "one"), executor="torch", device="cpu")
+    alone = [c.token_ids for c in one.generate(PROMPTS[:2], wish, max_new_tokens=8)]
+    engine = compiled(model, passes, tmp_path / "ranks", target)
+    given = [part for text in PROMPTS[:2] for part in ("--prompt", text)]
+    how = ("--json", "--max-new-tokens", "8", "--executor", executor, "--device", "cpu")
+    assert texts(run("run", engine, *how, *given, *options)) == alone
+
+
 @pytest.mark.parametrize(("model", "passes"), [("mpt", "tp=2"), ("gptj", "tp=2,pp=2")])
 def test_emulated_tensorrt_engines_on_ranks(model, passes, expected, tmp_path) -> None:
     engine = compiled(model, passes, tmp_path / "engine", "tensorrt-rtx")
