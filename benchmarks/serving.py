@@ -8,7 +8,7 @@ outputs of 8 to 128 arrive at random times (Poisson). Both ways serve the same r
 - static: `engine.generate` of as many requests as wait, up to the engine's batch; the next batch waits for all of them.
 
 It prints tokens per second of the whole, and of each request the time to its first token and the time per further
-token. MODEL is a checkpoint; without one, a model of 40 M parameters is made up. `--scheduler` measures only what the
+token. MODEL is a checkpoint; without one, a model of 34 M parameters is made up. `--scheduler` measures only what the
 scheduler costs: steps of 64 sequences over a session that computes nothing.
 """
 

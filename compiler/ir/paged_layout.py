@@ -129,6 +129,14 @@ class PagedLayout:
         return cls.rows(chosen, 1, 0, 0, length)
 
     @classmethod
+    def gather(cls, pool: Tensor, slots: Tensor) -> Tensor:
+        """Copies of the tokens at slots `i64[count, length]`, as a linear cache: `[count, heads, length, width]`."""
+        _, _, heads, width = pool.shape
+        tokens = as_bytes(pool).view(-1, heads, width).index_select(0, slots.flatten()).view(pool.dtype)
+        # The axes of LINEAR: heads come before positions.
+        return tokens.view(*slots.shape, heads, width).transpose(LINEAR.HEAD, LINEAR.POSITION)
+
+    @classmethod
     def rows(cls, pool: Tensor, count: int, first: int, apart: int, length: int) -> Tensor:
         """Rows of tokens that begin at equal distances, as a linear cache: `[count, heads, length, width]`.
 

@@ -98,13 +98,15 @@ class OneSequence:
         start: the first one.
         stop: the one after the last.
         past: how many tokens of the sequence are in the pools already.
-        blocks: its blocks: a range if they follow each other; then they are read without a copy.
+        blocks: its blocks, on the device: a range if they follow each other; then they are read without a copy.
+        table: its blocks, on the host.
     """
 
     start: int
     stop: int
     past: int
     blocks: Tensor | range
+    table: Sequence[int]
 
     def attend(self, q: Tensor, k: Pool, v: Pool, scoring: Scoring, masks: Masks) -> Tensor:
         """See `Part.attend`. Of a long sequence, so many tokens at a time that a mask is within the budget."""
@@ -171,6 +173,46 @@ class EvenRows:
         return context.transpose(LINEAR.ROW, LINEAR.POSITION)
 
 
+@dataclass(frozen=True)
+class GatheredRows:
+    """Single tokens of sequences that lie anywhere in the pools, of which copies are read together. See `Part`.
+
+    On a GPU a copy takes less time than the launches of one kernel after the other.
+
+    Attributes:
+        start: the first one.
+        stop: the one after the last.
+        slots: where the tokens of each sequence lie, `i64[sequences, longest]`; any slot after its last token.
+        lengths: how many tokens each sequence has, the new one too, `i64[sequences]`.
+    """
+
+    start: int
+    stop: int
+    slots: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, group: Sequence[OneSequence], block: int, device: torch.device) -> GatheredRows:
+        """The rows of sequences that get one token each."""
+        lengths = [each.past + 1 for each in group]
+        most = max(len(each.table) for each in group)
+        padded = torch.tensor([[*each.table, *[0] * (most - len(each.table))] for each in group], dtype=torch.int64)
+        slots = (padded[:, :, None] * block + torch.arange(block)).flatten(1)[:, : max(lengths)]
+        return cls(group[0].start, group[-1].stop, slots.to(device), torch.tensor(lengths, device=device))
+
+    def attend(self, q: Tensor, k: Pool, v: Pool, scoring: Scoring, masks: Masks) -> Tensor:
+        """See `Part.attend`: a row for each sequence, as long as the longest."""
+        keys, values = (_gather(pool, self.slots, q.dtype) for pool in (k, v))
+
+        def distance() -> Tensor:
+            places = torch.arange(self.slots.shape[1], device=q.device)
+            return (places - (self.lengths[:, None] - 1))[:, None, None]
+
+        mask = masks.get(self.start, scoring, distance, q)
+        context = attention(q.transpose(LINEAR.ROW, LINEAR.POSITION), keys, values, mask, scoring.scale)
+        return context.transpose(LINEAR.ROW, LINEAR.POSITION)
+
+
 class PagedAccess:
     """Where a step reads and writes in every pool; computed once a step.
 
@@ -195,7 +237,7 @@ class PagedAccess:
             self.slots = slots[0]
         else:
             self.slots = torch.tensor([*chain.from_iterable(slots)], device=device)
-        self.parts = list(_parts(sequences, block, blocks))
+        self.parts = list(_parts(sequences, block, blocks, device))
         self.masks = Masks()
 
 
@@ -203,14 +245,16 @@ def _sequence(step: PackedStep, span: Span, block: int, device: torch.device) ->
     table = step.table(span, block)
     following = range(table[0], table[0] + len(table))
     blocks = following if table == [*following] else torch.tensor(table, device=device)
-    return OneSequence(span.start, span.stop, span.past, blocks)
+    return OneSequence(span.start, span.stop, span.past, blocks, table)
 
 
-def _parts(sequences: Sequence[OneSequence], block: int, blocks: int) -> Iterator[Part]:
-    """The sequences, of which those that decode one token are joined where they lie evenly."""
+def _parts(sequences: Sequence[OneSequence], block: int, blocks: int, device: torch.device) -> Iterator[Part]:
+    """The sequences; those that decode one token are joined where they lie evenly, or where copies are cheap."""
     for single, grouped in groupby(sequences, lambda each: each.stop - each.start == 1):
         group = list(grouped)
-        rows = _even_rows(group, block, blocks) if single and len(group) > 1 else None
+        rows: Part | None = _even_rows(group, block, blocks) if single and len(group) > 1 else None
+        if rows is None and single and len(group) > 1 and device.type == "cuda":
+            rows = GatheredRows.of(group, block, device)
         yield from group if rows is None else [rows]
 
 
@@ -238,6 +282,12 @@ def _read_rows(pool: Pool, rows: tuple[int, int, int, int], dtype: torch.dtype) 
     if isinstance(pool, Tensor):
         return PagedLayout.rows(pool, *rows)
     return _dequantized(PagedLayout.rows(pool[0], *rows), pool, dtype)
+
+
+def _gather(pool: Pool, slots: Tensor, dtype: torch.dtype) -> Tensor:
+    if isinstance(pool, Tensor):
+        return PagedLayout.gather(pool, slots)
+    return _dequantized(PagedLayout.gather(pool[0], slots), pool, dtype)
 
 
 def _dequantized(values: Tensor, pool: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:

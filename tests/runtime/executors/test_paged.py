@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from runtime.executors.parallel.pipeline import LogitsType, PipelineExecutor
 from runtime.executors.parallel.workers import drive
 from runtime.executors.torch import paged_kernels
 from runtime.executors.torch.executor import TorchExecutor
-from runtime.executors.torch.paged_kernels import EvenRows, OneSequence, PagedAccess
+from runtime.executors.torch.paged_kernels import EvenRows, GatheredRows, OneSequence, PagedAccess
 from tests.paged_schedules import (
     CAPACITY,
     MIXED,
@@ -267,6 +268,27 @@ def test_stages_are_given_parts_of_a_step(folder_graph: Graph) -> None:
         steps.append(part.tokens)
     assert steps == [1, 3, 2]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gptneox", "mpt"])
+@pytest.mark.parametrize("kind", ["", "kv=int8,", "kv=fp8,"])
+def test_copies_of_rows_that_lie_anywhere_give_what_each_gives_alone(
+    family: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = llmc.lift(MODELS / f"{family}-tiny", max_batch=4, max_seq=32)
+    graph = stored(run_pipeline(plain, f"dtype=float32,{kind}{FUSED}", dry_run=True).graph, tmp_path)
+    expected = packed_logits(by_torch(graph).open_paged(blocks_needed(MIXED)), MIXED, VOCAB)
+    made: list[GatheredRows] = []
+
+    def parts(sequences: Sequence[OneSequence], block: int, blocks: int, device: torch.device) -> Iterator[object]:
+        for single, grouped in groupby(sequences, lambda each: each.stop - each.start == 1):
+            group = list(grouped)
+            made.extend([GatheredRows.of(group, block, device)] if single else [])
+            yield from made[-1:] if single else group
+
+    monkeypatch.setattr(paged_kernels, "_parts", parts)
+    found = packed_logits(by_torch(graph).open_paged(blocks_needed(MIXED)), MIXED, VOCAB)
+    assert made and largest_error(found, expected) < 1e-4
 
 
 @pytest.mark.gpu
