@@ -32,25 +32,33 @@ class AsyncBatch:
         if self._driver is None or self._driver.done():
             self._driver = asyncio.create_task(self._drive())
         try:
-            while group.sequences or not queue.empty():
+            finished = False
+            while not finished:
                 update = await queue.get()
                 if isinstance(update, BaseException):
                     raise update
                 yield update
-                if update.finished:
-                    break
+                finished = update.finished
         finally:
             del self._queues[group]
             await asyncio.to_thread(self._engine.cancel, group)  # which waits for the end of a step
 
     async def _drive(self) -> None:
-        while self._queues and not self._engine.is_idle:
+        while any(group.sequences for group in self._queues):
             try:
                 updates = await asyncio.to_thread(self._engine.step)
             except BaseException as error:
-                for listening in self._queues.values():
-                    listening.put_nowait(error)
+                for queue in self._queues.values():
+                    queue.put_nowait(error)
                 raise
             for update in updates:
                 if update.group in self._queues:
                     self._queues[update.group].put_nowait(update)
+            self._end_cancelled({update.group for update in updates})
+        self._end_cancelled(set())
+
+    def _end_cancelled(self, told: set[SequenceGroup]) -> None:
+        """Tell who waits for a request that has ended, but not in the step just made: `Engine.cancel` ends some so."""
+        for group, queue in self._queues.items():
+            if not group.sequences and group not in told:
+                queue.put_nowait(Update(group, finished=True))

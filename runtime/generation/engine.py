@@ -24,10 +24,11 @@ from runtime.generation.async_batch import AsyncBatch
 from runtime.generation.completion import Completion, Piece, completions
 from runtime.generation.generation_config import generation_defaults
 from runtime.generation.groups import GroupMaker
-from runtime.generation.in_flight import InFlightBatch, Timings, Update
+from runtime.generation.in_flight import InFlightBatch, Update
 from runtime.generation.requests import check_prompt
 from runtime.generation.sampling_params import SamplingParams
 from runtime.generation.sequence import SequenceGroup
+from runtime.generation.timings import Timings
 from runtime.generation.tokenizer import Tokenizer
 
 Prompt = str | ListOf[int]

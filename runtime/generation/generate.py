@@ -1,8 +1,8 @@
-"""Generation: many requests through one batch, whatever executes the model.
+"""Greedy generation of a list of requests in padded steps: what verification runs, and compares step by step.
 
-A row of the batch is a slot. A request enters a free slot (its prompt is the slot's next tokens), adds one token a
-step, and leaves when it ends; other requests take the slot afterwards. What a request gets depends on its own tokens
-only.
+Texts for users come from `runtime.generation.engine`. A row of the batch is a slot. A request enters a free slot (its
+prompt is the slot's next tokens), adds one token a step, and leaves when it ends; other requests take the slot
+afterwards. What a request gets depends on its own tokens only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from compiler.ir.step import Step, last_positions
 from runtime.executors.interface import Executor, Session
 from runtime.generation.requests import Request
 from runtime.generation.sampling import Greedy, Sampler
+from runtime.generation.timings import Timings
 
 FinishReason = Literal["stop", "length"]
 OnToken = Callable[[int, int], None]
@@ -30,32 +31,6 @@ class Generated:
 
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason = "length"
-
-
-@dataclass
-class Timings:
-    """Where the time went. A step in which any prompt enters counts as prefill, with all its tokens."""
-
-    prefill_seconds: float = 0.0
-    prefill_tokens: int = 0
-    decode_seconds: float = 0.0
-    decode_tokens: int = 0
-    steps: int = 0
-
-    def add(self, seconds: float, tokens: int, *, prefill: bool) -> None:
-        """Count one step."""
-        self.steps += 1
-        if prefill:
-            self.prefill_seconds += seconds
-            self.prefill_tokens += tokens
-        else:
-            self.decode_seconds += seconds
-            self.decode_tokens += tokens
-
-    @property
-    def decode_rate(self) -> float:
-        """New tokens a second over all rows, of the steps without a prompt; 0 if there were none."""
-        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
 
 # A step that takes in one prompt computes as many positions for every other row, so prompts wait until this share of

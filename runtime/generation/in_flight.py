@@ -17,6 +17,7 @@ from runtime.generation.log_probabilities import token_logprobs
 from runtime.generation.sampler import Choice, choose
 from runtime.generation.scheduler import STEP_TOKENS, Scheduler
 from runtime.generation.sequence import NO_ROW, FinishReason, Sequence, SequenceGroup
+from runtime.generation.timings import Timings
 
 Chunk = tuple[Sequence, int]
 """A sequence, and how many of its next tokens are to be computed."""
@@ -28,32 +29,6 @@ _PADDING_SHARE = 0.2
 
 # Logits of so many positions of a prompt are computed at once, where those of all positions are wanted.
 _POSITIONS = 64
-
-
-@dataclass
-class Timings:
-    """Where the time went. A step in which any prompt is computed counts as prefill, with all its tokens."""
-
-    prefill_seconds: float = 0.0
-    prefill_tokens: int = 0
-    decode_seconds: float = 0.0
-    decode_tokens: int = 0
-    steps: int = 0
-
-    def add(self, seconds: float, tokens: int, *, prefill: bool) -> None:
-        """Count one step."""
-        self.steps += 1
-        if prefill:
-            self.prefill_seconds += seconds
-            self.prefill_tokens += tokens
-        else:
-            self.decode_seconds += seconds
-            self.decode_tokens += tokens
-
-    @property
-    def decode_rate(self) -> float:
-        """New tokens a second over all rows, of the steps without a prompt; 0 if there were none."""
-        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
 
 @dataclass

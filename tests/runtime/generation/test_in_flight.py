@@ -215,13 +215,22 @@ def _wish(draw: random.Random) -> dict[str, Any]:
     return {**wish, **(draw.choice(extras) if draw.random() < 0.6 else {})}
 
 
-@pytest.mark.parametrize("passes", ["", "cache=paged:block=16"])
-@pytest.mark.parametrize("name", ["gptneox-tiny", "gptj-tiny", "mpt-tiny", "opt-tiny"])
-def test_models_give_requests_of_all_sorts_what_they_get_alone(name: str, passes: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "passes", "count"),
+    [
+        ("gptneox-tiny", "", 300),
+        ("gptj-tiny", "", 30),
+        ("mpt-tiny", "", 30),
+        ("opt-tiny", "", 30),
+        ("gptneox-tiny", "cache=paged:block=16", 100),
+        ("mpt-tiny", "cache=paged:block=16", 30),
+    ],
+)
+def test_models_give_requests_of_all_sorts_what_they_get_alone(name: str, passes: str, count: int) -> None:
     engine, draw = small_engine(name, passes), random.Random(7)
     common = [draw.randrange(20, 900) for _ in range(40)]
     requests = []
-    for _ in range(30):
+    for _ in range(count):
         start = common[: draw.choice([0, 20, 40])]
         requests.append(([*start, *(draw.randrange(20, 900) for _ in range(draw.choice([1, 3, 30])))], _wish(draw)))
     alone = [engine.generate([prompt], wish) for prompt, wish in requests]
@@ -333,3 +342,18 @@ def test_asynchronous_requests_share_steps_and_those_left_are_cancelled() -> Non
     assert text == alone[1].text and isinstance(refused, RequestError)
     # One after the other they would take 4 * 10 steps, and the one that is left up to 60, according to when it is.
     assert engine.is_idle and engine.timings.steps - before < 80
+
+
+def test_who_waits_for_a_request_that_is_cancelled_is_told() -> None:
+    engine, _ = fake()
+
+    async def waiting() -> list[Any]:
+        pieces = engine.astream([1, 2, 3], max_new_tokens=100)
+        first = await anext(pieces)
+        assert engine._batch is not None
+        engine.cancel(engine._batch.scheduler.running[0])
+        return [first, *[piece async for piece in pieces]]
+
+    *_, last = asyncio.run(asyncio.wait_for(waiting(), 60))
+    assert last.completion is not None and last.completion.finish_reason == "cancelled"
+    assert continuation([1, 2, 3], 100)[: len(last.completion.token_ids)] == last.completion.token_ids
