@@ -84,9 +84,11 @@ class InFlightBatch:
         else:
             apart = plan.chunks
             updates += self._decode(plan.decodes) if plan.decodes else []
-        for chunks in padded_little(apart):
-            # A request may have failed in this very step.
-            updates += self._prefill([(sequence, count) for sequence, count in chunks if sequence.row != NO_ROW])
+        # What has failed in this very step has no rows any more.
+        while apart := [chunk for chunk in apart if chunk[0].row != NO_ROW]:
+            chunks = padded_little(apart)[0]
+            updates += self._prefill(chunks)
+            apart = [chunk for chunk in apart if chunk not in chunks]
         if tokens:
             self.timings.add(time.perf_counter() - started, tokens, prefill=bool(plan.chunks))
         return updates
