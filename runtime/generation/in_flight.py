@@ -15,7 +15,7 @@ from compiler.ir.step import Step, all_positions, last_positions
 from runtime.executors.interface import Session
 from runtime.generation.log_probabilities import token_logprobs
 from runtime.generation.sampler import Choice, choose
-from runtime.generation.scheduler import STEP_TOKENS, Scheduler
+from runtime.generation.scheduler import STEP_TOKENS, Scheduler, StepPlan
 from runtime.generation.sequence import NO_ROW, FinishReason, Sequence, SequenceGroup
 from runtime.generation.timings import Timings
 
@@ -75,22 +75,33 @@ class InFlightBatch:
         started = time.perf_counter()
         updates = [update for group in self._late() for update in self._end_all(group, "time")]
         plan = self.scheduler.plan()
-        self._copy(plan.copies)
-        tokens = len(plan.decodes) + sum(count for _, count in plan.chunks)
-        if self.session.packs_tokens:
-            apart = [chunk for chunk in plan.chunks if chunk[0].group.wants_prompt_logits]
-            together = [*((each, 1) for each in plan.decodes), *(chunk for chunk in plan.chunks if chunk not in apart)]
-            updates += self._run_packed(together)
-        else:
-            apart = plan.chunks
-            updates += self._decode(plan.decodes) if plan.decodes else []
-        # What has failed in this very step has no rows any more.
-        while apart := [chunk for chunk in apart if chunk[0].row != NO_ROW]:
-            chunks = padded_little(apart)[0]
-            updates += self._prefill(chunks)
-            apart = [chunk for chunk in apart if chunk not in chunks]
-        if tokens:
+        try:
+            updates += self._follow(plan)
+        except BaseException:
+            # What the caches hold is not known any more: all is computed again.
+            self.scheduler.forget_caches()
+            raise
+        if tokens := len(plan.decodes) + sum(count for _, count in plan.chunks):
             self.timings.add(time.perf_counter() - started, tokens, prefill=bool(plan.chunks))
+        return updates
+
+    def _follow(self, plan: StepPlan) -> list[Update]:
+        """Do what was planned, in as few steps of the session as cost little padding."""
+        self._copy(plan.copies)
+        together: list[Chunk] = [(sequence, 1) for sequence in plan.decodes]
+        scored = [chunk for chunk in plan.chunks if chunk[0].group.wants_prompt_logits]
+        prompts = [chunk for chunk in plan.chunks if chunk not in scored]
+        if self.session.packs_tokens:
+            together, prompts = [*together, *prompts], []
+        updates = self._run(together)
+        # What has failed meanwhile has no rows any more.
+        while prompts := [chunk for chunk in prompts if chunk[0].row != NO_ROW]:
+            chunks = padded_little(prompts)[0]
+            updates += self._run(chunks)
+            prompts = [chunk for chunk in prompts if chunk not in chunks]
+        for sequence, count in scored:
+            if sequence.row != NO_ROW:
+                self._prompt_logprobs(sequence, count)
         return updates
 
     def cancel(self, group: SequenceGroup) -> list[Update]:
@@ -101,66 +112,36 @@ class InFlightBatch:
         groups = (*self.scheduler.running, *self.scheduler.waiting)
         return [group for group in groups if group.params.max_time is not None and group.is_late]
 
-    def _decode(self, sequences: ListOf[Sequence]) -> list[Update]:
-        """One token of each of some sequences."""
-        first = min(sequence.row for sequence in sequences)
-        count = max(sequence.row for sequence in sequences) + 1 - first
-        tokens, past, new = [0] * count, [0] * count, [0] * count
-        for sequence in sequences:
-            at = sequence.row - first
-            tokens[at], past[at], new[at] = sequence.tokens[sequence.cached], sequence.cached, 1
-            sequence.cached += 1
-        token_ids = torch.tensor(tokens, dtype=torch.int32)[:, None]
-        new_len = torch.tensor(new, dtype=torch.int32)
-        step = Step(token_ids, torch.tensor(past, dtype=torch.int32), new_len, torch.zeros_like(token_ids))
-        logits = self.session.step(step, first)[:, 0]
-        return self._take(sequences, [sequence.row - first for sequence in sequences], logits)
-
-    def _run_packed(self, chunks: ListOf[Chunk]) -> list[Update]:
-        """Some tokens of each of some sequences, in one step whose padding costs nothing."""
+    def _run(self, chunks: ListOf[Chunk]) -> list[Update]:
+        """Compute some tokens of each of some sequences in one step, and let those that are through go on."""
         if not chunks:
             return []
-        first = min(sequence.row for sequence, _ in chunks)
-        count = max(sequence.row for sequence, _ in chunks) + 1 - first
-        token_ids = torch.zeros(count, max(new for _, new in chunks), dtype=torch.int32)
-        past, new_len = [0] * count, [0] * count
-        for sequence, new in chunks:
-            at = sequence.row - first
-            past[at], new_len[at] = sequence.cached, new
-            tokens = sequence.tokens[sequence.cached : sequence.cached + new]
-            token_ids[at, :new] = torch.tensor(tokens, dtype=torch.int32)
-            sequence.cached += new
-        added = torch.tensor(new_len, dtype=torch.int32)
-        step = Step(token_ids, torch.tensor(past, dtype=torch.int32), added, last_positions(added))
-        logits = self.session.step(step, first)[:, 0]
+        first, logits = self._logits(chunks)
         done = [sequence for sequence, _ in chunks if not sequence.pending]
-        return self._take(done, [sequence.row - first for sequence in done], logits)
+        return self._take(done, [sequence.row - first for sequence in done], logits[:, 0])
 
-    def _prefill(self, chunks: ListOf[Chunk]) -> list[Update]:
-        """Some tokens of each of some sequences, whose rows follow one another."""
-        if not chunks:
-            return []
-        (sequence, count), *others = chunks
-        if sequence.group.wants_prompt_logits:
-            assert not others
-            self._prompt_logprobs(sequence, count)
-            return []
-        logits = self._run_chunks(chunks)
-        done = [place for place, (sequence, _) in enumerate(chunks) if not sequence.pending]
-        return self._take([chunks[place][0] for place in done], done, logits[:, 0])
+    def _logits(self, chunks: ListOf[Chunk], *, every: bool = False) -> tuple[int, Tensor]:
+        """Compute the next tokens of some sequences, in one step over the rows from the first of them to the last.
 
-    def _run_chunks(self, chunks: ListOf[Chunk], *, every: bool = False) -> Tensor:
-        """The logits of the next tokens of sequences whose rows follow one another: of the last, or of every one."""
-        new_len = torch.tensor([count for _, count in chunks], dtype=torch.int32)
-        token_ids = torch.zeros(len(chunks), int(new_len.max()), dtype=torch.int32)
-        for row, (sequence, count) in enumerate(chunks):
-            new = sequence.tokens[sequence.cached : sequence.cached + count]
-            token_ids[row, :count] = torch.tensor(new, dtype=torch.int32)
-        past = torch.tensor([sequence.cached for sequence, _ in chunks], dtype=torch.int32)
-        wanted = all_positions(*token_ids.shape) if every else last_positions(new_len)
+        Args:
+            chunks: the sequences, and how many tokens of each.
+            every: whether the logits after every token are wanted, instead of those after the last.
+
+        Returns:
+            The first row, and the logits `[rows, positions, vocabulary]`.
+        """
+        first = min(sequence.row for sequence, _ in chunks)
+        rows = max(sequence.row for sequence, _ in chunks) + 1 - first
+        length = max(count for _, count in chunks)
+        tokens, past, new = [[0] * length] * rows, [0] * rows, [0] * rows
         for sequence, count in chunks:
+            at, start = sequence.row - first, sequence.cached
+            tokens[at] = sequence.tokens[start : start + count] + [0] * (length - count)
+            past[at], new[at] = start, count
             sequence.cached += count
-        return self.session.step(Step(token_ids, past, new_len, wanted), chunks[0][0].row)
+        token_ids, past_len, new_len = (torch.tensor(values, dtype=torch.int32) for values in (tokens, past, new))
+        wanted = all_positions(rows, length) if every else last_positions(new_len)
+        return first, self.session.step(Step(token_ids, past_len, new_len, wanted), first)
 
     def _prompt_logprobs(self, sequence: Sequence, count: int) -> None:
         """Compute some of a prompt's tokens, and report their log-probabilities; the last token is left."""
@@ -169,7 +150,7 @@ class InFlightBatch:
         while count > 0 and sequence.cached < len(prompt) - 1:
             size = min(count, _POSITIONS, len(prompt) - 1 - sequence.cached)
             known = len(group.prompt_logprobs) - 1 - sequence.cached  # after a preemption some are
-            logits = self._run_chunks([(sequence, size)], every=True)[0]
+            logits = self._logits([(sequence, size)], every=True)[1][0]
             following = prompt[sequence.cached - size + 1 : sequence.cached + 1]
             fresh = slice(max(0, known), size)
             group.prompt_logprobs += token_logprobs(logits[fresh], following[fresh], [top] * len(following[fresh]))
@@ -275,10 +256,10 @@ class InFlightBatch:
             return self._fail(group, error)
         if group.beams.finished:
             return list(self._end_all(group, "stop"))
-        if len(logits) > 1:
-            self._reorder(group, continuation.sources)
         for sequence, tokens in zip(group.sequences, group.beams.token_ids, strict=True):
             sequence.tokens = tokens
+        if len(logits) > 1:
+            self._reorder(group, continuation.sources)
         return [Update(group)]
 
     def _reorder(self, group: SequenceGroup, sources: ListOf[int]) -> None:
@@ -315,7 +296,7 @@ def padded_little(chunks: ListOf[Chunk]) -> list[list[Chunk]]:
 
 def _run_together(chunks: ListOf[Chunk]) -> bool:
     (before, _), (last, _) = chunks[-2:]
-    if last.row != before.row + 1 or any(sequence.group.wants_prompt_logits for sequence, _ in chunks):
+    if last.row != before.row + 1:
         return False
     counts = [count for _, count in chunks]
     padding = max(counts) * len(counts) - sum(counts)

@@ -75,6 +75,10 @@ class RowCache:
         self.free += 1
         sequence.row, sequence.cached = NO_ROW, 0
 
+    def forget(self) -> None:
+        """Take it that no row holds anything; none may have an owner."""
+        self._left = [[] for _ in self.owners]
+
     def exchange(self, sequences: ListOf[Sequence], rows: ListOf[int]) -> None:
         """Give sequences, which have these rows in another order, their new rows."""
         for sequence, row in zip(sequences, rows, strict=True):

@@ -81,6 +81,15 @@ class Scheduler:
         if not group.sequences:
             self.running.remove(group)
 
+    def forget_caches(self) -> None:
+        """Let all requests in progress be computed again, and nothing be shared with what the caches held."""
+        for group in self.running:
+            self._release(group.sequences)
+            group.beam_logits.clear()
+            insort(self.waiting, group, key=lambda each: each.order)
+        self.running = []
+        self.cache.forget()
+
     def plan(self) -> StepPlan:
         """What to do next; nothing if there is nothing to do."""
         plan = StepPlan()
@@ -122,13 +131,13 @@ class Scheduler:
         """Give rows to waiting requests, as long as there are some."""
         while self.waiting:
             group = self.waiting[0]
+            tokens = group.sequences[0].tokens
+            if self._comes_soon(tokens, self.cache.longest_shared(tokens).length):
+                return
             if self.cache.free < len(group.sequences) and not self._preempt(group):
                 return
-            tokens = group.sequences[0].tokens
             shared = Shared(NO_ROW, 0) if group.wants_prompt_logits else self.cache.longest_shared(tokens)
-            if self._comes_soon(tokens, shared.length):
-                return
-            self.waiting.pop(0)
+            self.waiting.remove(group)
             for sequence in group.sequences:
                 self.cache.take(sequence, near=shared.row if sequence is group.sequences[0] else NO_ROW)
             first = group.sequences[0]
