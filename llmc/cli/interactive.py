@@ -18,7 +18,7 @@ Show = Callable[["Prompt"], "Completion | None"]
 """Shows what a prompt gets while it comes; returns the first of its completions, None if it was interrupted."""
 
 
-def stream_prompts(engine: Engine, prompts: Sequence[Prompt], show: Show) -> None:
+def stream_prompts(prompts: Sequence[Prompt], show: Show) -> None:
     """Show the texts of prompts, one prompt after the other."""
     for number, prompt in enumerate(prompts, 1):
         if len(prompts) > 1:

@@ -128,7 +128,7 @@ def run_command(
             if interactive:
                 live.converse(loaded, show, chat=chat)
             else:
-                live.stream_prompts(loaded, [_message(loaded, each) for each in prompts] if chat else prompts, show)
+                live.stream_prompts([_message(loaded, each) for each in prompts] if chat else prompts, show)
             return
         given = [_message(loaded, each) for each in prompts] if chat else prompts
         with Console(quiet=quiet, bars_only=True) as console:

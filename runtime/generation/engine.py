@@ -111,9 +111,6 @@ class Engine:
             maker.make(number, prompt, wish, ids=known)
             for number, (prompt, wish, known) in enumerate(zip(given, wishes, ids, strict=True))
         ]
-        usual = self.defaults.notes
-        for text in dict.fromkeys(text for group in groups for text in group.params.notes if text not in usual):
-            tell(text)
         self.timings = Timings()
         if groups:
             self._run(groups, on_token, on_update)
@@ -137,12 +134,15 @@ class Engine:
         The arguments and errors are those of `generate`. The text of a beam search comes as a whole, at its end.
         """
         (wish,) = self._params_of_each(params, 1, changes)
-        group = self._maker(add_special_tokens, note or warnings.warn).make(0, prompt, wish)
+        tell = note or warnings.warn
+        if add_special_tokens:
+            self._note_appended([prompt], tell)
+        group = self._maker(add_special_tokens, tell).make(0, prompt, wish)
         batch = self._open([group])
         while not batch.scheduler.is_idle:
             for update in batch.step():
-                if update.sequence is not None and (update.text or update.token_id is not None):
-                    yield Piece(update.text, update.token_id, update.sequence.number)
+                if piece := _piece(update):
+                    yield piece
         self.timings = batch.timings
         yield from self._last_pieces(group)
 
@@ -160,8 +160,8 @@ class Engine:
         group = await asyncio.to_thread(self.submit, prompt, params, **options)
         async with contextlib.aclosing(self._async.updates(group)) as updates:
             async for update in updates:
-                if update.sequence is not None and (update.text or update.token_id is not None):
-                    yield Piece(update.text, update.token_id, update.sequence.number)
+                if piece := _piece(update):
+                    yield piece
         for piece in self._last_pieces(group):
             yield piece
 
@@ -307,7 +307,14 @@ class Engine:
         def encode(prompt: Prompt, number: int) -> list[int]:
             return self.encode(prompt, number, add_special_tokens=add_special_tokens)
 
-        return GroupMaker(self.manifest, self.tokenizer, encode, note)
+        said = set(self.defaults.notes)
+
+        def note_once(text: str) -> None:
+            if text not in said:
+                said.add(text)
+                note(text)
+
+        return GroupMaker(self.manifest, self.tokenizer, encode, note_once)
 
     def _run(
         self, groups: ListOf[SequenceGroup], on_token: OnToken | None, on_update: Callable[[Update], None] | None
@@ -345,3 +352,10 @@ class Engine:
             return [operator.index(token) for token in prompt]  # numpy's integers, too
         except TypeError:
             raise RequestError(f"prompt {number} is neither text nor a list of token ids") from None
+
+
+def _piece(update: Update) -> Piece | None:
+    """What an update brings of a text; None if nothing."""
+    if update.sequence is None or (not update.text and update.token_id is None):
+        return None
+    return Piece(update.text, update.token_id, update.sequence.number)

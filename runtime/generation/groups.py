@@ -30,7 +30,7 @@ class GroupMaker:
         manifest: the engine's limits, end tokens and vocabulary.
         tokenizer: the engine's; None if it has none.
         encode: gives the token ids of a prompt.
-        note: called with a sentence where a prompt gets fewer tokens than asked for.
+        note: called with a sentence where a prompt gets fewer tokens than asked for, or a parameter has no effect.
     """
 
     manifest: Manifest
@@ -77,6 +77,8 @@ class GroupMaker:
             self._bad_words(params),
         )
         group = SequenceGroup(number, prompt, ids, params, context, priority)
+        for text in params.notes:
+            self.note(text)
         self._check_width(group)
         self._require_texts(params)
         if params.num_beams > 1:

@@ -23,7 +23,7 @@ from runtime.generation.row_cache import LEAST_SHARED
 from runtime.generation.sampling_params import SamplingParams
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST
-from tests.runtime.fakes import VOCAB, FakeExecutor, continuation
+from tests.runtime.fakes import VOCAB, FakeExecutor, FakeSession, continuation
 
 ROWS, LONGEST = 5, 120
 
@@ -127,6 +127,43 @@ def test_rows_that_are_gone_cost_nothing() -> None:
     while not engine.is_idle:
         engine.step()
     assert executor.steps[-1] == [1]
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+def test_a_step_that_fails_leaves_nothing_that_is_wrong(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may be missing for one step: the next ones compute all again, and share nothing with what was there."""
+    engine, _ = fake()
+    common = list(range(40, 70))
+    handles = [engine.submit([*common, i], max_new_tokens=5) for i in range(3)]
+    whole, count = FakeSession.step, [0]
+
+    def step(self: FakeSession, *given: Any) -> torch.Tensor:
+        count[0] += 1
+        if count[0] == at:
+            self.cache[:] = 0  # whatever it was
+            raise RequestError("there is no memory")
+        return whole(self, *given)
+
+    monkeypatch.setattr(FakeSession, "step", step)
+    failures = 0
+    while not engine.is_idle:
+        try:
+            engine.step()
+        except RequestError:
+            failures += 1
+    assert failures == 1
+    for i, handle in enumerate(handles):
+        assert engine.completions(handle)[0].token_ids == continuation([*common, i], 5)
+
+
+def test_what_has_no_effect_is_noted_once_however_it_is_asked_for() -> None:
+    engine, _ = fake()
+    said: list[str] = []
+    wish: Any = {"temperature": 0, "top_k": 5, "max_new_tokens": 2, "note": said.append}
+    engine.generate([[1], [2]], **wish)
+    list(engine.stream([1], **wish))
+    engine.submit([1], **wish)
+    assert said == ["top_k=5 has no effect, because do_sample is False"] * 3
 
 
 def test_requests_that_cannot_be_served_disturb_nobody() -> None:
