@@ -12,11 +12,9 @@ import triton.language as tl
 @triton.jit
 def int8_value(q, X: tl.constexpr, NATIVE: tl.constexpr):
     """Int8 as the type `X`."""
-    if not NATIVE:
-        return q.to(tl.float32)
-    if X == tl.float16:
+    if NATIVE and X == tl.float16:
         # 1024 + (q + 128) has q + 128 in its low bits.
-        return tl.inline_asm_elementwise(
+        v = tl.inline_asm_elementwise(
             """{ .reg .b32 t;
             xor.b32 t, $2, 0x80808080;
             prmt.b32 $0, t, 0x64646464, 0x4140;
@@ -30,9 +28,9 @@ def int8_value(q, X: tl.constexpr, NATIVE: tl.constexpr):
             is_pure=True,
             pack=4,
         )
-    if X == tl.bfloat16:
+    elif NATIVE and X == tl.bfloat16:
         # 128 + the low seven bits, less 128 or, for a negative one, 256: both have their bits where they are in q.
-        return tl.inline_asm_elementwise(
+        v = tl.inline_asm_elementwise(
             """{ .reg .b32 a, b, one;
             prmt.b32 a, $2, 0, 0x4140;
             prmt.b32 b, $2, 0, 0x4342;
@@ -49,7 +47,9 @@ def int8_value(q, X: tl.constexpr, NATIVE: tl.constexpr):
             is_pure=True,
             pack=4,
         )
-    return q.to(X)
+    else:
+        v = q.to(X if NATIVE else tl.float32)
+    return v
 
 
 @triton.jit
@@ -60,7 +60,7 @@ def float8_value(q, X: tl.constexpr, NATIVE: tl.constexpr):
     """
     if X == tl.float16:
         if NATIVE:
-            return tl.inline_asm_elementwise(
+            v = tl.inline_asm_elementwise(
                 """{ .reg .b32 a, b;
                 prmt.b32 a, $2, 0, 0x1404;
                 prmt.b32 b, $2, 0, 0x3424;
@@ -76,11 +76,12 @@ def float8_value(q, X: tl.constexpr, NATIVE: tl.constexpr):
                 is_pure=True,
                 pack=4,
             )
-        bits = (q.to(tl.uint16) & 0x80) << 8 | (q.to(tl.uint16) & 0x7F) << 7
-        return bits.to(tl.float16, bitcast=True).to(tl.float32)
-    if NATIVE and X == tl.bfloat16:
+        else:
+            bits = (q.to(tl.uint16) & 0x80) << 8 | (q.to(tl.uint16) & 0x7F) << 7
+            v = bits.to(tl.float16, bitcast=True).to(tl.float32)
+    elif NATIVE and X == tl.bfloat16:
         # The same exponent bits mean 2**120 times less.
-        return tl.inline_asm_elementwise(
+        v = tl.inline_asm_elementwise(
             """{ .reg .b32 a, b, c, zero;
             prmt.b32 a, $2, 0, 0x1404;
             prmt.b32 b, $2, 0, 0x3424;
@@ -100,8 +101,10 @@ def float8_value(q, X: tl.constexpr, NATIVE: tl.constexpr):
             is_pure=True,
             pack=4,
         )
-    bits = (q.to(tl.uint32) & 0x80) << 24 | (q.to(tl.uint32) & 0x7F) << 20
-    return bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2**120
+    else:
+        bits = (q.to(tl.uint32) & 0x80) << 24 | (q.to(tl.uint32) & 0x7F) << 20
+        v = bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2**120
+    return v
 
 
 @triton.jit
@@ -112,7 +115,7 @@ def int4_values(q, offset, X: tl.constexpr, NATIVE: tl.constexpr):
     """
     if NATIVE and X == tl.float16:
         # 1024 + low, and 1024 + 16 high, whose sixteenth is 64 + high.
-        return tl.inline_asm_elementwise(
+        low, high = tl.inline_asm_elementwise(
             """{ .reg .b32 a, b, c, d;
             prmt.b32 a, $4, 0, 0x4140;
             prmt.b32 b, $4, 0, 0x4342;
@@ -137,9 +140,9 @@ def int4_values(q, offset, X: tl.constexpr, NATIVE: tl.constexpr):
             is_pure=True,
             pack=4,
         )
-    if NATIVE and X == tl.bfloat16:
+    elif NATIVE and X == tl.bfloat16:
         # 128 + the half, less 128 + offset.
-        return tl.inline_asm_elementwise(
+        low, high = tl.inline_asm_elementwise(
             """{ .reg .b32 a, b, c, d, one;
             prmt.b32 a, $4, 0, 0x4140;
             prmt.b32 b, $4, 0, 0x4342;
@@ -164,6 +167,7 @@ def int4_values(q, offset, X: tl.constexpr, NATIVE: tl.constexpr):
             is_pure=True,
             pack=4,
         )
-    low = (q & 15).to(tl.float32) - offset
-    high = (q >> 4).to(tl.float32) - offset
+    else:
+        low = (q & 15).to(tl.float32) - offset
+        high = (q >> 4).to(tl.float32) - offset
     return low, high

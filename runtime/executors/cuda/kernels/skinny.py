@@ -22,31 +22,34 @@ from runtime.executors.cuda.kernels.decode import float8_value, int4_values, int
 def activated(v, ACT: tl.constexpr):
     """An activation of float32 values."""
     if ACT == "relu":
-        return tl.maximum(v, 0.0)
-    if ACT == "gelu":
-        return 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
-    if ACT == "gelu_tanh":
+        a = tl.maximum(v, 0.0)
+    elif ACT == "gelu":
+        a = 0.5 * v * (1.0 + tl.erf(v * 0.7071067811865476))
+    elif ACT == "gelu_tanh":
         # tanh(u) is 2 sigmoid(2 u) - 1.
-        return v * tl.sigmoid(1.5957691216057308 * (v + 0.044715 * v * v * v))
-    if ACT == "silu":
-        return v * tl.sigmoid(v)
-    return v
+        a = v * tl.sigmoid(1.5957691216057308 * (v + 0.044715 * v * v * v))
+    else:
+        tl.static_assert(ACT == "silu")
+        a = v * tl.sigmoid(v)
+    return a
 
 
 @triton.jit
 def finished(v, n, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr):
     """The activation, applied in columns from `ACT_FROM` to `ACT_TO`."""
-    if ACT is None:
-        return v
-    return tl.where((n >= ACT_FROM) & (n < ACT_TO), activated(v, ACT), v)
+    if ACT is not None:
+        v = tl.where((n >= ACT_FROM) & (n < ACT_TO), activated(v, ACT), v)
+    return v
 
 
 @triton.jit
 def loaded(pointers, mask, MASKED: tl.constexpr):
     """Values that this program alone reads, and once; zeros outside of the mask."""
     if MASKED:
-        return tl.load(pointers, mask=mask, other=0, eviction_policy="evict_first")
-    return tl.load(pointers, eviction_policy="evict_first")
+        v = tl.load(pointers, mask=mask, other=0, eviction_policy="evict_first")
+    else:
+        v = tl.load(pointers, eviction_policy="evict_first")
+    return v
 
 
 @triton.jit
@@ -62,8 +65,10 @@ def multiplied(a, b, acc, NATIVE: tl.constexpr):
 def row_values(pointer, n, N, EVEN_N: tl.constexpr):
     """One value for each row of the weight, as float32."""
     if EVEN_N:
-        return tl.load(pointer + n).to(tl.float32)
-    return tl.load(pointer + n, mask=n < N, other=0).to(tl.float32)
+        v = tl.load(pointer + n)
+    else:
+        v = tl.load(pointer + n, mask=n < N, other=0)
+    return v.to(tl.float32)
 
 
 @triton.jit
@@ -84,10 +89,11 @@ def decoded(q, zero, n, N, FORM: tl.constexpr, ZERO: tl.constexpr, EVEN_N: tl.co
         v = int8_value(q, X, NATIVE)
         if ZERO:
             v = v - row_values(zero, n, N, EVEN_N).to(v.dtype)[:, None]
-        return v
-    if FORM == "float8":
-        return float8_value(q, X, NATIVE)
-    return q
+    elif FORM == "float8":
+        v = float8_value(q, X, NATIVE)
+    else:
+        v = q
+    return v
 
 
 @triton.jit(do_not_specialize=["M"])

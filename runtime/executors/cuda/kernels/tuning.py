@@ -85,7 +85,8 @@ class Tuning:
         if device.type != "cuda":
             return cls(4, 1 << 17)
         properties = torch.cuda.get_device_properties(device)
-        return cls(properties.multi_processor_count, properties.shared_memory_per_block_optin)
+        memory = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
+        return cls(properties.multi_processor_count, memory)
 
     def config(self, case: Case) -> Config:
         """The launch for a case: the one that was measured, or one by rules."""
