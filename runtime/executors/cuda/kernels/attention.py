@@ -73,9 +73,13 @@ class AttentionForm(NamedTuple):
 
 
 class Workspace:
-    """Memory in which programs of a kernel meet, allocated once a size; kernels of one stream share it."""
+    """Memory in which programs of a kernel meet, allocated once a size; kernels of one stream share it.
+
+    What was given out stays allocated: captured graphs use it.
+    """
 
     def __init__(self) -> None:
+        self._given: list[Tensor] = []
         self._sums: dict[torch.device, Tensor] = {}
         self._counters: dict[torch.device, Tensor] = {}
 
@@ -84,6 +88,7 @@ class Workspace:
         found = self._sums.get(device)
         if found is None or found.numel() < count:
             found = self._sums[device] = torch.empty(count, dtype=torch.float32, device=device)
+            self._given.append(found)
         return found
 
     def counters(self, count: int, device: torch.device) -> Tensor:
@@ -91,6 +96,7 @@ class Workspace:
         found = self._counters.get(device)
         if found is None or found.numel() < count:
             found = self._counters[device] = torch.zeros(count, dtype=torch.int32, device=device)
+            self._given.append(found)
         return found
 
 
