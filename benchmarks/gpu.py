@@ -28,6 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 import llmc
+from compiler.ir.analysis import stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.core import evaluator
 from compiler.ir.graph import Graph
@@ -103,7 +104,7 @@ def engine_of(shape: str, recipe: str, folder: Path, batch: int, device: torch.d
     config = {**SHAPES[shape], "dtype": "float16"}
     (folder / "config.json").write_text(json.dumps(config))
     with warnings.catch_warnings(action="ignore"):
-        dry = llmc.dry_run(folder, folder / "engine", passes=RECIPES[recipe], dummy_weights=True, target="torch",
+        dry = llmc.dry_run(folder, folder / "engine", passes=",".join(filter(None, (RECIPES[recipe], "merge-linears=off"))), dummy_weights=True, target="torch",
                            max_batch=batch, max_seq=2048)  # fmt: skip
     executor = CudaExecutor(dry.graph, device=device, load=random_constants(dry.graph, device))
     return Engine(folder / "engine", dry.manifest, executor, None)
@@ -113,14 +114,11 @@ def weight_bytes(executor: CudaExecutor) -> int:
     """The bytes of the weights that a step reads: all but the tables of embeddings."""
     graph = executor.graph
     tables = {op.operands[0].name for op in graph.find("embedding")}
-    used = {value.name for op in graph.ops if op.kind.name in ("linear", "dequantize") for value in op.operands}
-    consts = [op.result for op in graph.ops if op.kind.name not in ("literal",) and op.result.name in used]
-    from compiler.ir.analysis import stored_values
-
     stored = stored_values(graph)
+    read = {value.name: value for kind in ("linear", "dequantize") for op in graph.find(kind) for value in op.operands}
     return sum(
-        value.type.nbytes({}) for value in consts
-        if value.name in stored and (value.name not in tables or len(graph.users[value.name]) > 1)
+        value.type.nbytes for name, value in read.items()
+        if name in stored and (name not in tables or len(graph.users[name]) > 1)
     )  # fmt: skip
 
 
@@ -173,14 +171,33 @@ def same_tokens(passes: str, dtype: str, folder: Path) -> str:
     return f"{equal} of {total}"
 
 
-def profile(engine: Engine, batch: int) -> str:
-    """Where the time of some steps goes, kernel by kernel."""
+def profile(engine: Engine, batch: int, steps: int = 20) -> Iterator[str]:
+    """Where the time of a step goes in which `batch` sequences decode, kernel by kernel."""
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
-    seconds(engine, batch, FEW)
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as found:
-        seconds(engine, batch, FEW)
-    return found.key_averages().table(sort_by="cuda_time_total", row_limit=22, max_name_column_width=60)
+    prompt = list(range(3, 3 + PROMPT))
+    requests = [engine.submit(prompt, max_new_tokens=MANY, ignore_eos=True) for _ in range(batch)]
+    while any(len(each.tokens) <= PROMPT + 4 for request in requests for each in request.sequences):
+        engine.step()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(steps):
+        engine.step()
+    torch.cuda.synchronize()
+    wall = (time.perf_counter() - start) / steps
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(steps):
+            engine.step()
+        torch.cuda.synchronize()
+    for request in requests:
+        engine.cancel(request)
+    kernels = [event for event in found.key_averages() if event.device_type == DeviceType.CUDA]
+    total = sum(event.self_device_time_total for event in kernels) / steps
+    yield f"batch {batch}: {wall * 1e6:.0f} us a step, of which kernels {total:.0f}"
+    for event in sorted(kernels, key=lambda each: -each.self_device_time_total)[:14]:
+        spent = event.self_device_time_total / steps
+        yield f"  {spent:7.0f} us, {event.count / steps:5.1f} x {spent * steps / event.count:6.1f}  {event.key[:90]}"
 
 
 def main() -> None:
@@ -218,8 +235,9 @@ def main() -> None:
                     for batch, ms in step_cells(engine, batches, bound):
                         cells.append(Cell(shape, recipe, "cuda", batch, ms, bound))
                         console.print(f"{shape} {recipe} batch {batch}: {ms:.2f} ms a step, bound {bound:.2f}")
-                    if given.profile:
-                        console.print(profile(engine, batches[-1]))
+                    for batch in batches if given.profile else ():
+                        for line in profile(engine, batch):
+                            console.print(line)
                     if given.requests:
                         seconds(engine, given.at_once, FEW)
                         took = seconds(engine, given.at_once, MANY, given.requests)
