@@ -115,7 +115,7 @@ class Case:
     batch: int
     past: int
     new: int = 1
-    tiles: tuple[int, ...] | None = None
+    tiles: tuple[int | None, ...] | None = None
     least: int | None = None
     waves: int | None = None
 
@@ -350,13 +350,13 @@ def compile_check(options: Any) -> None:
 def tuning() -> list[Case]:
     """Cases with tiles other than the defaults."""
     decodes = [
-        Case(form, pool, batch, past, tiles=(bn, warps, stages))
+        Case(form, pool, batch, past, tiles=tiles)
         for form, pool, batch, past in (
             ("16x256", "f16", 1, 1023), ("16x256", "f16", 64, 255), ("16x256", "i8", 8, 1023),
             ("16x256", "fp8", 64, 255), ("32x128", "f16", 8, 1023), ("32/1x128", "f16", 8, 1023),
         )
-        for bn, warps, stages in ((16, 4, 3), (16, 4, 4), (32, 4, 2), (32, 4, 3), (32, 8, 3), (16, 2, 3), (64, 4, 2),
-                                  (64, 8, 3))
+        for tiles in ((16, 4, 3, None), (16, 4, 3, 128), (16, 4, 4, 128), (32, 4, 2, None), (32, 4, 3, 128),
+                      (32, 4, 1, 128), (32, 8, 3, None), (16, 2, 3, None), (64, 4, 2, 128), (64, 8, 3, 128))
     ]  # fmt: skip
     shares = [
         Case(form, "f16", batch, past, least=least, waves=waves)

@@ -174,7 +174,7 @@ def _decode(
     tokens, device = q.shape[0], q.device
     splits = split_count(tokens, form.kv_heads, addresses.longest, device)
     group = 1 if form.group == 1 else max(16, triton.next_power_of_2(form.group))
-    bn, warps, stages = _decode_tiles(q.dtype, common["DP"], group)
+    bn, warps, stages, registers = _decode_tiles(q.dtype, common["DP"], group)
     partial = tops = totals = arrivals = None
     if splits > 1:
         held = workspace or Workspace()
@@ -187,7 +187,7 @@ def _decode(
         partial, tops, totals, arrivals,
         q.stride(0), k.stride(0), v.stride(0), addresses.tables.stride(0), form.scale, splits,
         WINDOW=form.window, ALIBI=parameters[2] is not None, MOST_SPLITS=_MOST_SPLITS if splits > 1 else 1,
-        GROUP=group, BN=bn, STAGES=stages, num_warps=warps, **common,
+        GROUP=group, BN=bn, STAGES=stages, num_warps=warps, maxnreg=registers, **common,
     )  # fmt: skip
 
 
@@ -255,13 +255,13 @@ def _bytes(pool: Tensor) -> Tensor:
     return pool.view(torch.uint8) if pool.dtype is torch.float8_e4m3fn else pool
 
 
-def _decode_tiles(dtype: torch.dtype, width: int, group: int) -> tuple[int, int, int]:
-    """How many positions a program reads at a time, its warps and its stages, for single tokens."""
+def _decode_tiles(dtype: torch.dtype, width: int, group: int) -> tuple[int, int, int, int | None]:
+    """For single tokens: how many positions a program reads at a time, its warps, stages, and most registers."""
     if group == 1:
-        return min(64, max(16, 4096 // width)), 4, 3
+        return min(64, max(16, 4096 // width)), 4, 3, None
     if dtype is torch.float32:
-        return 16, 4, 1
-    return (64 if width <= 128 else 32), 4, 2
+        return 16, 4, 1, None
+    return (64 if width <= 128 else 32), 4, 2, None
 
 
 def _prefill_tiles(dtype: torch.dtype, width: int) -> tuple[int, int, int, int]:
