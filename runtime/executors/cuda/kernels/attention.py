@@ -17,6 +17,7 @@ from runtime.executors.cuda.kernels.prefill import prefill
 _MOST_SPLITS = 32
 _LEAST_SHARE = 64
 _WAVES = 4
+_PREFILL_TILES = ((128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1))
 _QUANTIZED = (torch.int8, torch.float8_e4m3fn)
 
 
@@ -150,7 +151,7 @@ def attend(
         k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
         tokens, k.stride(0), v.stride(0), addresses.tables.stride(0), BR=pairs, **common,
     )  # fmt: skip
-    bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"])
+    bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"], q.device)
     prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
         q, *pools, addresses.queries, addresses.tables, cos, sin, slopes, *parameters, context,
         q.stride(0), addresses.tables.stride(0), form.scale, WINDOW=form.window, ALIBI=slopes is not None,
@@ -264,8 +265,23 @@ def _decode_tiles(dtype: torch.dtype, width: int, group: int) -> tuple[int, int,
     return (64 if width <= 128 else 32), 4, 2, None
 
 
-def _prefill_tiles(dtype: torch.dtype, width: int) -> tuple[int, int, int, int]:
-    """How many queries a program has, how many positions it reads at a time, its warps and its stages, for chunks."""
+def _prefill_tiles(dtype: torch.dtype, width: int, device: torch.device) -> tuple[int, int, int, int]:
+    """For chunks: a program's queries, how many positions it reads at a time, its warps and its stages.
+
+    The largest tiles whose queries, keys and values fit into the shared memory of the GPU.
+    """
     if dtype is torch.float32:
         return 16, 16, 4, 1
-    return (128, 64, 8, 2) if width > 64 else (128, 64, 4, 3)
+    tiles = ((128, 64, 4, 3), *_PREFILL_TILES) if width <= 64 else _PREFILL_TILES
+    memory = _shared_memory(device)
+    return next(
+        (each for each in tiles if (each[0] + 2 * each[3] * each[1]) * width * dtype.itemsize <= memory), tiles[-1]
+    )
+
+
+def _shared_memory(device: torch.device) -> int:
+    """How many bytes of shared memory a program may have."""
+    if device.type != "cuda":
+        return 2**17
+    size: int = torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return size
