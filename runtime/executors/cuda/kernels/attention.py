@@ -16,6 +16,8 @@ from runtime.executors.cuda.kernels.prefill import prefill
 
 _MOST_SPLITS = 32
 _LEAST_SHARE = 64
+_WAVES = 4
+_PREFILL_TILES = ((128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1))
 _QUANTIZED = (torch.int8, torch.float8_e4m3fn)
 
 
@@ -73,31 +75,29 @@ class AttentionForm(NamedTuple):
 
 
 class Workspace:
-    """Memory in which programs of a kernel meet, allocated once a size; kernels of one stream share it.
+    """Memory in which programs of a kernel meet. Kernels that run one after the other share it.
 
-    What was given out stays allocated: captured graphs use it.
+    What was given out once stays allocated as long as the workspace, since captured CUDA graphs go on using it. A
+    capture must not be the first to ask for a size: a step of that size runs before.
     """
 
     def __init__(self) -> None:
-        self._given: list[Tensor] = []
-        self._sums: dict[torch.device, Tensor] = {}
-        self._counters: dict[torch.device, Tensor] = {}
+        self._sums: dict[torch.device, list[Tensor]] = {}
+        self._counters: dict[torch.device, list[Tensor]] = {}
 
     def sums(self, count: int, device: torch.device) -> Tensor:
         """At least `count` float32 values of any content."""
-        found = self._sums.get(device)
-        if found is None or found.numel() < count:
-            found = self._sums[device] = torch.empty(count, dtype=torch.float32, device=device)
-            self._given.append(found)
-        return found
+        held = self._sums.setdefault(device, [])
+        if not held or held[-1].numel() < count:
+            held.append(torch.empty(triton.next_power_of_2(count), dtype=torch.float32, device=device))
+        return held[-1]
 
     def counters(self, count: int, device: torch.device) -> Tensor:
         """At least `count` int32 values that are 0, and are left so."""
-        found = self._counters.get(device)
-        if found is None or found.numel() < count:
-            found = self._counters[device] = torch.zeros(count, dtype=torch.int32, device=device)
-            self._given.append(found)
-        return found
+        held = self._counters.setdefault(device, [])
+        if not held or held[-1].numel() < count:
+            held.append(torch.zeros(triton.next_power_of_2(count), dtype=torch.int32, device=device))
+        return held[-1]
 
 
 def attend(
@@ -151,7 +151,7 @@ def attend(
         k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
         tokens, k.stride(0), v.stride(0), addresses.tables.stride(0), BR=pairs, **common,
     )  # fmt: skip
-    bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"])
+    bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"], q.device)
     prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
         q, *pools, addresses.queries, addresses.tables, cos, sin, slopes, *parameters, context,
         q.stride(0), addresses.tables.stride(0), form.scale, WINDOW=form.window, ALIBI=slopes is not None,
@@ -175,19 +175,20 @@ def _decode(
     tokens, device = q.shape[0], q.device
     splits = split_count(tokens, form.kv_heads, addresses.longest, device)
     group = 1 if form.group == 1 else max(16, triton.next_power_of_2(form.group))
-    bn, warps, stages = _decode_tiles(q.dtype, common["DP"], group)
+    bn, warps, stages, registers = _decode_tiles(q.dtype, common["DP"], group)
     partial = tops = totals = arrivals = None
     if splits > 1:
         held = workspace or Workspace()
-        rows = tokens * form.kv_heads * splits * group
+        rows = triton.cdiv(tokens * form.kv_heads * splits * group, 16) * 16
         space = held.sums(rows * (common["DP"] + 2), device)
         partial, tops, totals = space, space[rows * common["DP"] :], space[rows * (common["DP"] + 1) :]
         arrivals = held.counters(tokens * form.kv_heads, device)
     decode[(form.kv_heads, splits, tokens)](
         q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, *parameters, context,
         partial, tops, totals, arrivals,
-        q.stride(0), k.stride(0), v.stride(0), addresses.tables.stride(0), form.scale, WINDOW=form.window,
-        ALIBI=parameters[2] is not None, SPLITS=splits, GROUP=group, BN=bn, STAGES=stages, num_warps=warps, **common,
+        q.stride(0), k.stride(0), v.stride(0), addresses.tables.stride(0), form.scale, splits,
+        WINDOW=form.window, ALIBI=parameters[2] is not None, MOST_SPLITS=_MOST_SPLITS if splits > 1 else 1,
+        GROUP=group, BN=bn, STAGES=stages, num_warps=warps, maxnreg=registers, **common,
     )  # fmt: skip
 
 
@@ -200,9 +201,9 @@ def split_count(tokens: int, kv_heads: int, longest: int, device: torch.device) 
         longest: an upper bound of a sequence's length.
         device: where it runs.
     """
-    wanted = triton.cdiv(4 * _multiprocessors(device), tokens * kv_heads)
+    wanted = triton.cdiv(_WAVES * _multiprocessors(device), tokens * kv_heads)
     useful = triton.cdiv(longest, _LEAST_SHARE)
-    count = max(1, min(_MOST_SPLITS, wanted, useful))
+    count: int = max(1, min(_MOST_SPLITS, wanted, useful))
     return 1 << (count.bit_length() - 1)
 
 
@@ -255,17 +256,32 @@ def _bytes(pool: Tensor) -> Tensor:
     return pool.view(torch.uint8) if pool.dtype is torch.float8_e4m3fn else pool
 
 
-def _decode_tiles(dtype: torch.dtype, width: int, group: int) -> tuple[int, int, int]:
-    """How many positions a program reads at a time, its warps and its stages, for single tokens."""
+def _decode_tiles(dtype: torch.dtype, width: int, group: int) -> tuple[int, int, int, int | None]:
+    """For single tokens: how many positions a program reads at a time, its warps, stages, and most registers."""
     if group == 1:
-        return min(64, max(16, 8192 // width)), 4, 2
+        return min(64, max(16, 4096 // width)), 4, 3, None
     if dtype is torch.float32:
-        return 16, 4, 1
-    return (64 if width <= 128 else 32), 4, 2
+        return 16, 4, 1, None
+    return (64 if width <= 128 else 32), 4, 2, None
 
 
-def _prefill_tiles(dtype: torch.dtype, width: int) -> tuple[int, int, int, int]:
-    """How many queries a program has, how many positions it reads at a time, its warps and its stages, for chunks."""
+def _prefill_tiles(dtype: torch.dtype, width: int, device: torch.device) -> tuple[int, int, int, int]:
+    """For chunks: a program's queries, how many positions it reads at a time, its warps and its stages.
+
+    The largest tiles whose queries, keys and values fit into the shared memory of the GPU.
+    """
     if dtype is torch.float32:
-        return 32, 16, 4, 1
-    return (128, 64, 8, 2) if width > 64 else (128, 64, 4, 3)
+        return 16, 16, 4, 1
+    tiles = ((128, 64, 4, 3), *_PREFILL_TILES) if width <= 64 else _PREFILL_TILES
+    memory = _shared_memory(device)
+    return next(
+        (each for each in tiles if (each[0] + 2 * each[3] * each[1]) * width * dtype.itemsize <= memory), tiles[-1]
+    )
+
+
+def _shared_memory(device: torch.device) -> int:
+    """How many bytes of shared memory a program may have."""
+    if device.type != "cuda":
+        return 2**17
+    size: int = torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return size

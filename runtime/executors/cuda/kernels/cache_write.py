@@ -8,7 +8,7 @@ import triton.language as tl
 from runtime.executors.cuda.kernels.elements import head_parameter, load_rotated, quantized
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "table_stride"])
 def write_cache(
     k, v, k_pool, v_pool, positions, rows, tables, cos, sin, k_scales, v_scales, k_zeros, v_zeros, context,
     tokens, k_stride, v_stride, table_stride,

@@ -8,23 +8,23 @@ import triton.language as tl
 from runtime.executors.cuda.kernels.elements import head_parameter, load_rotated, quantized, widened
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits", "table_stride"])
 def decode(
     q, k, v, k_pool, v_pool, positions, rows, tables, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, context,
     partial, tops, totals, arrivals,
-    q_stride, k_stride, v_stride, table_stride, scale,
+    q_stride, k_stride, v_stride, table_stride, scale, splits,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr,
-    WINDOW: tl.constexpr, ALIBI: tl.constexpr, SPLITS: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr,
+    WINDOW: tl.constexpr, ALIBI: tl.constexpr, MOST_SPLITS: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """The context of one token over its sequence: `grid (key head, split, token)`.
 
     A program has the query heads of a key head, padded to `GROUP` (1 if keys are not shared), and its share of the
     positions before the token's own. The last program with a share has the token's own key and value, too, and writes
-    them. If there are several, each leaves its sums in `partial f32[T, KV_HEADS, SPLITS, GROUP, DP]`, `tops` and
-    `totals f32[T, KV_HEADS, SPLITS, GROUP]`, and the last to arrive adds them up. `arrivals i32[T, KV_HEADS]` are 0
+    them. If there are several, each leaves its sums in `partial f32[T, KV_HEADS, splits, GROUP, DP]`, `tops` and
+    `totals f32[T, KV_HEADS, splits, GROUP]`, and the last to arrive adds them up. `arrivals i32[T, KV_HEADS]` are 0
     before and after.
     """
     kv_head = tl.program_id(0)
@@ -45,7 +45,7 @@ def decode(
     if WINDOW >= 0:
         earliest = tl.maximum(position - WINDOW, 0)
     first = earliest // BN * BN
-    share = tl.maximum(tl.cdiv(tl.cdiv(position - first, SPLITS), BN), 1) * BN
+    share = tl.maximum(tl.cdiv(tl.cdiv(position - first, splits), BN), 1) * BN
     shares = tl.maximum(tl.cdiv(position - first, share), 1)
     if split >= shares:
         return
@@ -56,6 +56,11 @@ def decode(
         q + token.to(tl.int64) * q_stride + head[:, None] * D, token * (R // 2), cos, sin, d[None, :], mask, R,
         INTERLEAVED,
     )  # fmt: skip
+    inside = (d < D) & (split == shares - 1)
+    key = load_rotated(
+        k + token.to(tl.int64) * k_stride + kv_head * D, token * (R // 2), cos, sin, d, inside, R, INTERLEAVED
+    )
+    value = tl.load(v + token.to(tl.int64) * v_stride + kv_head * D + d, mask=inside, other=0.0)
     k_zero = head_parameter(k_zeros, kv_head, K_ZEROS, 0.0)
     v_zero = head_parameter(v_zeros, kv_head, V_ZEROS, 0.0)
     k_scale = head_parameter(k_scales, kv_head, K_SCALES, 1.0)
@@ -77,30 +82,25 @@ def decode(
         )  # fmt: skip
 
     if split == shares - 1:
-        inside = d < D
-        key = load_rotated(
-            k + token.to(tl.int64) * k_stride + kv_head * D, token * (R // 2), cos, sin, d, inside, R, INTERLEAVED
-        )
-        value = tl.load(v + token.to(tl.int64) * v_stride + kv_head * D + d, mask=inside, other=0.0)
-        key = quantized(key, k_scale, k_zero, K_FORM, k_pool.dtype.element_ty)
-        value = quantized(value, v_scale, v_zero, V_FORM, v_pool.dtype.element_ty)
+        own_key = quantized(key, k_scale, k_zero, K_FORM, k_pool.dtype.element_ty)
+        own_value = quantized(value, v_scale, v_zero, V_FORM, v_pool.dtype.element_ty)
         slot = tl.load(table + position // BLOCK).to(tl.int64) * BLOCK + position % BLOCK
         at = (slot * KV_HEADS + kv_head) * D + d
-        tl.store(k_pool + at, key, mask=inside)
-        tl.store(v_pool + at, value, mask=inside)
-        own = widened(key, k_zero, K_FORM, tl.float32)
-        score = tl.sum(tl.where(mask, queries.to(tl.float32) * own[None, :], 0.0), 1) * factor
+        tl.store(k_pool + at, own_key, mask=inside)
+        tl.store(v_pool + at, own_value, mask=inside)
+        wide = widened(own_key, k_zero, K_FORM, tl.float32)
+        score = tl.sum(tl.where(mask, queries.to(tl.float32) * wide[None, :], 0.0), 1) * factor
         highest = tl.maximum(top, score)
         p = tl.exp2(score - highest)
         kept = tl.exp2(top - highest)
-        acc = acc * kept[:, None] + p[:, None] * widened(value, v_zero, V_FORM, tl.float32)[None, :]
+        acc = acc * kept[:, None] + p[:, None] * widened(own_value, v_zero, V_FORM, tl.float32)[None, :]
         total = total * kept + p
         top = highest
 
-    if SPLITS > 1:  # noqa: SIM102 - this one is decided when the kernel is compiled
+    if MOST_SPLITS > 1:  # noqa: SIM102 - this one is decided when the kernel is compiled
         if shares > 1:
             place = token * KV_HEADS + kv_head
-            mine = (place.to(tl.int64) * SPLITS + split) * GROUP + g
+            mine = (place.to(tl.int64) * splits + split) * GROUP + g
             tl.store(partial + mine[:, None] * DP + d[None, :], acc)
             tl.store(tops + mine, top)
             tl.store(totals + mine, total)
@@ -109,7 +109,7 @@ def decode(
             if arrived < shares - 1:
                 return
             tl.store(arrivals + place, 0)
-            acc, total = _combined(partial, tops, totals, place, shares, d, g, DP, SPLITS, GROUP)
+            acc, total = _combined(partial, tops, totals, place, splits, shares, d, g, DP, MOST_SPLITS, GROUP)
     acc = acc * (v_scale / total)[:, None]
     tl.store(out, acc.to(context.dtype.element_ty), mask=mask)
 
@@ -190,22 +190,34 @@ def _by_products(
 
 
 @triton.jit
-def _combined(partial, tops, totals, place, shares, d, g, DP: tl.constexpr, SPLITS: tl.constexpr, GROUP: tl.constexpr):
+def _combined(
+    partial, tops, totals, place, splits, shares, d, g, DP: tl.constexpr, MOST_SPLITS: tl.constexpr,
+    GROUP: tl.constexpr,
+):  # fmt: skip
     """The sums of all programs of a token and key head: `acc [GROUP, DP]` and `total [GROUP]`."""
-    acc = tl.zeros((GROUP, DP), tl.float32)
-    total = tl.zeros((GROUP,), tl.float32)
-    top = tl.full((GROUP,), -1.0e30, tl.float32)
-    for split in tl.static_range(SPLITS):
-        there = split < shares
-        at = (place.to(tl.int64) * SPLITS + split) * GROUP + g
-        its = tl.load(tops + at, mask=there & (g >= 0), other=-1.0e30, cache_modifier=".cg")
-        highest = tl.maximum(top, its)
-        weight = tl.exp2(its - highest)
-        kept = tl.exp2(top - highest)
-        sums = tl.load(
-            partial + at[:, None] * DP + d[None, :], mask=there & (d >= 0)[None, :], other=0.0, cache_modifier=".cg"
-        )
-        acc = acc * kept[:, None] + sums * weight[:, None]
-        total = total * kept + weight * tl.load(totals + at, mask=there & (g >= 0), other=0.0, cache_modifier=".cg")
-        top = highest
+    if GROUP == 1:
+        s = tl.arange(0, MOST_SPLITS)
+        at = place.to(tl.int64) * splits + s
+        its = tl.load(tops + at, mask=s < shares, other=-1.0e30, cache_modifier=".cg")
+        weight = tl.exp2(its - tl.max(its, 0))
+        counts = tl.load(totals + at, mask=s < shares, other=0.0, cache_modifier=".cg")
+        there = (s < shares)[:, None] & (d >= 0)[None, :]
+        sums = tl.load(partial + at[:, None] * DP + d[None, :], mask=there, other=0.0, cache_modifier=".cg")
+        acc = tl.sum(sums * weight[:, None], 0)[None, :]
+        total = tl.zeros((1,), tl.float32) + tl.sum(counts * weight, 0)
+    else:
+        acc = tl.zeros((GROUP, DP), tl.float32)
+        total = tl.zeros((GROUP,), tl.float32)
+        top = tl.full((GROUP,), -1.0e30, tl.float32)
+        for split in range(shares):
+            at = (place.to(tl.int64) * splits + split) * GROUP + g
+            its = tl.load(tops + at, cache_modifier=".cg")
+            sums = tl.load(partial + at[:, None] * DP + d[None, :], cache_modifier=".cg")
+            counts = tl.load(totals + at, cache_modifier=".cg")
+            highest = tl.maximum(top, its)
+            weight = tl.exp2(its - highest)
+            kept = tl.exp2(top - highest)
+            acc = acc * kept[:, None] + sums * weight[:, None]
+            total = total * kept + weight * counts
+            top = highest
     return acc, total

@@ -8,7 +8,7 @@ import triton.language as tl
 from runtime.executors.cuda.kernels.elements import head_parameter, load_rotated, widened
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def prefill(
     q, k_pool, v_pool, items, tables, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, context,
     q_stride, table_stride, scale,

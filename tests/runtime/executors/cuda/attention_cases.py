@@ -1,6 +1,7 @@
 """Steps over pools of blocks, and what attention over them is by the interpreter's evaluators."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
@@ -147,6 +148,9 @@ class Case:
         difference = (context[:tokens].float() - self.context(pools)).abs().max().item()
         bound = self.bound(pools).item()
         assert difference <= bound, f"{self}: {difference} is more than {bound}"
+        exact = self.context(pools)
+        relative = ((context[:tokens].float() - exact).norm() / exact.norm()).item()
+        assert relative <= max(2 * torch.finfo(self.dtype).eps, 1e-5), f"{self}: the relative error is {relative}"
         assert not context[tokens:].any()
 
     def computed(self, **options):
@@ -179,3 +183,50 @@ class Case:
             **options,
         )  # fmt: skip
         return context.cpu(), {name: pool.cpu() for name, pool in pools.items()}
+
+
+class Options(NamedTuple):
+    """A case that is not made yet, which processes can send each other."""
+
+    sequences: list[tuple[int, int]]
+    options: dict[str, Any]
+
+    def make(self):
+        return Case(self.sequences, **self.options)
+
+
+def gpu_cases():
+    """Cases of sizes as models have, for a GPU."""
+    return [
+        Options(sequences, options)
+        for sequences in (
+            [(700, 1), (0, 1), (63, 1), (64, 1), (300, 1)],
+            [(0, 300), (90, 70), (333, 1), (5, 128)],
+        )
+        for options in [*_sizes(), *_features()]
+    ]
+
+
+def _sizes():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        for width, heads, kv_heads in ((64, 4, 4), (80, 4, 2), (96, 3, 3), (128, 8, 1), (256, 2, 2), (256, 4, 2)):
+            size: dict[str, Any] = {"width": width, "heads": heads, "kv_heads": kv_heads, "block": 64}
+            yield {**size, "dtype": dtype, "k_pool": dtype, "v_pool": dtype, "rotary": 32, "padding": 3}
+            if heads == 4:
+                for pool in QUANTIZED:
+                    yield {**size, "dtype": dtype, "k_pool": pool, "v_pool": pool, "rotary": 32, "interleaved": True}
+
+
+def _features():
+    half, int8, fp8 = torch.float16, torch.int8, torch.float8_e4m3fn
+    for kv_heads in (1, 4):
+        common: dict[str, Any] = {"dtype": half, "k_pool": half, "v_pool": half, "width": 128, "heads": 4}
+        common["kv_heads"] = kv_heads
+        for block in (16, 32, 128, 256, 48):
+            yield {**common, "block": block, "rotary": 128}
+        yield {**common, "alibi": True}
+        yield {**common, "window": 100, "block": 64}
+        yield {**common, "window": 31, "alibi": True, "block": 16}
+        yield {**common, "k_pool": int8, "v_pool": int8, "zeros": True, "scale_heads": False}
+        yield {**common, "v_pool": fp8}
+        yield {**common, "width": 20, "rotary": 6}

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.packed_step import Span
+from runtime.executors.cuda.kernels import attention
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses, work_items
 from runtime.executors.cuda.kernels.attention import AttentionForm, Workspace, attend, split_count
 from tests.runtime.executors.cuda.attention_cases import DEVICE, Case
@@ -126,3 +127,12 @@ def test_chunks_need_work_items():
     step = Addresses(torch.zeros(2), torch.zeros(2), torch.zeros(1, 1), 16, 2, False)
     with pytest.raises(ValueError, match="work items"):
         attend(x, x, x, torch.zeros(1, 16, 1, 16), torch.zeros(1, 16, 1, 16), step, AttentionForm(1, 1, 16, 1.0))
+
+
+@pytest.mark.parametrize(("kilobytes", "queries"), [(227, 128), (163, 128), (99, 64)])
+def test_tiles_fit_into_shared_memory(monkeypatch, kilobytes, queries):
+    """Those of Hopper, A100 and Ada; a program keeps its queries and, of each stage, keys and values."""
+    monkeypatch.setattr(attention, "_shared_memory", lambda device: kilobytes * 2**10)
+    bm, bn, _, stages = attention._prefill_tiles(HALF, 256, torch.device(DEVICE))
+    assert bm == queries
+    assert (bm + 2 * stages * bn) * 256 * 2 <= kilobytes * 2**10
