@@ -1,0 +1,1 @@
+"""The torch target on CUDA GPUs: few kernels a layer, captured as CUDA graphs."""

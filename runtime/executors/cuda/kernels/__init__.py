@@ -1,0 +1,1 @@
+"""Triton kernels, each with the torch code that prepares what it reads."""
