@@ -139,7 +139,7 @@ class Tuning:
         properties = torch.cuda.get_device_properties(device)
         memory = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)
         tuning = cls(properties.name, properties.multi_processor_count, memory, shipped=_shipped(properties.name))
-        tuning._read()
+        tuning.read()
         return tuning
 
     @property
@@ -206,7 +206,8 @@ class Tuning:
         except OSError as error:
             self.notes.append(f"launches that were measured cannot be kept in {path}: {error.strerror or error}")
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read what was measured on this machine; a file that is none is ignored with a note."""
         assert self.gpu is not None
         path = _kept_path(self.gpu)
         self.known, bad = _read_choices(path)
