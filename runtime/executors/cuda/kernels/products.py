@@ -17,6 +17,7 @@ import triton
 from torch import Tensor
 
 from runtime.executors.cuda.kernels.dequantize import dequantize
+from runtime.executors.cuda.kernels.precompile import Job, job
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.tuning import MOST_ROWS, Case, Config, Tuning, bucket
 from runtime.executors.cuda.kernels.weights import DENSE, JoinedWeight, WeightPart, can_serve, join
@@ -31,6 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 _BUFFER_BYTES = 1 << 26
 _LEAST_STEP = 32  # columns: a step of fewer is masked, if it can be
+_MOST_SHARED = 512  # columns that share a scale: products of more are as fast as if all did
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
@@ -54,7 +56,7 @@ class _Run(NamedTuple):
     stop: int
 
 
-class _Launch(NamedTuple):
+class Launch(NamedTuple):
     """A configuration that fits a product, and what follows from it."""
 
     config: Config
@@ -94,7 +96,10 @@ class Product:
         self.device = device
         self.table = table
         self._runs = _runs(sections)
-        self._launches: dict[tuple[int, bool], _Launch] = {}
+        self._launches: dict[tuple[int, bool], Launch] = {}
+        # Kernels apply one activation to one run of columns; what is more is left to torch.
+        self._outside = self._runs if len(self._runs) > 1 else ()
+        self._end = _Epilogue(self.bias, self._runs[0] if len(self._runs) == 1 else None)
 
     @property
     def nbytes(self) -> int:
@@ -103,54 +108,75 @@ class Product:
 
     def __call__(self, xs: Sequence[Tensor]) -> Tensor:
         """The result `[T, N]`, for `xs[i] [T, K_i]` whose elements of a row are contiguous."""
-        rows, n = xs[0].shape[0], self.weight.rows
-        y = torch.empty(rows, n, dtype=self.dtype, device=self.device)
-        if rows == 0:
+        rows = xs[0].shape[0]
+        if rows == 0 or rows > MOST_ROWS:
+            y = torch.empty(rows, self.weight.rows, dtype=self.dtype, device=self.device)
+            if rows:
+                self._multiply_many(xs, y)
+                self._activate(y, self._runs)
             return y
-        if rows > MOST_ROWS:
-            self._multiply_many(xs, y)
-            self._activate(y, self._runs)
-            return y
-        inside, outside = (self._runs, ()) if len(self._runs) < 2 else ((), self._runs)
-        launch = self.launch(rows, len(xs) == 2)
-        end = _Epilogue(self.bias, inside[0] if inside else None)
-        if launch.split == 1:
-            self.run(launch, xs, y, end)
-        else:
-            parts = torch.empty(launch.split, rows, n, device=self.device)
-            self.run(launch, xs, parts, _Epilogue(None, None))
-            _sum(parts, y, end)
-        self._activate(y, outside)
+        y = self.compute(self.launch(rows), xs)
+        self._activate(y, self._outside)
         return y
 
     def partial(self, xs: Sequence[Tensor]) -> Tensor:
         """Float32 `[S, T, N]` that add up over `S >= 1` to the product without bias and activations."""
         rows, n = xs[0].shape[0], self.weight.rows
         if 0 < rows <= MOST_ROWS:
-            launch = self.launch(rows, len(xs) == 2)
-            parts = torch.empty(launch.split, rows, n, device=self.device)
-            self.run(launch, xs, parts, _Epilogue(None, None))
-            return parts
+            return self.compute(self.launch(rows, partial=True), xs, partial=True)
         y = torch.empty(1, rows, n, device=self.device)
         if rows:
             self._multiply_many(xs, y[0], with_bias=False)
         return y
 
-    def case(self, rows: int) -> Case:
+    def case(self, rows: int, partial: bool = False) -> Case:
         """What launches for so many rows are chosen for."""
         weight = self.weight
-        group = 0 if weight.group == weight.k else weight.group
-        return Case(weight.form, str(self.dtype).removeprefix("torch."), group, weight.rows, weight.k, bucket(rows))
+        group = 0 if weight.group == weight.k or weight.group > _MOST_SHARED else weight.group
+        return Case(weight.form, 8 * self.dtype.itemsize, group, weight.rows, weight.k, bucket(rows), partial)
 
-    def launch(self, rows: int, pair: bool) -> _Launch:
-        """The launch for so many rows of one input or two; chosen once."""
-        key = bucket(rows), pair
+    def launch(self, rows: int, partial: bool = False) -> Launch:
+        """The launch for so many rows, at most `MOST_ROWS`; chosen once."""
+        key = bucket(rows), partial
         if key not in self._launches:
-            self._launches[key] = fit(self.table.config(self.case(rows)), self.weight, rows)
+            self._launches[key] = fit(self.table.config(self.case(rows, partial)), self.weight, rows)
         return self._launches[key]
 
-    def run(self, launch: _Launch, xs: Sequence[Tensor], y: Tensor, end: _Epilogue) -> None:
-        """Write the product to `y [T, N]`, or its parts to `y [S, T, N]`."""
+    def forget_launches(self) -> None:
+        """Choose launches anew, from a table that has changed."""
+        self._launches.clear()
+
+    def compute(self, launch: Launch, xs: Sequence[Tensor], partial: bool = False, q: Tensor | None = None) -> Tensor:
+        """The product by a launch, `[T, N]` or, if partial, its parts; `q` stands in for the values of the weight."""
+        rows, n = xs[0].shape[0], self.weight.rows
+        parts = torch.empty(launch.split, rows, n, device=self.device) if partial or launch.split > 1 else None
+        y = None if partial else torch.empty(rows, n, dtype=self.dtype, device=self.device)
+        with torch.cuda.device_of(xs[0]):
+            for kernel, grid, arguments, constants in self._calls(launch, xs, y, parts, q):
+                kernel[grid](*arguments, **constants)
+        result = parts if y is None else y
+        assert result is not None
+        return result
+
+    def jobs(self, launch: Launch, xs: Sequence[Tensor], partial: bool = False) -> list[Job]:
+        """What is to be compiled for a launch."""
+        rows, n = xs[0].shape[0], self.weight.rows
+        parts = torch.empty(launch.split, rows, n, device="meta") if partial or launch.split > 1 else None
+        y = None if partial else torch.empty(rows, n, dtype=self.dtype, device="meta")
+        calls = self._calls(launch, xs, y, parts)
+        return [job(kernel, arguments, constants) for kernel, _, arguments, constants in calls]
+
+    def _calls(
+        self, launch: Launch, xs: Sequence[Tensor], y: Tensor | None, parts: Tensor | None, q: Tensor | None = None
+    ) -> list[_Call]:
+        """The kernels of a launch: one that writes `y` or parts of it; where there are both, one that sums parts up."""
+        if parts is None:
+            assert y is not None
+            return [self._call(launch, xs, y, q, self._end)]
+        first = self._call(launch, xs, parts, q, _NO_EPILOGUE)
+        return [first] if y is None else [first, _sum_call(parts, y, self._end)]
+
+    def _call(self, launch: Launch, xs: Sequence[Tensor], y: Tensor, q: Tensor | None, end: _Epilogue) -> _Call:
         weight = self.weight
         columns = weight.columns
         if len(xs) == 2 and not launch.constants["PAIR"]:
@@ -159,23 +185,17 @@ class Product:
         x0, x1 = xs[0], xs[-1]
         rows = x0.shape[0]
         config = launch.config
-        operands = (x0, x1, weight.q, *_or(weight.q, weight.scale, weight.zero, end.bias), y)
-        grid = (triton.cdiv(weight.rows, config.bn), launch.split)
-        constants = {
-            **launch.constants,
-            "BIAS": end.bias is not None,
-            **end.constants(),
-            "num_warps": config.warps,
-            "num_stages": config.stages,
-        }
+        q = weight.q if q is None else q
+        operands = (x0, x1, q, *_or(q, weight.scale, weight.zero, end.bias), y)
         sizes = (weight.rows, weight.k, columns[0])
         tail = (launch.part_k, weight.group or weight.k)
-        with torch.cuda.device_of(y):
-            if config.kind == "gemv":
-                gemv[grid](*operands, *sizes, *tail, **constants)
-            else:
-                strides = (x0.stride(0), x1.stride(0))
-                skinny[grid](*operands, rows, *sizes, *strides, *tail, BM=max(16, bucket(rows)), **constants)
+        constants = {**launch.constants, **end.constants(), "num_warps": config.warps, "num_stages": config.stages}
+        grid = (triton.cdiv(weight.rows, config.bn), launch.split)
+        if config.kind == "gemv":
+            return _Call(gemv, grid, (*operands, *sizes, *tail), constants)
+        strides = (x0.stride(0), x1.stride(0))
+        constants["BM"] = max(16, bucket(rows))
+        return _Call(skinny, grid, (*operands, rows, *sizes, *strides, *tail), constants)
 
     def _multiply_many(self, xs: Sequence[Tensor], y: Tensor, with_bias: bool = True) -> None:
         x = xs[0] if len(xs) == 1 else torch.cat(list(xs), 1)
@@ -203,10 +223,22 @@ class _Epilogue(NamedTuple):
 
     def constants(self) -> dict[str, Any]:
         activation, start, stop = self.run or (None, 0, 0)
-        return {"ACT": activation, "ACT_FROM": start, "ACT_TO": stop}
+        return {"BIAS": self.bias is not None, "ACT": activation, "ACT_FROM": start, "ACT_TO": stop}
 
 
-def fit(config: Config, weight: JoinedWeight, rows: int) -> _Launch:
+_NO_EPILOGUE = _Epilogue(None, None)
+
+
+class _Call(NamedTuple):
+    """A kernel and what it is called with."""
+
+    kernel: Any
+    grid: tuple[int, int]
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+
+
+def fit(config: Config, weight: JoinedWeight, rows: int) -> Launch:
     """A configuration as a weight can use it: steps that divide its columns, parts that are whole steps."""
     if rows > 1 and config.kind == "gemv":
         config = config._replace(kind="dot", bn=64, bk=128)
@@ -248,7 +280,7 @@ def fit(config: Config, weight: JoinedWeight, rows: int) -> _Launch:
         "NATIVE": not _INTERPRETED,
         "PART": part_k if _INTERPRETED else 0,
     }
-    return _Launch(config, bk, split, part_k, constants)
+    return Launch(config, bk, split, part_k, constants)
 
 
 def dequantize_rows(weight: JoinedWeight, first: int, out: Tensor) -> None:
@@ -264,13 +296,11 @@ def dequantize_rows(weight: JoinedWeight, first: int, out: Tensor) -> None:
         )  # fmt: skip
 
 
-def _sum(parts: Tensor, y: Tensor, end: _Epilogue) -> None:
+def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue) -> _Call:
     count, rows, n = parts.shape
-    with torch.cuda.device_of(y):
-        summed[(triton.cdiv(n, 256), rows)](
-            parts, *_or(parts, end.bias), y, rows, n,
-            S=count, S2=triton.next_power_of_2(count), BIAS=end.bias is not None, **end.constants(), BN=256,
-        )  # fmt: skip
+    arguments = (parts, *_or(parts, end.bias), y, rows, n)
+    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256}
+    return _Call(summed, (triton.cdiv(n, 256), rows), arguments, constants)
 
 
 def _or(stand_in: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:

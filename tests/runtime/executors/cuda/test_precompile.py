@@ -1,0 +1,39 @@
+"""The kernels' instructions for GPUs, compiled without one."""
+
+import pytest
+import torch
+
+from runtime.executors.cuda.kernels.precompile import Job, precompile
+from tests.runtime.executors.cuda.products import LAUNCHES, Case, build
+
+
+def jobs(case: Case, device: torch.device) -> list[Job]:
+    """The kernels of a product, as a GPU runs them."""
+    built = build(case, device)
+    compiled = built.product.jobs(built.product.launch(case.rows), built.xs)
+    return [job._replace(constants={**job.constants, "NATIVE": True, "PART": 0}) for job in compiled]
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=str)
+def test_kernels_compile(capability, device):
+    cases = [
+        Case(form, group, zero, dtype, columns=columns, config=LAUNCHES["dot"]._replace(split=3))
+        for form, group, zero, columns in (
+            ("dense", 0, False, (128, 256)),
+            ("int8", 64, True, (384,)),
+            ("int4", 64, True, (384,)),
+            ("float8", 0, False, (384,)),
+        )
+        for dtype in (torch.float16, torch.bfloat16)
+    ]
+    cases.append(Case("int4", 128, rows=1, config=LAUNCHES["gemv"]))
+    note = precompile([job for case in cases for job in jobs(case, device)], capability, 120, workers=1)
+    assert "compiled by 1 processes" in note
+    assert "failed" not in note
+    assert "not done" not in note
+
+
+def test_what_cannot_be_compiled_is_said(device):
+    (job,) = jobs(Case("dense"), device)
+    note = precompile([job._replace(constants={**job.constants, "BN": 3})], (9, 0), 120)
+    assert "failed: skinny" in note
