@@ -104,7 +104,8 @@ def engine_of(shape: str, recipe: str, folder: Path, batch: int, device: torch.d
     config = {**SHAPES[shape], "dtype": "float16"}
     (folder / "config.json").write_text(json.dumps(config))
     with warnings.catch_warnings(action="ignore"):
-        dry = llmc.dry_run(folder, folder / "engine", passes=",".join(filter(None, (RECIPES[recipe], "merge-linears=off"))), dummy_weights=True, target="torch",
+        passes = ",".join(filter(None, (RECIPES[recipe], "merge-linears=off")))
+        dry = llmc.dry_run(folder, folder / "engine", passes=passes, dummy_weights=True, target="torch",
                            max_batch=batch, max_seq=2048)  # fmt: skip
     executor = CudaExecutor(dry.graph, device=device, load=random_constants(dry.graph, device))
     return Engine(folder / "engine", dry.manifest, executor, None)
@@ -152,7 +153,10 @@ def step_cells(engine: Engine, batches: list[int], bound: float) -> Iterator[tup
     """Milliseconds a step at each batch."""
     for batch in batches:
         seconds(engine, batch, FEW)
-        few, many = min(seconds(engine, batch, FEW) for _ in range(2)), min(seconds(engine, batch, MANY) for _ in range(2))
+        few, many = (
+            min(seconds(engine, batch, FEW) for _ in range(2)),
+            min(seconds(engine, batch, MANY) for _ in range(2)),
+        )
         yield batch, (many - few) / (MANY - FEW) * 1e3
 
 
@@ -163,7 +167,10 @@ def same_tokens(passes: str, dtype: str, folder: Path) -> str:
         with warnings.catch_warnings(action="ignore"):
             engine = llmc.compile(model, folder / "tokens", dtype=dtype, passes=passes, target="torch").path
             gpu, cpu = (
-                [c.token_ids for c in llmc.load(engine, device=device, executor=executor).generate(prompts(), max_new_tokens=48)]
+                [
+                    c.token_ids
+                    for c in llmc.load(engine, device=device, executor=executor).generate(prompts(), max_new_tokens=48)
+                ]
                 for device, executor in (("cuda", "cuda"), ("cpu", "torch"))
             )
         equal += sum(a == b for a, b in zip(gpu, cpu, strict=True))
@@ -244,7 +251,7 @@ def main() -> None:
                         rate = given.requests * MANY / took
                         cells.append(Cell(shape, recipe, "cuda", given.at_once, tokens_per_second=rate))
                         console.print(f"{shape} {recipe}: {given.requests} requests at {rate:.0f} tokens/s")
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - the other cells are measured all the same
                     console.print_exception()
                     console.print(f"{shape} {recipe}: {type(error).__name__}: {str(error)[:300]}")
                 engine = None

@@ -77,7 +77,9 @@ class CudaKind(ExecutorKind):
         if device.startswith("cpu") or not _sees_gpu():
             return Fit(False)
         if find_spec("triton") is None:
-            return Fit(False, "torch, which is slower than kernels of Triton: the Python package triton is not installed")
+            return Fit(
+                False, "torch, which is slower than Triton's kernels: the Python package triton is not installed"
+            )
         return Fit(True)
 
     def uses_gpu(self, device: str) -> bool:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import runtime.executors.torch.rules  # noqa: F401 - registers the rules
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.paged import DEFAULT_BLOCK, paged
 from compiler.ir.paged_layout import layout_of
-from compiler.ir.cache_layout import LINEAR
 from compiler.ir.step import StepDim
 from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
@@ -29,6 +29,7 @@ from runtime.executors.interface import Session
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
 from runtime.executors.torch.device import find_device
+from runtime.executors.torch.linear import Linear
 from runtime.executors.torch.lowering import Fusion, Program, lower, runtime_dtype
 from runtime.executors.torch.session import TorchStageSession
 
@@ -156,7 +157,7 @@ class CudaExecutor:
     ) -> Product:
         return Product(parts, sections, bias, dtype, self.device, self._tuning)
 
-    def _plain_linear(self, weight: Tensor, bias: Tensor | None):  # type: ignore[no-untyped-def]
+    def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         on_device = weight.to(self.device)
         bias_there = None if bias is None else bias.to(self.device)
         return lambda x: torch.nn.functional.linear(x, on_device, bias_there)
