@@ -165,8 +165,6 @@ class PagedRows:
     The tokens of a step are packed, so that its padding costs nothing.
     """
 
-    packs_tokens = True
-
     def __init__(self, paged: PagedSession, batch: int, capacity: int) -> None:
         """Give the blocks of a session to rows.
 

@@ -95,8 +95,6 @@ class PipelineSession:
     The rows of a step are cut into parts. A stage works on one part while the next stage works on the part before.
     """
 
-    packs_tokens = False
-
     def __init__(
         self,
         stage: StageSession,

@@ -133,11 +133,6 @@ class ParallelSession:
         self._local, self._number, self._world, self._channel = local, number, world, channel
         self._shown = shown
 
-    @property
-    def packs_tokens(self) -> bool:
-        """See `runtime.executors.interface.Session`."""
-        return self._local.packs_tokens
-
     def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
         """See `runtime.executors.interface.Session.copy_rows`: what is wrong is said before other ranks are told."""
         copies = RowCopies.checked(sources, destinations, self.batch)

@@ -18,28 +18,38 @@ from hypothesis import strategies as st
 import llmc
 from compiler.errors import RequestError
 from runtime.engine_dir.manifest import EngineLimits, SpecialTokens
+from runtime.generation.cache import LEAST_SHARED
 from runtime.generation.engine import Engine
-from runtime.generation.row_cache import LEAST_SHARED
 from runtime.generation.sampling_params import SamplingParams
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST
-from tests.runtime.fakes import VOCAB, FakeExecutor, FakeSession, continuation
+from tests.runtime.fakes import VOCAB, FakeExecutor, FakePagedExecutor, FakeSession, continuation
 
 ROWS, LONGEST = 5, 120
 
 
-def fake(rows: int = ROWS) -> tuple[Engine, FakeExecutor]:
-    """An engine whose next token follows from all of a text, so that any stale or missing token shows."""
-    executor = FakeExecutor()
+def fake(rows: int = ROWS, block: int | None = None, cache_tokens: int | None = None) -> tuple[Engine, FakeExecutor]:
+    """An engine whose next token follows from all of a text, so that any stale or missing token shows.
+
+    Its caches are linear, or paged in blocks of `block` tokens.
+    """
+    executor = FakeExecutor() if block is None else FakePagedExecutor(block)
     manifest = replace(MANIFEST, limits=EngineLimits(rows, LONGEST, LONGEST), tokens=SpecialTokens(()))
-    return Engine(Path("engine"), manifest, executor, None), executor
+    return Engine(Path("engine"), manifest, executor, None, cache_tokens=cache_tokens), executor
 
 
-@given(seed=st.integers(0, 10**6), rows=st.sampled_from([1, 2, 5]))
-@settings(max_examples=60)
-def test_requests_at_random_times_get_what_they_get_alone(seed: int, rows: int) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.sampled_from([1, 2, 5]),
+    caches=st.sampled_from([(None, None), (16, None), (4, 4 * 24), (16, 16 * 6), (1, 95)]),
+)
+@settings(max_examples=120)
+def test_requests_at_random_times_get_what_they_get_alone(
+    seed: int, rows: int, caches: tuple[int | None, int | None]
+) -> None:
+    """Over rows, and over blocks: as many as all sequences may need, or hardly as many as one needs."""
     draw = random.Random(seed)
-    engine, executor = fake(rows)
+    engine, executor = fake(rows, *caches)
     common = [draw.randrange(VOCAB) for _ in range(60)]
     wanted, handles, cancelled = [], [], set()
     arriving = 12
@@ -62,8 +72,12 @@ def test_requests_at_random_times_get_what_they_get_alone(seed: int, rows: int) 
             assert found.finish_reason == "cancelled" and tokens[: len(found.token_ids)] == found.token_ids
         else:
             assert (found.token_ids, found.finish_reason) == (tokens, "length")
-    assert engine._batch is not None and engine._batch.scheduler.cache.free == rows
-    assert executor.opened == [(rows, LONGEST)]
+    assert engine._batch is not None
+    if isinstance(executor, FakePagedExecutor):
+        assert [engine._batch.scheduler.cache.free] == executor.opened_blocks
+    else:
+        assert engine._batch.scheduler.cache.free == rows
+        assert executor.opened == [(rows, LONGEST)]
 
 
 def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
@@ -107,8 +121,7 @@ def test_the_cost_of_steps_follows_their_tokens() -> None:
 
 
 def test_prompts_and_texts_in_progress_share_a_packed_step() -> None:
-    engine, executor = fake()
-    executor.packs_tokens = True
+    engine, executor = fake(block=16)
     for i in range(ROWS - 1):
         engine.submit([i, i + 1], max_new_tokens=30)
     engine.step()
