@@ -113,7 +113,7 @@ class InFlightBatch:
             count -= size
 
     def _take(self, sequences: ListOf[Sequence], logits: Tensor) -> list[Update]:
-        """Let sequences all of whose tokens are in the caches go on, by the logits `[sequences, vocabulary]`."""
+        """Let sequences whose tokens all are in the caches go on, by logits `[sequences, vocabulary]`."""
         updates: list[Update] = []
         drawing: list[tuple[Sequence, int]] = []
         for place, sequence in enumerate(sequences):

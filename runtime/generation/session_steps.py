@@ -12,6 +12,7 @@ from torch import Tensor
 from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step, all_positions, last_positions
 from runtime.executors.interface import Executor, Session
+from runtime.executors.memory import most_blocks
 from runtime.executors.paged import PagedExecutor, PagedSession, blocks_of_rows
 from runtime.generation.block_cache import BlockCache
 from runtime.generation.cache import Copies, SequenceCache
@@ -63,7 +64,8 @@ def open_steps(executor: Executor, sequences: int, longest: int, cache_tokens: i
         executor: what runs the model.
         sequences: how many sequences there can be at once.
         longest: how many tokens a sequence may have.
-        cache_tokens: how many tokens paged caches hold; if None, those of so many sequences.
+        cache_tokens: how many tokens paged caches hold, rounded up to whole blocks; if None, those of so many sequences, or as
+            many as there is memory for.
 
     Raises:
         RequestError: if the engine was not built for so many, or the memory does not suffice.
@@ -71,7 +73,11 @@ def open_steps(executor: Executor, sequences: int, longest: int, cache_tokens: i
     if not isinstance(executor, PagedExecutor) or executor.block is None:
         return RowSteps(executor.open(sequences, longest))
     block = executor.block
-    blocks = blocks_of_rows(sequences, longest, block) if cache_tokens is None else cache_tokens // block
+    if cache_tokens is not None:
+        blocks = -(-cache_tokens // block)
+    else:
+        needed, most = blocks_of_rows(sequences, longest, block), most_blocks(executor.block_memory())
+        blocks = needed if most is None else max(1, min(needed, most))
     return BlockSteps(executor.open_paged(blocks), sequences=sequences, longest=longest)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.executors.interface import RowCopies, Session
+from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import PagedSession
 
 VOCAB = 97
@@ -121,6 +122,7 @@ class FakePagedExecutor(FakeExecutor):
     """As `FakeExecutor`, with pools of blocks.
 
     Attributes:
+        memory: how much there is for blocks, which take a byte each; None if that is not known.
         opened_blocks: the sizes of the pools that it opened.
         copied: how many blocks each copy was of.
     """
@@ -128,8 +130,13 @@ class FakePagedExecutor(FakeExecutor):
     def __init__(self, block: int) -> None:
         super().__init__()
         self.block = block
+        self.memory: int | None = None
         self.opened_blocks: list[int] = []
         self.copied: list[int] = []
+
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`."""
+        return [BlockMemory("here", self.memory, 1)]
 
     def open_paged(self, blocks: int) -> PagedSession:
         """See `runtime.executors.paged.PagedExecutor.open_paged`."""

@@ -16,6 +16,7 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import LOGITS, Step
 from runtime.collectives.communicator import Communicator
 from runtime.executors.interface import PlannedExecutor, PlanSize, RowCopies, Session, StageExecutor, StageSession
+from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import (
     PagedRows,
     PagedStageExecutor,
@@ -80,6 +81,12 @@ class PipelineExecutor:
             return PagedRows(self.open_paged(blocks_of_rows(batch, capacity, self._stage.block)), batch, capacity)
         session = self._stage.open_stage(batch, capacity)
         return PipelineSession(session, self._stages, self._logits, batch, capacity, tokens=self._tokens)
+
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`: that of this rank's stage."""
+        paged_executor(self)
+        assert isinstance(self._stage, PagedStageExecutor)
+        return self._stage.block_memory()
 
     def open_paged(self, blocks: int) -> PagedPipelineSession:
         """See `runtime.executors.paged.PagedExecutor.open_paged`."""
