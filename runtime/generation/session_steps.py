@@ -64,8 +64,8 @@ def open_steps(executor: Executor, sequences: int, longest: int, cache_tokens: i
         executor: what runs the model.
         sequences: how many sequences there can be at once.
         longest: how many tokens a sequence may have.
-        cache_tokens: how many tokens paged caches hold, rounded up to whole blocks; if None, those of so many sequences, or as
-            many as there is memory for.
+        cache_tokens: how many tokens paged caches hold, rounded up to whole blocks; if None, those of so many
+            sequences, or as many as there is memory for.
 
     Raises:
         RequestError: if the engine was not built for so many, or the memory does not suffice.
