@@ -48,9 +48,23 @@ class Blocks(RuleBasedStateMachine):
     def sequences(self) -> list[Sequence]:
         return [sequence for group in self.groups for sequence in group.sequences]
 
-    @rule(beginning=st.integers(0, 20), own=st.lists(st.integers(0, 2), min_size=1, max_size=8), n=st.integers(1, 3))
-    def enter(self, beginning: int, own: list[int], n: int) -> None:
-        """A request comes, and takes its place if there is room."""
+    @property
+    def computable(self) -> list[Sequence]:
+        """The sequences that do not wait for what they share with the first of their request, and may grow."""
+        return [
+            one
+            for one in self.sequences
+            if (one is one.group.sequences[0] or one.cached) and (one.pending or len(one.tokens) < LONGEST)
+        ]
+
+    @rule(
+        beginning=st.integers(0, 20),
+        own=st.lists(st.integers(0, 2), min_size=1, max_size=8),
+        n=st.integers(1, 4),
+        left=st.integers(0, 3),
+    )
+    def enter(self, beginning: int, own: list[int], n: int, left: int) -> None:
+        """A request comes, and takes its place if there is room; all but a few tokens of its prompt are computed."""
         group = request([*range(beginning), *own], n)
         if not self.cache.admits(group):
             return
@@ -59,43 +73,45 @@ class Blocks(RuleBasedStateMachine):
         first = group.sequences[0]
         assert first.cached == known < len(first.tokens) <= first.room
         self.groups.append(group)
+        if first.pending > left:
+            self._compute(first, first.pending - left)
 
-    @precondition(lambda self: self.sequences)
-    @rule(data=st.data(), whole=st.booleans())
-    def compute(self, data: st.DataObject, whole: bool) -> None:
-        """Some or all of a sequence's tokens are computed: written to its blocks, which nobody else may have."""
-        sequence = data.draw(st.sampled_from(self.sequences))
-        group = sequence.group
-        if not sequence.pending or (sequence is not group.sequences[0] and not sequence.cached):
-            return
+    @precondition(lambda self: self.computable)
+    @rule(data=st.data(), token=st.integers(0, 2), most=st.integers(1, 20))
+    def compute(self, data: st.DataObject, token: int, most: int) -> None:
+        """Tokens of a sequence are computed; if all have been, it gets its next one first."""
+        sequence = data.draw(st.sampled_from(self.computable))
+        if not sequence.pending:
+            sequence.tokens.append(token)
+        self._compute(sequence, min(most, sequence.pending))
+
+    def _compute(self, sequence: Sequence, count: int) -> None:
+        """Write tokens to the blocks of a sequence, which nobody else may have, if there is room.
+
+        Others that are the same as a sequence through which all tokens have gone begin with it.
+        """
         if len(sequence.tokens) > sequence.room and not self.cache.reserve(sequence):
             return
-        count = sequence.pending if whole else data.draw(st.integers(1, sequence.pending))
         self._copy()
         for place in range(sequence.cached, sequence.cached + count):
             block = self.cache.table(sequence)[place // self.block]
             assert self.cache.users(block) == 1
             self.pool[block][place % self.block] = tuple(sequence.tokens[: place + 1])
         self.cache.filled(sequence, count)
-
-    @precondition(lambda self: self.sequences)
-    @rule(data=st.data(), token=st.integers(0, 2))
-    def extend(self, data: st.DataObject, token: int) -> None:
-        """A sequence gets its next token, once all are computed."""
-        sequence = data.draw(st.sampled_from(self.sequences))
-        if not sequence.pending and len(sequence.tokens) < LONGEST:
-            sequence.tokens.append(token)
+        same = [one for one in sequence.group.sequences if not one.cached and one.tokens == sequence.tokens]
+        if same and not sequence.pending:
+            self.cache.share(sequence, same, sequence.cached)
 
     @precondition(lambda self: self.groups)
     @rule(data=st.data())
     def fork(self, data: st.DataObject) -> None:
-        """The other sequences of a request begin with what there is of the first."""
+        """The other sequences of a request begin with what there is of the first, or with a part of it."""
         group = data.draw(st.sampled_from(self.groups))
         first, *others = group.sequences
         behind = [other for other in others if not other.cached]
         shared = min(first.cached, group.common)
         if behind and shared:
-            self.cache.share(first, behind, shared)
+            self.cache.share(first, behind, data.draw(st.integers(max(1, shared - 4), shared)))
 
     @precondition(lambda self: self.groups)
     @rule(data=st.data())
@@ -133,9 +149,11 @@ class Blocks(RuleBasedStateMachine):
             self.cache.take(group, share=True)
             self.groups.append(group)
 
-    @rule()
-    def fail(self) -> None:
-        """A step failed: nothing is known of what the pools hold."""
+    @rule(dice=st.integers(0, 9))
+    def fail(self, dice: int) -> None:
+        """A step failed, which is rare: nothing is known of what the pools hold."""
+        if dice < 9:
+            return
         for sequence in self.sequences:
             self.cache.release(sequence)
         self.groups = []
@@ -254,3 +272,47 @@ def test_a_request_that_can_never_fit_is_refused() -> None:
     assert "prompt 1 has 8 tokens and asks for up to 8 new ones for each of 3 sequences" in str(caught.value)
     assert "takes 40 tokens of the caches; they hold 16" in str(caught.value)
     assert "--cache-tokens 40" in (caught.value.hint or "")
+
+
+def test_a_block_that_is_written_to_again_is_found_no_more() -> None:
+    """A sequence may begin with a part of a whole block, and have the block for itself later."""
+    cache = BlockCache(12, 4, sequences=4, longest=24)
+    group = request(list(range(10)), n=2)
+    cache.take(group, share=True)
+    first, other = group.sequences
+    cache.filled(first, 10)
+    other.tokens[5:] = [50, 51]
+    cache.share(first, [other], 5)
+    cache.release(first)
+    assert cache.shared_length(list(range(10))) == 8
+    assert cache.reserve(other)
+    assert cache.copies.take().sources == [] and cache.shared_length(list(range(10))) == 4
+    cache.filled(other, 2)
+    assert cache.shared_length([0, 1, 2, 3, 4, 50, 51, 52, 53]) == 4  # the block is not whole
+
+
+def test_beams_change_places_by_sharing_blocks_and_part_in_the_last_one() -> None:
+    cache = BlockCache(12, 4, sequences=4, longest=24)
+    group = request(list(range(6)), n=3)
+    cache.take(group, share=True)
+    cache.filled(group.sequences[0], 6)
+    cache.share(group.sequences[0], group.sequences[1:], 6)
+    for beam in group.sequences:
+        beam.tokens.append(beam.number)
+        assert cache.reserve(beam)
+        cache.filled(beam, 1)
+    cache.copies.take()
+    ends = [cache.table(beam)[1] for beam in group.sequences]
+    cache.reorder(group.sequences, [2, 2, 0])
+    for beam, token in zip(group.sequences, (2, 2, 0), strict=True):
+        beam.tokens[6:] = [token, 9]
+    assert [cache.table(beam)[1] for beam in group.sequences] == [ends[2], ends[2], ends[0]]
+    assert cache.users(ends[1]) == 0 and cache.copies.take().sources == []
+    for beam in group.sequences:
+        assert beam.room < len(beam.tokens) and cache.reserve(beam)
+    sources, destinations = cache.copies.take()
+    assert sources == [ends[2]] and cache.table(group.sequences[0])[1] == destinations[0]
+    assert len({cache.table(beam)[1] for beam in group.sequences}) == 3
+    for beam in group.sequences:
+        cache.release(beam)
+    assert cache.free == 12
