@@ -28,7 +28,7 @@ from runtime.generation.in_flight import InFlightBatch, Update
 from runtime.generation.requests import check_prompt
 from runtime.generation.sampling_params import SamplingParams
 from runtime.generation.sequence import SequenceGroup
-from runtime.generation.session_steps import SessionSteps, open_steps
+from runtime.generation.session_steps import open_steps
 from runtime.generation.timings import Timings
 from runtime.generation.tokenizer import Tokenizer
 
@@ -222,7 +222,8 @@ class Engine:
             group = maker.make(self._submitted, prompt, wish, priority)
             if self._batch is None:
                 limits = self.manifest.limits
-                self._batch = InFlightBatch.over(self._steps(limits.max_batch, limits.max_seq))
+                steps = open_steps(self.executor, limits.max_batch, limits.max_seq, self.cache_tokens, spare=True)
+                self._batch = InFlightBatch.over(steps)
             self._batch.scheduler.add(group)
             self._submitted += 1
         return group
@@ -339,15 +340,11 @@ class Engine:
                 if on_update is not None:
                     on_update(update)
 
-    def _steps(self, sequences: int, longest: int) -> SessionSteps:
-        """A session for so many sequences at once, of so many tokens at most."""
-        return open_steps(self.executor, sequences, longest, self.cache_tokens)
-
     def _open(self, groups: ListOf[SequenceGroup]) -> InFlightBatch:
         """A session that is large enough for some requests, and a batch over it that has them."""
         rows = min(self.manifest.limits.max_batch, sum(group.width for group in groups))
         longest = max(len(group.prompt_ids) + group.context.max_new_tokens for group in groups)
-        batch = InFlightBatch.over(self._steps(rows, longest))
+        batch = InFlightBatch.over(open_steps(self.executor, rows, longest, self.cache_tokens))
         for group in groups:
             batch.scheduler.add(group)
         return batch

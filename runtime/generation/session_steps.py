@@ -57,7 +57,9 @@ class SessionSteps(Protocol):
         ...
 
 
-def open_steps(executor: Executor, sequences: int, longest: int, cache_tokens: int | None = None) -> SessionSteps:
+def open_steps(
+    executor: Executor, sequences: int, longest: int, cache_tokens: int | None = None, *, spare: bool = False
+) -> SessionSteps:
     """A new session of an executor, over blocks if its caches are paged, else over rows.
 
     Args:
@@ -66,6 +68,8 @@ def open_steps(executor: Executor, sequences: int, longest: int, cache_tokens: i
         longest: how many tokens a sequence may have.
         cache_tokens: how many tokens paged caches hold, rounded up to whole blocks; if None, those of so many
             sequences, or as many as there is memory for.
+        spare: whether there may be more blocks than the sequences need, to share the beginnings of texts that have
+            ended.
 
     Raises:
         RequestError: if the engine was not built for so many, or the memory does not suffice.
@@ -73,10 +77,12 @@ def open_steps(executor: Executor, sequences: int, longest: int, cache_tokens: i
     if not isinstance(executor, PagedExecutor) or executor.block is None:
         return RowSteps(executor.open(sequences, longest))
     block = executor.block
+    needed = blocks_of_rows(sequences, longest, block)
     if cache_tokens is not None:
-        blocks = -(-cache_tokens // block)
+        given = -(-cache_tokens // block)
+        blocks = given if spare else min(given, needed)
     else:
-        needed, most = blocks_of_rows(sequences, longest, block), most_blocks(executor.block_memory())
+        most = most_blocks(executor.block_memory())
         blocks = needed if most is None else max(1, min(needed, most))
     return BlockSteps(executor.open_paged(blocks), sequences=sequences, longest=longest)
 
