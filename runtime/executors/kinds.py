@@ -71,6 +71,7 @@ class CudaKind(ExecutorKind):
     summary = "any engine, on a CUDA GPU, by kernels of Triton"
     targets = ("torch",)
     automatic = True
+    pages = True
 
     def fit(self, target: str, device: str) -> Fit:
         """A GPU that Triton serves, and Triton, must be there; if only Triton is missing, that is noted."""

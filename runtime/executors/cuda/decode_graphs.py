@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,8 +75,9 @@ class StaticStep:
         ids, positions, rows, tables, wanted = (field.numpy() for field in self._fields)
         ids[:count], positions[:count] = step.token_ids.numpy(), step.token_positions.numpy()
         ids[count:] = positions[count:] = 0
-        rows[:count], rows[count:] = range(count), PADDING
-        wanted[:count], wanted[count:] = range(count), 0
+        places = np.arange(count, dtype=np.int32)
+        rows[:count], rows[count:] = places, PADDING
+        wanted[:count], wanted[count:] = places, 0
         width = min(self.width, step.block_tables.shape[1])
         tables[:count, :width] = step.block_tables.numpy()[step.token_rows.numpy(), :width]
         self._device.copy_(self._host, non_blocking=True)
@@ -101,14 +103,15 @@ class DecodeGraphs:
         self._memory = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     @staticmethod
-    def takes(step: PackedStep, decodes: bool) -> bool:
+    def takes(step: PackedStep) -> bool:
         """Whether a step gets one token a sequence, and wants the logits of all tokens in order."""
-        wanted = step.logit_pos
-        return decodes and len(wanted) == step.tokens and bool((wanted[1:] > wanted[:-1]).all())
+        wanted = step.logit_pos.numpy()
+        return step.decodes and len(wanted) == step.tokens and bool((wanted[1:] > wanted[:-1]).all())
 
-    def step(self, step: PackedStep, longest: int) -> Tensor:
-        """The logits `[R, vocabulary]` of a step that `takes` holds for; `longest` is the length of its sequences."""
-        size = graph_tokens(step.tokens), graph_blocks(-(-longest // self._block), self._most)
+    def step(self, step: PackedStep) -> Tensor:
+        """The logits `[R, vocabulary]` of a step that `takes` holds for."""
+        last = int(step.token_positions.numpy().max())
+        size = graph_tokens(step.tokens), graph_blocks(last // self._block + 1, self._most)
         known = size in self._static
         if not known:
             self._static[size] = StaticStep(*size, self._device)

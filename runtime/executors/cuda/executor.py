@@ -26,6 +26,7 @@ from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
 from runtime.executors.cuda.session import CudaPagedSession
 from runtime.executors.interface import Session
+from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
 from runtime.executors.torch.device import find_device
@@ -134,6 +135,11 @@ class CudaExecutor:
         check_whole(self.interface, self.graph)
         block = check_blocks(self.interface, self.graph, blocks)
         return WholePagedSession(self.open_paged_stage(blocks), block, blocks)
+
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`: that of this rank."""
+        pools = self.interface.empty_pools(1, runtime_dtype=self.runtime_dtype, device="meta")
+        return [BlockMemory.on(self.device, sum(pool.nbytes for pool in pools.values()))]
 
     def check_rows(self, batch: int, capacity: int) -> None:
         """RequestError if the engine was not built for so many sequences, or so many tokens of each."""

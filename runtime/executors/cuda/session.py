@@ -51,11 +51,9 @@ class CudaPagedSession:
     @torch.inference_mode()
     def step(self, step: PackedStep, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `PagedStageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
-        decodes = step.tokens == len(step.token_rows.unique_consecutive())
         with memory_for(f"a step of {step.tokens} tokens"):
-            if self._graphs is not None and self._graphs.takes(step, decodes):
-                longest = int(step.token_positions.max()) + 1
-                return {LOGITS: self._graphs.step(step, longest)}
+            if self._graphs is not None and self._graphs.takes(step):
+                return {LOGITS: self._graphs.step(step)}
             addresses = Addresses.of(step, self._block, self._device)
             on_device = PackedStep(*(field.to(self._device) for field in step))
             return self._run(on_device, StepAccess(addresses, step, self._blocks, self._device), received)
