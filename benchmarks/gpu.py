@@ -106,7 +106,7 @@ def engine_of(shape: str, recipe: str, folder: Path, batch: int, device: torch.d
     with warnings.catch_warnings(action="ignore"):
         passes = ",".join(filter(None, (RECIPES[recipe], "merge-linears=off")))
         dry = llmc.dry_run(folder, folder / "engine", passes=passes, dummy_weights=True, target="torch",
-                           max_batch=batch, max_seq=2048)  # fmt: skip
+                           max_batch=batch, max_seq=512)  # fmt: skip
     executor = CudaExecutor(dry.graph, device=device, load=random_constants(dry.graph, device))
     return Engine(folder / "engine", dry.manifest, executor, None)
 
@@ -183,6 +183,8 @@ def profile(engine: Engine, batch: int, steps: int = 20) -> Iterator[str]:
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
+    gc.collect()
+    torch.cuda.empty_cache()  # of what earlier sessions held
     prompt = list(range(3, 3 + PROMPT))
     requests = [engine.submit(prompt, max_new_tokens=MANY, ignore_eos=True) for _ in range(batch)]
     while any(len(each.tokens) <= PROMPT + 4 for request in requests for each in request.sequences):
@@ -244,7 +246,7 @@ def main() -> None:
                         console.print(f"{shape} {recipe} batch {batch}: {ms:.2f} ms a step, bound {bound:.2f}")
                     for batch in batches if given.profile else ():
                         for line in profile(engine, batch):
-                            console.print(line)
+                            console.print(line, highlight=False)
                     if given.requests:
                         seconds(engine, given.at_once, FEW)
                         took = seconds(engine, given.at_once, MANY, given.requests)
