@@ -57,6 +57,31 @@ class PagedSession(Protocol):
         ...
 
 
+class Chosen(Protocol):
+    """The most likely tokens after those of a step that may still be running."""
+
+    def wait(self) -> tuple[list[int], list[float]]:
+        """The token after each token of the step, in order, and its logit; waits until the step has run."""
+        ...
+
+
+@runtime_checkable
+class StepsAhead(Protocol):
+    """A paged session that need not wait for the tokens of a step to begin with the next one."""
+
+    def step_ahead(self, step: PackedStep) -> Chosen:
+        """Begin a step in which every sequence gets one token, and choose the most likely next ones.
+
+        Args:
+            step: the step; it wants the logits of all its tokens. The token id `-1 - i` stands for what was chosen
+                after token `i` of the step before, which this method has begun, too.
+
+        Raises:
+            RequestError: as of `PagedSession.step`.
+        """
+        ...
+
+
 @runtime_checkable
 class PagedExecutor(Protocol):
     """A loaded model whose caches may be paged."""

@@ -33,6 +33,11 @@ class StepPlan:
     decodes: list[Sequence] = field(default_factory=list)
     chunks: list[tuple[Sequence, int]] = field(default_factory=list)
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens are computed."""
+        return len(self.decodes) + sum(count for _, count in self.chunks)
+
 
 class Scheduler:
     """Plans steps over the sequences that a cache has room for.
@@ -58,6 +63,14 @@ class Scheduler:
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self.waiting and not self.running
+
+    @property
+    def waits_for_plan(self) -> bool:
+        """Whether a request waits that the next plan may give places."""
+        if not self.waiting:
+            return False
+        group = self.waiting[0]
+        return self.cache.admits(group) or any(other.priority < group.priority for other in self.running)
 
     def add(self, group: SequenceGroup) -> None:
         """Take up a request, whose sequences exist and have no places; RequestError if it can never be served."""

@@ -24,7 +24,7 @@ from runtime.executors.cuda.fusions import find_fusions
 from runtime.executors.cuda.kernels.products import Product, Section
 from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
-from runtime.executors.cuda.session import CudaPagedSession
+from runtime.executors.cuda.session import CapturingSession, CudaPagedSession
 from runtime.executors.interface import Session
 from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
@@ -134,7 +134,8 @@ class CudaExecutor:
         """See `runtime.executors.paged.PagedExecutor`; EngineError, too, if the graph is one of several stages."""
         check_whole(self.interface, self.graph)
         block = check_blocks(self.interface, self.graph, blocks)
-        return WholePagedSession(self.open_paged_stage(blocks), block, blocks)
+        whole = CapturingSession if self.captures else WholePagedSession[CudaPagedSession]
+        return whole(self.open_paged_stage(blocks), block, blocks)
 
     def block_memory(self) -> list[BlockMemory]:
         """See `runtime.executors.paged.PagedExecutor.block_memory`: that of this rank."""

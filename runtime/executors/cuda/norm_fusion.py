@@ -2,7 +2,7 @@
 
     hidden + linear(context) + linear(activated) -> layer_norm -> ...
 
-The products of the branches are left in parts, which the norm's kernel sums up with the rest; so the sum is rounded once.
+The products of the branches are left in parts, which the norm's kernel sums up with the rest: one rounding in all.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.paged_layout import PagedLayout
 from compiler.ir.step import LOGITS, StepDim
 from runtime.executors.cuda.access import StepAccess
-from runtime.executors.cuda.decode_graphs import DecodeGraphs
+from runtime.executors.cuda.decode_graphs import ChosenTokens, DecodeGraphs
 from runtime.executors.cuda.kernels.addresses import Addresses
 from runtime.executors.interface import RowCopies
 from runtime.executors.memory import memory_for
+from runtime.executors.paged import WholePagedSession
 from runtime.executors.torch.step_faults import step_fault
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class CudaPagedSession:
         self.pools = list(empty.values())
         self._graphs: DecodeGraphs | None = None
         if executor.captures:
-            self._graphs = DecodeGraphs(self._logits, self._block, executor.most_blocks, self._device)
+            most = executor.graph.dims[StepDim.BATCH].max
+            self._graphs = DecodeGraphs(self._logits, self._block, executor.most_blocks, most, self._device)
 
     def buffers(self, step: PackedStep) -> dict[str, Tensor]:
         """See `PagedStageSession.buffers`."""
@@ -57,6 +59,13 @@ class CudaPagedSession:
             addresses = Addresses.of(step, self._block, self._device)
             on_device = PackedStep(*(field.to(self._device) for field in step))
             return self._run(on_device, StepAccess(addresses, step, self._blocks, self._device), received)
+
+    @torch.inference_mode()
+    def step_ahead(self, step: PackedStep) -> ChosenTokens:
+        """See `runtime.executors.paged.StepsAhead.step_ahead`; only if the executor captures steps."""
+        assert self._graphs is not None
+        with memory_for(f"a step of {step.tokens} tokens"):
+            return self._graphs.step_ahead(step)
 
     def copy_blocks(self, copies: RowCopies) -> None:
         """See `PagedStageSession.copy_blocks`."""
@@ -80,6 +89,10 @@ class CudaPagedSession:
         return {role: outputs[at] for role, at in self._results}
 
 
-def most_blocks(dims: Mapping[str, tuple[int, int, int]]) -> int:
-    """How many blocks the longest sequence of a graph of packed steps has."""
-    return dims[StepDim.TABLE][-1]
+class CapturingSession(WholePagedSession[CudaPagedSession]):
+    """A session of a whole model that need not wait for the tokens of a step. See `StepsAhead`."""
+
+    def step_ahead(self, step: PackedStep) -> ChosenTokens:
+        """See `StepsAhead.step_ahead`."""
+        step.check(self.block, self.blocks)
+        return self.stage.step_ahead(step)
