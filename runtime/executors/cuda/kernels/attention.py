@@ -151,6 +151,8 @@ def attend(
         k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
         tokens, k.stride(0), v.stride(0), addresses.tables.stride(0), BR=pairs, **common,
     )  # fmt: skip
+    if addresses.singles is not None:
+        _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
     bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"], q.device)
     prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
         q, *pools, addresses.queries, addresses.tables, cos, sin, slopes, *parameters, context,
@@ -172,7 +174,8 @@ def _decode(
     common: dict[str, int],
     workspace: Workspace | None,
 ) -> None:
-    tokens, device = q.shape[0], q.device
+    device, listed = q.device, addresses.singles
+    tokens = q.shape[0] if listed is None else listed.shape[0]
     splits = split_count(tokens, form.kv_heads, addresses.longest, device)
     group = 1 if form.group == 1 else max(16, triton.next_power_of_2(form.group))
     bn, warps, stages, registers = _decode_tiles(q.dtype, common["DP"], group)
@@ -185,10 +188,11 @@ def _decode(
         arrivals = held.counters(tokens * form.kv_heads, device)
     decode[(form.kv_heads, splits, tokens)](
         q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, *parameters, context,
-        partial, tops, totals, arrivals,
+        listed, partial, tops, totals, arrivals,
         q.stride(0), k.stride(0), v.stride(0), addresses.tables.stride(0), form.scale, splits,
         WINDOW=form.window, ALIBI=parameters[2] is not None, MOST_SPLITS=_MOST_SPLITS if splits > 1 else 1,
-        GROUP=group, BN=bn, STAGES=stages, num_warps=warps, maxnreg=registers, **common,
+        GROUP=group, BN=bn, STAGES=stages, LISTED=listed is not None,
+        num_warps=warps, maxnreg=registers, **common,
     )  # fmt: skip
 
 

@@ -11,16 +11,17 @@ from runtime.executors.cuda.kernels.elements import head_parameter, load_rotated
 @triton.jit(do_not_specialize=["splits", "table_stride"])
 def decode(
     q, k, v, k_pool, v_pool, positions, rows, tables, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, context,
-    partial, tops, totals, arrivals,
+    listed, partial, tops, totals, arrivals,
     q_stride, k_stride, v_stride, table_stride, scale, splits,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr,
     WINDOW: tl.constexpr, ALIBI: tl.constexpr, MOST_SPLITS: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, LISTED: tl.constexpr,
 ):  # fmt: skip
     """The context of one token over its sequence: `grid (key head, split, token)`.
 
+    With `LISTED`, the tokens are those in `listed i32[S]`; the sums and counters below are of `S` tokens then.
     A program has the query heads of a key head, padded to `GROUP` (1 if keys are not shared), and its share of the
     positions before the token's own. The last program with a share has the token's own key and value, too, and writes
     them. If there are several, each leaves its sums in `partial f32[T, KV_HEADS, splits, GROUP, DP]`, `tops` and
@@ -29,7 +30,10 @@ def decode(
     """
     kv_head = tl.program_id(0)
     split = tl.program_id(1)
+    place = tl.program_id(2) * KV_HEADS + kv_head
     token = tl.program_id(2)
+    if LISTED:
+        token = tl.load(listed + token)
     row = tl.load(rows + token)
     d = tl.arange(0, DP)
     g = tl.arange(0, GROUP)
@@ -99,7 +103,6 @@ def decode(
 
     if MOST_SPLITS > 1:  # noqa: SIM102 - this one is decided when the kernel is compiled
         if shares > 1:
-            place = token * KV_HEADS + kv_head
             mine = (place.to(tl.int64) * splits + split) * GROUP + g
             tl.store(partial + mine[:, None] * DP + d[None, :], acc)
             tl.store(tops + mine, top)
