@@ -28,7 +28,9 @@ class Addresses:
         block: how many tokens a block holds.
         longest: an upper bound of how many tokens a sequence has after the step.
         decodes: whether every token is the only one of its sequence.
-        queries: `[Q, 4]`, the work items that `work_items` makes; None if `decodes`.
+        queries: `[Q, 4]`, the work items that `work_items` makes of the other tokens; None if `decodes`.
+        singles: `[S]`, the tokens that are the only ones of their sequences, beside sequences that have more; None if
+            `decodes`, or if there are none.
     """
 
     positions: Tensor
@@ -38,12 +40,14 @@ class Addresses:
     longest: int
     decodes: bool
     queries: Tensor | None = None
+    singles: Tensor | None = None
 
     @classmethod
     def of(cls, step: PackedStep, block: int, device: torch.device | str) -> Addresses:
         """The addresses of a packed step over pools of blocks of `block` tokens, on a device."""
         spans = step.spans()
         decodes = len(spans) == step.tokens
+        singles = [] if decodes else [span.start for span in spans if span.new == 1]
         return cls(
             positions=step.token_positions.to(device),
             rows=step.token_rows.to(device),
@@ -51,7 +55,8 @@ class Addresses:
             block=block,
             longest=max(span.length for span in spans),
             decodes=decodes,
-            queries=None if decodes else work_items(spans).to(device),
+            queries=None if decodes else work_items(span for span in spans if span.new > 1).to(device),
+            singles=torch.tensor(singles, dtype=torch.int32).to(device) if singles else None,
         )
 
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses
 from runtime.executors.cuda.kernels.cache_write import write_cache
 from runtime.executors.cuda.kernels.decode import decode
-from runtime.executors.cuda.kernels.elements import FP8, FP8_BITS, INT8, PLAIN
+from runtime.executors.cuda.kernels.elements import FP8, FP8_BITS, INT8, INT8_PACKED, PLAIN
 from runtime.executors.cuda.kernels.prefill import prefill
 
 _MOST_SPLITS = 32
-_LEAST_SHARE = 64
-_WAVES = 4
+_LEAST_SHARE = 32
+_WAVES = 2
 _PREFILL_TILES = ((128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1))
 _QUANTIZED = (torch.int8, torch.float8_e4m3fn)
 
@@ -151,6 +151,8 @@ def attend(
         k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
         tokens, k.stride(0), v.stride(0), addresses.tables.stride(0), BR=pairs, **common,
     )  # fmt: skip
+    if addresses.singles is not None:
+        _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
     bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"], q.device)
     prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
         q, *pools, addresses.queries, addresses.tables, cos, sin, slopes, *parameters, context,
@@ -172,36 +174,38 @@ def _decode(
     common: dict[str, int],
     workspace: Workspace | None,
 ) -> None:
-    tokens, device = q.shape[0], q.device
-    splits = split_count(tokens, form.kv_heads, addresses.longest, device)
-    group = 1 if form.group == 1 else max(16, triton.next_power_of_2(form.group))
-    bn, warps, stages, registers = _decode_tiles(q.dtype, common["DP"], group)
+    device, listed = q.device, addresses.singles
+    tokens = q.shape[0] if listed is None else listed.shape[0]
+    tiles = _decode_tiles(q.dtype, min(pool.dtype.itemsize for pool in pools), form)
+    programs, members = form.kv_heads // tiles.keys, max(tiles.keys, tiles.group)
+    splits = split_count(tokens, programs, addresses.longest, device)
     partial = tops = totals = arrivals = None
     if splits > 1:
         held = workspace or Workspace()
-        rows = triton.cdiv(tokens * form.kv_heads * splits * group, 16) * 16
+        rows = triton.cdiv(tokens * programs * splits * members, 16) * 16
         space = held.sums(rows * (common["DP"] + 2), device)
         partial, tops, totals = space, space[rows * common["DP"] :], space[rows * (common["DP"] + 1) :]
-        arrivals = held.counters(tokens * form.kv_heads, device)
-    decode[(form.kv_heads, splits, tokens)](
+        arrivals = held.counters(tokens * programs, device)
+    decode[(programs, splits, tokens)](
         q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, *parameters, context,
-        partial, tops, totals, arrivals,
+        listed, partial, tops, totals, arrivals,
         q.stride(0), k.stride(0), v.stride(0), addresses.tables.stride(0), form.scale, splits,
         WINDOW=form.window, ALIBI=parameters[2] is not None, MOST_SPLITS=_MOST_SPLITS if splits > 1 else 1,
-        GROUP=group, BN=bn, STAGES=stages, num_warps=warps, maxnreg=registers, **common,
+        LISTED=listed is not None, KEYS=tiles.keys, GROUP=tiles.group, BN=tiles.positions, UNROLL=tiles.unroll,
+        STAGES=tiles.stages, num_warps=tiles.warps, **common,
     )  # fmt: skip
 
 
-def split_count(tokens: int, kv_heads: int, longest: int, device: torch.device) -> int:
+def split_count(tokens: int, programs: int, longest: int, device: torch.device) -> int:
     """Into how many programs the positions of a sequence are divided when single tokens attend.
 
     Args:
         tokens: how many tokens a step has.
-        kv_heads: how many key heads.
+        programs: how many programs share the key heads of a token.
         longest: an upper bound of a sequence's length.
         device: where it runs.
     """
-    wanted = triton.cdiv(_WAVES * _multiprocessors(device), tokens * kv_heads)
+    wanted = triton.cdiv(_WAVES * _multiprocessors(device), tokens * programs)
     useful = triton.cdiv(longest, _LEAST_SHARE)
     count: int = max(1, min(_MOST_SPLITS, wanted, useful))
     return 1 << (count.bit_length() - 1)
@@ -223,7 +227,7 @@ def _common(
         "HEADS": form.heads,
         "KV_HEADS": form.kv_heads,
         "D": form.width,
-        "DP": max(16, triton.next_power_of_2(form.width)),
+        "DP": _padded(form.width),
         "R": 0 if rotary is None else 2 * rotary.cos.shape[-1],
         "INTERLEAVED": rotary is not None and rotary.interleaved,
         "BLOCK": block,
@@ -244,7 +248,7 @@ def _stride(parameter: Tensor | None) -> int:
 def _form(pool: Tensor) -> int:
     """How a pool stores its values, as kernels name it."""
     if pool.dtype is torch.int8:
-        return int(INT8.value)
+        return int(INT8_PACKED.value if pool.is_cuda else INT8.value)
     if pool.dtype is torch.float8_e4m3fn:
         converts = pool.is_cuda and torch.cuda.get_device_capability(pool.device) >= (8, 9)
         return int(FP8.value if converts else FP8_BITS.value)
@@ -256,13 +260,47 @@ def _bytes(pool: Tensor) -> Tensor:
     return pool.view(torch.uint8) if pool.dtype is torch.float8_e4m3fn else pool
 
 
-def _decode_tiles(dtype: torch.dtype, width: int, group: int) -> tuple[int, int, int, int | None]:
-    """For single tokens: how many positions a program reads at a time, its warps, stages, and most registers."""
-    if group == 1:
-        return min(64, max(16, 4096 // width)), 4, 3, None
-    if dtype is torch.float32:
-        return 16, 4, 1, None
-    return (64 if width <= 128 else 32), 4, 2, None
+class DecodeTiles(NamedTuple):
+    """How a program goes over the positions of a single token.
+
+    Attributes:
+        keys: how many key heads it has.
+        group: how many queries share a key head, padded; 1 if keys are not shared.
+        positions: how many positions it reads at a time, a power of two.
+        unroll: how many rows of a tile a thread has, if keys are not shared.
+        warps: how many warps it has.
+        stages: how many tiles are read and computed at a time.
+    """
+
+    keys: int
+    group: int
+    positions: int
+    unroll: int
+    warps: int
+    stages: int
+
+
+_UNROLL, _DECODE_WARPS, _DECODE_STAGES = 4, 4, 1
+
+
+def _decode_tiles(dtype: torch.dtype, stored: int, form: AttentionForm) -> DecodeTiles:
+    """The tiles for single tokens whose queries are of a type, over pools of so many bytes a value."""
+    width = _padded(form.width)
+    if form.group > 1:
+        group = max(16, triton.next_power_of_2(form.group))
+        if dtype is torch.float32:
+            return DecodeTiles(1, group, 16, 1, 4, 1)
+        return DecodeTiles(1, group, 64 if width <= 128 else 32, 1, 4, 2)
+    # A thread loads 16 bytes at once; a warp loads heads that lie one after the other, as many as it can.
+    lanes = min(32, max(1, width * stored // 16))
+    rows = 32 // lanes
+    keys = next(each for each in (32, 16, 8, 4, 2, 1) if each <= rows and form.kv_heads % each == 0)
+    return DecodeTiles(keys, 1, rows * _DECODE_WARPS // keys * _UNROLL, _UNROLL, _DECODE_WARPS, _DECODE_STAGES)
+
+
+def _padded(width: int) -> int:
+    """The power of two that kernels have for the width of a head."""
+    return max(16, int(triton.next_power_of_2(width)))
 
 
 def _prefill_tiles(dtype: torch.dtype, width: int, device: torch.device) -> tuple[int, int, int, int]:

@@ -6,40 +6,55 @@ import triton
 import triton.language as tl
 
 import runtime.executors.cuda.kernels.interpreted  # noqa: F401 - it mends the interpreter of kernels
+from runtime.executors.cuda.kernels.unpacking import int8_value
 
-# How the values of a pool are stored. FP8_BITS is for GPUs and interpreters that cannot convert such numbers.
-PLAIN, INT8, FP8, FP8_BITS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+# How the values of a pool are stored. INT8_PACKED is read by instructions of a GPU for four values at once; FP8_BITS is
+# for GPUs and interpreters that cannot convert such numbers.
+PLAIN, INT8, INT8_PACKED = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+FP8, FP8_BITS = tl.constexpr(3), tl.constexpr(4)
 
 
 @triton.jit
-def load_rotated(base, angles, cos, sin, d, mask, R: tl.constexpr, INTERLEAVED: tl.constexpr):
-    """Values at `base + d`, the first `R` of a head turned by the angles at `angles` of the tables, in their type.
+def load_rotated(
+    base, angles, cos, sin, live, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr
+):  # fmt: skip
+    """Heads `[N, DP]` of `D` values, the first `R` of them turned, in their type; the rest is 0.
 
     Args:
-        base: pointers to the first value of heads, which broadcast against `d`.
-        angles: where the angles of their tokens begin in `cos` and `sin`, which broadcast likewise.
+        base: pointers to the first values of the heads, `[N, 1]`.
+        angles: where the angles of their tokens begin in `cos` and `sin`; broadcasts to `[N, 1]`.
         cos: f32 cosines; not read if `R` is 0.
         sin: f32 sines.
-        d: which values of a head.
-        mask: what to load; the rest is 0.
+        live: which heads to load, `[N, 1]`; the rest is 0.
+        D: how many values a head has.
+        DP: the power of two from `D` on.
         R: how many values are turned, in pairs.
         INTERLEAVED: whether a pair is `(2 i, 2 i + 1)` and not `(i, i + R/2)`.
     """
-    x = tl.load(base + d, mask=mask, other=0.0)
+    d = tl.arange(0, DP)[None, :]
+    x = tl.load(base + d, mask=live & (d < D), other=0.0)
     if R > 0:
+        wide = x.to(tl.float32)
         if INTERLEAVED:
-            partner = d ^ 1
-            pair = d // 2
-            first = (d % 2) == 0
+            pair = tl.arange(0, DP // 2)[None, :]
+            turning = live & (pair < R // 2)
+            c = tl.load(cos + angles + pair, mask=turning, other=1.0)
+            s = tl.load(sin + angles + pair, mask=turning, other=0.0)
+            a, b = tl.split(tl.reshape(wide, (wide.shape[0], DP // 2, 2)))
+            turned = tl.reshape(tl.join(a * c - b * s, b * c + a * s), wide.shape)
         else:
-            first = d < R // 2
-            partner = tl.where(first, d + R // 2, d - R // 2)
-            pair = tl.where(first, d, d - R // 2)
-        turning = mask & (d < R)
-        other = tl.load(base + partner, mask=turning, other=0.0).to(tl.float32)
-        c = tl.load(cos + angles + pair, mask=turning, other=1.0)
-        s = tl.load(sin + angles + pair, mask=turning, other=0.0)
-        x = (x.to(tl.float32) * c + tl.where(first, -other, other) * s).to(x.dtype)
+            # Loads of neighbours, from either side, and not of single values.
+            lower = live & (d < R // 2)
+            upper = live & (d >= R // 2) & (d < R)
+            after = tl.load(base + d + R // 2, mask=lower, other=0.0).to(tl.float32)
+            before = tl.load(base + d - R // 2, mask=upper, other=0.0).to(tl.float32)
+            other = tl.where(d < R // 2, -after, before)
+            c = tl.load(cos + angles + d, mask=lower, other=1.0)
+            c = tl.where(d < R // 2, c, tl.load(cos + angles + d - R // 2, mask=upper, other=1.0))
+            s = tl.load(sin + angles + d, mask=lower, other=0.0)
+            s = tl.where(d < R // 2, s, tl.load(sin + angles + d - R // 2, mask=upper, other=0.0))
+            turned = wide * c + other * s
+        x = turned.to(x.dtype)
     return x
 
 
@@ -56,7 +71,7 @@ def quantized(x, scale, zero, FORM: tl.constexpr, DTYPE: tl.constexpr):
     """
     if FORM == PLAIN:
         result = x.to(DTYPE)
-    elif FORM == INT8:
+    elif FORM == INT8 or FORM == INT8_PACKED:
         y = x.to(tl.float32) * tl.div_rn(1.0, scale)
         y = tl.where(y == y, tl.minimum(tl.maximum(y, -1024.0), 1024.0), 0.0)
         # The sum has no bits for a fraction: it is rounded to the nearest integer, ties to even.
@@ -92,6 +107,9 @@ def widened(x, zero, FORM: tl.constexpr, DTYPE: tl.constexpr):
     """
     if FORM == INT8:
         result = x.to(DTYPE) - zero.to(DTYPE)
+    elif FORM == INT8_PACKED:
+        HALF: tl.constexpr = tl.float16 if DTYPE == tl.float32 else DTYPE
+        result = int8_value(x, HALF, True).to(DTYPE) - zero.to(DTYPE)
     elif FORM == FP8:
         result = x.to(tl.float8e4nv, bitcast=True).to(DTYPE)
     elif FORM == FP8_BITS:
@@ -105,16 +123,16 @@ def widened(x, zero, FORM: tl.constexpr, DTYPE: tl.constexpr):
 
 @triton.jit
 def head_parameter(values, head, STRIDE: tl.constexpr, DEFAULT: tl.constexpr):
-    """The scale or zero point of a head as f32; `DEFAULT` if there is none.
+    """The scales or zero points of heads as f32; `DEFAULT` if there are none.
 
     Args:
         values: one for each key head, or one for all.
-        head: which key head.
+        head: which key heads.
         STRIDE: 1, or 0 if there is one for all; -1 if there is none.
         DEFAULT: what to use if there is none.
     """
     if STRIDE < 0:
-        parameter = tl.full((), DEFAULT, tl.float32)
+        parameter = (head * 0).to(tl.float32) + DEFAULT
     else:
         parameter = tl.load(values + head * STRIDE).to(tl.float32)
     return parameter

@@ -36,8 +36,9 @@ def prefill(
     m = tl.arange(0, BM)
     token = (first + m).to(tl.int64)[:, None]
     mask = (m < count)[:, None] & (d < D)[None, :]
+    angles = token * (R // 2)
     queries = load_rotated(
-        q + token * q_stride + head * D, token * (R // 2), cos, sin, d[None, :], mask, R, INTERLEAVED
+        q + token * q_stride + head * D, angles, cos, sin, (m < count)[:, None], D, DP, R, INTERLEAVED
     )
     k_zero = head_parameter(k_zeros, kv_head, K_ZEROS, 0.0)
     v_zero = head_parameter(v_zeros, kv_head, V_ZEROS, 0.0)

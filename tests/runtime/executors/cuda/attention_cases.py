@@ -1,6 +1,6 @@
 """Steps over pools of blocks, and what attention over them is by the interpreter's evaluators."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -163,9 +163,7 @@ class Case:
         if self.padding:
             pad = torch.full((self.padding,), -1, dtype=torch.int32, device=self.device)
             positions, rows = (torch.cat([each, pad]) for each in (addresses.positions, addresses.rows))
-            addresses = Addresses(
-                positions, rows, addresses.tables, self.block, addresses.longest, addresses.decodes, addresses.queries
-            )
+            addresses = replace(addresses, positions=positions, rows=rows)
         fused = torch.empty(self.q.shape[0], self.q.stride(0), dtype=self.dtype, device=self.device)
         sizes = [self.q.shape[1], self.k.shape[1], self.v.shape[1], 16]
         q, k, v, _ = fused.split(sizes, -1)

@@ -48,6 +48,15 @@ def test_long_sequences_are_shared_by_programs(options):
         assert not workspace.counters(1, torch.device(DEVICE)).any()
 
 
+@pytest.mark.parametrize("sequences", [[(200, 1), (70, 1), (0, 5)], [(0, 5), (200, 1), (3, 2), (70, 1)]], ids=str)
+def test_single_tokens_beside_chunks_are_shared_by_programs(sequences):
+    """Decoding sequences may come first, as a scheduler has them, or anywhere."""
+    workspace = Workspace()
+    for padding in (0, 2):
+        Case(sequences, padding=padding, rotary=4).check(workspace=workspace)
+    assert not workspace.counters(1, torch.device(DEVICE)).any()
+
+
 def test_prompts_longer_than_a_work_item():
     Case([(0, TILE + 5), (30, 3)], heads=1, kv_heads=1).check()
 
@@ -117,7 +126,9 @@ def test_addresses_of_a_step():
     case = Case(CHUNKS)
     addresses = Addresses.of(case.step, 16, "cpu")
     assert (addresses.longest, addresses.decodes, addresses.block) == (39, False, 16)
-    assert addresses.queries is not None and addresses.queries[:, 2].sum() == case.step.tokens
+    assert addresses.queries is not None and addresses.queries[:, :2].tolist() == [[2, 8], [0, 0]]
+    assert addresses.singles is not None and addresses.singles.tolist() == [7]
+    assert Addresses.of(Case([(5, 7), (0, 2)]).step, 16, "cpu").singles is None
     decodes = Addresses.of(Case(DECODES).step, 16, "cpu")
     assert decodes.decodes and decodes.queries is None
 
