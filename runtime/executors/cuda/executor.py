@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,7 @@ class CudaExecutor:
         self.graph, self.interface, self.device = graph, StepInterface.of(graph), device
         self.most_blocks = graph.dims[StepDim.TABLE].max
         self._tuning = Tuning.of(device)
+        self._spare: CudaPagedSession | None = None
         self.fusions = find_fusions(graph, self._product)
         self.program: Program = lower(
             self.interface.ordered(graph),
@@ -134,13 +136,22 @@ class CudaExecutor:
         """See `runtime.executors.paged.PagedExecutor`; EngineError, too, if the graph is one of several stages."""
         check_whole(self.interface, self.graph)
         block = check_blocks(self.interface, self.graph, blocks)
+        stage, self._spare = self._spare, None
+        if stage is None or stage.blocks < blocks:
+            stage = None  # its memory is free before more is taken
+            stage = self.open_paged_stage(blocks)
         whole = CapturingSession if self.captures else WholePagedSession[CudaPagedSession]
-        return whole(self.open_paged_stage(blocks), block, blocks)
+        session = whole(stage, block, blocks)
+        weakref.finalize(session, self._keep, stage)
+        return session
 
     def block_memory(self) -> list[BlockMemory]:
         """See `runtime.executors.paged.PagedExecutor.block_memory`: that of this rank."""
         pools = self.interface.empty_pools(1, runtime_dtype=self.runtime_dtype, device="meta")
-        return [BlockMemory.on(self.device, sum(pool.nbytes for pool in pools.values()))]
+        memory = BlockMemory.on(self.device, sum(pool.nbytes for pool in pools.values()))
+        if memory.free is None or self._spare is None:
+            return [memory]
+        return [memory._replace(free=memory.free + self._spare.blocks * memory.bytes)]
 
     def check_rows(self, batch: int, capacity: int) -> None:
         """RequestError if the engine was not built for so many sequences, or so many tokens of each."""
@@ -150,6 +161,11 @@ class CudaExecutor:
         """The same for a graph that may be one of several stages."""
         check_blocks(self.interface, self.graph, blocks)
         return CudaPagedSession(self, blocks)
+
+    def _keep(self, stage: CudaPagedSession) -> None:
+        """Keep the pools of a session that has ended, and the graphs that were captured over them, for the next."""
+        if self._spare is None or self._spare.blocks < stage.blocks:
+            self._spare = stage
 
     def runtime_dtype(self, value: Value) -> torch.dtype:
         """The torch type that holds a value at run time."""

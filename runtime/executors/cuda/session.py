@@ -28,13 +28,14 @@ class CudaPagedSession:
 
     Attributes:
         pools: the pools, in the order of the interface.
+        blocks: how many blocks they have.
     """
 
     def __init__(self, executor: CudaExecutor, blocks: int) -> None:
         self._executor, self._device = executor, executor.device
         interface = executor.interface
         assert interface.block is not None
-        self._block, self._blocks, self._arguments = interface.block, blocks, interface.arguments
+        self._block, self.blocks, self._arguments = interface.block, blocks, interface.arguments
         self._received = [value.name for value in interface.received]
         self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
         with memory_for(f"pools of {blocks} blocks of {self._block} tokens"):
@@ -58,7 +59,7 @@ class CudaPagedSession:
                 return {LOGITS: self._graphs.step(step)}
             addresses = Addresses.of(step, self._block, self._device)
             on_device = PackedStep(*(field.to(self._device) for field in step))
-            return self._run(on_device, StepAccess(addresses, step, self._blocks, self._device), received)
+            return self._run(on_device, StepAccess(addresses, step, self.blocks, self._device), received)
 
     @torch.inference_mode()
     def step_ahead(self, step: PackedStep) -> ChosenTokens:
@@ -73,7 +74,7 @@ class CudaPagedSession:
             PagedLayout.copy_blocks(self.pools, *copies)
 
     def _logits(self, step: PackedStep, addresses: Addresses) -> Tensor:
-        return self._run(step, StepAccess(addresses, step, self._blocks, self._device), {})[LOGITS]
+        return self._run(step, StepAccess(addresses, step, self.blocks, self._device), {})[LOGITS]
 
     def _run(self, step: PackedStep, access: StepAccess, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         program = self._executor.program

@@ -37,9 +37,7 @@ def write_cache(
     token = token.to(tl.int64)[:, None]
     head = head[:, None]
     angles = token * (R // 2)
-    key = load_rotated(
-        k + token * k_stride + head * D, angles, cos, sin, live[:, None], D, DP, R, INTERLEAVED
-    )
+    key = load_rotated(k + token * k_stride + head * D, angles, cos, sin, live[:, None], D, DP, R, INTERLEAVED)
     value = tl.load(v + token * v_stride + head * D + d, mask=mask, other=0.0)
     k_scale = head_parameter(k_scales, head, K_SCALES, 1.0)
     v_scale = head_parameter(v_scales, head, V_SCALES, 1.0)
