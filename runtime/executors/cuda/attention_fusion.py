@@ -70,7 +70,7 @@ def _fusion(flow: Dataflow, op: Op) -> Fusion | None:
     slopes = op.operands[6] if len(op.operands) > 6 else None
     known_slopes = slopes is None or slopes.name in flow.constant
     addressed = [value.name for value in op.operands[3:6]] == [*_ADDRESSES]
-    if not (same_turn and same_width and known_slopes and addressed):
+    if not (same_turn and same_width and known_slopes and addressed and op.attrs["scale"] > 0):
         return None
     heads_last = flow.only_user(op.result)
     if heads_last is None or heads_last.kind.name != "transpose" or heads_last.attrs["perm"] != _ROWS_AND_HEADS:
@@ -128,9 +128,7 @@ def _stored(flow: Dataflow, value: Value) -> _Stored | None:
 def _same_scales(flow: Dataflow, written: Value, read: Value) -> bool:
     """Whether the scale of what is read is, for each head, that of what is written, and stored."""
     moved = flow.graph.producers.get(read.name)
-    heads_alone = all(
-        dim == 1 for axis, dim in enumerate(written.type.shape) if axis != LINEAR.HEAD
-    )
+    heads_alone = all(dim == 1 for axis, dim in enumerate(written.type.shape) if axis != LINEAR.HEAD)
     return (
         heads_alone
         and written.name in flow.constant
@@ -211,4 +209,3 @@ def workspace_of(state: Lowering) -> Workspace:
         found = Workspace()
         state.hold("workspace", found)
     return found
-
