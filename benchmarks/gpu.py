@@ -104,8 +104,9 @@ def engine_of(shape: str, recipe: str, folder: Path, batch: int, device: torch.d
     config = {**SHAPES[shape], "dtype": "float16"}
     (folder / "config.json").write_text(json.dumps(config))
     with warnings.catch_warnings(action="ignore"):
-        dry = llmc.dry_run(folder, folder / "engine", passes=",".join(filter(None, (RECIPES[recipe], "merge-linears=off"))), dummy_weights=True, target="torch",
-                           max_batch=batch, max_seq=2048)  # fmt: skip
+        passes = ",".join(filter(None, (RECIPES[recipe], "merge-linears=off")))
+        dry = llmc.dry_run(folder, folder / "engine", passes=passes, dummy_weights=True, target="torch",
+                           max_batch=batch, max_seq=512)  # fmt: skip
     executor = CudaExecutor(dry.graph, device=device, load=random_constants(dry.graph, device))
     return Engine(folder / "engine", dry.manifest, executor, None)
 
@@ -152,7 +153,10 @@ def step_cells(engine: Engine, batches: list[int], bound: float) -> Iterator[tup
     """Milliseconds a step at each batch."""
     for batch in batches:
         seconds(engine, batch, FEW)
-        few, many = min(seconds(engine, batch, FEW) for _ in range(2)), min(seconds(engine, batch, MANY) for _ in range(2))
+        few, many = (
+            min(seconds(engine, batch, FEW) for _ in range(2)),
+            min(seconds(engine, batch, MANY) for _ in range(2)),
+        )
         yield batch, (many - few) / (MANY - FEW) * 1e3
 
 
@@ -163,7 +167,10 @@ def same_tokens(passes: str, dtype: str, folder: Path) -> str:
         with warnings.catch_warnings(action="ignore"):
             engine = llmc.compile(model, folder / "tokens", dtype=dtype, passes=passes, target="torch").path
             gpu, cpu = (
-                [c.token_ids for c in llmc.load(engine, device=device, executor=executor).generate(prompts(), max_new_tokens=48)]
+                [
+                    c.token_ids
+                    for c in llmc.load(engine, device=device, executor=executor).generate(prompts(), max_new_tokens=48)
+                ]
                 for device, executor in (("cuda", "cuda"), ("cpu", "torch"))
             )
         equal += sum(a == b for a, b in zip(gpu, cpu, strict=True))
@@ -176,6 +183,8 @@ def profile(engine: Engine, batch: int, steps: int = 20) -> Iterator[str]:
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
+    gc.collect()
+    torch.cuda.empty_cache()  # of what earlier sessions held
     prompt = list(range(3, 3 + PROMPT))
     requests = [engine.submit(prompt, max_new_tokens=MANY, ignore_eos=True) for _ in range(batch)]
     while any(len(each.tokens) <= PROMPT + 4 for request in requests for each in request.sequences):
@@ -237,14 +246,14 @@ def main() -> None:
                         console.print(f"{shape} {recipe} batch {batch}: {ms:.2f} ms a step, bound {bound:.2f}")
                     for batch in batches if given.profile else ():
                         for line in profile(engine, batch):
-                            console.print(line)
+                            console.print(line, highlight=False)
                     if given.requests:
                         seconds(engine, given.at_once, FEW)
                         took = seconds(engine, given.at_once, MANY, given.requests)
                         rate = given.requests * MANY / took
                         cells.append(Cell(shape, recipe, "cuda", given.at_once, tokens_per_second=rate))
                         console.print(f"{shape} {recipe}: {given.requests} requests at {rate:.0f} tokens/s")
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - the other cells are measured all the same
                     console.print_exception()
                     console.print(f"{shape} {recipe}: {type(error).__name__}: {str(error)[:300]}")
                 engine = None

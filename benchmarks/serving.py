@@ -29,10 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 import llmc
+from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.generation.engine import Engine
 from runtime.generation.groups import GroupMaker
 from runtime.generation.in_flight import InFlightBatch
+from runtime.generation.session_steps import BlockSteps, RowSteps
 
 CONFIG = {
     "model_type": "gpt_neox", "hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 8,
@@ -117,7 +119,7 @@ def static(engine: Engine, requests: list[Served]) -> float:
 
 
 class _Nothing:
-    """A session that computes nothing."""
+    """A linear session that computes nothing."""
 
     packs_tokens = False
 
@@ -132,9 +134,28 @@ class _Nothing:
         return
 
 
-def scheduler_cost(engine: Engine, sequences: int = 64, steps: int = 400) -> tuple[float, float]:
+class _NothingPaged:
+    """A paged session that computes nothing."""
+
+    def __init__(self, blocks: int, block: int, vocabulary: int = 64) -> None:
+        self.blocks, self.block = blocks, block
+        self._logits = torch.zeros(64, vocabulary)
+
+    def step(self, step: PackedStep) -> torch.Tensor:
+        return self._logits[: step.wanted]
+
+    def copy_blocks(self, sources: Any, destinations: Any) -> None:
+        return
+
+
+def scheduler_cost(
+    engine: Engine, sequences: int = 64, steps: int = 400, *, paged: bool = False
+) -> tuple[float, float]:
     """Microseconds per step of planning alone, and of all that is not the model, for sequences that decode."""
-    batch = InFlightBatch.over(_Nothing(sequences, 2048))
+    if paged:
+        batch = InFlightBatch.over(BlockSteps(_NothingPaged(sequences * 32, 64), sequences=sequences, longest=2048))
+    else:
+        batch = InFlightBatch.over(RowSteps(_Nothing(sequences, 2048)))
     maker = GroupMaker(engine.manifest, None, lambda prompt, number: list(map(int, prompt)), lambda text: None)
     params = llmc.SamplingParams(max_new_tokens=engine.manifest.limits.max_seq - 8, ignore_eos=True)
     for number in range(sequences):
@@ -175,11 +196,13 @@ def main() -> None:
             for passes in ("", "cache=paged")
         )
         engine, packing = (llmc.load(path, executor="torch", device=given.device) for path in (linear, paged))
-        planning, everything = scheduler_cost(engine)
         console = Console()
-        console.print(
-            f"scheduler, 64 sequences: {planning:.0f} µs of planning, {everything:.0f} µs a step with nothing computed"
-        )
+        for name, over_blocks in (("rows", False), ("blocks", True)):
+            planning, everything = scheduler_cost(engine, paged=over_blocks)
+            console.print(
+                f"scheduler, 64 sequences over {name}: {planning:.0f} µs of planning, "
+                f"{everything:.0f} µs a step with nothing computed"
+            )
         if given.scheduler:
             return
         for each in (engine, packing):

@@ -59,6 +59,17 @@ def run_command(
             metavar="NAME", help="auto, torch, tensorrt, emulator (TensorRT engines on the CPU, slow) or interpreter."
         ),
     ] = "auto",
+    cache_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many tokens all texts in progress may have together, in paged caches; if not given, those of "
+            "--max-batch texts of --max-seq tokens, or as many as there is memory for.",
+        ),
+    ] = None,
+    paged_cache: Annotated[
+        bool, typer.Option("--paged-cache", help="Page the caches of an engine that was compiled with linear ones.")
+    ] = False,
     hostfile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Hosts for an engine of several ranks, a line each: HOST slots=N."),
@@ -109,7 +120,7 @@ def run_command(
     notes = list(ignored_notes(hosts_chosen(hostfile)))
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
-        "verify": not no_verify, "note": notes.append,
+        "cache_tokens": cache_tokens, "paged_cache": paged_cache, "verify": not no_verify, "note": notes.append,
     }  # fmt: skip
 
     def answer(loaded: Engine) -> None:

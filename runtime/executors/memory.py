@@ -1,11 +1,65 @@
-"""What is said where a step finds no memory."""
+"""How much memory there is for caches, and what is said where a step finds none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import socket
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from compiler.errors import RequestError, is_out_of_memory
+
+# What the caches may take of the memory that is free; steps and the rest of the system need some, too.
+_SHARE = 0.8
+_MEMINFO = Path("/proc/meminfo")
+
+
+class BlockMemory(NamedTuple):
+    """What the blocks of a rank's pools take, and of which memory.
+
+    Attributes:
+        where: the memory: ranks with the same have to share it.
+        free: how many bytes of it are free; None if that is not known.
+        bytes: how many bytes a block takes in all pools of the rank.
+    """
+
+    where: str
+    free: int | None
+    bytes: int
+
+    @classmethod
+    def on(cls, device: torch.device, bytes: int) -> BlockMemory:
+        """A block of so many bytes on a device of this machine."""
+        host = socket.gethostname()
+        if device.type == "cuda":
+            kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for reuse
+            free = torch.cuda.mem_get_info(device)[0] + kept
+            return cls(f"{host}/{torch.cuda.get_device_properties(device).uuid}", free, bytes)
+        return cls(host, _available(), bytes)
+
+
+def most_blocks(ranks: Iterable[BlockMemory]) -> int | None:
+    """How many blocks all ranks have memory for, while something is left for the rest; None if that is not known."""
+    free: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for rank in ranks:
+        if rank.free is not None:
+            free[rank.where] = min(rank.free, free.get(rank.where, rank.free))
+            taken[rank.where] = taken.get(rank.where, 0) + rank.bytes
+    return min((int(_SHARE * free[where]) // max(1, taken[where]) for where in free), default=None)
+
+
+def _available() -> int | None:
+    """How many bytes of the machine's memory programs can have, where the system says so."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB$", _MEMINFO.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from compiler.ir.op import Op, Value
 from compiler.ir.packed_step import BLOCK_TABLES, TOKEN_POSITIONS, TOKEN_ROWS
 from compiler.ir.paged_layout import PagedLayout
 from runtime.executors.cuda.access import StepAccess
-from runtime.executors.cuda.dataflow import Dataflow
+from runtime.executors.cuda.dataflow import Dataflow, fixed
 from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, Rotary, Workspace, attend
 from runtime.executors.torch.lowering import Fusion, Lowering
 
@@ -172,12 +172,13 @@ def rotary_angles(cos: Tensor, sin: Tensor, interleaved: bool) -> Rotary:
 def _lines(
     state: Lowering, op: Op, merged: Op, q: _Rows, k: _Stored, v: _Stored, slopes: Value | None
 ) -> Sequence[str]:
-    _, heads, _, width = op.operands[0].type.shape
-    kv_heads = k.update.operands[0].type.shape[PagedLayout.HEAD]
-    form = AttentionForm(int(heads), int(kv_heads), int(width), op.attrs["scale"], op.attrs["window"])
+    shape = op.operands[0].type.shape
+    heads, width = fixed(shape[LINEAR.HEAD]), fixed(shape[LINEAR.WIDTH])
+    kv_heads = fixed(k.update.operands[0].type.shape[PagedLayout.HEAD])
+    form = AttentionForm(heads, kv_heads, width, op.attrs["scale"], op.attrs["window"])
     scales = None
     if k.scale is not None and v.scale is not None:
-        scales = CacheScales(*(_per_head(state, scale, int(kv_heads)) for scale in (k.scale, v.scale)))
+        scales = CacheScales(*(_per_head(state, scale, kv_heads) for scale in (k.scale, v.scale)))
     held_slopes = None if slopes is None else state.load(slopes).to(state.device, torch.float32).reshape(-1)
     call = AttentionCall(form, workspace_of(state), held_slopes, scales)
     name = state.hold(f"{op.name}.attend", call)

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from compiler.ir.analysis import packed_weights, stored_values
+from compiler.ir.dims import Dim
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
+
+
+def fixed(dim: Dim) -> int:
+    """A dim that is no symbol."""
+    assert isinstance(dim, int)
+    return dim
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor
 
 import runtime.executors.torch.rules  # noqa: F401 - registers the rules
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.paged import DEFAULT_BLOCK, paged
 from compiler.ir.paged_layout import layout_of
-from compiler.ir.cache_layout import LINEAR
 from compiler.ir.step import StepDim
 from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
@@ -24,11 +25,13 @@ from runtime.executors.cuda.fusions import find_fusions
 from runtime.executors.cuda.kernels.products import Product, Section
 from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
-from runtime.executors.cuda.session import CudaPagedSession
+from runtime.executors.cuda.session import CapturingSession, CudaPagedSession
 from runtime.executors.interface import Session
+from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
 from runtime.executors.torch.device import find_device
+from runtime.executors.torch.linear import Linear
 from runtime.executors.torch.lowering import Fusion, Program, lower, runtime_dtype
 from runtime.executors.torch.session import TorchStageSession
 
@@ -78,6 +81,7 @@ class CudaExecutor:
         self.graph, self.interface, self.device = graph, StepInterface.of(graph), device
         self.most_blocks = graph.dims[StepDim.TABLE].max
         self._tuning = Tuning.of(device)
+        self._spare: CudaPagedSession | None = None
         self.fusions = find_fusions(graph, self._product)
         self.program: Program = lower(
             self.interface.ordered(graph),
@@ -132,7 +136,22 @@ class CudaExecutor:
         """See `runtime.executors.paged.PagedExecutor`; EngineError, too, if the graph is one of several stages."""
         check_whole(self.interface, self.graph)
         block = check_blocks(self.interface, self.graph, blocks)
-        return WholePagedSession(self.open_paged_stage(blocks), block, blocks)
+        stage, self._spare = self._spare, None
+        if stage is None or stage.blocks < blocks:
+            stage = None  # its memory is free before more is taken
+            stage = self.open_paged_stage(blocks)
+        whole = CapturingSession if self.captures else WholePagedSession[CudaPagedSession]
+        session = whole(stage, block, blocks)
+        weakref.finalize(session, self._keep, stage)
+        return session
+
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`: that of this rank."""
+        pools = self.interface.empty_pools(1, runtime_dtype=self.runtime_dtype, device="meta")
+        memory = BlockMemory.on(self.device, sum(pool.nbytes for pool in pools.values()))
+        if memory.free is None or self._spare is None:
+            return [memory]
+        return [memory._replace(free=memory.free + self._spare.blocks * memory.bytes)]
 
     def check_rows(self, batch: int, capacity: int) -> None:
         """RequestError if the engine was not built for so many sequences, or so many tokens of each."""
@@ -142,6 +161,11 @@ class CudaExecutor:
         """The same for a graph that may be one of several stages."""
         check_blocks(self.interface, self.graph, blocks)
         return CudaPagedSession(self, blocks)
+
+    def _keep(self, stage: CudaPagedSession) -> None:
+        """Keep the pools of a session that has ended, and the graphs that were captured over them, for the next."""
+        if self._spare is None or self._spare.blocks < stage.blocks:
+            self._spare = stage
 
     def runtime_dtype(self, value: Value) -> torch.dtype:
         """The torch type that holds a value at run time."""
@@ -156,7 +180,7 @@ class CudaExecutor:
     ) -> Product:
         return Product(parts, sections, bias, dtype, self.device, self._tuning)
 
-    def _plain_linear(self, weight: Tensor, bias: Tensor | None):  # type: ignore[no-untyped-def]
+    def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         on_device = weight.to(self.device)
         bias_there = None if bias is None else bias.to(self.device)
         return lambda x: torch.nn.functional.linear(x, on_device, bias_there)

@@ -1,8 +1,8 @@
-"""Sums and norms in one call: what branches add to a hidden state, and the norms that the next branches begin with.
+"""Sums and norms in one call: what branches add to a hidden state, and the norms that the next branches take.
 
     hidden + linear(context) + linear(activated) -> layer_norm -> ...
 
-The products of the branches are left in parts, which the norm's kernel sums up with the rest: their sum is rounded once.
+The products of the branches are left in parts, which the norm's kernel sums up with the rest: one rounding in all.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from compiler.ir.op import Op, Value
-from runtime.executors.cuda.dataflow import Dataflow
-from runtime.executors.cuda.kernels.norms import add_norm, norm
+from runtime.executors.cuda.dataflow import Dataflow, fixed
+from runtime.executors.cuda.kernels.norms import Kind, add_norm, norm
 from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Section, can_serve
-from runtime.executors.cuda.product_fusion import MakeProduct, bias_of, is_product, weight_form, weight_part
+from runtime.executors.cuda.product_fusion import MakeProduct, WeightPart, bias_of, is_product, weight_form, weight_part
 from runtime.executors.torch.lowering import Fusion, Lowering, plain_line
 
 _NORMS = ("layer_norm", "rms_norm")
@@ -97,7 +97,7 @@ def sum_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
 class NormCall:
     """A norm with its parameters."""
 
-    def __init__(self, kind: str, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
+    def __init__(self, kind: Kind, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
         self.kind, self.weight, self.bias, self.eps = kind, weight, bias, eps
 
     @classmethod
@@ -105,7 +105,7 @@ class NormCall:
         """The norm of an op."""
         parameters = [state.load(value).to(state.device) for value in op.operands[1:]]
         weight, bias = [*parameters, None, None][:2]
-        return cls(op.kind.name, weight, bias, op.attrs["eps"])
+        return cls("layer_norm" if op.kind.name == "layer_norm" else "rms_norm", weight, bias, op.attrs["eps"])
 
     def __call__(self, x: Tensor) -> Tensor:
         """The norm of `x [1, T, H]`."""
@@ -143,8 +143,8 @@ class SumCall:
             return (self._sum([*parts, *rows]).unsqueeze(0),)
         first, *others = rows
         biases = [] if self.bias is None else [self.bias]
-        parameters = (self.norm.weight, self.norm.bias, self.norm.eps, self.norm.kind)
-        total, normed = add_norm(first, [*parts, *others], biases, *parameters, sum_dtype=self.dtype)
+        weight, bias, eps, kind = self.norm.weight, self.norm.bias, self.norm.eps, self.norm.kind
+        total, normed = add_norm(first, [*parts, *others], biases, weight, bias, eps, kind, sum_dtype=self.dtype)
         return total.unsqueeze(0), normed.unsqueeze(0)
 
     def _sum(self, parts: Sequence[Tensor]) -> Tensor:
@@ -168,7 +168,10 @@ def _sum_lines(total: Sum, norms: Sequence[Op], make: MakeProduct) -> Callable[[
     def lines(state: Lowering) -> Sequence[str]:
         dtype = state.dtype(total.result)
         served, left = _groups(state, total.linears)
-        products = [(make([parts], [Section(_width(total), None)], None, dtype), len(parts)) for _, parts in served]
+        products = [
+            (make([parts], [Section(fixed(total.result.type.shape[-1]), None)], None, dtype), len(parts))
+            for _, parts in served
+        ]
         vectors = [state.load(value).to(state.device) for value in total.vectors]
         vectors += [bias for group, _ in served for op in group if (bias := bias_of(state, op)) is not None]
         bias = torch.stack([vector.float() for vector in vectors]).sum(0) if vectors else None
@@ -184,13 +187,7 @@ def _sum_lines(total: Sum, norms: Sequence[Op], make: MakeProduct) -> Callable[[
     return lines
 
 
-def _width(total: Sum) -> int:
-    width = total.result.type.shape[-1]
-    assert isinstance(width, int)
-    return width
-
-
-def _groups(state: Lowering, linears: Sequence[Op]) -> tuple[list[tuple[list[Op], list[object]]], list[Op]]:
+def _groups(state: Lowering, linears: Sequence[Op]) -> tuple[list[tuple[list[Op], list[WeightPart]]], list[Op]]:
     """Linears whose weights can be in one product, with the weights; and those that no product serves."""
     by_form: dict[object, list[Op]] = {}
     flow = Dataflow(state.graph)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compiler.ir.op import Op, Value
-from runtime.executors.cuda.dataflow import Dataflow
+from runtime.executors.cuda.dataflow import Dataflow, fixed
 from runtime.executors.cuda.kernels.products import Product, Section, can_serve
 from runtime.executors.torch.lowering import Fusion, Lowering, plain_line
 from runtime.executors.torch.packed import PackedWeight
@@ -17,6 +17,8 @@ from runtime.executors.torch.quantized import load_packed
 
 WeightPart = Tensor | PackedWeight
 MakeProduct = Callable[[Sequence[Sequence[WeightPart]], Sequence[Section], Tensor | None, torch.dtype], Product]
+
+_ACTIVATIONS = ("relu", "gelu", "silu")
 
 
 def is_product(flow: Dataflow, op: Op) -> bool:
@@ -35,10 +37,8 @@ def weight_form(flow: Dataflow, op: Op) -> tuple[object, ...]:
     if packed is None:
         return ("dense", weight.type.dtype)
     q, scale, *zero = packed.operands
-    n, k = q.type.shape
-    rows, groups = scale.type.shape
-    assert isinstance(k, int) and isinstance(groups, int)
-    return (q.type.dtype, k // groups if groups > 1 else 0, bool(zero))
+    columns, groups = fixed(q.type.shape[1]), fixed(scale.type.shape[1])
+    return (q.type.dtype, columns // groups if groups > 1 else 0, bool(zero))
 
 
 def weight_part(state: Lowering, op: Op) -> WeightPart:
@@ -71,8 +71,7 @@ class _Member:
 
     @property
     def section(self) -> Section:
-        size = self.linear.result.type.shape[-1]
-        assert isinstance(size, int)
+        size = fixed(self.linear.result.type.shape[-1])
         return Section(size, None if self.activation is None else activation_name(self.activation))
 
 
@@ -87,8 +86,8 @@ def product_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
     for op in flow.graph.ops:
         if is_product(flow, op):
             user = flow.only_user(op.result)
-            activated = user is not None and user.kind.name in ("relu", "gelu", "silu") and user.name not in flow.claimed
-            member = _Member(op, user if activated else None)
+            activates = user is not None and user.kind.name in _ACTIVATIONS and user.name not in flow.claimed
+            member = _Member(op, user if activates else None)
             groups.setdefault((op.operands[0].name, op.result.type.dtype, *weight_form(flow, op)), []).append(member)
     for members in groups.values():
         ops = flow.claim(tuple(op for member in members for op in member.ops))

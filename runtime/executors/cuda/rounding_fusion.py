@@ -102,9 +102,8 @@ class RoundingCall:
 
 def _lines(found: _Rounding) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
-        scale = found.scale
-        if isinstance(scale, Value):
-            scale = state.load(scale).to(state.device, torch.float32).reshape(-1)
+        known = found.scale
+        scale = state.load(known).to(state.device, torch.float32).reshape(-1) if isinstance(known, Value) else known
         call = RoundingCall(to_torch(found.write.attrs["dtype"]), scale)
         name = state.hold(f"{found.read.name}.rounding", call)
         return [f"{state.ref(found.read.result)} = {name}({state.ref(found.write.operands[0])})"]

@@ -12,10 +12,11 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.paged_layout import PagedLayout
 from compiler.ir.step import LOGITS, StepDim
 from runtime.executors.cuda.access import StepAccess
-from runtime.executors.cuda.decode_graphs import DecodeGraphs
+from runtime.executors.cuda.decode_graphs import ChosenTokens, DecodeGraphs
 from runtime.executors.cuda.kernels.addresses import Addresses
 from runtime.executors.interface import RowCopies
 from runtime.executors.memory import memory_for
+from runtime.executors.paged import WholePagedSession
 from runtime.executors.torch.step_faults import step_fault
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ class CudaPagedSession:
 
     Attributes:
         pools: the pools, in the order of the interface.
+        blocks: how many blocks they have.
     """
 
     def __init__(self, executor: CudaExecutor, blocks: int) -> None:
         self._executor, self._device = executor, executor.device
         interface = executor.interface
         assert interface.block is not None
-        self._block, self._blocks, self._arguments = interface.block, blocks, interface.arguments
+        self._block, self.blocks, self._arguments = interface.block, blocks, interface.arguments
         self._received = [value.name for value in interface.received]
         self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
         with memory_for(f"pools of {blocks} blocks of {self._block} tokens"):
@@ -41,7 +43,8 @@ class CudaPagedSession:
         self.pools = list(empty.values())
         self._graphs: DecodeGraphs | None = None
         if executor.captures:
-            self._graphs = DecodeGraphs(self._logits, self._block, executor.most_blocks, self._device)
+            most = executor.graph.dims[StepDim.BATCH].max
+            self._graphs = DecodeGraphs(self._logits, self._block, executor.most_blocks, most, self._device)
 
     def buffers(self, step: PackedStep) -> dict[str, Tensor]:
         """See `PagedStageSession.buffers`."""
@@ -51,14 +54,19 @@ class CudaPagedSession:
     @torch.inference_mode()
     def step(self, step: PackedStep, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `PagedStageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
-        decodes = step.tokens == len(step.token_rows.unique_consecutive())
         with memory_for(f"a step of {step.tokens} tokens"):
-            if self._graphs is not None and self._graphs.takes(step, decodes):
-                longest = int(step.token_positions.max()) + 1
-                return {LOGITS: self._graphs.step(step, longest)}
+            if self._graphs is not None and self._graphs.takes(step):
+                return {LOGITS: self._graphs.step(step)}
             addresses = Addresses.of(step, self._block, self._device)
             on_device = PackedStep(*(field.to(self._device) for field in step))
-            return self._run(on_device, StepAccess(addresses, step, self._blocks, self._device), received)
+            return self._run(on_device, StepAccess(addresses, step, self.blocks, self._device), received)
+
+    @torch.inference_mode()
+    def step_ahead(self, step: PackedStep) -> ChosenTokens:
+        """See `runtime.executors.paged.StepsAhead.step_ahead`; only if the executor captures steps."""
+        assert self._graphs is not None
+        with memory_for(f"a step of {step.tokens} tokens"):
+            return self._graphs.step_ahead(step)
 
     def copy_blocks(self, copies: RowCopies) -> None:
         """See `PagedStageSession.copy_blocks`."""
@@ -66,7 +74,7 @@ class CudaPagedSession:
             PagedLayout.copy_blocks(self.pools, *copies)
 
     def _logits(self, step: PackedStep, addresses: Addresses) -> Tensor:
-        return self._run(step, StepAccess(addresses, step, self._blocks, self._device), {})[LOGITS]
+        return self._run(step, StepAccess(addresses, step, self.blocks, self._device), {})[LOGITS]
 
     def _run(self, step: PackedStep, access: StepAccess, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         program = self._executor.program
@@ -82,6 +90,10 @@ class CudaPagedSession:
         return {role: outputs[at] for role, at in self._results}
 
 
-def most_blocks(dims: Mapping[str, tuple[int, int, int]]) -> int:
-    """How many blocks the longest sequence of a graph of packed steps has."""
-    return dims[StepDim.TABLE][-1]
+class CapturingSession(WholePagedSession[CudaPagedSession]):
+    """A session of a whole model that need not wait for the tokens of a step. See `StepsAhead`."""
+
+    def step_ahead(self, step: PackedStep) -> ChosenTokens:
+        """See `StepsAhead.step_ahead`."""
+        step.check(self.block, self.blocks)
+        return self.stage.step_ahead(step)

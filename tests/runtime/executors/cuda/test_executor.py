@@ -21,7 +21,6 @@ from llmc.pipeline import compose
 from llmc.verification.tolerance import logits_tolerance
 from runtime.executors.cuda.executor import CudaExecutor
 from runtime.executors.interpreter import InterpreterExecutor
-from tests.passes.parallel.configs import Case, noise_model
 from tests.paged_schedules import (
     CAPACITY,
     Schedule,
@@ -32,6 +31,7 @@ from tests.paged_schedules import (
     padded_logits,
     schedules,
 )
+from tests.passes.parallel.configs import Case, noise_model
 
 CPU = torch.device("cpu")
 FUSED = "merge-linears,fuse-attention,cleanup"
