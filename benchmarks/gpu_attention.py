@@ -34,7 +34,7 @@ from compiler.ir.packed_step import Span
 from runtime.executors.cuda.kernels import attention
 from runtime.executors.cuda.kernels.addresses import Addresses, work_items
 from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, DecodeTiles, Rotary, Workspace, attend
-from runtime.executors.cuda.kernels.norms import add_norm
+from runtime.executors.cuda.kernels.norms import Affine, add_norm
 
 START = time.time()
 BLOCK = 64
@@ -339,7 +339,7 @@ def norms(peak: float) -> list[dict[str, Any]]:
         weight, bias = (torch.randn(width, device="cuda").half() for _ in range(2))
         for kind in ("layer_norm", "rms_norm"):
             calls = [
-                partial(add_norm, x, [part], [bias], weight, bias, 1e-5, kind, sum_dtype=torch.float16)
+                partial(add_norm, x, [part], [bias], [Affine(weight, bias)], 1e-5, kind, sum_dtype=torch.float16)
                 for part in parts
             ]
             micros = time_graph(calls)
