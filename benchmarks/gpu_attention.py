@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -32,8 +33,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from compiler.ir.packed_step import Span
 from runtime.executors.cuda.kernels import attention
 from runtime.executors.cuda.kernels.addresses import Addresses, work_items
-from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, Rotary, Workspace, attend
-from runtime.executors.cuda.kernels.norms import add_norm
+from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, DecodeTiles, Rotary, Workspace, attend
+from runtime.executors.cuda.kernels.norms import Affine, add_norm
 
 START = time.time()
 BLOCK = 64
@@ -105,9 +106,11 @@ def bandwidth() -> float:
 
 @dataclass(frozen=True)
 class Case:
-    """One step: `batch` sequences that each get `new` tokens after `past`.
+    """One step: `batch` sequences that each get `new` tokens after `past`, beside `beside` that decode at 256 tokens.
 
-    `tiles`, `least` and `waves` replace the defaults of the kernels.
+    `tiles`, `least` and `waves` replace the defaults of the kernels. The tiles of single tokens are how many rows a
+    thread has, the warps and the stages; with shared keys, how many positions are read at a time, the warps and the
+    stages. Those of chunks are queries, positions, warps and stages.
     """
 
     form: str
@@ -118,6 +121,16 @@ class Case:
     tiles: tuple[int | None, ...] | None = None
     least: int | None = None
     waves: int | None = None
+    beside: int = 0
+
+    @property
+    def spans(self) -> list[Span]:
+        """The sequences, those that decode first."""
+        counts = [(255, 1)] * self.beside + [(self.past, self.new)] * self.batch
+        stops = itertools.accumulate(new for _, new in counts)
+        return [
+            Span(row, stop - new, stop, past) for row, ((past, new), stop) in enumerate(zip(counts, stops, strict=True))
+        ]
 
     @property
     def length(self) -> int:
@@ -126,14 +139,13 @@ class Case:
     @property
     def bytes(self) -> int:
         heads, kv_heads, width = FORMS[self.form]
-        cache = self.batch * self.length * kv_heads * width * 2 * POOLS[self.pool].itemsize
-        return cache + self.batch * self.new * (heads + kv_heads) * width * 2 * 2
+        cache = sum(span.length for span in self.spans) * kv_heads * width * 2 * POOLS[self.pool].itemsize
+        return cache + sum(span.new for span in self.spans) * (heads + kv_heads) * width * 2 * 2
 
     @property
     def operations(self) -> float:
         heads, _, width = FORMS[self.form]
-        seen = sum(range(self.past + 1, self.length + 1))
-        return 4.0 * heads * width * seen * self.batch
+        return 4.0 * heads * width * sum(sum(range(span.past + 1, span.length + 1)) for span in self.spans)
 
     def set_up(self) -> None:
         """Use the case's tiles."""
@@ -141,24 +153,32 @@ class Case:
         attention._WAVES = self.waves or DEFAULTS["waves"]
         attention._decode_tiles = DEFAULTS["decode"]
         attention._prefill_tiles = DEFAULTS["prefill"]
-        if self.tiles and self.new == 1:
-            attention._decode_tiles = lambda *_: self.tiles
-        elif self.tiles:
+        attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES = DEFAULTS["own"]
+        heads, kv_heads, _ = FORMS[self.form]
+        if self.tiles and self.new > 1:
             attention._prefill_tiles = lambda *_: self.tiles
+        elif self.tiles and heads == kv_heads:
+            attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES = self.tiles
+        elif self.tiles:
+            positions, warps, stages = self.tiles
+            attention._decode_tiles = lambda *_: DecodeTiles(1, max(16, heads // kv_heads), positions, 1, warps, stages)
 
     def step(self, memory: Memory, layers: int, *, alone: bool = False) -> Step:
         """The tensors of the step over so many layers; with `alone`, pools of one block, which suffice to compile."""
         heads, kv_heads, width = FORMS[self.form]
-        per = -(-self.length // BLOCK)
-        count = 1 if alone else self.batch * per
-        order = torch.zeros(self.batch * per, dtype=torch.int64) if alone else torch.randperm(count)
-        tables = order.int().view(self.batch, per).cuda()
-        tokens = self.batch * self.new
-        positions = torch.arange(self.past, self.length, dtype=torch.int32).repeat(self.batch).cuda()
-        rows = torch.arange(self.batch, dtype=torch.int32).repeat_interleave(self.new).cuda()
-        spans = [Span(row, row * self.new, (row + 1) * self.new, self.past) for row in range(self.batch)]
-        queries = None if self.new == 1 else work_items(spans).cuda()
-        addresses = Addresses(positions, rows, tables, BLOCK, self.length, self.new == 1, queries)
+        spans = self.spans
+        per = -(-max(span.length for span in spans) // BLOCK)
+        count = 1 if alone else len(spans) * per
+        order = torch.zeros(len(spans) * per, dtype=torch.int64) if alone else torch.randperm(count)
+        tables = order.int().view(len(spans), per).cuda()
+        tokens = spans[-1].stop
+        positions = torch.cat([torch.arange(span.past, span.length) for span in spans]).int().cuda()
+        rows = torch.cat([torch.full((span.new,), span.row) for span in spans]).int().cuda()
+        decodes = self.new == 1
+        queries = None if decodes else work_items(span for span in spans if span.new > 1).cuda()
+        singles = torch.arange(self.beside, dtype=torch.int32).cuda() if self.beside and not decodes else None
+        longest = max(span.length for span in spans)
+        addresses = Addresses(positions, rows, tables, BLOCK, longest, decodes, queries, singles)
         fused = torch.randn(tokens, (heads + 2 * kv_heads) * width + 4096, device="cuda", dtype=torch.float16)
         angles = torch.rand(tokens, 32, device="cuda") * 6
         pools = memory.pools(POOLS[self.pool], 2 * layers, (count, BLOCK, kv_heads, width))
@@ -223,6 +243,7 @@ class Step:
 DEFAULTS: dict[str, Any] = {
     "least": attention._LEAST_SHARE,
     "waves": attention._WAVES,
+    "own": (attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES),
     "decode": attention._decode_tiles,
     "prefill": attention._prefill_tiles,
 }
@@ -261,7 +282,7 @@ def measure(case: Case, memory: Memory, peak: float) -> dict[str, Any]:
         "share": round(case.bytes / micros * 1e6 / peak, 3),
         "tflops": round(case.operations / micros / 1e6, 1),
     }
-    if case.batch * case.length <= 2048:
+    if case.batch * case.length <= 2048 and not case.beside:
         context, exact = step.run(0, workspace).double(), step.exact()
         result["error"] = f"{((context - exact).norm() / exact.norm()).item():.1e}"
     return result
@@ -290,6 +311,23 @@ def reference_prefill(case: Case) -> float:
         return time_graph([lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)] * 4)
 
 
+class _NoLaunch:
+    """A kernel that does nothing."""
+
+    def __getitem__(self, grid: object) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+def write_alone(case: Case, memory: Memory) -> float:
+    """Microseconds of the part of a prompt's attention that turns queries and writes the cache."""
+    kernel, attention.prefill = attention.prefill, _NoLaunch()
+    try:
+        step, workspace = case.step(memory, 4), Workspace()
+        return time_graph([partial(step.run, at, workspace) for at in range(len(step.pools))])
+    finally:
+        attention.prefill = kernel
+
+
 def norms(peak: float) -> list[dict[str, Any]]:
     """Times of `add_norm` of a residual, four float32 parts and a bias, and its error against float64."""
     results, width = [], 4096
@@ -301,7 +339,7 @@ def norms(peak: float) -> list[dict[str, Any]]:
         weight, bias = (torch.randn(width, device="cuda").half() for _ in range(2))
         for kind in ("layer_norm", "rms_norm"):
             calls = [
-                partial(add_norm, x, [part], [bias], weight, bias, 1e-5, kind, sum_dtype=torch.float16)
+                partial(add_norm, x, [part], [bias], [Affine(weight, bias)], 1e-5, kind, sum_dtype=torch.float16)
                 for part in parts
             ]
             micros = time_graph(calls)
@@ -349,28 +387,39 @@ def compile_check(options: Any) -> None:
 
 def tuning() -> list[Case]:
     """Cases with tiles other than the defaults."""
+    own = ((4, 4, 1), (2, 4, 1), (8, 4, 1), (4, 2, 1), (8, 2, 1), (4, 8, 1), (2, 4, 2), (4, 4, 2), (2, 8, 1))
     decodes = [
         Case(form, pool, batch, past, tiles=tiles)
         for form, pool, batch, past in (
-            ("16x256", "f16", 1, 1023), ("16x256", "f16", 64, 255), ("16x256", "i8", 8, 1023),
-            ("16x256", "fp8", 64, 255), ("32x128", "f16", 8, 1023), ("32/1x128", "f16", 8, 1023),
+            ("16x256", "f16", 1, 1023), ("16x256", "f16", 64, 255), ("16x256", "i8", 64, 255),
+            ("16x256", "fp8", 64, 255), ("32x128", "f16", 8, 1023), ("32x128", "f16", 64, 255),
+            ("32x128", "i8", 64, 255), ("32x80", "f16", 64, 255),
         )
-        for tiles in ((16, 4, 3, None), (16, 4, 3, 128), (16, 4, 4, 128), (32, 4, 2, None), (32, 4, 3, 128),
-                      (32, 4, 1, 128), (32, 8, 3, None), (16, 2, 3, None), (64, 4, 2, 128), (64, 8, 3, 128))
+        for tiles in own
     ]  # fmt: skip
+    shared = [
+        Case("32/1x128", "f16", 64, 1023, tiles=tiles)
+        for tiles in ((64, 4, 2), (32, 4, 2), (32, 4, 3), (64, 4, 3), (64, 8, 3), (128, 8, 2), (32, 4, 4))
+    ]
     shares = [
         Case(form, "f16", batch, past, least=least, waves=waves)
-        for form, batch, past in (("16x256", 1, 255), ("16x256", 1, 1023), ("16x256", 8, 255), ("32/1x128", 1, 1023))
-        for least in (16, 32, 64, 128)
-        for waves in (2, 4, 8)
-    ]
-    prefills = [
-        Case(form, pool, 1, 0, 2048, tiles=tiles)
-        for form, pool in (("16x256", "f16"), ("16x256", "i8"), ("32x128", "f16"), ("32x80", "f16"))
-        for tiles in ((128, 64, 8, 2), (64, 64, 4, 2), (128, 32, 8, 3), (64, 32, 4, 3), (128, 64, 8, 3),
-                      (128, 128, 8, 2), (64, 64, 4, 3), (128, 64, 4, 2), (64, 128, 4, 2))
+        for form, batch, past in (
+            ("16x256", 1, 255), ("16x256", 1, 1023), ("16x256", 1, 4095), ("16x256", 8, 255), ("32x128", 1, 1023),
+            ("32x128", 8, 255), ("32/1x128", 1, 1023),
+        )
+        for least in (16, 32, 64)
+        for waves in (1, 2, 4)
     ]  # fmt: skip
-    return [*decodes, *shares, *prefills]
+    prefills = [
+        Case(form, pool, batch, 0, new, tiles=tiles)
+        for form, pool, batch, new in (
+            ("16x256", "f16", 1, 2048), ("16x256", "f16", 1, 512), ("16x256", "i8", 1, 2048),
+            ("32x128", "f16", 1, 2048), ("32x128", "f16", 1, 512), ("32x128", "f16", 8, 128),
+        )
+        for tiles in ((64, 32, 4, 3), (64, 32, 4, 2), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4), (128, 64, 8, 3),
+                      (128, 64, 8, 2), (64, 32, 4, 4), (128, 128, 8, 2), (128, 32, 8, 3))
+    ]  # fmt: skip
+    return [*decodes, *shared, *shares, *prefills]
 
 
 def main() -> None:
@@ -412,8 +461,9 @@ def defaults() -> dict[str, Any]:
         for form in FORMS
         for shape in ((8, 0, 128), (1, 0, 512), (1, 0, 2048))
     ]
+    mixed = [Case(form, pool, 1, 0, 512, beside=256) for pool in ("f16", "i8") for form in FORMS]
     shapes = {(each.form, each.pool, each.batch > 8): each for each in decodes}
-    compile_all([*shapes.values(), *{(each.form, each.pool): each for each in prefills}.values()])
+    compile_all([*shapes.values(), *mixed, *{(each.form, each.pool): each for each in prefills}.values()])
     memory, peak = Memory(FLAT_BYTES), bandwidth()
     say(f"bandwidth {peak / 1e12:.2f} TB/s")
     say("decode: form, pool, batch, length, us a layer, share of the bandwidth, error")
@@ -422,19 +472,26 @@ def defaults() -> dict[str, Any]:
         if result:
             result["length"] = result["past"] + 1
     show(timed, "form", "pool", "batch", "length", "us", "share", "error")
-    say("prefill: form, pool, batch, tokens, us a layer, TFLOP/s, error; torch's flash attention us, of ours")
+    say(
+        "prefill: form, pool, batch, tokens, us a layer, TFLOP/s, error, us of the writing alone, us of torch's flash "
+        "attention, and that of ours"
+    )
     chunks = []
     for case in prefills:
         result = attempt(case, memory, peak)
         if result:
             result["flash us"] = round(reference_prefill(case), 1)
+            result["write us"] = round(write_alone(case, memory), 1)
             result["ratio"] = round(result["flash us"] / result["us"], 2)
         chunks.append(result)
-    show(chunks, "form", "pool", "batch", "new", "us", "tflops", "error", "flash us", "ratio")
+    show(chunks, "form", "pool", "batch", "new", "us", "tflops", "error", "write us", "flash us", "ratio")
+    say("256 sequences decode at 256 tokens beside a prompt of 512: form, pool, us a layer, share of the bandwidth")
+    both = [attempt(case, memory, peak) for case in mixed]
+    show(both, "form", "pool", "us", "share")
     say("add_norm of 4 parts, 4,096 wide: kind, tokens, us, share of the bandwidth, error, error of the sum")
     summed = norms(peak)
     show(summed, "kind", "tokens", "us", "share", "error", "sum error")
-    return {"bandwidth": peak, "decode": timed, "prefill": chunks, "add_norm": summed}
+    return {"bandwidth": peak, "decode": timed, "prefill": chunks, "mixed": both, "add_norm": summed}
 
 
 def tune() -> dict[str, Any]:

@@ -70,7 +70,7 @@ def _fusion(flow: Dataflow, op: Op) -> Fusion | None:
     slopes = op.operands[6] if len(op.operands) > 6 else None
     known_slopes = slopes is None or slopes.name in flow.constant
     addressed = [value.name for value in op.operands[3:6]] == [*_ADDRESSES]
-    if not (same_turn and same_width and known_slopes and addressed):
+    if not (same_turn and same_width and known_slopes and addressed and op.attrs["scale"] > 0):
         return None
     heads_last = flow.only_user(op.result)
     if heads_last is None or heads_last.kind.name != "transpose" or heads_last.attrs["perm"] != _ROWS_AND_HEADS:

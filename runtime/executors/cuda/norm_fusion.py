@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compiler.ir.op import Op, Value
 from runtime.executors.cuda.dataflow import Dataflow, fixed
-from runtime.executors.cuda.kernels.norms import Kind, add_norm, norm
+from runtime.executors.cuda.kernels.norms import MOST_NORMS, Affine, Kind, add_norm, add_norm_of_rows, norm
 from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Section, can_serve
 from runtime.executors.cuda.product_fusion import MakeProduct, WeightPart, bias_of, is_product, weight_form, weight_part
 from runtime.executors.torch.lowering import Fusion, Lowering, plain_line
@@ -70,20 +70,29 @@ def sum_of(flow: Dataflow, value: Value) -> Sum | None:
 
 
 def norm_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
-    """A fusion for each value that norms are taken of, with the sum that it is, if it is one."""
-    by_input: dict[str, list[Op]] = {}
+    """A fusion for each value that norms are taken of, with the sum that it is, or has rows of, if it is one."""
+    by_input: dict[tuple[object, ...], list[Op]] = {}
     for op in flow.graph.ops:
         stored = all(value.name in flow.constant for value in op.operands[1:])
         if op.kind.name in _NORMS and stored and len(op.result.type.shape) == 3 and op.name not in flow.claimed:
-            by_input.setdefault(op.operands[0].name, []).append(op)
+            by_input.setdefault((op.operands[0].name, op.kind.name, op.attrs["eps"]), []).append(op)
     for norms in by_input.values():
-        total = sum_of(flow, norms[0].operands[0])
+        for start in range(0, len(norms), MOST_NORMS):
+            yield _norm_fusion(flow, norms[start : start + MOST_NORMS], make)
+
+
+def _norm_fusion(flow: Dataflow, norms: Sequence[Op], make: MakeProduct) -> Fusion:
+    value = norms[0].operands[0]
+    total = sum_of(flow, value)
+    if total is not None and total.others:
+        return Fusion("sum and norm", flow.claim((*total.ops, *norms)), _sum_lines(total, norms, make))
+    gather = flow.maker(value, "gather_rows") if len(flow.users(value)) == len(norms) else None
+    if gather is not None and flow.only_user(gather.operands[0]):
+        total = sum_of(flow, gather.operands[0])
         if total is not None and total.others:
-            ops = flow.claim((*total.ops, *norms))
-            yield Fusion("sum and norm", ops, _sum_lines(total, norms, make))
-        else:
-            for op in norms:
-                yield Fusion("norm", flow.claim((op,)), _norm_lines(op))
+            ops = flow.claim((*total.ops, gather, *norms))
+            return Fusion("sum and norm of rows", ops, _sum_lines(total, norms, make, gather.operands[1]))
+    return Fusion("norm", flow.claim((*norms,)), _norm_lines(norms))
 
 
 def sum_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
@@ -95,57 +104,71 @@ def sum_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
 
 
 class NormCall:
-    """A norm with its parameters."""
+    """Norms of one value, with their parameters."""
 
-    def __init__(self, kind: Kind, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
-        self.kind, self.weight, self.bias, self.eps = kind, weight, bias, eps
+    def __init__(self, kind: Kind, eps: float, affines: Sequence[Affine]) -> None:
+        self.kind, self.eps, self.affines = kind, eps, [*affines]
 
     @classmethod
-    def of(cls, state: Lowering, op: Op) -> NormCall:
-        """The norm of an op."""
-        parameters = [state.load(value).to(state.device) for value in op.operands[1:]]
-        weight, bias = [*parameters, None, None][:2]
-        return cls("layer_norm" if op.kind.name == "layer_norm" else "rms_norm", weight, bias, op.attrs["eps"])
+    def of(cls, state: Lowering, ops: Sequence[Op]) -> NormCall:
+        """The norms of ops, of one kind and with one epsilon."""
+        stored = [[state.load(value).to(state.device) for value in op.operands[1:]] for op in ops]
+        affines = [Affine(*[*tensors, None, None][:2]) for tensors in stored]
+        return cls("layer_norm" if ops[0].kind.name == "layer_norm" else "rms_norm", ops[0].attrs["eps"], affines)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The norm of `x [1, T, H]`."""
-        return norm(x.squeeze(0), self.weight, self.bias, self.eps, self.kind).unsqueeze(0)
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The norms of `x [1, T, H]`."""
+        return tuple(each.unsqueeze(0) for each in norm(x.squeeze(0), self.affines, self.eps, self.kind))
 
 
 class SumCall:
-    """A sum of hidden states, and the first norm that is taken of it, if any is.
+    """A sum of hidden states, and norms that are taken of it, if any are.
 
     Attributes:
         products: the products that are added up, and how many inputs each has.
         bias: what is added to each token, `f32[H]`, or None.
         dtype: what the sum is rounded to.
-        norm: the norm.
+        norms: the norms, or None.
+        gathers: whether only some rows are wanted, and only of the norms.
     """
 
     def __init__(
-        self, products: Sequence[tuple[Product, int]], bias: Tensor | None, dtype: torch.dtype, norm: NormCall | None
+        self,
+        products: Sequence[tuple[Product, int]],
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        norms: NormCall | None,
+        *,
+        gathers: bool = False,
     ) -> None:
-        self.products, self.bias, self.dtype, self.norm = [*products], bias, dtype, norm
+        self.products, self.bias, self.dtype, self.norms, self.gathers = [*products], bias, dtype, norms, gathers
 
     def __call__(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """The sum, and the norm of it if there is one.
+        """The sum, and the norms of it if there are some; or the norms of rows.
 
         Args:
             *values: the inputs of the products, product by product, and then what else is added; all `[1, T, ...]`.
+                Then, if it `gathers`, which rows are wanted, `i32[1, R]`.
         """
         rows = [value.squeeze(0) for value in values]
+        wanted = rows.pop() if self.gathers else None
+        if wanted is not None and wanted.shape[0] < rows[0].shape[0]:
+            rows, wanted = [each.index_select(0, wanted) for each in rows], None
         parts = []
         for product, count in self.products:
             xs, rows = rows[:count], rows[count:]
-            few = self.norm is not None and xs[0].shape[0] <= MOST_ROWS
+            few = self.norms is not None and xs[0].shape[0] <= MOST_ROWS
             parts.append(product.partial(xs) if few else product(xs))
-        if self.norm is None:
+        if self.norms is None:
             return (self._sum([*parts, *rows]).unsqueeze(0),)
         first, *others = rows
         biases = [] if self.bias is None else [self.bias]
-        weight, bias, eps, kind = self.norm.weight, self.norm.bias, self.norm.eps, self.norm.kind
-        total, normed = add_norm(first, [*parts, *others], biases, weight, bias, eps, kind, sum_dtype=self.dtype)
-        return total.unsqueeze(0), normed.unsqueeze(0)
+        arguments = (first, [*parts, *others], biases, self.norms.affines, self.norms.eps, self.norms.kind)
+        if wanted is not None:
+            results = add_norm_of_rows(*arguments, sum_dtype=self.dtype, rows=wanted)
+        else:
+            results = add_norm(*arguments, sum_dtype=self.dtype)[1 if self.gathers else 0 :]
+        return tuple(each.unsqueeze(0) for each in results)
 
     def _sum(self, parts: Sequence[Tensor]) -> Tensor:
         if len(parts) == 1 and self.bias is None:
@@ -156,15 +179,18 @@ class SumCall:
         return (total if self.bias is None else total + self.bias).to(self.dtype)
 
 
-def _norm_lines(op: Op) -> Callable[[Lowering], Sequence[str]]:
+def _norm_lines(ops: Sequence[Op]) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
-        call = state.hold(f"{op.name}.norm", NormCall.of(state, op))
-        return [f"{state.ref(op.result)} = {call}({state.ref(op.operands[0])})"]
+        call = state.hold(f"{ops[0].name}.norm", NormCall.of(state, ops))
+        results = "".join(f"{state.ref(op.result)}, " for op in ops)
+        return [f"{results}= {call}({state.ref(ops[0].operands[0])})"]
 
     return lines
 
 
-def _sum_lines(total: Sum, norms: Sequence[Op], make: MakeProduct) -> Callable[[Lowering], Sequence[str]]:
+def _sum_lines(
+    total: Sum, norms: Sequence[Op], make: MakeProduct, wanted: Value | None = None
+) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
         dtype = state.dtype(total.result)
         served, left = _groups(state, total.linears)
@@ -175,14 +201,15 @@ def _sum_lines(total: Sum, norms: Sequence[Op], make: MakeProduct) -> Callable[[
         vectors = [state.load(value).to(state.device) for value in total.vectors]
         vectors += [bias for group, _ in served for op in group if (bias := bias_of(state, op)) is not None]
         bias = torch.stack([vector.float() for vector in vectors]).sum(0) if vectors else None
-        call = SumCall(products, bias, dtype, NormCall.of(state, norms[0]) if norms else None)
+        gathers = wanted is not None
+        call = SumCall(products, bias, dtype, NormCall.of(state, norms) if norms else None, gathers=gathers)
         before = [plain_line(state, op) for op in left]
         inputs = [op.operands[0] for group, _ in served for op in group]
-        others = [*total.others, *(op.result for op in left)]
+        others = [*total.others, *(op.result for op in left), *([] if wanted is None else [wanted])]
         arguments = ", ".join(state.ref(value) for value in (*inputs, *others))
-        results = "".join(f"{state.ref(value)}, " for value in (total.result, *(op.result for op in norms[:1])))
-        line = f"{results}= {state.hold(f'{total.result.name}.sum', call)}({arguments})"
-        return [*before, line, *(line for op in norms[1:] for line in _norm_lines(op)(state))]
+        results = [*([] if gathers else [total.result]), *(op.result for op in norms)]
+        left_side = "".join(f"{state.ref(value)}, " for value in results)
+        return [*before, f"{left_side}= {state.hold(f'{total.result.name}.sum', call)}({arguments})"]
 
     return lines
 

@@ -17,7 +17,11 @@ from runtime.executors.cuda.kernels.prefill import prefill
 _MOST_SPLITS = 32
 _LEAST_SHARE = 32
 _WAVES = 2
-_PREFILL_TILES = ((128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1))
+_PREFILL_TILES = ((64, 64, 4, 3), (64, 32, 4, 3), (64, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1))
+_UNTURNED = (
+    "HEADS", "KV_HEADS", "D", "DP", "BLOCK", "K_FORM", "V_FORM", "K_SCALES", "V_SCALES", "K_ZEROS", "V_ZEROS",
+)  # fmt: skip
+"""The constants of a kernel that turns nothing."""
 _QUANTIZED = (torch.int8, torch.float8_e4m3fn)
 
 
@@ -58,7 +62,7 @@ class AttentionForm(NamedTuple):
         heads: how many query heads there are.
         kv_heads: how many key heads, each of which `heads / kv_heads` query heads share.
         width: how many values a head has.
-        scale: factor on the scores.
+        scale: factor on the scores, more than 0.
         window: how many positions back a token sees; -1 for all.
     """
 
@@ -145,19 +149,20 @@ def attend(
         return context
     if addresses.queries is None:
         raise ValueError("a step of more than one token a sequence needs the work items of its addresses")
-    tokens = q.shape[0]
+    tokens, table_stride = q.shape[0], addresses.tables.stride(0)
     pairs = max(1, 4096 // common["DP"])
-    write_cache[(triton.cdiv(tokens * form.kv_heads, pairs),)](
-        k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
-        tokens, k.stride(0), v.stride(0), addresses.tables.stride(0), BR=pairs, **common,
+    write_cache[(triton.cdiv(tokens * form.kv_heads, pairs) + triton.cdiv(tokens * form.heads, pairs),)](
+        q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
+        tokens, q.stride(0), k.stride(0), v.stride(0), table_stride, BR=pairs, **common,
     )  # fmt: skip
     if addresses.singles is not None:
         _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
     bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"], q.device)
+    turned = q if rotary is None else context
     prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
-        q, *pools, addresses.queries, addresses.tables, cos, sin, slopes, *parameters, context,
-        q.stride(0), addresses.tables.stride(0), form.scale, WINDOW=form.window, ALIBI=slopes is not None,
-        BM=bm, BN=bn, STAGES=stages, num_warps=warps, **common,
+        turned, *pools, addresses.queries, addresses.tables, slopes, *parameters, context,
+        turned.stride(0), table_stride, form.scale, WINDOW=form.window, ALIBI=slopes is not None,
+        BM=bm, BN=bn, STAGES=stages, num_warps=warps, **{name: common[name] for name in _UNTURNED},
     )  # fmt: skip
     return context
 
@@ -310,7 +315,7 @@ def _prefill_tiles(dtype: torch.dtype, width: int, device: torch.device) -> tupl
     """
     if dtype is torch.float32:
         return 16, 16, 4, 1
-    tiles = ((128, 64, 4, 3), *_PREFILL_TILES) if width <= 64 else _PREFILL_TILES
+    tiles = _PREFILL_TILES if width <= 128 else _PREFILL_TILES[1:]
     memory = _shared_memory(device)
     return next(
         (each for each in tiles if (each[0] + 2 * each[3] * each[1]) * width * dtype.itemsize <= memory), tiles[-1]

@@ -64,15 +64,15 @@ def decode(
     angles = token * (R // 2)
     if GROUP == 1:
         acc, top, total = _by_sums(
-            q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end, earliest,
-            position, last, kv_head, scale, KV_HEADS, D, DP, R, INTERLEAVED, BLOCK, K_FORM, V_FORM, K_SCALES, V_SCALES,
-            K_ZEROS, V_ZEROS, WINDOW, ALIBI, KEYS, BN, UNROLL, STAGES,
+            q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end,
+            earliest, position, last, kv_head, scale, KV_HEADS, D, DP, R, INTERLEAVED, BLOCK, K_FORM, V_FORM,
+            K_SCALES, V_SCALES, K_ZEROS, V_ZEROS, WINDOW, ALIBI, KEYS, BN, UNROLL, STAGES,
         )  # fmt: skip
     else:
         acc, top, total = _by_products(
-            q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end, earliest,
-            position, last, kv_head, scale, HEADS // KV_HEADS, KV_HEADS, D, DP, R, INTERLEAVED, BLOCK, K_FORM, V_FORM,
-            K_SCALES, V_SCALES, K_ZEROS, V_ZEROS, WINDOW, ALIBI, GROUP, BN, STAGES,
+            q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end,
+            earliest, position, last, kv_head, scale, HEADS // KV_HEADS, KV_HEADS, D, DP, R, INTERLEAVED, BLOCK,
+            K_FORM, V_FORM, K_SCALES, V_SCALES, K_ZEROS, V_ZEROS, WINDOW, ALIBI, GROUP, BN, STAGES,
         )  # fmt: skip
     if MOST_SPLITS > 1:  # noqa: SIM102 - this one is decided when the kernel is compiled
         if shares > 1:
@@ -142,8 +142,8 @@ def _rows_of_heads(
 
 @triton.jit
 def _by_sums(
-    q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end, earliest,
-    position, last, kv_head, scale,
+    q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end,
+    earliest, position, last, kv_head, scale,
     KV_HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr, K_SCALES: tl.constexpr, V_SCALES: tl.constexpr,
     K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, KEYS: tl.constexpr,
@@ -237,8 +237,8 @@ def _by_sums(
 
 @triton.jit
 def _by_products(
-    q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end, earliest,
-    position, last, kv_head, scale,
+    q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end,
+    earliest, position, last, kv_head, scale,
     MEMBERS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr,

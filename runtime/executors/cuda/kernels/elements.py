@@ -71,7 +71,7 @@ def quantized(x, scale, zero, FORM: tl.constexpr, DTYPE: tl.constexpr):
     """
     if FORM == PLAIN:
         result = x.to(DTYPE)
-    elif FORM == INT8 or FORM == INT8_PACKED:
+    elif FORM == INT8 or FORM == INT8_PACKED:  # noqa: SIM109 - kernels know no tuples
         y = x.to(tl.float32) * tl.div_rn(1.0, scale)
         y = tl.where(y == y, tl.minimum(tl.maximum(y, -1024.0), 1024.0), 0.0)
         # The sum has no bits for a fraction: it is rounded to the nearest integer, ties to even.

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from compiler.errors import EngineError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
+from compiler.ir.packed_step import PackedStep, SequenceStep
 from compiler.ir.paged import paged
 from compiler.passes import run_pipeline
 from compiler.store import write_ranks
@@ -93,10 +94,26 @@ def test_random_models_and_schedules(tmp_path_factory: pytest.TempPathFactory, c
 def test_all_that_a_layer_does_runs_in_few_calls(tmp_path: Path) -> None:
     executor = CudaExecutor(made("gptj", "", tmp_path), device=CPU)
     names = Counter(fusion.name for fusion in executor.fusions)
-    assert names == {"attention": 2, "norm": 2, "sum and norm": 1, "sum": 1, "product": 3}
+    assert names == {"attention": 2, "norm": 1, "sum and norm": 1, "sum and norm of rows": 1, "product": 3}
     left = [*executor.explain()][-1]
-    assert "linear" not in left and "layer_norm" not in left and "paged" not in left
+    assert not any(kind in left for kind in ("linear", "layer_norm", "paged", "gather_rows"))
     assert executor.captures
+
+
+def test_both_norms_of_a_parallel_residual_are_one_call(tmp_path: Path) -> None:
+    fusions = CudaExecutor(made("gpt_neox", "", tmp_path), device=CPU).fusions
+    norms = [sum(op.kind.name == "layer_norm" for op in fusion.ops) for fusion in fusions if "norm" in fusion.name]
+    assert sorted(norms) == [1, 2, 2]
+
+
+@pytest.mark.parametrize("wanted", [[3], [0, 1, 2, 3], [2, 0, 3, 1], [0, 0, 1, 2, 3, 3]], ids=str)
+def test_norms_are_of_the_tokens_whose_logits_are_wanted(tmp_path: Path, wanted: list[int]) -> None:
+    graph = paged(made("gpt_neox", "", tmp_path), 16)
+    step = PackedStep.of([SequenceStep(0, [1, 2, 3, 4], [0], wanted)])
+    found, expected = (
+        executor.open_paged(1).step(step) for executor in (CudaExecutor(graph, device=CPU), InterpreterExecutor(graph))
+    )
+    assert (found - expected).abs().max() < EXACT
 
 
 def test_activations_are_rounded_as_by_the_interpreter(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import compiler.ir.evaluators.nn  # noqa: F401 - registers them
 from compiler.ir.evaluators.core import evaluator
-from runtime.executors.cuda.kernels.norms import MOST_ADDED, add_norm, norm
+from runtime.executors.cuda.kernels.norms import MOST_ADDED, MOST_NORMS, Affine, add_norm, add_norm_of_rows, norm
 from tests.runtime.executors.cuda.attention_cases import DEVICE
 
 EPS = 1e-5
@@ -37,9 +37,13 @@ def test_norm(kind, dtype, width, parameters):
     x = (torch.randn(3, width + 5) * 3 + 1).to(DEVICE, dtype)[:, :width]  # rows that are further apart
     weight = torch.rand(width).to(DEVICE, dtype) + 0.5 if parameters else None
     bias = torch.randn(width).to(DEVICE, dtype) if parameters == 2 and kind == "layer_norm" else None
-    normed = norm(x, weight, bias, EPS, kind)
+    other = Affine(None, bias)
+    normed, second = norm(x, [Affine(weight, bias), other], EPS, kind)
     assert normed.dtype is dtype and normed.is_contiguous()
     assert_is_norm(normed, kind, x, weight, bias)
+    assert_is_norm(second, kind, x, None if bias is None else torch.ones_like(bias), bias)
+    (alone,) = norm(x, [Affine(weight, bias)], EPS, kind)
+    assert torch.equal(alone, normed)
 
 
 @st.composite
@@ -63,7 +67,8 @@ def sums(draw):
 @given(sums(), st.sampled_from(["layer_norm", "rms_norm"]))
 def test_sum_and_its_norm(tensors, kind):
     residual, added, biases, weight, sum_dtype = tensors
-    total, normed = add_norm(residual, added, biases, weight, None, EPS, kind, sum_dtype=sum_dtype)
+    affines = [Affine(weight), Affine(None)]
+    total, normed, second = add_norm(residual, added, biases, affines, EPS, kind, sum_dtype=sum_dtype)
     terms = [residual, *[each for x in added for each in (x if x.dim() == 3 else [x])], *biases]
     exact = sum(each.double() for each in terms)
     size = sum(each.double().abs() for each in terms)
@@ -73,9 +78,15 @@ def test_sum_and_its_norm(tensors, kind):
         (total.double() - exact).abs() <= unit * size + torch.finfo(sum_dtype).eps / 2 * (exact.abs() + unit * size)
     ).all()
     assert_is_norm(normed, kind, total, weight, None)
+    assert_is_norm(second, kind, total, None, None)
+    rows = torch.tensor([len(total) - 1, 0, 0], dtype=torch.int32, device=DEVICE)
+    of_rows = add_norm_of_rows(residual, added, biases, affines, EPS, kind, sum_dtype=sum_dtype, rows=rows)
+    assert [torch.equal(each, all_[rows.long()]) for each, all_ in zip(of_rows, (normed, second), strict=True)]
 
 
 def test_more_than_a_kernel_adds():
     x = torch.zeros(1, 4)
     with pytest.raises(ValueError, match="more than one kernel does"):
-        add_norm(x, [x] * (MOST_ADDED + 1), [], None, None, EPS, "rms_norm", sum_dtype=torch.float32)
+        add_norm(x, [x] * (MOST_ADDED + 1), [], [Affine(None)], EPS, "rms_norm", sum_dtype=torch.float32)
+    with pytest.raises(ValueError, match="more than one kernel does"):
+        norm(x, [Affine(None)] * (MOST_NORMS + 1), EPS, "rms_norm")
