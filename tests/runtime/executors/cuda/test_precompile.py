@@ -11,7 +11,8 @@ def jobs(case: Case, device: torch.device) -> list[Job]:
     """The kernels of a product, as a GPU runs them."""
     built = build(case, device)
     compiled = built.product.jobs(built.product.launch(case.rows), built.xs)
-    return [job._replace(constants={**job.constants, "NATIVE": True, "PART": 0}) for job in compiled]
+    native = {"NATIVE": True, "PART": 0}
+    return [job._replace(constants={k: native.get(k, v) for k, v in job.constants.items()}) for job in compiled]
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=str)
