@@ -315,7 +315,7 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None
     elif y.dtype is x.dtype:
         torch.mm(x, weight.t(), out=y)
     elif y.device.type == "cuda":
-        torch.mm(x, weight.t(), out_dtype=y.dtype, out=y)
+        y.copy_(torch.mm(x, weight.t(), out_dtype=y.dtype))
     else:
         torch.mm(x.to(y.dtype), weight.t().to(y.dtype), out=y)
 
