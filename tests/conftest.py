@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+# Without a GPU, triton interprets kernels; it has to know before it is imported, as transformers does.
 if not torch.cuda.is_available():
-    # Triton asks when it is first imported, which other packages do, too: its kernels then run on the CPU.
-    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples in every run: a test that fails, fails for everyone. No deadline: machines differ.
 settings.register_profile(

@@ -64,6 +64,35 @@ class TensorRTKind(_RunsPlans):
 
 
 @register_executor
+class CudaKind(ExecutorKind):
+    """The graph that every engine stores, by few kernels a layer."""
+
+    name = "cuda"
+    summary = "any engine, on a CUDA GPU, by kernels of Triton"
+    targets = ("torch",)
+    automatic = True
+
+    def fit(self, target: str, device: str) -> Fit:
+        """A GPU that Triton serves, and Triton, must be there; if only Triton is missing, that is noted."""
+        if device.startswith("cpu") or not _sees_gpu():
+            return Fit(False)
+        if find_spec("triton") is None:
+            return Fit(False, "torch, which is slower than kernels of Triton: the Python package triton is not installed")
+        return Fit(True)
+
+    def uses_gpu(self, device: str) -> bool:
+        """It runs nowhere else."""
+        return True
+
+    def load(self, rank: RankToLoad) -> RankExecutor:
+        """Load the graph and the weights of a rank."""
+        from runtime.executors.cuda.executor import CudaExecutor
+
+        files = rank.folder.rank(rank.target, rank.rank)
+        return CudaExecutor.load(rank.folder.path / files["graph"], device=rank.device, group=rank.group)
+
+
+@register_executor
 class TorchKind(ExecutorKind):
     """The graph that every engine stores, by torch."""
 

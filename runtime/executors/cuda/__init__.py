@@ -1,1 +1,1 @@
-"""The torch target on CUDA GPUs: few kernels a layer, captured as CUDA graphs."""
+"""Running a rank's graph on a CUDA GPU by few kernels."""

@@ -1,1 +1,1 @@
-"""Triton kernels, each with the torch code that prepares what it reads."""
+"""The Triton kernels of the CUDA executor, each with what it computes in words."""

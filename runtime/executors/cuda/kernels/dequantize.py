@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from runtime.executors.cuda.kernels.decode import int4_values
+from runtime.executors.cuda.kernels.unpacking import int4_values
 from runtime.executors.cuda.kernels.skinny import decoded
 
 

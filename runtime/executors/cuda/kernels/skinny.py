@@ -15,7 +15,7 @@ wants the bounds of a loop (`PART`, which is `part_k`) as constants.
 import triton
 import triton.language as tl
 
-from runtime.executors.cuda.kernels.decode import float8_value, int4_values, int8_value
+from runtime.executors.cuda.kernels.unpacking import float8_value, int4_values, int8_value
 
 
 @triton.jit

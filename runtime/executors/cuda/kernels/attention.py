@@ -1,0 +1,287 @@
+"""Attention of packed steps over pools of blocks: rotary embedding, the writing of the cache, and attention itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from runtime.executors.cuda.kernels.addresses import TILE, Addresses
+from runtime.executors.cuda.kernels.cache_write import write_cache
+from runtime.executors.cuda.kernels.decode import decode
+from runtime.executors.cuda.kernels.elements import FP8, FP8_BITS, INT8, PLAIN
+from runtime.executors.cuda.kernels.prefill import prefill
+
+_MOST_SPLITS = 32
+_LEAST_SHARE = 64
+_WAVES = 4
+_PREFILL_TILES = ((128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1))
+_QUANTIZED = (torch.int8, torch.float8_e4m3fn)
+
+
+class Rotary(NamedTuple):
+    """The angles by which the queries and keys of a step are turned, over the first `R` values of a head.
+
+    Attributes:
+        cos: `f32[T, R/2]`, contiguous.
+        sin: the same.
+        interleaved: whether the values `(2 i, 2 i + 1)` of a head are a pair, and not `(i, i + R/2)`.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool
+
+
+class CacheScales(NamedTuple):
+    """The scales of pools of int8 or float8_e4m3fn: what is stored is `quantize(x, scale, zero)`.
+
+    Attributes:
+        k: of keys, `f32[kv_heads]` or one for all; None if only the values are quantized.
+        v: of values, likewise.
+        k_zero: the zero points of keys, `[kv_heads]` or one for all, integers or floats; None if there are none.
+        v_zero: those of values, likewise.
+    """
+
+    k: Tensor | None
+    v: Tensor | None
+    k_zero: Tensor | None = None
+    v_zero: Tensor | None = None
+
+
+class AttentionForm(NamedTuple):
+    """What the attention of a model is.
+
+    Attributes:
+        heads: how many query heads there are.
+        kv_heads: how many key heads, each of which `heads / kv_heads` query heads share.
+        width: how many values a head has.
+        scale: factor on the scores.
+        window: how many positions back a token sees; -1 for all.
+    """
+
+    heads: int
+    kv_heads: int
+    width: int
+    scale: float
+    window: int = -1
+
+    @property
+    def group(self) -> int:
+        """How many query heads share a key head."""
+        return self.heads // self.kv_heads
+
+
+class Workspace:
+    """Memory in which programs of a kernel meet. Kernels that run one after the other share it.
+
+    What was given out once stays allocated as long as the workspace, since captured CUDA graphs go on using it. A
+    capture must not be the first to ask for a size: a step of that size runs before.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[torch.device, list[Tensor]] = {}
+        self._counters: dict[torch.device, list[Tensor]] = {}
+
+    def sums(self, count: int, device: torch.device) -> Tensor:
+        """At least `count` float32 values of any content."""
+        held = self._sums.setdefault(device, [])
+        if not held or held[-1].numel() < count:
+            held.append(torch.empty(triton.next_power_of_2(count), dtype=torch.float32, device=device))
+        return held[-1]
+
+    def counters(self, count: int, device: torch.device) -> Tensor:
+        """At least `count` int32 values that are 0, and are left so."""
+        held = self._counters.setdefault(device, [])
+        if not held or held[-1].numel() < count:
+            held.append(torch.zeros(triton.next_power_of_2(count), dtype=torch.int32, device=device))
+        return held[-1]
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_pool: Tensor,
+    v_pool: Tensor,
+    addresses: Addresses,
+    form: AttentionForm,
+    rotary: Rotary | None = None,
+    slopes: Tensor | None = None,
+    scales: CacheScales | None = None,
+    *,
+    workspace: Workspace | None = None,
+) -> Tensor:
+    """Rotate the queries and keys of a step, write keys and values into pools in place, and attend causally.
+
+    Args:
+        q: `[T, heads * width]`; its rows may be any distance apart, as in a slice of a larger product.
+        k: `[T, kv_heads * width]`, likewise.
+        v: the same.
+        k_pool: `[N, block, kv_heads, width]`, contiguous: of a floating-point type, or int8 or float8_e4m3fn.
+        v_pool: the same.
+        addresses: where the tokens are.
+        form: what the attention is.
+        rotary: by which angles queries and keys are turned; None for none.
+        slopes: of ALiBi, `f32[heads]`; None for none.
+        scales: of quantized pools; None for others.
+        workspace: memory to reuse from call to call; new memory is taken without it.
+
+    Returns:
+        The context, `[T, heads * width]`, contiguous, in the type of `q`.
+
+    Raises:
+        ValueError: if addresses have neither single tokens nor work items.
+    """
+    parameters = scales if scales is not None else CacheScales(None, None)
+    common = _common(form, rotary, parameters, (k_pool, v_pool), addresses.block)
+    cos, sin = (rotary.cos, rotary.sin) if rotary is not None else (None, None)
+    pools = (_bytes(k_pool), _bytes(v_pool))
+    context = torch.empty(q.shape[0], form.heads * form.width, dtype=q.dtype, device=q.device)
+    if addresses.decodes:
+        _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
+        return context
+    if addresses.queries is None:
+        raise ValueError("a step of more than one token a sequence needs the work items of its addresses")
+    tokens = q.shape[0]
+    pairs = max(1, 4096 // common["DP"])
+    write_cache[(triton.cdiv(tokens * form.kv_heads, pairs),)](
+        k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
+        tokens, k.stride(0), v.stride(0), addresses.tables.stride(0), BR=pairs, **common,
+    )  # fmt: skip
+    bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"], q.device)
+    prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
+        q, *pools, addresses.queries, addresses.tables, cos, sin, slopes, *parameters, context,
+        q.stride(0), addresses.tables.stride(0), form.scale, WINDOW=form.window, ALIBI=slopes is not None,
+        BM=bm, BN=bn, STAGES=stages, num_warps=warps, **common,
+    )  # fmt: skip
+    return context
+
+
+def _decode(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pools: tuple[Tensor, Tensor],
+    addresses: Addresses,
+    form: AttentionForm,
+    parameters: tuple[Tensor | None, ...],
+    context: Tensor,
+    common: dict[str, int],
+    workspace: Workspace | None,
+) -> None:
+    tokens, device = q.shape[0], q.device
+    splits = split_count(tokens, form.kv_heads, addresses.longest, device)
+    group = 1 if form.group == 1 else max(16, triton.next_power_of_2(form.group))
+    bn, warps, stages, registers = _decode_tiles(q.dtype, common["DP"], group)
+    partial = tops = totals = arrivals = None
+    if splits > 1:
+        held = workspace or Workspace()
+        rows = triton.cdiv(tokens * form.kv_heads * splits * group, 16) * 16
+        space = held.sums(rows * (common["DP"] + 2), device)
+        partial, tops, totals = space, space[rows * common["DP"] :], space[rows * (common["DP"] + 1) :]
+        arrivals = held.counters(tokens * form.kv_heads, device)
+    decode[(form.kv_heads, splits, tokens)](
+        q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, *parameters, context,
+        partial, tops, totals, arrivals,
+        q.stride(0), k.stride(0), v.stride(0), addresses.tables.stride(0), form.scale, splits,
+        WINDOW=form.window, ALIBI=parameters[2] is not None, MOST_SPLITS=_MOST_SPLITS if splits > 1 else 1,
+        GROUP=group, BN=bn, STAGES=stages, num_warps=warps, maxnreg=registers, **common,
+    )  # fmt: skip
+
+
+def split_count(tokens: int, kv_heads: int, longest: int, device: torch.device) -> int:
+    """Into how many programs the positions of a sequence are divided when single tokens attend.
+
+    Args:
+        tokens: how many tokens a step has.
+        kv_heads: how many key heads.
+        longest: an upper bound of a sequence's length.
+        device: where it runs.
+    """
+    wanted = triton.cdiv(_WAVES * _multiprocessors(device), tokens * kv_heads)
+    useful = triton.cdiv(longest, _LEAST_SHARE)
+    count: int = max(1, min(_MOST_SPLITS, wanted, useful))
+    return 1 << (count.bit_length() - 1)
+
+
+def _multiprocessors(device: torch.device) -> int:
+    """How many programs a device runs at a time; a small number where kernels are interpreted."""
+    if device.type != "cuda":
+        return 4
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
+
+
+def _common(
+    form: AttentionForm, rotary: Rotary | None, scales: CacheScales, pools: tuple[Tensor, Tensor], block: int
+) -> dict[str, int]:
+    """The constants that all kernels take."""
+    return {
+        "HEADS": form.heads,
+        "KV_HEADS": form.kv_heads,
+        "D": form.width,
+        "DP": max(16, triton.next_power_of_2(form.width)),
+        "R": 0 if rotary is None else 2 * rotary.cos.shape[-1],
+        "INTERLEAVED": rotary is not None and rotary.interleaved,
+        "BLOCK": block,
+        "K_FORM": _form(pools[0]),
+        "V_FORM": _form(pools[1]),
+        "K_SCALES": _stride(scales.k if pools[0].dtype in _QUANTIZED else None),
+        "V_SCALES": _stride(scales.v if pools[1].dtype in _QUANTIZED else None),
+        "K_ZEROS": _stride(scales.k_zero),
+        "V_ZEROS": _stride(scales.v_zero),
+    }
+
+
+def _stride(parameter: Tensor | None) -> int:
+    """How far the parameters of key heads are apart, as `head_parameter` takes it."""
+    return -1 if parameter is None else int(parameter.numel() > 1)
+
+
+def _form(pool: Tensor) -> int:
+    """How a pool stores its values, as kernels name it."""
+    if pool.dtype is torch.int8:
+        return int(INT8.value)
+    if pool.dtype is torch.float8_e4m3fn:
+        converts = pool.is_cuda and torch.cuda.get_device_capability(pool.device) >= (8, 9)
+        return int(FP8.value if converts else FP8_BITS.value)
+    return int(PLAIN.value)
+
+
+def _bytes(pool: Tensor) -> Tensor:
+    """A pool as kernels take it: fp8 as bytes."""
+    return pool.view(torch.uint8) if pool.dtype is torch.float8_e4m3fn else pool
+
+
+def _decode_tiles(dtype: torch.dtype, width: int, group: int) -> tuple[int, int, int, int | None]:
+    """For single tokens: how many positions a program reads at a time, its warps, stages, and most registers."""
+    if group == 1:
+        return min(64, max(16, 4096 // width)), 4, 3, None
+    if dtype is torch.float32:
+        return 16, 4, 1, None
+    return (64 if width <= 128 else 32), 4, 2, None
+
+
+def _prefill_tiles(dtype: torch.dtype, width: int, device: torch.device) -> tuple[int, int, int, int]:
+    """For chunks: a program's queries, how many positions it reads at a time, its warps and its stages.
+
+    The largest tiles whose queries, keys and values fit into the shared memory of the GPU.
+    """
+    if dtype is torch.float32:
+        return 16, 16, 4, 1
+    tiles = ((128, 64, 4, 3), *_PREFILL_TILES) if width <= 64 else _PREFILL_TILES
+    memory = _shared_memory(device)
+    return next(
+        (each for each in tiles if (each[0] + 2 * each[3] * each[1]) * width * dtype.itemsize <= memory), tiles[-1]
+    )
+
+
+def _shared_memory(device: torch.device) -> int:
+    """How many bytes of shared memory a program may have."""
+    if device.type != "cuda":
+        return 2**17
+    size: int = torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return size

@@ -1,0 +1,87 @@
+"""Pools of blocks on a GPU, and packed steps over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from compiler.ir.packed_step import PackedStep
+from compiler.ir.paged_layout import PagedLayout
+from compiler.ir.step import LOGITS, StepDim
+from runtime.executors.cuda.access import StepAccess
+from runtime.executors.cuda.decode_graphs import DecodeGraphs
+from runtime.executors.cuda.kernels.addresses import Addresses
+from runtime.executors.interface import RowCopies
+from runtime.executors.memory import memory_for
+from runtime.executors.torch.step_faults import step_fault
+
+if TYPE_CHECKING:
+    from runtime.executors.cuda.executor import CudaExecutor
+
+
+class CudaPagedSession:
+    """One stage's pools on a `CudaExecutor`; see `runtime.executors.paged.PagedStageSession`.
+
+    Attributes:
+        pools: the pools, in the order of the interface.
+    """
+
+    def __init__(self, executor: CudaExecutor, blocks: int) -> None:
+        self._executor, self._device = executor, executor.device
+        interface = executor.interface
+        assert interface.block is not None
+        self._block, self._blocks, self._arguments = interface.block, blocks, interface.arguments
+        self._received = [value.name for value in interface.received]
+        self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
+        with memory_for(f"pools of {blocks} blocks of {self._block} tokens"):
+            empty = interface.empty_pools(blocks, runtime_dtype=executor.runtime_dtype, device=executor.device)
+        self.pools = list(empty.values())
+        self._graphs: DecodeGraphs | None = None
+        if executor.captures:
+            self._graphs = DecodeGraphs(self._logits, self._block, executor.most_blocks, self._device)
+
+    def buffers(self, step: PackedStep) -> dict[str, Tensor]:
+        """See `PagedStageSession.buffers`."""
+        executor = self._executor
+        return executor.interface.packed_buffers(step, runtime_dtype=executor.runtime_dtype, device=self._device)
+
+    @torch.inference_mode()
+    def step(self, step: PackedStep, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `PagedStageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
+        decodes = step.tokens == len(step.token_rows.unique_consecutive())
+        with memory_for(f"a step of {step.tokens} tokens"):
+            if self._graphs is not None and self._graphs.takes(step, decodes):
+                longest = int(step.token_positions.max()) + 1
+                return {LOGITS: self._graphs.step(step, longest)}
+            addresses = Addresses.of(step, self._block, self._device)
+            on_device = PackedStep(*(field.to(self._device) for field in step))
+            return self._run(on_device, StepAccess(addresses, step, self._blocks, self._device), received)
+
+    def copy_blocks(self, copies: RowCopies) -> None:
+        """See `PagedStageSession.copy_blocks`."""
+        with memory_for(f"a copy of {len(copies.sources)} blocks of a pool"):
+            PagedLayout.copy_blocks(self.pools, *copies)
+
+    def _logits(self, step: PackedStep, addresses: Addresses) -> Tensor:
+        return self._run(step, StepAccess(addresses, step, self._blocks, self._device), {})[LOGITS]
+
+    def _run(self, step: PackedStep, access: StepAccess, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        program = self._executor.program
+        arrived = [received[name] for name in self._received]
+        inputs = [step[at] for at in self._arguments]
+        try:
+            outputs = program.run(*inputs, *self.pools, *arrived, access)
+        except Exception as error:
+            explained = step_fault(program, error)
+            if explained is error:
+                raise
+            raise explained from error
+        return {role: outputs[at] for role, at in self._results}
+
+
+def most_blocks(dims: Mapping[str, tuple[int, int, int]]) -> int:
+    """How many blocks the longest sequence of a graph of packed steps has."""
+    return dims[StepDim.TABLE][-1]
