@@ -128,9 +128,7 @@ def _stored(flow: Dataflow, value: Value) -> _Stored | None:
 def _same_scales(flow: Dataflow, written: Value, read: Value) -> bool:
     """Whether the scale of what is read is, for each head, that of what is written, and stored."""
     moved = flow.graph.producers.get(read.name)
-    heads_alone = all(
-        dim == 1 for axis, dim in enumerate(written.type.shape) if axis != LINEAR.HEAD
-    )
+    heads_alone = all(dim == 1 for axis, dim in enumerate(written.type.shape) if axis != LINEAR.HEAD)
     return (
         heads_alone
         and written.name in flow.constant
@@ -211,4 +209,3 @@ def workspace_of(state: Lowering) -> Workspace:
         found = Workspace()
         state.hold("workspace", found)
     return found
-

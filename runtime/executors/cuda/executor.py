@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 import runtime.executors.torch.rules  # noqa: F401 - registers the rules
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.paged import DEFAULT_BLOCK, paged
 from compiler.ir.paged_layout import layout_of
-from compiler.ir.cache_layout import LINEAR
 from compiler.ir.step import StepDim
 from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader

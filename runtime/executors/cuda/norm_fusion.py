@@ -2,22 +2,31 @@
 
     hidden + linear(context) + linear(activated) -> layer_norm -> ...
 
-The products of the branches are left in parts, which the norm's kernel sums up with the rest: their sum is rounded once.
+The products of the branches are left in parts, which the norm's kernel sums up with the rest: the sum is rounded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from compiler.ir.op import Op, Value
 from runtime.executors.cuda.dataflow import Dataflow
-from runtime.executors.cuda.kernels.norms import add_norm, norm
-from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Section, can_serve
-from runtime.executors.cuda.product_fusion import MakeProduct, bias_of, is_product, weight_form, weight_part
+from runtime.executors.cuda.kernels.norms import Kind, add_norm, norm
+from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section, can_serve, row_count
+from runtime.executors.cuda.product_fusion import (
+    MakeProduct,
+    WeightPart,
+    bias_of,
+    is_product,
+    product_form,
+    rows_of,
+    weight_part,
+)
 from runtime.executors.torch.lowering import Fusion, Lowering, plain_line
 
 _NORMS = ("layer_norm", "rms_norm")
@@ -80,7 +89,7 @@ def norm_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
         total = sum_of(flow, norms[0].operands[0])
         if total is not None and total.others:
             ops = flow.claim((*total.ops, *norms))
-            yield Fusion("sum and norm", ops, _sum_lines(total, norms, make))
+            yield Fusion("sum and norm", ops, _sum_lines(flow, total, norms, make))
         else:
             for op in norms:
                 yield Fusion("norm", flow.claim((op,)), _norm_lines(op))
@@ -91,13 +100,13 @@ def sum_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
     for op in reversed(flow.graph.ops):
         total = sum_of(flow, op.result) if op.kind.name == "add" and op.name not in flow.claimed else None
         if total is not None and len(total.linears) > 1:
-            yield Fusion("sum", flow.claim(total.ops), _sum_lines(total, (), make))
+            yield Fusion("sum", flow.claim(total.ops), _sum_lines(flow, total, (), make))
 
 
 class NormCall:
     """A norm with its parameters."""
 
-    def __init__(self, kind: str, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
+    def __init__(self, kind: Kind, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
         self.kind, self.weight, self.bias, self.eps = kind, weight, bias, eps
 
     @classmethod
@@ -105,7 +114,7 @@ class NormCall:
         """The norm of an op."""
         parameters = [state.load(value).to(state.device) for value in op.operands[1:]]
         weight, bias = [*parameters, None, None][:2]
-        return cls(op.kind.name, weight, bias, op.attrs["eps"])
+        return cls(cast(Kind, op.kind.name), weight, bias, op.attrs["eps"])
 
     def __call__(self, x: Tensor) -> Tensor:
         """The norm of `x [1, T, H]`."""
@@ -127,21 +136,21 @@ class SumCall:
     ) -> None:
         self.products, self.bias, self.dtype, self.norm = [*products], bias, dtype, norm
 
-    def __call__(self, *values: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *values: Tensor | Rounded) -> tuple[Tensor, ...]:
         """The sum, and the norm of it if there is one.
 
         Args:
             *values: the inputs of the products, product by product, and then what else is added; all `[1, T, ...]`.
         """
-        rows = [value.squeeze(0) for value in values]
-        parts = []
+        rows = [rows_of(value) for value in values]
+        parts: list[Tensor] = []
         for product, count in self.products:
             xs, rows = rows[:count], rows[count:]
-            few = self.norm is not None and xs[0].shape[0] <= MOST_ROWS
+            few = self.norm is not None and row_count(xs) <= MOST_ROWS
             parts.append(product.partial(xs) if few else product(xs))
+        first, *others = (value for value in rows if isinstance(value, Tensor))
         if self.norm is None:
-            return (self._sum([*parts, *rows]).unsqueeze(0),)
-        first, *others = rows
+            return (self._sum([*parts, first, *others]).unsqueeze(0),)
         biases = [] if self.bias is None else [self.bias]
         parameters = (self.norm.weight, self.norm.bias, self.norm.eps, self.norm.kind)
         total, normed = add_norm(first, [*parts, *others], biases, *parameters, sum_dtype=self.dtype)
@@ -164,10 +173,12 @@ def _norm_lines(op: Op) -> Callable[[Lowering], Sequence[str]]:
     return lines
 
 
-def _sum_lines(total: Sum, norms: Sequence[Op], make: MakeProduct) -> Callable[[Lowering], Sequence[str]]:
+def _sum_lines(
+    flow: Dataflow, total: Sum, norms: Sequence[Op], make: MakeProduct
+) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
         dtype = state.dtype(total.result)
-        served, left = _groups(state, total.linears)
+        served, left = _groups(state, flow, total.linears)
         products = [(make([parts], [Section(_width(total), None)], None, dtype), len(parts)) for _, parts in served]
         vectors = [state.load(value).to(state.device) for value in total.vectors]
         vectors += [bias for group, _ in served for op in group if (bias := bias_of(state, op)) is not None]
@@ -190,12 +201,13 @@ def _width(total: Sum) -> int:
     return width
 
 
-def _groups(state: Lowering, linears: Sequence[Op]) -> tuple[list[tuple[list[Op], list[object]]], list[Op]]:
+def _groups(
+    state: Lowering, flow: Dataflow, linears: Sequence[Op]
+) -> tuple[list[tuple[list[Op], list[WeightPart]]], list[Op]]:
     """Linears whose weights can be in one product, with the weights; and those that no product serves."""
     by_form: dict[object, list[Op]] = {}
-    flow = Dataflow(state.graph)
     for op in linears:
-        by_form.setdefault(weight_form(flow, op), []).append(op)
+        by_form.setdefault(product_form(flow, op), []).append(op)
     served, left = [], []
     for ops in by_form.values():
         for start in range(0, len(ops), _MOST_INPUTS):
@@ -203,6 +215,10 @@ def _groups(state: Lowering, linears: Sequence[Op]) -> tuple[list[tuple[list[Op]
             parts = [weight_part(state, op) for op in group]
             if can_serve([parts]) is None:
                 served.append((group, parts))
-            else:
-                left += group
+                continue
+            for op, part in zip(group, parts, strict=True):
+                if can_serve([[part]]) is None:
+                    served.append(([op], [part]))
+                else:
+                    left.append(op)
     return served, left

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from runtime.executors.cuda.kernels.unpacking import int4_values
 from runtime.executors.cuda.kernels.skinny import decoded
+from runtime.executors.cuda.kernels.unpacking import int4_values
 
 
 @triton.jit

@@ -10,7 +10,8 @@ from tests.runtime.executors.cuda.products import LAUNCHES, Case, build
 def jobs(case: Case, device: torch.device) -> list[Job]:
     """The kernels of a product, as a GPU runs them."""
     built = build(case, device)
-    compiled = built.product.jobs(built.product.launch(case.rows), built.xs)
+    launch = built.product.launch(case.rows, rounded=case.rounded)
+    compiled = built.product.jobs(launch, built.xs)
     native = {"NATIVE": True, "PART": 0}
     return [job._replace(constants={k: native.get(k, v) for k, v in job.constants.items()}) for job in compiled]
 
@@ -28,6 +29,9 @@ def test_kernels_compile(capability, device):
         for dtype in (torch.float16, torch.bfloat16)
     ]
     cases.append(Case("int4", 128, rows=1, config=LAUNCHES["gemv"]))
+    cases += [
+        Case(form, columns=columns, rounded=True) for form in ("int8", "float8") for columns in ((256,), (128, 256))
+    ]
     note = precompile([job for case in cases for job in jobs(case, device)], capability, 120, workers=1)
     assert "compiled by 1 processes" in note
     assert "failed" not in note
