@@ -155,11 +155,8 @@ def main() -> None:
                     bench.copies = copies
                 copies = bench.copies
                 case = bench.case
-                launches = (
-                    bench.launches()
-                    if options.tune
-                    else {table.config(case): made.launch(r, options.partial, bench.rounded)}
-                )
+                chosen = {table.config(case): made.launch(r, options.partial, bench.rounded)}
+                launches = bench.launches() if options.tune else chosen
                 best = None
                 for config, launch in launches.items():
                     try:

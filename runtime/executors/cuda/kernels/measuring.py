@@ -114,7 +114,13 @@ class Bench:
         return [job for launch in launches for job in self.product.jobs(launch, self.xs, self.partial)]
 
 
-def tune(products: Sequence[Product], rows: Sequence[int], partial: bool = False, seconds: float = 20) -> list[str]:
+def tune(
+    products: Sequence[Product],
+    rows: Sequence[int],
+    partial: bool = False,
+    seconds: float = 20,
+    rounded: bool = False,
+) -> list[str]:
     """Measure launches of products and keep the fastest in their tables and on disk; returns what to note.
 
     Products with the same case are measured once. Cases for which no time is left keep the launch that they have.
@@ -124,15 +130,16 @@ def tune(products: Sequence[Product], rows: Sequence[int], partial: bool = False
         rows: numbers of rows to measure for.
         partial: whether the parts of split sums are left to the caller.
         seconds: how long it may take.
+        rounded: whether the activations are rounded to 8 bits.
     """
     if not products:
         return []
     start = time.monotonic()
-    cases = {product.case(r, partial): (product, r) for r in rows for product in products}
+    cases = {product.case(r, partial, rounded): (product, r) for r in rows for product in products}
     table = products[0].table
     jobs = []
     for product, r in cases.values():
-        bench = Bench(product, r, partial)
+        bench = Bench(product, r, partial, rounded)
         jobs += bench.jobs(bench.launches().values())
     capability = torch.cuda.get_device_capability(products[0].device)
     notes = [precompile(jobs, capability, seconds * 0.6)]
@@ -140,7 +147,7 @@ def tune(products: Sequence[Product], rows: Sequence[int], partial: bool = False
         if time.monotonic() - start > seconds:
             notes.append(f"no time was left to measure launches of products of {case.n} x {case.k}, {r} rows")
             continue
-        best = fastest(Bench(product, r, partial), start + seconds)
+        best = fastest(Bench(product, r, partial, rounded), start + seconds)
         if best:
             table.keep(case, best[0])
             product.forget_launches()

@@ -203,9 +203,8 @@ class Product:
         scales = [_or(x0, scale)[0] for scale in (given.scales[0], given.scales[-1])]
         strides = (x0.stride(0), x1.stride(0), *(int(scale.numel() > 1) for scale in scales))
         rows = x0.shape[0]
-        least = (
-            LEAST_TILE if q.dtype is not torch.float8_e4m3fn else 2 * LEAST_TILE
-        )  # of less there are no instructions
+        # There are no instructions that multiply float8 numbers and fewer rows.
+        least = 2 * LEAST_TILE if q.dtype is torch.float8_e4m3fn else LEAST_TILE
         constants |= {"BM": max(least, bucket(rows)), "ROUNDED": given.scales[0] is not None, "UNIT": given.unit}
         return _Call(skinny, grid, (x0, x1, *scales, *operands, rows, *sizes, *strides, launch.part_k), constants)
 
