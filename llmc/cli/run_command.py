@@ -205,9 +205,10 @@ def _text(completion: Completion, number: int, count: int, *, readable: bool) ->
 
 def _stats(engine: Engine, load_seconds: float) -> str:
     timings = engine.timings
+    again = f"{timings.preemptions} preemptions; " if timings.preemptions else ""
     return (
         f"load {load_seconds:.2f} s; "
         f"prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "
         f"decode {timings.decode_tokens} tokens in {timings.decode_seconds * 1e3:.1f} ms, "
-        f"{timings.decode_rate:.1f} tokens/s; {timings.steps} steps; executor {engine.executor.name}"
+        f"{timings.decode_rate:.1f} tokens/s; {timings.steps} steps; {again}executor {engine.executor.name}"
     )

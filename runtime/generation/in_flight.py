@@ -74,6 +74,7 @@ class InFlightBatch:
             raise
         if tokens := len(plan.decodes) + sum(count for _, count in plan.chunks):
             self.timings.add(time.perf_counter() - started, tokens, prefill=bool(plan.chunks))
+            self.timings.preemptions = self.scheduler.preemptions
         return updates
 
     def _follow(self, plan: StepPlan) -> list[Update]:

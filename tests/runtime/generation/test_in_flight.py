@@ -24,7 +24,7 @@ from runtime.generation.engine import Engine
 from runtime.generation.sampling_params import SamplingParams
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST
-from tests.runtime.fakes import VOCAB, FakeExecutor, FakePagedExecutor, FakeSession, continuation
+from tests.runtime.fakes import VOCAB, FakeExecutor, FakePagedExecutor, FakePagedSession, FakeSession, continuation
 
 ROWS, LONGEST = 5, 120
 
@@ -111,7 +111,8 @@ def test_a_text_that_grows_takes_the_blocks_of_the_last_to_come_and_nothing_is_l
     while not engine.is_idle:
         ended += [update.group for update in engine.step() if update.finished]
     assert ended == handles and engine._batch is not None
-    assert engine._batch.scheduler.preemptions > 0 and engine._batch.scheduler.cache.free == 6
+    assert engine.timings.preemptions == engine._batch.scheduler.preemptions > 0
+    assert engine._batch.scheduler.cache.free == 6
     for prompt, handle in zip(prompts, handles, strict=True):
         assert engine.completions(handle)[0].token_ids == continuation(prompt, 12)
 
@@ -214,22 +215,27 @@ def test_rows_that_are_gone_cost_nothing() -> None:
     assert executor.steps[-1] == [1]
 
 
+@pytest.mark.parametrize("block", [None, 4])
 @pytest.mark.parametrize("at", range(1, 7))
-def test_a_step_that_fails_leaves_nothing_that_is_wrong(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_leaves_nothing_that_is_wrong(
+    at: int, block: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory may be missing for one step: the next ones compute all again, and share nothing with what was there."""
-    engine, _ = fake()
+    engine, _ = fake(block=block)
     common = list(range(40, 70))
     handles = [engine.submit([*common, i], max_new_tokens=5) for i in range(3)]
-    whole, count = FakeSession.step, [0]
+    session: Any = FakeSession if block is None else FakePagedSession
+    whole, count = session.step, [0]
 
-    def step(self: FakeSession, *given: Any) -> torch.Tensor:
+    def step(self: Any, *given: Any) -> torch.Tensor:
         count[0] += 1
         if count[0] == at:
-            self.cache[:] = 0  # whatever it was
+            (self.cache if block is None else self.pool)[:] = 0  # whatever it was
             raise RequestError("there is no memory")
-        return whole(self, *given)
+        logits: torch.Tensor = whole(self, *given)
+        return logits
 
-    monkeypatch.setattr(FakeSession, "step", step)
+    monkeypatch.setattr(session, "step", step)
     failures = 0
     while not engine.is_idle:
         try:
