@@ -96,6 +96,32 @@ def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
     assert engine.completions(high)[0].token_ids == continuation([4, 5], 3)
 
 
+@given(seed=st.integers(0, 10**6), block=st.sampled_from([1, 4, 16]))
+@settings(max_examples=40)
+def test_samples_and_beams_over_few_blocks_are_what_they_are_alone(seed: int, block: int) -> None:
+    draw = random.Random(seed)
+    engine, _ = fake(ROWS, block, 16 * 8)
+    common = [draw.randrange(VOCAB) for _ in range(30)]
+    waiting = []
+    for _ in range(8):
+        prompt = [*common[: draw.choice([0, 16, 30])], *(draw.randrange(VOCAB) for _ in range(draw.randrange(1, 10)))]
+        wish: dict[str, Any] = {"max_new_tokens": draw.randrange(1, 12)}
+        wish |= draw.choice([{}, {"n": 3, "temperature": 2.0, "seed": 5}, {"num_beams": 3, "num_return_sequences": 3}])
+        waiting.append((prompt, wish))
+    expected = [fake()[0].generate([prompt], wish) for prompt, wish in waiting]
+    handles = []
+    while waiting or not engine.is_idle:
+        if waiting and draw.random() < 0.6:
+            prompt, wish = waiting.pop(0)
+            handles.append(engine.submit(prompt, wish, priority=draw.choice([0, 0, 1])))
+        engine.step()
+    assert engine._batch is not None and engine._batch.scheduler.cache.free == 16 * 8 // block
+    for handle, alone in zip(handles, expected, strict=True):
+        assert [(c.token_ids, c.finish_reason) for c in engine.completions(handle)] == [
+            (c.token_ids, c.finish_reason) for c in alone
+        ]
+
+
 def paged(tokens: int, rows: int = ROWS, block: int = 4) -> tuple[Engine, FakePagedExecutor]:
     """The same over blocks that hold so many tokens."""
     engine, executor = fake(rows, block, tokens)
