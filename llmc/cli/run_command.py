@@ -205,7 +205,8 @@ def _text(completion: Completion, number: int, count: int, *, readable: bool) ->
 
 def _stats(engine: Engine, load_seconds: float) -> str:
     timings = engine.timings
-    again = f"{timings.preemptions} preemptions; " if timings.preemptions else ""
+    times = "1 preemption" if timings.preemptions == 1 else f"{timings.preemptions} preemptions"
+    again = f"{times}; " if timings.preemptions else ""
     return (
         f"load {load_seconds:.2f} s; "
         f"prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "
