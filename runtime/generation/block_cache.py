@@ -95,7 +95,7 @@ class BlockCache:
 
     def check(self, group: SequenceGroup) -> None:
         """See `SequenceCache.check`: all sequences of a request must fit, as long as they may become."""
-        prompt, new = len(group.prompt_ids), group.context.max_new_tokens
+        prompt, new = len(group.sequences[0].tokens), group.context.max_new_tokens
         common = (prompt - 1) // self.block
         needed = common + group.width * (self._for(prompt + new) - common)
         if needed > self.blocks:
