@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import operator
 import threading
@@ -157,7 +156,7 @@ class Engine:
     ) -> AsyncGenerator[Piece]:
         """As `stream`, for `async for`. Requests that run at once share the engine's steps."""
         options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
-        group = await asyncio.to_thread(self.submit, prompt, params, **options)
+        group = await self._async.submit(lambda: self.submit(prompt, params, **options))
         async with contextlib.aclosing(self._async.updates(group)) as updates:
             async for update in updates:
                 if piece := _piece(update):
