@@ -12,7 +12,7 @@ from llmc.cli.failures import error_text
 if TYPE_CHECKING:
     from llmc.cli.prompts import Prompt
     from llmc.cli.terminal import Terminal
-    from runtime.generation.completion import Completion
+    from runtime.generation.completion import Completion, Piece
     from runtime.generation.engine import Engine
     from runtime.generation.sampling_params import SamplingParams
 
@@ -38,22 +38,38 @@ def shown(
     with_prompt: bool,
 ) -> Show:
     """What shows texts on a terminal, with the prompt in front or without it."""
+    readable = engine.tokenizer is not None
+
+    def write(piece: Piece, fresh: bool) -> None:
+        ids = [piece.token_id] if piece.token_id is not None else []
+        if piece.completion is not None and fresh:  # of a beam search, whose texts come as a whole
+            ids = piece.completion.token_ids
+        terminal.write(piece.text if readable else "".join(f" {token}" for token in ids))
 
     def show(prompt: Prompt) -> Completion | None:
-        first: Completion | None = None
-        readable = engine.tokenizer is not None
-        if with_prompt:
-            text = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
-            terminal.write(text if readable else f"{text} |")
+        begin = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
+        begin = (begin if readable else f"{begin} |") if with_prompt else ""
+        texts: dict[int, list[Piece]] = {}  # the first one is shown while it comes, the others after it
         for piece in engine.stream(prompt, params, add_special_tokens=add_special_tokens, note=note):
-            if piece.completion is not None and first is None:
-                first = piece.completion
-            text = piece.text if readable else f" {piece.token_id}" if piece.token_id is not None else ""
-            terminal.write(text)
+            text = texts.setdefault(piece.sample, [])
+            if piece.sample == 0:
+                terminal.write("" if text else _heading(params, 0) + begin)
+                write(piece, fresh=not text)
+            text.append(piece)
+        for sample, text in sorted(texts.items()):
+            terminal.write("\n" + _heading(params, sample) + begin if sample else "")
+            for place, piece in enumerate(text if sample else ()):
+                write(piece, fresh=place == 0)
         terminal.write("\n")
-        return first
+        return next((piece.completion for piece in texts.get(0, ()) if piece.completion is not None), None)
 
     return show
+
+
+def _heading(params: SamplingParams, sample: int) -> str:
+    """The line above a text of a prompt that has several."""
+    count = params.n if params.num_beams == 1 else params.num_return_sequences
+    return f"--- text {sample + 1} of {count} ---\n" if count > 1 else ""
 
 
 def shown_as_json(

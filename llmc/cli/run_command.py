@@ -18,6 +18,7 @@ from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
 from llmc.cli.sampling_options import sampling_options
 from runtime.engine_dir.manifest import read_manifest
 from runtime.generation.sampling_params import DEFAULT_NEW_TOKENS, SamplingParams
+from runtime.generation.timings import Timings
 from runtime.load.ignored_options import ignored_notes
 from runtime.processes.environment import rank_from_environment, world_size_from_environment
 from runtime.processes.streams import standard_input, started_by_llmc, writes_to_terminal
@@ -127,10 +128,20 @@ def run_command(
                 show = live.shown(loaded, params, terminal, with_prompt=not (interactive or chat), **made)
             for text in () if quiet else notes:
                 note(text)
+            timings = Timings()
+
+            def timed(prompt: Prompt) -> Completion | None:
+                try:
+                    return show(prompt)
+                finally:
+                    timings.include(loaded.timings)
+
             if interactive:
-                live.converse(loaded, show, terminal, chat=chat)
+                live.converse(loaded, timed, terminal, chat=chat)
             else:
-                live.stream_prompts([_message(loaded, each) for each in prompts] if chat else prompts, show)
+                live.stream_prompts([_message(loaded, each) for each in prompts] if chat else prompts, timed)
+            if stats:
+                print(_stats(loaded, timings, load_seconds), file=sys.stderr)
             return
         given = [_message(loaded, each) for each in prompts] if chat else prompts
         with Console(quiet=quiet, bars_only=True) as console:
@@ -142,7 +153,7 @@ def run_command(
             text = _text(completion, number, len(completions), readable=loaded.tokenizer is not None)
             print(json.dumps(completion.to_json()) if json_output else text)
         if stats:
-            print(_stats(loaded, load_seconds), file=sys.stderr)
+            print(_stats(loaded, loaded.timings, load_seconds), file=sys.stderr)
 
     if several:
         on_ranks(engine, answer, hostfile=hostfile, stdin=piped, interactive=interactive, **how)
@@ -194,8 +205,7 @@ def _text(completion: Completion, number: int, count: int, *, readable: bool) ->
     return f"{head}{prompt}{text}"
 
 
-def _stats(engine: Engine, load_seconds: float) -> str:
-    timings = engine.timings
+def _stats(engine: Engine, timings: Timings, load_seconds: float) -> str:
     return (
         f"load {load_seconds:.2f} s; "
         f"prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "
