@@ -38,17 +38,15 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from serving_load import Figures, Lengths, Served, load_of
+from scheduler_cost import scheduler_cost
+from serving_load import Figures, Lengths, load_of
 from serving_ways import InFlight, Static, Way, continuous_batching
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 import llmc
 from compiler.ir.paged import DEFAULT_BLOCK
-from compiler.ir.step import Step
 from runtime.executors.torch.executor import TorchExecutor
 from runtime.generation.engine import Engine
-from runtime.generation.groups import GroupMaker
-from runtime.generation.in_flight import InFlightBatch
 from runtime.generation.scheduler import STEP_TOKENS
 
 SHAPES = {
@@ -116,44 +114,6 @@ def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
         yield Opened(ways, engine, notes)
 
 
-class _Nothing:
-    """A session that computes nothing."""
-
-    packs_tokens = False
-
-    def __init__(self, batch: int, capacity: int, vocabulary: int = 64) -> None:
-        self.batch, self.capacity = batch, capacity
-        self._logits = torch.zeros(batch, 1, vocabulary)
-
-    def step(self, step: Step, first_row: int = 0) -> torch.Tensor:
-        return self._logits[: step.batch]
-
-    def copy_rows(self, sources: Any, destinations: Any) -> None:
-        return
-
-
-def scheduler_cost(engine: Engine, sequences: int = 64, steps: int = 400) -> dict[str, float]:
-    """Microseconds per step of planning alone, and of all that is not the model, for sequences that decode."""
-    batch = InFlightBatch.over(_Nothing(sequences, 2048))
-    maker = GroupMaker(engine.manifest, None, lambda prompt, number: list(map(int, prompt)), lambda text: None)
-    longest = engine.manifest.limits.max_seq
-    params = llmc.SamplingParams(max_new_tokens=longest - 8, ignore_eos=True)
-    for number in range(sequences):
-        batch.scheduler.add(maker.make(number, [number + 1, 2], params))
-    for _ in range(8):
-        batch.step()
-    planning, everything = [], []
-    for _ in range(min(steps, longest - 40)):
-        start = time.perf_counter()
-        batch.scheduler.plan()
-        planned = time.perf_counter()
-        batch.step()
-        planning.append(planned - start)
-        everything.append(time.perf_counter() - planned)
-    medians = {"planning": statistics.median(planning), "step": statistics.median(everything)}
-    return {name: round(seconds * 1e6, 1) for name, seconds in medians.items()}
-
-
 @dataclass
 class Measured:
     """What turns have shown: figures by way, and the share of requests that got the tokens of static batching."""
@@ -196,16 +156,25 @@ def measure(made: Opened, count: int, rate: float, lengths: Lengths, turns: int,
     return found
 
 
-def warm_up(made: Opened, batch: int, lengths: Lengths) -> float:
-    """Serve something in each way; returns how many seconds a request takes in flight that is alone."""
-    vocabulary = made.engine.manifest.vocab_size
+def step_times(made: Opened, batch: int, lengths: Lengths) -> dict[str, float]:
+    """About how many seconds each way takes for a token of a full batch; all has been run once then."""
+    found = {}
     for name, way in made.ways.items():
-        load = load_of(batch, vocabulary, float("inf"), Lengths(lengths.prompt, (4, 8)), seed=1000)
-        if name == "static" and torch.device(made.engine.executor.device).type == "cpu":  # type: ignore[attr-defined]
-            load = load[:2]  # nothing to warm up but memory
+        vocabulary = made.engine.manifest.vocab_size
+        if torch.device(made.engine.executor.device).type == "cuda":  # type: ignore[attr-defined]
+            way.serve(load_of(batch, vocabulary, float("inf"), Lengths(lengths.prompt, (4, 8)), seed=1000))
+        load = load_of(batch, vocabulary, float("inf"), Lengths((16, 24), (12, 12)), seed=1001)
         way.serve(load)
-    alone = [Served(request.prompt, request.new_tokens, 0.0) for request in load_of(2, vocabulary, 1.0, lengths, 1001)]
-    return sum(made.ways["in flight"].serve([request]) for request in alone) / len(alone)
+        found[name] = statistics.median((each.times[-1] - each.times[1]) / (len(each.times) - 2) for each in load)
+    return found
+
+
+def requests_within(seconds: float, steps: dict[str, float], batch: int, lengths: Lengths) -> int:
+    """How many requests all ways together serve in about so many seconds: a batch at least, and four at most."""
+    # Static batching computes about as many tokens again; prompts take about half as long as what follows them.
+    shares = {name: 2.0 if name == "static" else 1.0 for name in steps}
+    each = 1.5 * sum(lengths.mean_output / batch * steps[name] * share for name, share in shares.items())
+    return max(batch, min(4 * batch, int(seconds / each)))
 
 
 def table_of(found: Measured, title: str) -> Table:
@@ -241,18 +210,20 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="neox-110m", help=f"a checkpoint folder, or one of {', '.join(SHAPES)}")
-    parser.add_argument("--requests", type=int, default=32)
-    rate = "requests per second; all: all come at once; auto: four times as many as could be served one at a time"
+    parser.add_argument("--requests", type=int, help="if not given, as many as can be served in --seconds")
+    rate = "requests per second; all: all come at once; auto: half as many again as are probably served"
     parser.add_argument("--rate", type=_rate, default="auto", help=rate)
     parser.add_argument("--batch", type=int, default=16, help="how many sequences run at once")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", help="float32 on a CPU and float16 on a GPU, if not given")
     parser.add_argument("--turns", type=int, default=3, help="how often each way serves a load, at most")
-    parser.add_argument("--seconds", type=float, default=45.0, help="no further turn begins that would end later")
+    parser.add_argument(
+        "--seconds", type=float, default=45.0, help="about how long to measure; one turn is made always"
+    )
     parser.add_argument("--scheduler", action="store_true", help="measure only what the scheduler costs")
     parser.add_argument("--json", action="store_true", help="print JSON; the table goes to standard error")
     given = parser.parse_args()
-    if min(given.requests, given.batch, given.turns) < 1:
+    if min(1 if given.requests is None else given.requests, given.batch, given.turns) < 1:
         parser.error("--requests, --batch and --turns must be at least 1")
     if given.model not in SHAPES and not Path(given.model).is_dir():
         parser.error(f"there is no folder {given.model}, and no such shape: {', '.join(SHAPES)}")
@@ -273,13 +244,14 @@ def main() -> None:
         report: dict[str, Any] = {"scheduler_us": cost}
         if not given.scheduler:
             lengths = Lengths.within(int(made.engine.manifest.model["context_length"]))
-            alone = warm_up(made, given.batch, lengths)
-            rate = given.rate or 4 / alone
+            steps = step_times(made, given.batch, lengths)
+            rate = given.rate or 1.5 * given.batch / (lengths.mean_output * steps["in flight"])
+            count = given.requests or requests_within(given.seconds, steps, given.batch, lengths)
             ready = time.perf_counter() - started
-            found = measure(made, given.requests, rate, lengths, given.turns, given.seconds)
+            found = measure(made, count, rate, lengths, given.turns, given.seconds)
             coming = "all at once" if rate == float("inf") else f"{rate:.1f} per second"
             turns = len(found.turns["static"])
-            title = f"{given.model}, {given.dtype}, {given.device}: {given.requests} requests, {coming}, {turns} turns"
+            title = f"{given.model}, {given.dtype}, {given.device}: {count} requests, {coming}, {turns} turns"
             console.print(table_of(found, title))
             for name, ratio in ratios(found).items():
                 console.print(f"{name}: {ratio:.2f}")
@@ -289,7 +261,7 @@ def main() -> None:
                 "model": given.model, "device": given.device, "dtype": given.dtype, "batch": given.batch,
                 "gpu": torch.cuda.get_device_name() if given.device.startswith("cuda") else None,
                 "torch": torch.__version__, "transformers": transformers.__version__,
-                "requests": given.requests, "rate": None if rate == float("inf") else round(rate, 3), "turns": turns,
+                "requests": count, "rate": None if rate == float("inf") else round(rate, 3), "turns": turns,
                 "prompt": lengths.prompt, "output": lengths.output, "seconds_to_get_ready": round(ready, 1),
                 "ways": {
                     name: {**figures.to_json(), "as_static": round(statistics.mean(found.same[name]), 4)}

@@ -59,6 +59,11 @@ class Lengths:
         """How many tokens a sequence has at most."""
         return self.prompt[1] + self.output[1]
 
+    @property
+    def mean_output(self) -> float:
+        """How many tokens an output has on average."""
+        return sum(self.output) / 2
+
     @classmethod
     def within(cls, context: int) -> Lengths:
         """The lengths, in proportion where a model has learned too few positions for them."""
