@@ -94,7 +94,7 @@ def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
             theirs.save_pretrained(folder)
         else:
             theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
-        longest = Lengths.within(theirs.config.max_position_embeddings).longest
+        longest = Lengths.within(int(llmc.lift(folder).facts["context_length"])).longest
         options: Any = {"target": "torch", "dtype": dtype, "max_batch": batch, "max_seq": longest}
         path = llmc.compile(folder, Path(temporary) / "engine", **options).path
         engine = llmc.load(path, executor="torch", device=device, verify=False)
@@ -190,6 +190,15 @@ def table_of(found: Measured, title: str) -> Table:
     return table
 
 
+def notes_on(found: Measured, dtype: str) -> list[str]:
+    """What is to be said about the tokens: in float32, a way that gives others computes another model."""
+    return [
+        f"{name} gives {1 - statistics.mean(same):.0%} of the requests other tokens: its figures mean nothing here"
+        for name, same in found.same.items()
+        if dtype == "float32" and statistics.mean(same) < 0.9
+    ]
+
+
 def ratios(found: Measured) -> dict[str, float]:
     """Tokens per second in flight over those of the others."""
     rates = {name: figures.tokens_per_second for name, figures in found.median.items()}
@@ -255,7 +264,8 @@ def main() -> None:
             console.print(table_of(found, title))
             for name, ratio in ratios(found).items():
                 console.print(f"{name}: {ratio:.2f}")
-            for note in made.notes:
+            notes = [*made.notes, *notes_on(found, given.dtype)]
+            for note in notes:
                 console.print(note, highlight=False)
             report |= {
                 "model": given.model, "device": given.device, "dtype": given.dtype, "batch": given.batch,
@@ -267,7 +277,7 @@ def main() -> None:
                     name: {**figures.to_json(), "as_static": round(statistics.mean(found.same[name]), 4)}
                     for name, figures in found.median.items()
                 },
-                "ratios": ratios(found), "notes": made.notes,
+                "ratios": ratios(found), "notes": notes,
             }  # fmt: skip
     if given.json:
         json.dump(report, sys.stdout, indent=1)
