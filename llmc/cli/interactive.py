@@ -27,7 +27,13 @@ def stream_prompts(prompts: Sequence[Prompt], show: Show) -> None:
 
 
 def shown(
-    engine: Engine, params: SamplingParams, *, add_special_tokens: bool, note: Callable[[str], None], with_prompt: bool
+    engine: Engine,
+    params: SamplingParams,
+    *,
+    task: str | None,
+    add_special_tokens: bool,
+    note: Callable[[str], None],
+    with_prompt: bool,
 ) -> Show:
     """What shows texts on standard output, with the prompt in front or without it."""
 
@@ -36,7 +42,7 @@ def shown(
         readable = engine.tokenizer is not None
         if with_prompt:
             print(prompt if isinstance(prompt, str) else " ".join(map(str, prompt)), end="" if readable else " |")
-        for piece in engine.stream(prompt, params, add_special_tokens=add_special_tokens, note=note):
+        for piece in engine.stream(prompt, params, task=task, add_special_tokens=add_special_tokens, note=note):
             if piece.completion is not None and first is None:
                 first = piece.completion
             text = piece.text if readable else f" {piece.token_id}" if piece.token_id is not None else ""
@@ -48,13 +54,18 @@ def shown(
 
 
 def shown_as_json(
-    engine: Engine, params: SamplingParams, *, add_special_tokens: bool, note: Callable[[str], None]
+    engine: Engine,
+    params: SamplingParams,
+    *,
+    task: str | None,
+    add_special_tokens: bool,
+    note: Callable[[str], None],
 ) -> Show:
     """What shows texts as objects, one per line: each piece, and each completion at its end."""
 
     def show(prompt: Prompt) -> Completion | None:
         first: Completion | None = None
-        for piece in engine.stream(prompt, params, add_special_tokens=add_special_tokens, note=note):
+        for piece in engine.stream(prompt, params, task=task, add_special_tokens=add_special_tokens, note=note):
             if piece.completion is not None:
                 first = first or piece.completion
                 print(json.dumps(piece.completion.to_json()), flush=True)

@@ -48,6 +48,14 @@ def run_command(
     chat: Annotated[
         bool, typer.Option("--chat", help="Write prompts as messages, by the checkpoint's chat template.")
     ] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The task whose virtual tokens stand before the prompts; none if not given. llmc inspect lists an "
+            "engine's tasks.",
+        ),
+    ] = None,
     no_special_tokens: options.NoSpecialTokens = False,
     json_output: options.Json = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print timings on standard error.")] = False,
@@ -105,7 +113,7 @@ def run_command(
             f"{engine} is an engine of several ranks, whose terminal mpirun keeps; give --prompt and --stream",
             param_hint="--interactive",
         )
-    params = _params(engine, sampling)  # refuses what cannot be before anything is loaded
+    params = _params(engine, sampling, task)  # refuses what cannot be before anything is loaded
     notes = list(ignored_notes(hosts_chosen(hostfile)))
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
@@ -118,7 +126,11 @@ def run_command(
         if stream or interactive:
             from llmc.cli import interactive as live
 
-            made: Any = {"add_special_tokens": special, "note": lambda text: None if quiet else note(text)}
+            made: Any = {
+                "task": task,
+                "add_special_tokens": special,
+                "note": lambda text: None if quiet else note(text),
+            }
             if json_output:
                 show = live.shown_as_json(loaded, params, **made)
             else:
@@ -132,7 +144,7 @@ def run_command(
             return
         given = [_message(loaded, each) for each in prompts] if chat else prompts
         with Console(quiet=quiet, bars_only=True) as console:
-            completions = _generate(loaded, given, params, special, console, notes)
+            completions = _generate(loaded, given, params, special, console, notes, task)
         if not quiet:
             for text in notes:
                 note(text)
@@ -152,11 +164,16 @@ def run_command(
     answer(loaded)
 
 
-def _params(engine: Path, sampling: Mapping[str, Any]) -> SamplingParams:
-    """The parameters of every request: what the command line says, and for the rest the engine's own defaults."""
+def _params(engine: Path, sampling: Mapping[str, Any], task: str | None = None) -> SamplingParams:
+    """The parameters of every request: what the command line says, and for the rest the engine's own defaults.
+
+    Raises:
+        RequestError: if there are no such parameters, or the engine has no such task.
+    """
     from runtime.generation.generation_config import generation_defaults
 
     manifest = read_manifest(engine.expanduser(), verify=False)
+    manifest.task(task)
     return generation_defaults(manifest.generation).params.changed(**sampling)
 
 
@@ -170,14 +187,21 @@ def _message(loaded: Engine, prompt: Prompt) -> Prompt:
 
 
 def _generate(
-    loaded: Engine, prompts: list[Prompt], params: SamplingParams, special: bool, console: Console, notes: list[str]
+    loaded: Engine,
+    prompts: list[Prompt],
+    params: SamplingParams,
+    special: bool,
+    console: Console,
+    notes: list[str],
+    task: str | None = None,
 ) -> list[Completion]:
     from llmc.progress import Phases, counter
 
     with Phases(console).phase("generate") as report:
         count = counter(report, len(prompts) * params.n * (params.max_new_tokens or DEFAULT_NEW_TOKENS))
         on_token = (lambda request, token: count(1)) if console.bars else None
-        return loaded.generate(prompts, params, add_special_tokens=special, on_token=on_token, note=notes.append)
+        how: Any = {"task": task, "add_special_tokens": special, "on_token": on_token, "note": notes.append}
+        return loaded.generate(prompts, params, **how)
 
 
 def _text(completion: Completion, number: int, count: int, *, readable: bool) -> str:
