@@ -42,6 +42,8 @@ class AddPrompts:
                 f"{PASS_NAME} has {len(self.adapters)} adapter folders and {len(self.tasks)} names of tasks",
                 hint=f"write a name for each folder: {PASS_NAME}=FOLDER+FOLDER:tasks=NAME+NAME",
             )
+        if not all(self.names):
+            raise PassError(f"{PASS_NAME}: a task has no name", hint="requests name it: write a name for each folder")
         twice = next((name for name, count in Counter(self.names).items() if count > 1), None)
         if twice is not None:
             raise PassError(

@@ -20,6 +20,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value, with_operands
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
 from compiler.ir.step import TOKEN_IDS, B, S
+from compiler.passes.notes import note
 
 _SCOPE = "virtual"
 """The scope of what all lookups of virtual tokens share."""
@@ -78,11 +79,17 @@ class _Rewriting:
         self.vocabulary = int(graph.facts["vocab_size"])
         self.tokens = next(value for value in graph.inputs if value.name == TOKEN_IDS)
         self.lookups = self._token_lookups()
+        self.quantized = False
         self.entries = self._cache_entries() if self.prefixes else {}
         self.shared: dict[str, Value] = {}
 
     def result(self) -> Graph:
         """The rewritten graph."""
+        if self.quantized:
+            note(
+                "the caches are quantized already, by scales that know nothing of the virtual tokens: what is beyond "
+                f"their range is cut (write {self.pass_name} before kv, which then measures them, too)"
+            )
         return sweep(self.graph, self._visit, pass_name=self.pass_name)
 
     def _token_lookups(self) -> set[str]:
@@ -125,6 +132,7 @@ class _Rewriting:
             made = self.graph.producers.get(op.operands[1].name)
             # Of a quantized cache it is what is quantized.
             reader, operand = (made, 0) if made is not None and made.kind.name == "quantize" else (op, 1)
+            self.quantized = self.quantized or reader is not op
             entries[reader.name] = _Entry(operand, 2 * layer + "kv".index(which), heads, width)
         return entries
 
