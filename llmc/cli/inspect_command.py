@@ -88,7 +88,7 @@ def _rows(facts: dict[str, Any], told: set[str]) -> list[tuple[str, str]]:
         ("cache", f"{cache['states']} states, {a_token} a token, {at_limits} at the limits"),
     ]
     if facts["tasks"]:
-        rows.append(("tasks", "; ".join(map(_task, facts["tasks"]))))
+        rows.append(("tasks", f"{'; '.join(map(_task, facts['tasks']))}; requests name one: --task NAME"))
     if facts["passes"]:
         rows.append(("passes", ", ".join(facts["passes"])))
     return rows + (_engine_rows(facts, told) if facts["kind"] == "engine" else [])
