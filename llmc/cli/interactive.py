@@ -9,35 +9,29 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmc.cli.prompts import Prompt
+    from llmc.cli.prompts import Prompt, TaskPrompt
     from runtime.generation.completion import Completion
     from runtime.generation.engine import Engine
     from runtime.generation.sampling_params import SamplingParams
 
-Show = Callable[["Prompt"], "Completion | None"]
-"""Shows what a prompt gets while it comes; returns the first of its completions, None if it was interrupted."""
+Show = Callable[["Prompt", "str | None"], "Completion | None"]
+"""Shows what a prompt of a task gets while it comes; returns the first of its completions, None if interrupted."""
 
 
-def stream_prompts(prompts: Sequence[Prompt], show: Show) -> None:
+def stream_prompts(prompts: Sequence[TaskPrompt], show: Show) -> None:
     """Show the texts of prompts, one prompt after the other."""
-    for number, prompt in enumerate(prompts, 1):
+    for number, (prompt, task) in enumerate(prompts, 1):
         if len(prompts) > 1:
             print(f"--- {number} of {len(prompts)} ---")
-        show(prompt)
+        show(prompt, task)
 
 
 def shown(
-    engine: Engine,
-    params: SamplingParams,
-    *,
-    task: str | None,
-    add_special_tokens: bool,
-    note: Callable[[str], None],
-    with_prompt: bool,
+    engine: Engine, params: SamplingParams, *, add_special_tokens: bool, note: Callable[[str], None], with_prompt: bool
 ) -> Show:
     """What shows texts on standard output, with the prompt in front or without it."""
 
-    def show(prompt: Prompt) -> Completion | None:
+    def show(prompt: Prompt, task: str | None) -> Completion | None:
         first: Completion | None = None
         readable = engine.tokenizer is not None
         if with_prompt:
@@ -54,16 +48,11 @@ def shown(
 
 
 def shown_as_json(
-    engine: Engine,
-    params: SamplingParams,
-    *,
-    task: str | None,
-    add_special_tokens: bool,
-    note: Callable[[str], None],
+    engine: Engine, params: SamplingParams, *, add_special_tokens: bool, note: Callable[[str], None]
 ) -> Show:
     """What shows texts as objects, one per line: each piece, and each completion at its end."""
 
-    def show(prompt: Prompt) -> Completion | None:
+    def show(prompt: Prompt, task: str | None) -> Completion | None:
         first: Completion | None = None
         for piece in engine.stream(prompt, params, task=task, add_special_tokens=add_special_tokens, note=note):
             if piece.completion is not None:
@@ -76,7 +65,7 @@ def shown_as_json(
     return show
 
 
-def converse(engine: Engine, show: Show, *, chat: bool) -> None:
+def converse(engine: Engine, show: Show, *, chat: bool, task: str | None) -> None:
     """Read prompts from the terminal, line by line, until its end (Ctrl-D). Ctrl-C ends a text, not the program.
 
     Lines can be edited, and earlier ones called back. With `chat`, they are messages of one conversation.
@@ -92,7 +81,7 @@ def converse(engine: Engine, show: Show, *, chat: bool) -> None:
             messages.append({"role": "user", "content": line})
             prompt = apply_chat_template(engine.path, messages)
         try:
-            completion = show(prompt)
+            completion = show(prompt, task)
         except KeyboardInterrupt:
             print(" (interrupted)", flush=True)
             completion = None
