@@ -7,10 +7,10 @@ the encoders.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
+from compiler.adapters.adapter import KINDS, PREFIX, PromptAdapter
 from compiler.errors import CheckpointError, ConfigError
 from compiler.frontends.json_file import read_object
 from compiler.frontends.safetensors_file import read_safetensors
@@ -24,51 +24,17 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TABLE = "prompt_embeddings"
 """The one tensor of such a folder."""
 
-EMBEDDED: Final = ("PROMPT_TUNING", "P_TUNING")
-PREFIX: Final = "PREFIX_TUNING"
-KINDS = (*EMBEDDED, PREFIX)
-
 _SAVE = "save it again with PEFT: model.save_pretrained(FOLDER)"
 _NO_MEND = frozenset({"MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "XLORA", "POLY"})
 
 
-@dataclass(frozen=True)
-class PromptAdapter:
-    """An adapter that holds virtual tokens.
-
-    Attributes:
-        folder: its folder, absolute.
-        kind: one of `KINDS`.
-        virtual_tokens: how many virtual tokens it has.
-        width: the width of an embedding; of a prefix, of the keys of one layer, all heads together.
-        layers: how many layers its model has; None if the config does not say.
-        heads: how many heads the model has, of a prefix how many key heads; None if the config does not say.
-        table: the tensor, `[virtual_tokens, width]` or `[virtual_tokens, layers * 2 * width]`. Of a prefix, the columns
-            are layer by layer the keys, then the values, of each head.
-    """
-
-    folder: Path
-    kind: str
-    virtual_tokens: int
-    width: int
-    layers: int | None
-    heads: int | None
-    table: StoredTensor
-
-    @property
-    def is_prefix(self) -> bool:
-        """Whether it holds keys and values, not embeddings."""
-        return self.kind == PREFIX
-
-
-def read_prompt_adapter(folder: str | Path) -> PromptAdapter:
+def read_peft_folder(given: Path) -> PromptAdapter:
     """The adapter in a folder, as its config and the header of its weights describe it.
 
     Raises:
         ConfigError: if the config cannot be read, is of a kind that is not supported, or contradicts the weights.
         CheckpointError: if the folder or one of its files is missing or damaged.
     """
-    given = Path(folder).expanduser()
     folder = given.absolute()
     path = folder / CONFIG
     if not folder.is_dir():

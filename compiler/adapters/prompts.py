@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from compiler.adapters.peft import PromptAdapter, read_prompt_adapter
+from compiler.adapters.adapter import PromptAdapter
+from compiler.adapters.reading import name_of_adapter, read_prompt_adapter
 from compiler.adapters.virtual_tokens import add_virtual_tokens
 from compiler.errors import PassError
 from compiler.ir.cache_layout import LINEAR
@@ -26,13 +27,16 @@ PASS_NAME = "prompts"
 class AddPrompts:
     """Give the model the virtual tokens of tasks, which PEFT has trained by prompt tuning, P-tuning or prefix tuning.
 
-    Each folder is an adapter that PEFT has saved. A request that names its task has its virtual tokens before the
-    prompt; one that names none is not changed. Embeddings of virtual tokens take the place of those that the model
-    looks up, keys and values of a prefix the place of those that enter the caches.
+    Each folder is an adapter that PEFT has saved; a prompt table of FasterTransformer, the file
+    `model.prompt_table.TASK.weight.bin` beside its `config.ini`, stands for one, too.
+
+    A request that names its task has its virtual tokens before the prompt; one that names none is not changed.
+    Embeddings of virtual tokens take the place of those that the model looks up, keys and values of a prefix the place
+    of those that enter the caches.
     """
 
-    adapters: Annotated[tuple[Path, ...], "the adapter folders, one for each task"]
-    tasks: Annotated[tuple[str, ...], "the names of the tasks; those of the folders if there are none"] = ()
+    adapters: Annotated[tuple[Path, ...], "the adapter folders, or prompt tables, one for each task"]
+    tasks: Annotated[tuple[str, ...], "the names of the tasks; those of the adapters if there are none"] = ()
 
     def __post_init__(self) -> None:
         if not self.adapters:
@@ -54,7 +58,7 @@ class AddPrompts:
     @property
     def names(self) -> tuple[str, ...]:
         """The name of each task."""
-        return self.tasks or tuple(Path(folder).expanduser().absolute().name for folder in self.adapters)
+        return self.tasks or tuple(map(name_of_adapter, self.adapters))
 
     def requires(self, graph: Graph) -> None:
         """The graph must be a step of one rank over linear caches without tasks, and of the adapters' model."""
@@ -87,7 +91,7 @@ def _check_model(graph: Graph, name: str, adapter: PromptAdapter) -> None:
     for what, trained, fact in sizes:
         if trained is not None and fact in graph.facts and graph.facts[fact] != trained:
             raise PassError(
-                f"the adapter of the task {name!r} in {adapter.folder} is for a model of {trained} {what}; "
+                f"the adapter of the task {name!r}, {adapter.path}, is for a model of {trained} {what}; "
                 f"this one has {graph.facts[fact]}",
                 hint="give an adapter that was trained for this checkpoint",
             )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from compiler.adapters.peft import PromptAdapter
+from compiler.adapters.adapter import PromptAdapter
 from compiler.errors import PassError
 from compiler.ir.analysis import constant_values
 from compiler.ir.cache_layout import LINEAR, place_of_cache
@@ -244,6 +244,4 @@ class _Rewriting:
 
 
 def _other_model(adapter: PromptAdapter, why: str) -> PassError:
-    return PassError(
-        f"the adapter in {adapter.folder} {why}", hint="give an adapter that was trained for this checkpoint"
-    )
+    return PassError(f"the adapter {adapter.path} {why}", hint="give an adapter that was trained for this checkpoint")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from compiler.errors import GraphError
 from compiler.ir.graph import Fact
 
 TASKS = "tasks"
@@ -44,8 +45,16 @@ class Task:
 
 
 def tasks_of(facts: Mapping[str, Fact]) -> tuple[Task, ...]:
-    """The tasks that the facts of a graph list, in the order of their ids; none if it has no such fact."""
-    return tuple(Task(**entry) for entry in json.loads(str(facts.get(TASKS, "[]"))))
+    """The tasks that the facts of a graph list, in the order of their ids; none if it has no such fact.
+
+    Raises:
+        GraphError: if the fact lists no tasks.
+    """
+    text = str(facts.get(TASKS, "[]"))
+    try:
+        return tuple([Task(**entry) for entry in json.loads(text)])
+    except (ValueError, TypeError):
+        raise GraphError(f"the fact {TASKS!r} lists no tasks: {text}", hint="the pass prompts writes it") from None
 
 
 def tasks_fact(tasks: Iterable[Task]) -> str:

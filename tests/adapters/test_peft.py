@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compiler.adapters.peft import read_prompt_adapter
+from compiler.adapters.reading import read_prompt_adapter
 from compiler.errors import LlmcError
 from compiler.ir.dtypes import DType
 from tests.adapters.folders import PREFIX, adapter, config, table, write
