@@ -89,6 +89,8 @@ def compose(passes: Passes, dtype: str | None, prompts: Mapping[str, str | Path]
     given = read_passes(passes)
     named = {pass_name(step) for step in given}
     first = parse_pipeline(f"dtype={dtype}") if dtype else ()
+    if not isinstance(prompts, Mapping):
+        raise PassError(f"prompts is {prompts!r}, not a mapping", hint='write prompts={"the task": "its folder"}')
     if prompts:
         first = (*first, AddPrompts(tuple(map(Path, prompts.values())), tuple(prompts)))
     automatic = parse_pipeline(",".join(name for name in AUTOMATIC if name not in named))
