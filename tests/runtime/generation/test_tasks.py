@@ -116,6 +116,8 @@ def test_rules_over_logits_see_the_prompt_and_the_text_alone(changes: Mapping[st
     found = engine.generate([[1, 2, 3]], task="soft", max_new_tokens=4, logits_processors=[look], **changes)
     assert [1, 2, 3] in seen and all(ids[:3] == [1, 2, 3] and len(ids) <= 6 for ids in seen)
     assert all(each.prompt_ids == [1, 2, 3] and len(each.token_ids) == 4 for each in found)
+    if "temperature" not in changes:
+        assert found[0].token_ids == continuation([*IDS["soft"], 1, 2, 3], 4)
 
 
 def test_a_token_of_the_virtual_ones_own_text_is_not_penalized() -> None:
