@@ -18,10 +18,10 @@ Show = Callable[["Prompt", "str | None"], "Completion | None"]
 """Shows what a prompt of a task gets while it comes; returns the first of its completions, None if interrupted."""
 
 
-def stream_prompts(prompts: Sequence[TaskPrompt], show: Show) -> None:
-    """Show the texts of prompts, one prompt after the other."""
+def stream_prompts(prompts: Sequence[TaskPrompt], show: Show, *, numbered: bool) -> None:
+    """Show the texts of prompts, one prompt after the other; `numbered`, those of several have headings."""
     for number, (prompt, task) in enumerate(prompts, 1):
-        if len(prompts) > 1:
+        if numbered and len(prompts) > 1:
             print(f"--- {number} of {len(prompts)} ---")
         show(prompt, task)
 

@@ -139,7 +139,8 @@ def run_command(
             if interactive:
                 live.converse(loaded, show, chat=chat, task=task)
             else:
-                live.stream_prompts(_messages(loaded, prompts) if chat else prompts, show)
+                streamed = _messages(loaded, prompts) if chat else prompts
+                live.stream_prompts(streamed, show, numbered=not json_output)
             return
         given = _messages(loaded, prompts) if chat else prompts
         with Console(quiet=quiet, bars_only=True) as console:

@@ -68,7 +68,8 @@ def test_a_file_names_the_task_of_each_prompt(engine: Path, tmp_path: Path, stre
     file.write_text("\n".join(map(json.dumps, lines)))
     arguments = ("--prompt-file", file, "--task", "prefix", "--max-new-tokens", 6, "--json")
     result = llmc("run", engine, *arguments, *(["--stream"] if stream else []))
-    found = [json.loads(line) for line in result.out.splitlines() if line.startswith('{"prompt"')]
+    objects = [json.loads(line) for line in result.out.splitlines()]  # and nothing else
+    found = [each for each in objects if "prompt" in each]
     assert [each["task"] for each in found] == ["prefix", "soft", "prefix"]
     for each in found:
         assert each["token_ids"] == expected(each["task"], each["prompt_ids"], 6)
