@@ -18,9 +18,10 @@ from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
 from llmc.cli.sampling_options import sampling_options
 from runtime.engine_dir.manifest import read_manifest
 from runtime.generation.sampling_params import DEFAULT_NEW_TOKENS, SamplingParams
+from runtime.generation.timings import Timings
 from runtime.load.ignored_options import ignored_notes
-from runtime.processes.environment import rank_from_environment
-from runtime.processes.streams import standard_input, writes_to_terminal
+from runtime.processes.environment import rank_from_environment, world_size_from_environment
+from runtime.processes.streams import standard_input, started_by_llmc, writes_to_terminal
 
 if TYPE_CHECKING:
     from runtime.generation.completion import Completion
@@ -110,9 +111,9 @@ def run_command(
     several = needs_ranks(engine)
     if hostfile is not None and not several:
         raise typer.BadParameter(f"{engine} is an engine of one rank, which needs no hosts", param_hint="--hostfile")
-    if interactive and several:
+    if interactive and world_size_from_environment() and not started_by_llmc():
         raise typer.BadParameter(
-            f"{engine} is an engine of several ranks, whose terminal mpirun keeps; give --prompt and --stream",
+            "your mpirun stands between the ranks and the terminal; without it, llmc run starts the ranks itself",
             param_hint="--interactive",
         )
     tasks = {task, *(each.task for each in prompts)}
@@ -128,19 +129,31 @@ def run_command(
         special = not (no_special_tokens or chat)
         if stream or interactive:
             from llmc.cli import interactive as live
+            from llmc.cli.terminal import OwnTerminal, own_or_remote
 
+            terminal = own_or_remote() if interactive else OwnTerminal()
             made: Any = {"add_special_tokens": special, "note": lambda text: None if quiet else note(text)}
             if json_output:
-                show = live.shown_as_json(loaded, params, **made)
+                show = live.shown_as_json(loaded, params, terminal, **made)
             else:
-                show = live.shown(loaded, params, with_prompt=not (interactive or chat), **made)
+                show = live.shown(loaded, params, terminal, with_prompt=not (interactive or chat), **made)
             for text in () if quiet else notes:
                 note(text)
+            timings = Timings()
+
+            def timed(prompt: Prompt, task: str | None) -> Completion | None:
+                try:
+                    return show(prompt, task)
+                finally:
+                    timings.include(loaded.timings)
+
             if interactive:
-                live.converse(loaded, show, chat=chat, task=task)
+                live.converse(loaded, timed, terminal, chat=chat, task=task)
             else:
                 streamed = _messages(loaded, prompts) if chat else prompts
-                live.stream_prompts(streamed, show, numbered=not json_output)
+                live.stream_prompts(streamed, timed, numbered=not json_output)
+            if stats:
+                print(_stats(loaded, timings, load_seconds), file=sys.stderr)
             return
         given = _messages(loaded, prompts) if chat else prompts
         with Console(quiet=quiet, bars_only=True) as console:
@@ -152,10 +165,10 @@ def run_command(
             text = _text(completion, number, len(completions), readable=loaded.tokenizer is not None)
             print(json.dumps(completion.to_json()) if json_output else text)
         if stats:
-            print(_stats(loaded, load_seconds), file=sys.stderr)
+            print(_stats(loaded, loaded.timings, load_seconds), file=sys.stderr)
 
     if several:
-        on_ranks(engine, answer, hostfile=hostfile, stdin=piped, **how)
+        on_ranks(engine, answer, hostfile=hostfile, stdin=piped, interactive=interactive, **how)
         return
     from llmc.evaluation.open_model import load
 
@@ -221,8 +234,7 @@ def _text(completion: Completion, number: int, count: int, *, readable: bool) ->
     return f"{head}{prompt}{text}"
 
 
-def _stats(engine: Engine, load_seconds: float) -> str:
-    timings = engine.timings
+def _stats(engine: Engine, timings: Timings, load_seconds: float) -> str:
     return (
         f"load {load_seconds:.2f} s; "
         f"prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import operator
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -25,7 +23,8 @@ from runtime.generation.completion import Completion, Piece, completions
 from runtime.generation.generation_config import generation_defaults
 from runtime.generation.groups import GroupMaker
 from runtime.generation.in_flight import InFlightBatch, Update
-from runtime.generation.requests import check_prompt
+from runtime.generation.requests import check_prompt, plain_ids, prompt_list
+from runtime.generation.sampling_checks import whole
 from runtime.generation.sampling_params import SamplingParams
 from runtime.generation.sequence import SequenceGroup
 from runtime.generation.timings import Timings
@@ -34,6 +33,8 @@ from runtime.generation.tokenizer import Tokenizer
 Prompt = str | ListOf[int]
 Params = SamplingParams | Mapping[str, Any] | None
 """The parameters of a request: all of them, or those that differ from the engine's defaults; None for the defaults."""
+
+_PARAMS = "SamplingParams or a mapping of them"
 
 OnToken = Callable[[int, int], None]
 """Called with the number of the request, from 0, and its new token."""
@@ -103,7 +104,7 @@ class Engine:
                 be; before anything runs. Also if a request fails while others go on to their ends: the error has what
                 all of them got as `completions`.
         """
-        given: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
+        given: list[Prompt] = prompt_list(prompts)
         tell = note or warnings.warn
         wishes = self._params_of_each(params, len(given), changes)
         tasks = _task_of_each(task, len(given))
@@ -136,19 +137,24 @@ class Engine:
     ) -> Iterator[Piece]:
         """Extend a prompt, and give its text as it comes.
 
-        The arguments and errors are those of `generate`. The text of a beam search comes as a whole, at its end.
+        The arguments and errors are those of `generate`; what is wrong with the prompt or its parameters is raised by
+        the call itself. The text of a beam search comes as a whole, at its end.
         """
         (wish,) = self._params_of_each(params, 1, changes)
         tell = note or warnings.warn
+        group = self._maker(add_special_tokens, tell).make(0, prompt, wish, task=task)
         if add_special_tokens:
             self._note_appended([prompt], tell)
-        group = self._maker(add_special_tokens, tell).make(0, prompt, wish, task=task)
+        return self._pieces(group)
+
+    def _pieces(self, group: SequenceGroup) -> Iterator[Piece]:
+        """The stream of a request that runs alone."""
         batch = self._open([group])
+        self.timings = batch.timings
         while not batch.scheduler.is_idle:
             for update in batch.step():
                 if piece := _piece(update):
                     yield piece
-        self.timings = batch.timings
         yield from self._last_pieces(group)
 
     async def astream(
@@ -163,7 +169,7 @@ class Engine:
     ) -> AsyncGenerator[Piece]:
         """As `stream`, for `async for`. Requests that run at once share the engine's steps."""
         options: Any = {"task": task, "add_special_tokens": add_special_tokens, "note": note, **changes}
-        group = await asyncio.to_thread(self.submit, prompt, params, **options)
+        group = await self._async.submit(lambda: self.submit(prompt, params, **options))
         async with contextlib.aclosing(self._async.updates(group)) as updates:
             async for update in updates:
                 if piece := _piece(update):
@@ -216,6 +222,7 @@ class Engine:
         """
         (wish,) = self._params_of_each(params, 1, changes)
         maker = self._maker(add_special_tokens, note or warnings.warn)
+        priority = whole()("priority", priority)
         with self._lock:
             group = maker.make(self._submitted, prompt, wish, priority, task=task)
             if self._batch is None:
@@ -239,10 +246,20 @@ class Engine:
         return self._batch is None or self._batch.scheduler.is_idle
 
     def cancel(self, request: SequenceGroup) -> None:
-        """Take a submitted request out; it keeps what it has got. Nothing happens if it has ended."""
+        """Take a submitted request out; it keeps what it has got. Nothing happens if it has ended.
+
+        Raises:
+            RequestError: if it goes on, but was not submitted to this engine.
+        """
         with self._lock:
-            if self._batch is not None and request.sequences:
-                self._batch.cancel(request)
+            if not request.sequences:
+                return
+            if self._batch is None or not self._batch.holds(request):
+                raise RequestError(
+                    f"request {request.number + 1} is none of those that were submitted to this engine",
+                    hint="cancel what `submit` of the same engine gave; what `generate` runs cannot be cancelled",
+                )
+            self._batch.cancel(request)
 
     def completions(self, request: SequenceGroup) -> list[Completion]:
         """What a submitted request got: those of its texts that have ended."""
@@ -278,12 +295,8 @@ class Engine:
         Raises:
             RequestError: if it is empty or no prompt, or a text that the engine has no tokenizer for.
         """
-        if isinstance(prompt, int):
-            raise RequestError(
-                f"prompt {number} is a number", hint="give a list of prompts: [[1, 2, 3]], not [1, 2, 3]"
-            )
         if not isinstance(prompt, str):
-            return self._plain_ids(number, prompt)
+            return plain_ids(number, prompt)
         if not prompt:
             raise RequestError(f"prompt {number} is empty", hint="give it at least one character")
         if self.tokenizer is None:
@@ -308,16 +321,22 @@ class Engine:
         """The parameters of each of `count` requests."""
         if params is None or isinstance(params, SamplingParams | Mapping):
             return [self._complete(params, changes)] * count
-        if isinstance(params, str) or len(params) != count:
-            given = "a text" if isinstance(params, str) else f"{len(params)}"
+        if isinstance(params, str | bytes) or not isinstance(params, ListOf):
+            raise RequestError(f"params is {params!r:.80}", hint=f"give {_PARAMS} for all prompts, or one for each")
+        if len(params) != count:
             raise RequestError(
-                f"there are {count} prompts, but params is {given}", hint="give one for all prompts, or one for each"
+                f"there are {count} prompts, but params is {len(params)}",
+                hint="give one for all prompts, or one for each",
             )
         return [self._complete(each, changes) for each in params]
 
     def _complete(self, params: Params, changes: Mapping[str, Any]) -> SamplingParams:
-        whole = params if isinstance(params, SamplingParams) else self.defaults.changed(**(params or {}))
-        return whole.changed(**changes) if changes else whole
+        if params is not None and not isinstance(params, SamplingParams | Mapping):
+            raise RequestError(f"the parameters of a request are {params!r:.80}", hint=f"give {_PARAMS}, or None")
+        given = (
+            params if isinstance(params, SamplingParams) else SamplingParams.from_mapping(params or {}, self.defaults)
+        )
+        return given.changed(**changes) if changes else given
 
     def _maker(self, add_special_tokens: bool, note: Note) -> GroupMaker:
         def encode(prompt: Prompt, number: int) -> list[int]:
@@ -362,21 +381,15 @@ class Engine:
             "--no-special-tokens (add_special_tokens=False) leaves it out"
         )
 
-    @staticmethod
-    def _plain_ids(number: int, prompt: ListOf[int]) -> list[int]:
-        try:
-            return [operator.index(token) for token in prompt]  # numpy's integers, too
-        except TypeError:
-            raise RequestError(f"prompt {number} is neither text nor a list of token ids") from None
-
 
 def _task_of_each(task: str | ListOf[str | None] | None, count: int) -> list[str | None]:
     """The names of the tasks of `count` prompts."""
     if task is None or isinstance(task, str):
         return [task] * count
-    if len(task) != count:
+    given = f"a list of {len(task)}" if isinstance(task, ListOf) else repr(task)
+    if not isinstance(task, ListOf) or len(task) != count:
         raise RequestError(
-            f"there are {count} prompts, but task is a list of {len(task)}", hint="give one for all, or one for each"
+            f"there are {count} prompts, but task is {given}", hint="give one name for all, or one for each"
         )
     return list(task)
 

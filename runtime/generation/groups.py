@@ -82,6 +82,11 @@ class GroupMaker:
         group = SequenceGroup(number, prompt, ids, params, context, of_task, priority)
         for text in params.notes:
             self.note(text)
+        if (least := params.new_tokens_at_least(len(ids))) > checked.max_new_tokens:
+            self.note(
+                f"prompt {number + 1} cannot get the {least} new tokens that min_new_tokens or min_length asks for: "
+                f"it gets {checked.max_new_tokens} at most"
+            )
         self._check_width(group)
         self._require_texts(params)
         if params.num_beams > 1:

@@ -104,6 +104,10 @@ class InFlightBatch:
                 self._prompt_logprobs(sequence, count)
         return updates
 
+    def holds(self, group: SequenceGroup) -> bool:
+        """Whether a request is one of this batch that has not ended."""
+        return group in self.scheduler.running or group in self.scheduler.waiting
+
     def cancel(self, group: SequenceGroup) -> list[Update]:
         """Take a request out; what it has got so far stays."""
         return list(self._end_all(group, "cancelled"))

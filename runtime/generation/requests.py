@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from compiler.errors import RequestError
 from compiler.ir.facts import larger_limits, most_positions
@@ -74,6 +76,36 @@ def check_request(
     if room < wanted:
         note(f"prompt {number} gets at most {room} new tokens: the engine holds {limits.max_seq} tokens per sequence")
     return Request(tuple(prompt), min(wanted, room))
+
+
+def prompt_list(prompts: Any) -> list[Any]:
+    """The prompts that a caller gives, as a list: a text is one; RequestError if there are none at all."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if isinstance(prompts, bytes | bytearray | Mapping) or not isinstance(prompts, Iterable):
+        raise RequestError(f"prompts is {prompts!r:.80}", hint="give a text, or a list of texts and lists of token ids")
+    return list(prompts)
+
+
+def plain_ids(number: int, prompt: Any) -> list[int]:
+    """The token ids of a prompt that is no text, integers of numpy and torch among them.
+
+    Raises:
+        RequestError: naming the prompt by `number`, if it is no list of integers.
+    """
+    if isinstance(prompt, int):
+        raise RequestError(f"prompt {number} is a number", hint="give a list of prompts: [[1, 2, 3]], not [1, 2, 3]")
+    if isinstance(prompt, bytes | bytearray):
+        raise RequestError(f"prompt {number} is bytes, not text", hint="decode them: prompt.decode()")
+    unclear = RequestError(f"prompt {number} is neither text nor a list of token ids")
+    try:
+        tokens = list(prompt)
+        ids = [operator.index(token) for token in tokens]
+    except TypeError:
+        raise unclear from None
+    if isinstance(prompt, Mapping) or any(isinstance(token, bool) for token in tokens):
+        raise unclear
+    return ids
 
 
 def check_prompt(

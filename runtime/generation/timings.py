@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass
@@ -24,6 +24,11 @@ class Timings:
         else:
             self.decode_seconds += seconds
             self.decode_tokens += tokens
+
+    def include(self, other: Timings) -> None:
+        """Count the steps of another."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     @property
     def decode_rate(self) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -394,3 +396,57 @@ def test_who_waits_for_a_request_that_is_cancelled_is_told() -> None:
     *_, last = asyncio.run(asyncio.wait_for(waiting(), 60))
     assert last.completion is not None and last.completion.finish_reason == "cancelled"
     assert continuation([1, 2, 3], 100)[: len(last.completion.token_ids)] == last.completion.token_ids
+
+
+@pytest.mark.parametrize("submitted_first", [True, False])
+def test_who_leaves_while_the_request_is_submitted_leaves_nothing_behind(
+    submitted_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _ = fake()
+    submit, entered, go_on, done = Engine.submit, threading.Event(), threading.Event(), threading.Event()
+
+    def slow(self: Engine, *given: Any, **options: Any) -> Any:
+        entered.set()
+        go_on.wait(60)
+        group = submit(self, *given, **options)
+        done.set()
+        return group
+
+    monkeypatch.setattr(Engine, "submit", slow)
+
+    async def leaving() -> None:
+        waiting = asyncio.ensure_future(anext(engine.astream([1, 2, 3], max_new_tokens=50)))
+        await asyncio.to_thread(entered.wait, 60)
+        if submitted_first:  # its thread is through, but the loop has not heard of it
+            go_on.set()
+            done.wait(60)
+        waiting.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(leaving())  # which waits for the threads
+    assert engine._batch is not None and engine.is_idle
+    assert engine._batch.scheduler.cache.free == ROWS
+
+
+def test_a_step_that_fails_is_raised_by_all_who_wait_and_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, _ = fake()
+    unheard: list[Any] = []
+
+    async def waiting() -> list[Any]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+        monkeypatch.setattr(FakeSession, "step", broken)
+        found = []
+        for start in (0, 2):  # the second time another task drives the steps
+            both = (engine.agenerate([start + i], max_new_tokens=5) for i in range(2))
+            found += await asyncio.gather(*both, return_exceptions=True)
+            gc.collect()
+        return found
+
+    def broken(self: FakeSession, *given: Any) -> torch.Tensor:
+        raise RequestError("there is no memory")
+
+    found = asyncio.run(waiting())
+    assert [str(each) for each in found] == ["there is no memory"] * 4 and not unheard
+    assert engine.is_idle

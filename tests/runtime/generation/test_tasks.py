@@ -189,6 +189,8 @@ def test_there_is_one_task_for_all_or_one_for_each() -> None:
     engine, _ = fake()
     with pytest.raises(RequestError, match="there are 2 prompts, but task is a list of 1"):
         engine.generate([[1], [2]], task=["soft"])
+    with pytest.raises(RequestError, match="there are 2 prompts, but task is 3"):
+        engine.generate([[1], [2]], task=3)  # type: ignore[arg-type]
 
 
 def test_an_engine_without_tasks_says_how_it_gets_some() -> None:
