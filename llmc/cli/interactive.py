@@ -10,22 +10,22 @@ from compiler.errors import RequestError
 from llmc.cli.failures import error_text
 
 if TYPE_CHECKING:
-    from llmc.cli.prompts import Prompt
+    from llmc.cli.prompts import Prompt, TaskPrompt
     from llmc.cli.terminal import Terminal
     from runtime.generation.completion import Completion, Piece
     from runtime.generation.engine import Engine
     from runtime.generation.sampling_params import SamplingParams
 
-Show = Callable[["Prompt"], "Completion | None"]
-"""Shows what a prompt gets while it comes; returns the first of its completions, None if it was interrupted."""
+Show = Callable[["Prompt", "str | None"], "Completion | None"]
+"""Shows what a prompt of a task gets while it comes; returns the first of its completions, None if interrupted."""
 
 
-def stream_prompts(prompts: Sequence[Prompt], show: Show) -> None:
-    """Show the texts of prompts, one prompt after the other."""
-    for number, prompt in enumerate(prompts, 1):
-        if len(prompts) > 1:
+def stream_prompts(prompts: Sequence[TaskPrompt], show: Show, *, numbered: bool) -> None:
+    """Show the texts of prompts, one prompt after the other; `numbered`, those of several have headings."""
+    for number, (prompt, task) in enumerate(prompts, 1):
+        if numbered and len(prompts) > 1:
             print(f"--- {number} of {len(prompts)} ---")
-        show(prompt)
+        show(prompt, task)
 
 
 def shown(
@@ -46,11 +46,11 @@ def shown(
             ids = piece.completion.token_ids
         terminal.write(piece.text if readable else "".join(f" {token}" for token in ids))
 
-    def show(prompt: Prompt) -> Completion | None:
+    def show(prompt: Prompt, task: str | None) -> Completion | None:
         begin = prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
         begin = (begin if readable else f"{begin} |") if with_prompt else ""
         texts: dict[int, list[Piece]] = {}  # the first one is shown while it comes, the others after it
-        for piece in engine.stream(prompt, params, add_special_tokens=add_special_tokens, note=note):
+        for piece in engine.stream(prompt, params, task=task, add_special_tokens=add_special_tokens, note=note):
             text = texts.setdefault(piece.sample, [])
             if piece.sample == 0:
                 terminal.write("" if text else _heading(params, 0) + begin)
@@ -77,9 +77,9 @@ def shown_as_json(
 ) -> Show:
     """What shows texts as objects, one per line: each piece, and each completion at its end."""
 
-    def show(prompt: Prompt) -> Completion | None:
+    def show(prompt: Prompt, task: str | None) -> Completion | None:
         first: Completion | None = None
-        for piece in engine.stream(prompt, params, add_special_tokens=add_special_tokens, note=note):
+        for piece in engine.stream(prompt, params, task=task, add_special_tokens=add_special_tokens, note=note):
             if piece.completion is not None:
                 first = first or piece.completion
                 shown = piece.completion.to_json()
@@ -91,7 +91,7 @@ def shown_as_json(
     return show
 
 
-def converse(engine: Engine, show: Show, terminal: Terminal, *, chat: bool) -> None:
+def converse(engine: Engine, show: Show, terminal: Terminal, *, chat: bool, task: str | None) -> None:
     """Answer the lines that are entered, one after the other, until their end. Ctrl-C ends a text, not the program.
 
     With `chat`, they are messages of one conversation. What a person's request gets wrong is told, and the next line is
@@ -101,7 +101,8 @@ def converse(engine: Engine, show: Show, terminal: Terminal, *, chat: bool) -> N
     for line in terminal.lines():
         answer = ""
         try:
-            completion = show(_prompt_of(engine, [*messages, {"role": "user", "content": line}]) if chat else line)
+            prompt = _prompt_of(engine, [*messages, {"role": "user", "content": line}]) if chat else line
+            completion = show(prompt, task)
             answer = completion.text if completion is not None else ""
         except KeyboardInterrupt:
             terminal.write(" (interrupted)\n")

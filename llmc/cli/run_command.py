@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 
 from llmc.cli import options
 from llmc.cli.console import Console, note
-from llmc.cli.prompts import Prompt, gather_prompts
+from llmc.cli.prompts import Prompt, TaskPrompt, gather_requests
 from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
 from llmc.cli.sampling_options import sampling_options
 from runtime.engine_dir.manifest import read_manifest
@@ -36,7 +36,8 @@ def run_command(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help='Prompts, one per line; .json: a list; .jsonl: strings or objects with "prompt"; -: standard input.',
+            help='Prompts, one per line; .json: a list; .jsonl: strings or objects with "prompt" and perhaps "task"; '
+            "-: standard input.",
         ),
     ] = None,
     prompt_ids: options.PromptIds = None,
@@ -49,6 +50,14 @@ def run_command(
     chat: Annotated[
         bool, typer.Option("--chat", help="Write prompts as messages, by the checkpoint's chat template.")
     ] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The task whose virtual tokens stand before the prompts; none if not given. llmc inspect lists an "
+            "engine's tasks.",
+        ),
+    ] = None,
     no_special_tokens: options.NoSpecialTokens = False,
     json_output: options.Json = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print timings on standard error.")] = False,
@@ -101,10 +110,11 @@ def run_command(
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     started = time.perf_counter()
     piped = None
-    prompts: list[Prompt] = []
+    prompts: list[TaskPrompt] = []
     if rank_from_environment() == 0:  # the prompts are rank 0's
         piped = standard_input() if "-" in (prompt_file or ()) else None
-        prompts = gather_prompts(prompt or (), prompt_file or (), prompt_ids or (), lambda: piped or b"")
+        given = gather_requests(prompt or (), prompt_file or (), prompt_ids or (), lambda: piped or b"")
+        prompts = [TaskPrompt(each.prompt, each.task or task) for each in given]
         if not prompts and not interactive:
             raise typer.BadParameter("give --prompt, --prompt-file or --prompt-ids, or --interactive")
         if prompts and interactive:
@@ -117,7 +127,8 @@ def run_command(
             "your mpirun stands between the ranks and the terminal; without it, llmc run starts the ranks itself",
             param_hint="--interactive",
         )
-    params = _params(engine, sampling)  # refuses what cannot be before anything is loaded
+    tasks = {task, *(each.task for each in prompts)}
+    params = _params(engine, sampling, tasks)  # refuses what cannot be before anything is loaded
     notes = list(ignored_notes(hosts_chosen(hostfile)))
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
@@ -141,20 +152,21 @@ def run_command(
                 note(text)
             timings = Timings()
 
-            def timed(prompt: Prompt) -> Completion | None:
+            def timed(prompt: Prompt, task: str | None) -> Completion | None:
                 try:
-                    return show(prompt)
+                    return show(prompt, task)
                 finally:
                     timings.include(loaded.timings)
 
             if interactive:
-                live.converse(loaded, timed, terminal, chat=chat)
+                live.converse(loaded, timed, terminal, chat=chat, task=task)
             else:
-                live.stream_prompts([_message(loaded, each) for each in prompts] if chat else prompts, timed)
+                streamed = _messages(loaded, prompts) if chat else prompts
+                live.stream_prompts(streamed, timed, numbered=not json_output)
             if stats:
                 print(_stats(loaded, timings, load_seconds), file=sys.stderr)
             return
-        given = [_message(loaded, each) for each in prompts] if chat else prompts
+        given = _messages(loaded, prompts) if chat else prompts
         with Console(quiet=quiet, bars_only=True) as console:
             completions = _generate(loaded, given, params, special, console, notes)
         if not quiet:
@@ -176,12 +188,22 @@ def run_command(
     answer(loaded)
 
 
-def _params(engine: Path, sampling: Mapping[str, Any]) -> SamplingParams:
-    """The parameters of every request: what the command line says, and for the rest the engine's own defaults."""
+def _params(engine: Path, sampling: Mapping[str, Any], tasks: Iterable[str | None] = ()) -> SamplingParams:
+    """The parameters of every request: what the command line says, and for the rest the engine's own defaults.
+
+    Raises:
+        RequestError: if there are no such parameters, or the engine has not all of the tasks.
+    """
     from runtime.generation.generation_config import generation_defaults
 
     manifest = read_manifest(engine.expanduser(), verify=False)
+    for task in tasks:
+        manifest.task(task)
     return generation_defaults(manifest.generation).params.changed(**sampling)
+
+
+def _messages(loaded: Engine, prompts: Iterable[TaskPrompt]) -> list[TaskPrompt]:
+    return [TaskPrompt(_message(loaded, each.prompt), each.task) for each in prompts]
 
 
 def _message(loaded: Engine, prompt: Prompt) -> Prompt:
@@ -194,14 +216,21 @@ def _message(loaded: Engine, prompt: Prompt) -> Prompt:
 
 
 def _generate(
-    loaded: Engine, prompts: list[Prompt], params: SamplingParams, special: bool, console: Console, notes: list[str]
+    loaded: Engine,
+    prompts: Sequence[TaskPrompt],
+    params: SamplingParams,
+    special: bool,
+    console: Console,
+    notes: list[str],
 ) -> list[Completion]:
     from llmc.progress import Phases, counter
 
     with Phases(console).phase("generate") as report:
         count = counter(report, len(prompts) * params.n * (params.max_new_tokens or DEFAULT_NEW_TOKENS))
         on_token = (lambda request, token: count(1)) if console.bars else None
-        return loaded.generate(prompts, params, add_special_tokens=special, on_token=on_token, note=notes.append)
+        texts, tasks = [each.prompt for each in prompts], [each.task for each in prompts]
+        how: Any = {"task": tasks, "add_special_tokens": special, "on_token": on_token, "note": notes.append}
+        return loaded.generate(texts, params, **how)
 
 
 def _text(completion: Completion, number: int, count: int, *, readable: bool) -> str:

@@ -85,6 +85,7 @@ class Engine:
         prompts: str | ListOf[Prompt],
         params: Params | ListOf[Params] = None,
         *,
+        task: str | ListOf[str | None] | None = None,
         add_special_tokens: bool = True,
         on_token: OnToken | None = None,
         on_update: Callable[[Update], None] | None = None,
@@ -97,6 +98,8 @@ class Engine:
             prompts: a text, or a list of texts and lists of token ids.
             params: the parameters of all requests, or a list with those of each: `SamplingParams`, or a mapping of
                 those that differ from the engine's `defaults`.
+            task: the task whose virtual tokens stand before all prompts, or a list with that of each; None for none.
+                The manifest lists the engine's tasks.
             add_special_tokens: whether prompts given as text get the tokens that the tokenizer puts around a text.
             on_token: called with the number of the prompt, from 0, and each new token.
             on_update: called with all that each step brings.
@@ -115,13 +118,14 @@ class Engine:
         given: list[Prompt] = prompt_list(prompts)
         tell = note or warnings.warn
         wishes = self._params_of_each(params, len(given), changes)
+        tasks = _task_of_each(task, len(given))
         maker = self._maker(add_special_tokens, tell)
         ids = [maker.encode(prompt, number) for number, prompt in enumerate(given, 1)]
         if add_special_tokens:
             self._note_appended(given, tell)
         groups = [
-            maker.make(number, prompt, wish, ids=known)
-            for number, (prompt, wish, known) in enumerate(zip(given, wishes, ids, strict=True))
+            maker.make(number, prompt, wish, ids=known, task=of_task)
+            for number, (prompt, wish, known, of_task) in enumerate(zip(given, wishes, ids, tasks, strict=True))
         ]
         self.timings = Timings()
         if groups:
@@ -137,6 +141,7 @@ class Engine:
         prompt: Prompt,
         params: Params = None,
         *,
+        task: str | None = None,
         add_special_tokens: bool = True,
         note: Note | None = None,
         **changes: Any,
@@ -148,7 +153,7 @@ class Engine:
         """
         (wish,) = self._params_of_each(params, 1, changes)
         tell = note or warnings.warn
-        group = self._maker(add_special_tokens, tell).make(0, prompt, wish)
+        group = self._maker(add_special_tokens, tell).make(0, prompt, wish, task=task)
         if add_special_tokens:
             self._note_appended([prompt], tell)
         return self._pieces(group)
@@ -168,12 +173,13 @@ class Engine:
         prompt: Prompt,
         params: Params = None,
         *,
+        task: str | None = None,
         add_special_tokens: bool = True,
         note: Note | None = None,
         **changes: Any,
     ) -> AsyncGenerator[Piece]:
         """As `stream`, for `async for`. Requests that run at once share the engine's steps."""
-        options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
+        options: Any = {"task": task, "add_special_tokens": add_special_tokens, "note": note, **changes}
         group = await self._async.submit(lambda: self.submit(prompt, params, **options))
         async with contextlib.aclosing(self._async.updates(group)) as updates:
             async for update in updates:
@@ -187,12 +193,13 @@ class Engine:
         prompt: Prompt,
         params: Params = None,
         *,
+        task: str | None = None,
         add_special_tokens: bool = True,
         note: Note | None = None,
         **changes: Any,
     ) -> list[Completion]:
         """The completions of a prompt, awaited. The arguments and errors are those of `stream`."""
-        options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
+        options: Any = {"task": task, "add_special_tokens": add_special_tokens, "note": note, **changes}
         pieces = [piece async for piece in self.astream(prompt, params, **options)]
         return [piece.completion for piece in pieces if piece.completion is not None]
 
@@ -202,6 +209,7 @@ class Engine:
         params: Params = None,
         *,
         priority: int = 0,
+        task: str | None = None,
         add_special_tokens: bool = True,
         note: Note | None = None,
         **changes: Any,
@@ -212,6 +220,7 @@ class Engine:
             prompt: as of `generate`, as are the others.
             params: the request's parameters.
             priority: requests with a higher one come first, and may take the place of others, which go on later.
+            task: the task whose virtual tokens stand before the prompt; None for none.
             add_special_tokens: as of `generate`.
             note: as of `generate`.
             **changes: as of `generate`.
@@ -226,7 +235,7 @@ class Engine:
         maker = self._maker(add_special_tokens, note or warnings.warn)
         priority = whole()("priority", priority)
         with self._lock:
-            group = maker.make(self._submitted, prompt, wish, priority)
+            group = maker.make(self._submitted, prompt, wish, priority, task=task)
             if self._batch is None:
                 limits = self.manifest.limits
                 steps = open_steps(self.executor, limits.max_batch, limits.max_seq, self.cache_tokens, spare=True)
@@ -269,16 +278,23 @@ class Engine:
         return list(completions(request, self.tokenizer))
 
     @torch.inference_mode()
-    def logits(self, token_ids: ListOf[int]) -> Tensor:
+    def logits(self, token_ids: ListOf[int], task: str | None = None) -> Tensor:
         """The logits after each of the tokens, `[tokens, vocabulary]`, computed in one step.
+
+        Args:
+            token_ids: the tokens.
+            task: the task whose virtual tokens stand before them; None for none.
 
         Raises:
             RequestError: if there are none, more than the engine takes, or one is not the model's.
         """
-        check_prompt(1, token_ids, self.manifest.limits, self.manifest.vocab_size, self.manifest.model)
-        step = Step.of_prompts([token_ids])
+        of_task = self.manifest.task(task)
+        check_prompt(1, token_ids, self.manifest.limits, self.manifest.vocab_size, self.manifest.model, task=of_task)
+        virtual = of_task.ids if of_task is not None else []
+        step = Step.of_prompts([[*virtual, *token_ids]])
         session = self.executor.open(1, step.length)
-        return session.step(step.wanting(all_positions(1, step.length)))[0].clone()
+        wanted = all_positions(1, step.length)[:, len(virtual) :]
+        return session.step(step.wanting(wanted))[0].clone()
 
     def encode(self, prompt: Prompt, number: int = 1, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a prompt.
@@ -362,7 +378,7 @@ class Engine:
     def _open(self, groups: ListOf[SequenceGroup]) -> InFlightBatch:
         """A session that is large enough for some requests, and a batch over it that has them."""
         rows = min(self.manifest.limits.max_batch, sum(group.width for group in groups))
-        longest = max(len(group.prompt_ids) + group.context.max_new_tokens for group in groups)
+        longest = max(len(group.model_prompt) + group.context.max_new_tokens for group in groups)
         batch = InFlightBatch.over(open_steps(self.executor, rows, longest, self.cache_tokens))
         for group in groups:
             batch.scheduler.add(group)
@@ -376,6 +392,18 @@ class Engine:
             f"the tokenizer ends every prompt with {token!r}, after which a model takes the text for finished: "
             "--no-special-tokens (add_special_tokens=False) leaves it out"
         )
+
+
+def _task_of_each(task: str | ListOf[str | None] | None, count: int) -> list[str | None]:
+    """The names of the tasks of `count` prompts."""
+    if task is None or isinstance(task, str):
+        return [task] * count
+    given = f"a list of {len(task)}" if isinstance(task, ListOf) else repr(task)
+    if not isinstance(task, ListOf) or len(task) != count:
+        raise RequestError(
+            f"there are {count} prompts, but task is {given}", hint="give one name for all, or one for each"
+        )
+    return list(task)
 
 
 def _piece(update: Update) -> Piece | None:

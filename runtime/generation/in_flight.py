@@ -107,10 +107,11 @@ class InFlightBatch:
     def _prompt_logprobs(self, sequence: Sequence, count: int) -> None:
         """Compute some of a prompt's tokens, and report their log-probabilities; the last token is left."""
         group = sequence.group
-        prompt, top = group.prompt_ids, group.params.prompt_logprobs or 0
+        prompt, top = group.model_prompt, group.params.prompt_logprobs or 0
         while count > 0 and sequence.cached < len(prompt) - 1:
             size = min(count, _POSITIONS, len(prompt) - 1 - sequence.cached)
-            known = len(group.prompt_logprobs) - 1 - sequence.cached  # after a preemption some are
+            # Virtual tokens have none, nor has the first token after them; after a preemption some are known.
+            known = len(group.virtual_ids) + len(group.prompt_logprobs) - 1 - sequence.cached
             logits = self.steps.run_every((sequence, size))
             following = prompt[sequence.cached - size + 1 : sequence.cached + 1]
             fresh = slice(max(0, known), size)
@@ -161,7 +162,8 @@ class InFlightBatch:
         """Give a sequence its next token."""
         group, token = sequence.group, choice.token
         assert sequence.sampled is not None
-        sequence.sampled.append(token)  # which is the list of the sequence's tokens, too
+        sequence.sampled.append(token)
+        sequence.tokens.append(token)
         if choice.logprobs is not None:
             sequence.logprobs.append(choice.logprobs)
         ended = token in group.stop_ids
@@ -171,7 +173,7 @@ class InFlightBatch:
         reason: FinishReason | None = None
         if ended or (sequence.stream is not None and sequence.stream.stopped):
             reason = "stop"
-        elif len(sequence.tokens) - len(group.prompt_ids) >= group.context.max_new_tokens:
+        elif len(sequence.tokens) - len(group.model_prompt) >= group.context.max_new_tokens:
             reason = "length"
         if reason is not None:
             text += self._finish(sequence, reason)
@@ -210,7 +212,7 @@ class InFlightBatch:
         if group.beams.finished:
             return list(self._end_all(group, "stop"))
         for sequence, tokens in zip(group.sequences, group.beams.token_ids, strict=True):
-            sequence.tokens = tokens
+            sequence.tokens = [*group.virtual_ids, *tokens]
         if len(logits) > 1:
             self.scheduler.cache.reorder(group.sequences, continuation.sources)
         return [Update(group)]
