@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 import llmc
+from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.generation.engine import Engine
 from runtime.generation.groups import GroupMaker
 from runtime.generation.in_flight import InFlightBatch
+from runtime.generation.session_steps import BlockSteps, RowSteps, SessionSteps
 
 
 class _Nothing:
-    """A session that computes nothing."""
-
-    packs_tokens = False
+    """A linear session that computes nothing."""
 
     def __init__(self, batch: int, capacity: int, vocabulary: int = 64) -> None:
         self.batch, self.capacity = batch, capacity
@@ -31,9 +31,28 @@ class _Nothing:
         return
 
 
-def scheduler_cost(engine: Engine, sequences: int = 64, steps: int = 400) -> dict[str, float]:
+class _NothingPaged:
+    """A paged session that computes nothing."""
+
+    def __init__(self, blocks: int, block: int, batch: int, vocabulary: int = 64) -> None:
+        self.blocks, self.block = blocks, block
+        self._logits = torch.zeros(batch, vocabulary)
+
+    def step(self, step: PackedStep) -> torch.Tensor:
+        return self._logits[: step.wanted]
+
+    def copy_blocks(self, sources: Any, destinations: Any) -> None:
+        return
+
+
+def scheduler_cost(engine: Engine, sequences: int = 64, steps: int = 400, *, paged: bool = False) -> dict[str, float]:
     """Microseconds per step of planning alone, and of all that is not the model, for sequences that decode."""
-    batch = InFlightBatch.over(_Nothing(sequences, 2048))
+    capacity, block = 2048, 64
+    over: SessionSteps = RowSteps(_Nothing(sequences, capacity))
+    if paged:
+        pools = _NothingPaged(sequences * capacity // block, block, sequences)
+        over = BlockSteps(pools, sequences=sequences, longest=capacity)
+    batch = InFlightBatch.over(over)
     maker = GroupMaker(engine.manifest, None, lambda prompt, number: list(map(int, prompt)), lambda text: None)
     longest = engine.manifest.limits.max_seq
     params = llmc.SamplingParams(max_new_tokens=longest - 8, ignore_eos=True)

@@ -246,10 +246,12 @@ def main() -> None:
     console = Console(stderr=given.json, width=110)
     started = time.perf_counter()
     with opened(given.model, given.device, given.dtype, given.batch) as made:
-        cost = scheduler_cost(made.engine)
-        console.print(
-            "scheduler, 64 sequences: {planning} µs of planning, {step} µs a step without a model".format(**cost)
-        )
+        cost = {"rows": scheduler_cost(made.engine), "blocks": scheduler_cost(made.engine, paged=True)}
+        for name, each in cost.items():
+            console.print(
+                f"scheduler, 64 sequences over {name}: {each['planning']} µs of planning, "
+                f"{each['step']} µs a step without a model"
+            )
         report: dict[str, Any] = {"scheduler_us": cost}
         if not given.scheduler:
             lengths = Lengths.within(int(made.engine.manifest.model["context_length"]))

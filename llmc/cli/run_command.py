@@ -69,6 +69,17 @@ def run_command(
             metavar="NAME", help="auto, torch, tensorrt, emulator (TensorRT engines on the CPU, slow) or interpreter."
         ),
     ] = "auto",
+    cache_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="How many tokens all texts in progress may have together, in paged caches; if not given, those of "
+            "--max-batch texts of --max-seq tokens, or as many as there is memory for.",
+        ),
+    ] = None,
+    paged_cache: Annotated[
+        bool, typer.Option("--paged-cache", help="Page the caches of an engine that was compiled with linear ones.")
+    ] = False,
     hostfile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Hosts for an engine of several ranks, a line each: HOST slots=N."),
@@ -121,7 +132,7 @@ def run_command(
     notes = list(ignored_notes(hosts_chosen(hostfile)))
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
-        "verify": not no_verify, "note": notes.append,
+        "cache_tokens": cache_tokens, "paged_cache": paged_cache, "verify": not no_verify, "note": notes.append,
     }  # fmt: skip
 
     def answer(loaded: Engine) -> None:
@@ -235,9 +246,11 @@ def _text(completion: Completion, number: int, count: int, *, readable: bool) ->
 
 
 def _stats(engine: Engine, timings: Timings, load_seconds: float) -> str:
+    times = "1 preemption" if timings.preemptions == 1 else f"{timings.preemptions} preemptions"
+    again = f"{times}; " if timings.preemptions else ""
     return (
         f"load {load_seconds:.2f} s; "
         f"prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "
         f"decode {timings.decode_tokens} tokens in {timings.decode_seconds * 1e3:.1f} ms, "
-        f"{timings.decode_rate:.1f} tokens/s; {timings.steps} steps; executor {engine.executor.name}"
+        f"{timings.decode_rate:.1f} tokens/s; {timings.steps} steps; {again}executor {engine.executor.name}"
     )

@@ -110,8 +110,6 @@ class _Pair:
 
 
 class _PairSession:
-    packs_tokens = False
-
     def __init__(self, pair: _Pair, batch: int, capacity: int) -> None:
         self.batch, self.capacity = batch, capacity
         self._pair = pair

@@ -94,8 +94,6 @@ class _Watch:
 
 
 class _WatchedSession:
-    packs_tokens = False
-
     def __init__(self, watch: _Watch, session: Session, batch: int, capacity: int) -> None:
         self.batch, self.capacity = batch, capacity
         self._watch, self._session = watch, session

@@ -21,15 +21,10 @@ class Session(Protocol):
     Attributes:
         batch: how many rows there are.
         capacity: how many tokens a row holds.
-        packs_tokens: whether the padding of a step costs nothing, so that rows with few tokens and rows with many are
-            best given in one.
     """
 
     batch: int
     capacity: int
-
-    @property
-    def packs_tokens(self) -> bool: ...
 
     def step(self, step: Step, first_row: int = 0) -> Tensor:
         """Run the model over the next tokens of some rows and update their caches in place.
@@ -188,8 +183,6 @@ class WholeSession(Generic[S]):
     Attributes:
         stage: what runs them.
     """
-
-    packs_tokens = False
 
     def __init__(self, stage: S, batch: int, capacity: int) -> None:
         self.stage, self.batch, self.capacity = stage, batch, capacity

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from compiler.ir.cache_layout import LINEAR
@@ -15,12 +16,13 @@ from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op
 from compiler.ir.packed_step import PackedStep
+from compiler.ir.paged import paged
 from compiler.ir.paged_layout import PagedLayout
 from compiler.ir.step import Step
 from compiler.ir.step_interface import StepInterface
 from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import RowCopies, Session, WholeSession
-from runtime.executors.memory import memory_for
+from runtime.executors.memory import BlockMemory, memory_for
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
 
@@ -86,24 +88,35 @@ class InterpreterExecutor:
 
     name = "interpreter"
 
-    def __init__(self, graph: Graph, *, group: Communicator | None = None) -> None:
-        """Interpret `graph`, its collectives with `group`, the ranks of its stage; None for a rank alone.
+    def __init__(self, graph: Graph, *, group: Communicator | None = None, block: int | None = None) -> None:
+        """Interpret a graph.
+
+        Args:
+            graph: a step graph.
+            group: the ranks of its stage, with which collectives are computed; None for a rank alone.
+            block: page the caches of a linear graph, in blocks of so many tokens; None leaves the graph as it is.
 
         Raises:
             TargetError: if a collective is for another group.
-            GraphError: if no step gives one of the inputs.
+            GraphError: if no step gives one of the inputs, or the caches cannot be paged.
         """
         group = group or SingleRank()
         check_group(graph, group)
+        graph = graph if block is None else paged(graph, block)
         self._interface = StepInterface.of(graph)
         self._interpreter = Interpreter(graph, communicate=over(group))
 
     @classmethod
     def load(
-        cls, folder: Path, rank_files: Mapping[str, str], *, group: Communicator | None = None
+        cls,
+        folder: Path,
+        rank_files: Mapping[str, str],
+        *,
+        group: Communicator | None = None,
+        block: int | None = None,
     ) -> InterpreterExecutor:
         """The executor of one rank of an engine's torch target. Raises as the constructor does."""
-        return cls(read_graph(folder / rank_files["graph"]), group=group)
+        return cls(read_graph(folder / rank_files["graph"]), group=group, block=block)
 
     @property
     def block(self) -> int | None:
@@ -129,6 +142,12 @@ class InterpreterExecutor:
         check_whole(self._interface, self._interpreter.graph)
         stage = self.open_paged_stage(blocks)
         return WholePagedSession(stage, check_blocks(self._interface, self._interpreter.graph, blocks), blocks)
+
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`: a step makes pools anew beside the old ones."""
+        check_blocks(self._interface, self._interpreter.graph, 1)
+        pools = self._interface.empty_pools(1, device="meta")
+        return [BlockMemory.on(torch.device("cpu"), 2 * sum(pool.nbytes for pool in pools.values()))]
 
     def check_rows(self, batch: int, capacity: int) -> None:
         """RequestError if the engine was not built for so many sequences, or so many tokens of each."""

@@ -31,6 +31,7 @@ class RankToLoad:
         device: as given by the user: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch: how many sequences will usually run at once; None for the engine's largest batch.
         group: the ranks of its stage; None for a rank alone.
+        paged: whether linear caches are to be paged, where the kind can do that; caches that were compiled paged are.
     """
 
     folder: EngineFolder
@@ -39,6 +40,7 @@ class RankToLoad:
     device: str = AUTO
     batch: int | None = None
     group: Communicator | None = None
+    paged: bool = False
 
 
 class ExecutorKind(ABC):
@@ -52,6 +54,7 @@ class ExecutorKind(ABC):
             runs files that every engine has comes last.
         emulates: whether it stands for an executor that this machine cannot have, only slower.
         cpu_only: whether it computes on the CPU, whatever the machine has.
+        pages: whether its caches may be paged, also those of an engine that was compiled with linear ones.
     """
 
     name: ClassVar[str]
@@ -60,6 +63,7 @@ class ExecutorKind(ABC):
     automatic: ClassVar[bool] = False
     emulates: ClassVar[bool] = False
     cpu_only: ClassVar[bool] = False
+    pages: ClassVar[bool] = False
 
     def target_of(self, built: Collection[str]) -> str | None:
         """Of the targets that an engine was built for, the one to run; None if it has no files for this executor."""

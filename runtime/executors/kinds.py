@@ -71,6 +71,7 @@ class TorchKind(ExecutorKind):
     summary = "any engine, on a CPU or a CUDA GPU"
     targets = ("torch",)
     automatic = True
+    pages = True
 
     def uses_gpu(self, device: str) -> bool:
         """`auto` takes a GPU where there is one."""
@@ -78,11 +79,16 @@ class TorchKind(ExecutorKind):
 
     def load(self, rank: RankToLoad) -> RankExecutor:
         """Load the graph and the weights of a rank."""
+        from compiler.ir.files import read_graph
+        from runtime.executors.paged import block_to_page
         from runtime.executors.torch.executor import TorchExecutor
 
         files = rank.folder.rank(rank.target, rank.rank)
         rows = min(rank.batch, rank.folder.manifest.limits.max_batch) if rank.batch else None
-        return TorchExecutor.load(rank.folder.path / files["graph"], device=rank.device, rows=rows, group=rank.group)
+        graph = read_graph(rank.folder.path / files["graph"])
+        return TorchExecutor(
+            graph, device=rank.device, rows=rows, group=rank.group, block=block_to_page(graph, rank.paged)
+        )
 
 
 @register_executor
@@ -103,13 +109,16 @@ class InterpreterKind(ExecutorKind):
     summary = "any engine, on the CPU, slowly: the reference"
     targets = ("torch",)
     cpu_only = True
+    pages = True
 
     def load(self, rank: RankToLoad) -> RankExecutor:
         """Load the graph and the weights of a rank."""
+        from compiler.ir.files import read_graph
         from runtime.executors.interpreter import InterpreterExecutor
+        from runtime.executors.paged import block_to_page
 
-        files = rank.folder.rank(rank.target, rank.rank)
-        return InterpreterExecutor.load(rank.folder.path, files, group=rank.group)
+        graph = read_graph(rank.folder.path / rank.folder.rank(rank.target, rank.rank)["graph"])
+        return InterpreterExecutor(graph, group=rank.group, block=block_to_page(graph, rank.paged))
 
 
 def _installed(target: str) -> bool:

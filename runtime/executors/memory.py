@@ -1,11 +1,85 @@
-"""What is said where a step finds no memory."""
+"""How much memory there is for caches, and what is said where a step finds none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import socket
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from compiler.errors import RequestError, is_out_of_memory
+
+# What the caches may take of the memory that is free; steps and the rest of the system need some, too.
+_SHARE = 0.8
+_MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
+
+
+class BlockMemory(NamedTuple):
+    """What the blocks of a rank's pools take, and of which memory.
+
+    Attributes:
+        where: the memory: ranks with the same have to share it.
+        free: how many bytes of it are free; None if that is not known.
+        bytes: how many bytes a block takes in all pools of the rank.
+    """
+
+    where: str
+    free: int | None
+    bytes: int
+
+    @classmethod
+    def on(cls, device: torch.device, bytes: int) -> BlockMemory:
+        """A block of so many bytes on a device of this machine."""
+        host = socket.gethostname()
+        if device.type == "cuda":
+            return cls(
+                f"{host}/{torch.cuda.get_device_properties(device).uuid}", torch.cuda.mem_get_info(device)[0], bytes
+            )
+        return cls(host, _available(), bytes)
+
+
+def most_blocks(ranks: Iterable[BlockMemory]) -> int | None:
+    """How many blocks all ranks have memory for, while something is left for the rest; None if that is not known."""
+    free: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for rank in ranks:
+        if rank.free is not None:
+            free[rank.where] = min(rank.free, free.get(rank.where, rank.free))
+            taken[rank.where] = taken.get(rank.where, 0) + rank.bytes
+    return min((int(_SHARE * free[where]) // max(1, taken[where]) for where in free), default=None)
+
+
+def _available() -> int | None:
+    """How many bytes of memory programs can have, of the machine's and of the container's; None if nothing says so."""
+    known = [free for free in (_of_machine(), _of_container()) if free is not None]
+    return min(known, default=None)
+
+
+def _of_machine() -> int | None:
+    kilobytes = _number(_MEMINFO, r"^MemAvailable:\s*(\d+) kB$")
+    return None if kilobytes is None else kilobytes * 1024
+
+
+def _of_container() -> int | None:
+    """What a control group leaves of its limit, if it has one; files that are held in memory give way."""
+    limit, used = _number(_GROUP / "memory.max", r"^(\d+)$"), _number(_GROUP / "memory.current", r"^(\d+)$")
+    if limit is None or used is None:
+        return None
+    return max(0, limit - used + (_number(_GROUP / "memory.stat", r"^file (\d+)$") or 0))
+
+
+def _number(file: Path, pattern: str) -> int | None:
+    """The number in a file of the system, if there is one."""
+    try:
+        found = re.search(pattern, file.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 @contextmanager

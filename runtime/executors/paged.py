@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from compiler.errors import EngineError, RequestError
+from compiler.ir.graph import Graph
 from compiler.ir.packed_step import PackedStep
-from compiler.ir.paged_layout import PagedLayout
+from compiler.ir.paged import DEFAULT_BLOCK
+from compiler.ir.paged_layout import CACHE_BLOCK, PagedLayout
 from compiler.ir.step import LOGITS, Step
 from runtime.executors.interface import RowCopies
+from runtime.executors.memory import BlockMemory
 
 
 class PagedSession(Protocol):
@@ -63,6 +66,10 @@ class PagedExecutor(Protocol):
         """How many tokens a block holds; None if the caches are linear, so that no paged session can be opened."""
         ...
 
+    def block_memory(self) -> list[BlockMemory]:
+        """What a block takes on each rank, and how much memory is free there now; EngineError if caches are linear."""
+        ...
+
     def open_paged(self, blocks: int) -> PagedSession:
         """Allocate pools of so many blocks.
 
@@ -111,6 +118,10 @@ class PagedStageExecutor(Protocol):
         """RequestError if the engine was not built for `batch` sequences, or for `capacity` tokens of each."""
         ...
 
+    def block_memory(self) -> list[BlockMemory]:
+        """See `PagedExecutor.block_memory`: that of this rank."""
+        ...
+
     def open_paged_stage(self, blocks: int) -> PagedStageSession:
         """See `PagedExecutor.open_paged`."""
         ...
@@ -124,6 +135,11 @@ def paged_executor(executor: object) -> PagedExecutor:
             hint="compile the engine with --passes cache=paged, and run it with torch",
         )
     return executor
+
+
+def block_to_page(graph: Graph, wanted: bool) -> int | None:
+    """In blocks of how many tokens the caches of a graph are to be paged if that is wanted; None if they stay."""
+    return DEFAULT_BLOCK if wanted and graph.facts.get(CACHE_BLOCK) is None else None
 
 
 S = TypeVar("S", bound=PagedStageSession)
@@ -164,8 +180,6 @@ class PagedRows:
 
     The tokens of a step are packed, so that its padding costs nothing.
     """
-
-    packs_tokens = True
 
     def __init__(self, paged: PagedSession, batch: int, capacity: int) -> None:
         """Give the blocks of a session to rows.

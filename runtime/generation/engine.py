@@ -27,6 +27,7 @@ from runtime.generation.requests import check_prompt, plain_ids, prompt_list
 from runtime.generation.sampling_checks import whole
 from runtime.generation.sampling_params import SamplingParams
 from runtime.generation.sequence import SequenceGroup
+from runtime.generation.session_steps import open_steps
 from runtime.generation.timings import Timings
 from runtime.generation.tokenizer import Tokenizer
 
@@ -49,13 +50,22 @@ class Engine:
         manifest: what the engine says about itself.
         executor: what runs the model.
         tokenizer: None if the checkpoint had none; prompts are token ids then.
+        cache_tokens: how many tokens paged caches hold; None for those of all sequences that may run at once.
         defaults: the parameters of requests that say nothing else: those of the checkpoint's `generation_config.json`.
         timings: where the time of the latest call of `generate` went; those of `step` since the batch was empty.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, executor: Executor, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        executor: Executor,
+        tokenizer: Tokenizer | None,
+        *,
+        cache_tokens: int | None = None,
+    ) -> None:
         self.path, self.manifest = path, manifest
-        self.executor, self.tokenizer = executor, tokenizer
+        self.executor, self.tokenizer, self.cache_tokens = executor, tokenizer, cache_tokens
         self.defaults = generation_defaults(manifest.generation).params
         self.timings = Timings()
         self._batch: InFlightBatch | None = None
@@ -64,10 +74,11 @@ class Engine:
         self._lock = threading.Lock()  # of what `submit`, `step` and `cancel` change, which threads may call at once
 
     @classmethod
-    def over(cls, folder: EngineFolder, executor: Executor) -> Engine:
+    def over(cls, folder: EngineFolder, executor: Executor, *, cache_tokens: int | None = None) -> Engine:
         """The engine in a folder, and what runs its files; EngineError if its tokenizer cannot be read."""
         name = folder.manifest.tokenizer
-        return cls(folder.path, folder.manifest, executor, Tokenizer(folder.path / name) if name else None)
+        tokenizer = Tokenizer(folder.path / name) if name else None
+        return cls(folder.path, folder.manifest, executor, tokenizer, cache_tokens=cache_tokens)
 
     def generate(
         self,
@@ -227,9 +238,10 @@ class Engine:
             group = maker.make(self._submitted, prompt, wish, priority, task=task)
             if self._batch is None:
                 limits = self.manifest.limits
-                self._batch = InFlightBatch.over(self.executor.open(limits.max_batch, limits.max_seq))
-            self._submitted += 1
+                steps = open_steps(self.executor, limits.max_batch, limits.max_seq, self.cache_tokens, spare=True)
+                self._batch = InFlightBatch.over(steps)
             self._batch.scheduler.add(group)
+            self._submitted += 1
         return group
 
     def step(self) -> list[Update]:
@@ -367,7 +379,7 @@ class Engine:
         """A session that is large enough for some requests, and a batch over it that has them."""
         rows = min(self.manifest.limits.max_batch, sum(group.width for group in groups))
         longest = max(len(group.model_prompt) + group.context.max_new_tokens for group in groups)
-        batch = InFlightBatch.over(self.executor.open(rows, longest))
+        batch = InFlightBatch.over(open_steps(self.executor, rows, longest, self.cache_tokens))
         for group in groups:
             batch.scheduler.add(group)
         return batch

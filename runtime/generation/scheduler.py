@@ -1,9 +1,11 @@
 """The scheduler: which sequences take which tokens in the next step.
 
 Requests enter and leave at any step. In a step every sequence in progress gets its next token, and what is left of the
-step's budget of tokens goes to prompts, chunk by chunk, in the order of their priority and arrival. A request that
-comes with a higher priority than one in progress takes its rows if there are no others; the other is computed again
-later, from its tokens, and loses nothing.
+step's budget of tokens goes to prompts, chunk by chunk, in the order of their priority and arrival.
+
+Where the caches have no room left, a request gives up its place (preemption): for one that comes with a higher
+priority, or for the next tokens of those in progress, the last to come of the lowest priority first. It is computed
+again later, from its tokens, and loses nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from runtime.generation.row_cache import LEAST_SHARED, RowCache, Shared
-from runtime.generation.sequence import NO_ROW, Sequence, SequenceGroup, common_length
+from runtime.generation.cache import LEAST_SHARED, SequenceCache
+from runtime.generation.sequence import Sequence, SequenceGroup, common_length
 
 STEP_TOKENS = 512
 """How many tokens a step takes at most, if nothing is said."""
@@ -21,35 +23,32 @@ STEP_TOKENS = 512
 
 @dataclass
 class StepPlan:
-    """What is to be done in a step, in this order.
+    """What is to be computed in a step.
 
     Attributes:
-        copies: rows to be copied first, as pairs of source and destination.
         decodes: sequences that get one token.
         chunks: sequences that get several, with their number.
     """
 
-    copies: list[tuple[int, int]] = field(default_factory=list)
     decodes: list[Sequence] = field(default_factory=list)
     chunks: list[tuple[Sequence, int]] = field(default_factory=list)
 
-    def copy(self, source: int, destination: int) -> None:
-        """Have a row copied. All copies are made at once, so one of a copy is one of its source."""
-        origin = next((earlier for earlier, to in self.copies if to == source), source)
-        if origin != destination:
-            self.copies.append((origin, destination))
-
 
 class Scheduler:
-    """Plans steps over the rows of a session.
+    """Plans steps over the sequences that a cache has room for.
 
     Args:
-        rows: how many sequences there can be at once.
+        cache: what gives sequences their places.
         step_tokens: how many tokens a step may take; sequences in progress get theirs in any case.
+
+    Attributes:
+        waiting: the requests that have no places, in order.
+        running: the requests that have, in order.
+        preemptions: how often a request has lost its places to others.
     """
 
-    def __init__(self, rows: int, *, step_tokens: int = STEP_TOKENS) -> None:
-        self.cache = RowCache(rows)
+    def __init__(self, cache: SequenceCache, *, step_tokens: int = STEP_TOKENS) -> None:
+        self.cache = cache
         self.waiting: list[SequenceGroup] = []
         self.running: list[SequenceGroup] = []
         self.preemptions = 0
@@ -61,7 +60,8 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def add(self, group: SequenceGroup) -> None:
-        """Take up a request, whose sequences exist and have no rows."""
+        """Take up a request, whose sequences exist and have no places; RequestError if it can never be served."""
+        self.cache.check(group)
         insort(self.waiting, group, key=lambda each: each.order)
 
     def remove(self, group: SequenceGroup) -> None:
@@ -73,7 +73,7 @@ class Scheduler:
         self._release(group.sequences)
 
     def end(self, sequence: Sequence) -> None:
-        """A sequence has ended; its row is free. Its request has ended with the last of them."""
+        """A sequence has ended; its place is free. Its request has ended with the last of them."""
         group = sequence.group
         self.cache.release(sequence)
         group.sequences.remove(sequence)
@@ -83,26 +83,24 @@ class Scheduler:
 
     def forget_caches(self) -> None:
         """Let all requests in progress be computed again, and nothing be shared with what the caches held."""
-        for group in self.running:
-            self._release(group.sequences)
-            group.beam_logits.clear()
-            insort(self.waiting, group, key=lambda each: each.order)
-        self.running = []
+        while self.running:
+            self._suspend(self.running[-1])
         self.cache.forget()
 
     def plan(self) -> StepPlan:
-        """What to do next; nothing if there is nothing to do."""
+        """What to compute next; nothing if there is nothing to do."""
+        ready = self._ready()  # before others come: those in progress need room to go on
+        if self._admit():
+            ready = self._ready()
         plan = StepPlan()
-        self._admit(plan)
-        budget = self._step_tokens
         prompts: list[Sequence] = []
-        for group in self.running:
-            for sequence in self._ready(group, plan):
-                if sequence.pending == 1:
-                    plan.decodes.append(sequence)
-                elif sequence.pending:
-                    prompts.append(sequence)
-        budget -= len(plan.decodes)
+        for sequence in ready:
+            pending = len(sequence.tokens) - sequence.cached
+            if pending == 1:
+                plan.decodes.append(sequence)
+            elif pending:
+                prompts.append(sequence)
+        budget = self._step_tokens - len(plan.decodes)
         for sequence in prompts:
             if budget <= 0 and (plan.decodes or plan.chunks):
                 break
@@ -111,63 +109,93 @@ class Scheduler:
             budget -= count
         return plan
 
-    def _ready(self, group: SequenceGroup, plan: StepPlan) -> Iterable[Sequence]:
+    def _ready(self) -> list[Sequence]:
+        """The sequences in progress that can take tokens, with room for them, in order."""
+        ready: list[Sequence] = []
+        place = 0
+        while place < len(self.running):  # a request that makes room for others is the last one
+            sequences = self._able(self.running[place])
+            for sequence in sequences:
+                if len(sequence.tokens) > sequence.room and not self._make_room(sequence):
+                    break
+            else:
+                ready += sequences
+                place += 1
+        return ready
+
+    def _able(self, group: SequenceGroup) -> list[Sequence]:
         """The sequences of a request that can take tokens: the others wait for what they share with the first."""
+        if len(group.sequences) == 1:
+            return group.sequences
         first, *others = group.sequences
         behind = [other for other in others if other.cached == 0]
         if not behind:
             return group.sequences
         common = group.common
         if first.cached < min(common, len(first.tokens) - 1):
-            return (first,)
+            return [first]
         shared = min(first.cached, common)
         if shared:
-            for other in behind:
-                plan.copy(first.row, other.row)
-                other.cached = shared
+            self.cache.share(first, behind, shared)
         return group.sequences
 
-    def _admit(self, plan: StepPlan) -> None:
-        """Give rows to waiting requests, as long as there are some."""
+    def _admit(self) -> bool:
+        """Give waiting requests places, as long as there is room; returns whether one has got some."""
+        admitted = False
         while self.waiting:
             group = self.waiting[0]
-            tokens = group.sequences[0].tokens
-            if self._comes_soon(tokens, self.cache.longest_shared(tokens).length):
-                return
-            if self.cache.free < len(group.sequences) and not self._preempt(group):
-                return
-            shared = Shared(NO_ROW, 0) if group.wants_prompt_logits else self.cache.longest_shared(tokens)
+            share = not group.wants_prompt_logits
+            if share and self._comes_soon(group.sequences[0].tokens):
+                break
+            if not self.cache.admits(group) and not self._preempt_for(group):
+                break
             self.waiting.remove(group)
-            for sequence in group.sequences:
-                self.cache.take(sequence, near=shared.row if sequence is group.sequences[0] else NO_ROW)
-            first = group.sequences[0]
-            first.cached = shared.length
-            if shared.length:
-                plan.copy(shared.row, first.row)
+            self.cache.take(group, share=share)
             insort(self.running, group, key=lambda each: each.order)
+            admitted = True
+        return admitted
 
-    def _comes_soon(self, tokens: list[int], shared: int) -> bool:
+    def _comes_soon(self, tokens: list[int]) -> bool:
         """Whether a request in progress is about to compute more of a text's beginning than there is of it yet."""
-        for group in self.running:
-            first = group.sequences[0]
-            coming = min(common_length(tokens, first.tokens), len(tokens) - 1)
-            if first.pending > 1 and coming >= max(shared, first.cached) + LEAST_SHARED:
+        computing = [group.sequences[0] for group in self.running if group.sequences[0].pending > 1]
+        if not computing:
+            return False
+        shared = self.cache.shared_length(tokens)
+        for first in computing:
+            common = min(common_length(tokens, first.tokens), len(tokens) - 1)
+            if self.cache.shareable(common) >= max(shared, first.cached) + LEAST_SHARED:
                 return True
         return False
 
-    def _preempt(self, group: SequenceGroup) -> bool:
-        """Make rows free for a request by taking them from such of lower priority, the last to come first."""
+    def _preempt_for(self, group: SequenceGroup) -> bool:
+        """Make room for a request by taking it from such of lower priority; False if that would not suffice."""
         lower = [other for other in self.running if other.priority < group.priority]
-        missing = len(group.sequences) - self.cache.free
-        if sum(len(other.sequences) for other in lower) < missing:
+        losing = [sequence for other in lower for sequence in other.sequences]
+        if not losing or not self.cache.admits(group, losing):
             return False
-        while self.cache.free < len(group.sequences):
-            victim = lower.pop()
-            self.running.remove(victim)
-            self._release(victim.sequences)
-            self.preemptions += 1
-            insort(self.waiting, victim, key=lambda each: each.order)
+        while not self.cache.admits(group):
+            self._preempt(lower.pop())
         return True
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Make room for the next tokens of a sequence, if need be by preemption; False if its own request lost it."""
+        while not self.cache.reserve(sequence):
+            last = self.running[-1]
+            self._preempt(last)
+            if last is sequence.group:
+                return False
+        return True
+
+    def _preempt(self, group: SequenceGroup) -> None:
+        self.preemptions += 1
+        self._suspend(group)
+
+    def _suspend(self, group: SequenceGroup) -> None:
+        """Let a request wait, and be computed again later."""
+        self.running.remove(group)
+        self._release(group.sequences)
+        group.beam_logits.clear()
+        insort(self.waiting, group, key=lambda each: each.order)
 
     def _release(self, sequences: Iterable[Sequence]) -> None:
         for sequence in sequences:

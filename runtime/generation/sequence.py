@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 FinishReason = Literal["stop", "length", "time", "cancelled", "error"]
 """What ended a text: an end token or a stop string, the number of tokens, `max_time`, `Engine.cancel`, or an error."""
 
-NO_ROW = -1
-
 
 @dataclass(eq=False, slots=True)
 class Sequence:
@@ -37,7 +35,7 @@ class Sequence:
         sampled: what chooses its tokens; None for a beam.
         stream: its text as it comes; None if there is no tokenizer, or for a beam.
         logprobs: what is reported of its new tokens, if anything is.
-        row: its row of the caches; `NO_ROW` if it has none.
+        room: for how many tokens it has room in the caches; 0 if it has no place there.
         cached: how many of its tokens are in the caches.
         finish_reason: what ended it; None while it goes on.
     """
@@ -48,7 +46,7 @@ class Sequence:
     sampled: SampledSequence | None = None
     stream: TextStream | None = None
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    row: int = NO_ROW
+    room: int = 0
     cached: int = 0
     finish_reason: FinishReason | None = None
 

@@ -7,13 +7,17 @@ from dataclasses import dataclass, fields
 
 @dataclass
 class Timings:
-    """Where the time went. A step in which any prompt is computed counts as prefill, with all its tokens."""
+    """Where the time went. A step in which any prompt is computed counts as prefill, with all its tokens.
+
+    A request that loses its place in the caches to others (`preemptions`) is computed again, as a prompt.
+    """
 
     prefill_seconds: float = 0.0
     prefill_tokens: int = 0
     decode_seconds: float = 0.0
     decode_tokens: int = 0
     steps: int = 0
+    preemptions: int = 0
 
     def add(self, seconds: float, tokens: int, *, prefill: bool) -> None:
         """Count one step."""

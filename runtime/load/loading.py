@@ -16,6 +16,7 @@ from compiler.suggest import did_you_mean
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.used_plugins import plugin_notes
 from runtime.executors.kind import AUTO, RankToLoad, find_executor
+from runtime.load.cache_options import CacheOptions
 from runtime.load.choice import choose
 from runtime.load.ignored_options import device_cases, ignored_notes
 
@@ -35,6 +36,8 @@ def load_engine(
     executor: str = "auto",
     threads: int | None = None,
     batch: int | None = None,
+    cache_tokens: int | None = None,
+    paged_cache: bool = False,
     verify: bool = True,
     plugins: Sequence[str | Path] = (),
     advance: Advance | None = None,
@@ -49,6 +52,9 @@ def load_engine(
             reference), one of a plug-in, or `auto`: the fastest that this machine has for the engine.
         threads: how many threads torch computes with on the CPU; None leaves it to torch.
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
+        cache_tokens: how many tokens all sequences in progress may have together, in paged caches; None for as many as
+            `max_batch` sequences of `max_seq` tokens have, or there is memory for. It pages linear caches.
+        paged_cache: whether to page the caches of an engine that was compiled with linear ones.
         verify: whether to compare the digest of every file.
         plugins: Python files that register ops of the engine; what installed packages offer is there in any case.
         advance: called with the bytes verified since the last call.
@@ -56,11 +62,14 @@ def load_engine(
             and about plug-ins that are others than the engine was compiled with or cannot be loaded; a warning if None.
 
     Raises:
-        EngineError: if the engine is damaged, foreign, or of another version, naming the file or key.
+        EngineError: if the engine is damaged, foreign, or of another version, naming the file or key; or if its caches
+            were to be paged, and the executor's are linear.
+        GraphError: naming the op, if the caches cannot be paged.
         PluginError: if a file of `plugins` is not there or fails.
         TargetError: if this machine has no such device, or cannot run the engine.
     """
     check_request(executor, threads, device)
+    caches = CacheOptions(cache_tokens, paged_cache)
     tell = note or warnings.warn
     for text in load_plugins(plugins):
         tell(text)
@@ -73,6 +82,8 @@ def load_engine(
         )
     # Said before all files are read; `auto` looks for a GPU by torch, which is prepared below.
     choice = choose(folder, executor, device) if executor != AUTO else None
+    if choice is not None:
+        caches.check(choice.kind)
     folder = open_engine(path, verify=verify, advance=advance)
     prepare_torch(threads)
     from runtime.generation.engine import Engine
@@ -80,11 +91,13 @@ def load_engine(
     choice = choice or choose(folder, executor, device)
     for text in plugin_notes(folder.path, folder.manifest.plugins):  # an op that is missing is an error below
         tell(text)
-    loaded = choice.kind.load(RankToLoad(folder, choice.target, device=device, batch=batch))
+    caches.check(choice.kind)
+    rank = RankToLoad(folder, choice.target, device=device, batch=batch, paged=caches.wants_pages)
+    loaded = choice.kind.load(rank)
     cases = device_cases(choice.kind, device, threads, on_gpu=choice.kind.uses_gpu(device))
     for text in (*filter(None, [choice.note]), *ignored_notes(*cases)):
         tell(text)
-    return Engine.over(folder, loaded)
+    return Engine.over(folder, loaded, cache_tokens=cache_tokens)
 
 
 def check_request(executor: str, threads: int | None, device: str = "auto") -> None:

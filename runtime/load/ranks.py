@@ -13,6 +13,7 @@ from compiler.progress import Progress
 from runtime.engine_dir.engine_folder import EngineFolder, open_engine
 from runtime.engine_dir.used_plugins import plugin_notes, plugins_found
 from runtime.executors.kind import AUTO, RankToLoad, find_executor
+from runtime.load.cache_options import CacheOptions
 from runtime.load.choice import ExecutorChoice, choose
 from runtime.load.ignored_options import device_cases, ignored_notes
 from runtime.load.loading import check_request, prepare_torch
@@ -33,6 +34,8 @@ def run_on_ranks(
     executor: str = "auto",
     threads: int | None = None,
     batch: int | None = None,
+    cache_tokens: int | None = None,
+    paged_cache: bool = False,
     verify: bool = True,
     plugins: Sequence[str | Path] = (),
     emulate: bool = False,
@@ -57,14 +60,21 @@ def run_on_ranks(
     with join() as world:
         opened: list[EngineFolder] = []
         notes: list[str] = []
+        caches: list[CacheOptions] = []
 
         def facts() -> dict[str, str]:
             check_request(executor, threads, device)
+            caches.append(CacheOptions(cache_tokens, paged_cache))
             notes.extend(load_plugins(plugins))
             opened.append(open_engine(path, verify=verify))
             manifest = opened[0].manifest
             notes.extend(plugin_notes(opened[0].path, manifest.plugins))
-            return {"engine": manifest.digest, "llmc": manifest.llmc, "plug-in": plugins_found(manifest.plugins)}
+            return {
+                "engine": manifest.digest,
+                "llmc": manifest.llmc,
+                "plug-in": plugins_found(manifest.plugins),
+                "layout of caches": "paged" if caches[0].wants_pages else "as compiled",
+            }
 
         check_agreement(world, facts)
         folder = opened[0]
@@ -78,6 +88,7 @@ def run_on_ranks(
 
         def plan() -> dict[str, str]:
             plans.append(_plan(folder, world, device, executor, emulate))
+            caches[0].check(plans[0].choice.kind)
             return {"executor": plans[0].choice.executor, "kind of device": plans[0].device.partition(":")[0]}
 
         check_agreement(world, plan, hint="say what all ranks are to use: --device, --executor")
@@ -85,10 +96,13 @@ def run_on_ranks(
             cases = device_cases(plans[0].choice.kind, device, threads, on_gpu=plans[0].device != "cpu")
             for text in (*notes, *filter(None, [plans[0].choice.note]), *ignored_notes(*cases)):
                 note(text)
-        local = world.on_all_ranks("loading", partial(_load, folder, world, plans[0], batch), limit=LOADING_SECONDS)
+        local = world.on_all_ranks(
+            "loading", partial(_load, folder, world, plans[0], batch, caches[0].wants_pages), limit=LOADING_SECONDS
+        )
         if world.rank == 0:
             progress("load", 1, 1)
-        drive(world, local, lambda everyone: main(Engine.over(folder, everyone)), scoring=mesh.tp)
+        engine = partial(Engine.over, folder, cache_tokens=cache_tokens)
+        drive(world, local, lambda everyone: main(engine(everyone)), scoring=mesh.tp)
 
 
 @dataclass(frozen=True)
@@ -117,7 +131,7 @@ def _plan(folder: EngineFolder, world: World, device: str, name: str, emulate: b
     return _Plan(choice, own, NcclCommunicator.over(torch.device(own)))
 
 
-def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None) -> Executor:
+def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None, paged: bool) -> Executor:
     """This rank's executor; of a stage, its part of the pipeline."""
     import torch
 
@@ -126,7 +140,7 @@ def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None) ->
 
     mesh = folder.manifest.mesh
     groups = form_groups(world.comm, tp=mesh.tp, upgrade=plan.upgrade)
-    wanted = RankToLoad(folder, plan.choice.target, world.rank, plan.device, batch, groups.tp)
+    wanted = RankToLoad(folder, plan.choice.target, world.rank, plan.device, batch, groups.tp, paged)
     executor = plan.choice.kind.load(wanted)
     if mesh.pp == 1:
         return executor

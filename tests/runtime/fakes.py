@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.executors.interface import RowCopies, Session
+from runtime.executors.memory import BlockMemory
+from runtime.executors.paged import PagedSession
 
 VOCAB = 97
 
@@ -33,11 +36,6 @@ def continuation(prompt: Sequence[int], count: int, stop: Sequence[int] = ()) ->
 
 class FakeSession:
     """Keeps each row's tokens; stale ones stay behind, as in real caches."""
-
-    @property
-    def packs_tokens(self) -> bool:
-        """See `runtime.executors.interface.Session`."""
-        return self.executor.packs_tokens
 
     def __init__(self, executor: FakeExecutor, batch: int, capacity: int) -> None:
         self.executor, self.batch, self.capacity = executor, batch, capacity
@@ -77,7 +75,6 @@ class FakeExecutor:
 
     def __init__(self, height: float = 1.0) -> None:
         self.height = height
-        self.packs_tokens = False
         self.opened: list[tuple[int, int]] = []
         self.steps: list[list[int]] = []
 
@@ -85,3 +82,63 @@ class FakeExecutor:
         """See `runtime.executors.interface.Executor.open`."""
         self.opened.append((batch, capacity))
         return FakeSession(self, batch, capacity)
+
+
+class FakePagedSession:
+    """Keeps the tokens of each block; stale ones stay behind, as in real pools."""
+
+    def __init__(self, executor: FakePagedExecutor, blocks: int) -> None:
+        self.executor, self.block, self.blocks = executor, executor.block, blocks
+        self.pool = torch.full((blocks, self.block), -1)
+
+    def copy_blocks(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """See `runtime.executors.paged.PagedSession.copy_blocks`."""
+        copies = RowCopies.checked(sources, destinations, self.blocks, "block")
+        self.pool[copies.destinations] = self.pool[copies.sources]
+        self.executor.copied.append(len(copies.sources))
+
+    def step(self, step: PackedStep) -> Tensor:
+        """See `runtime.executors.paged.PagedSession.step`."""
+        spans = step.check(self.block, self.blocks)
+        assert all(tensor.dtype == torch.int32 for tensor in step)
+        assert ((step.token_ids >= 0) & (step.token_ids < VOCAB)).all()
+        self.executor.steps.append([span.new for span in spans])
+        tables = [torch.tensor(step.table(span, self.block)) for span in spans]
+        for span, table in zip(spans, tables, strict=True):
+            places = torch.arange(span.past, span.length)
+            self.pool[table[places // self.block], places % self.block] = step.token_ids[span.start : span.stop].long()
+        logits = torch.zeros(step.wanted, VOCAB)
+        for at, place in enumerate(step.logit_pos.tolist()):
+            span, table = next(
+                pair for pair in zip(spans, tables, strict=True) if pair[0].start <= place < pair[0].stop
+            )
+            tokens = self.pool[table].flatten()[: span.past + place - span.start + 1].tolist()
+            assert -1 not in tokens
+            logits[at, next_token(tokens)] = self.executor.height
+        return logits
+
+
+class FakePagedExecutor(FakeExecutor):
+    """As `FakeExecutor`, with pools of blocks.
+
+    Attributes:
+        memory: how much there is for blocks, which take a byte each; None if that is not known.
+        opened_blocks: the sizes of the pools that it opened.
+        copied: how many blocks each copy was of.
+    """
+
+    def __init__(self, block: int) -> None:
+        super().__init__()
+        self.block = block
+        self.memory: int | None = None
+        self.opened_blocks: list[int] = []
+        self.copied: list[int] = []
+
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`."""
+        return [BlockMemory("here", self.memory, 1)]
+
+    def open_paged(self, blocks: int) -> PagedSession:
+        """See `runtime.executors.paged.PagedExecutor.open_paged`."""
+        self.opened_blocks.append(blocks)
+        return FakePagedSession(self, blocks)

@@ -16,6 +16,7 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import LOGITS, Step
 from runtime.collectives.communicator import Communicator
 from runtime.executors.interface import PlannedExecutor, PlanSize, RowCopies, Session, StageExecutor, StageSession
+from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import (
     PagedRows,
     PagedStageExecutor,
@@ -81,6 +82,12 @@ class PipelineExecutor:
         session = self._stage.open_stage(batch, capacity)
         return PipelineSession(session, self._stages, self._logits, batch, capacity, tokens=self._tokens)
 
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`: that of this rank's stage."""
+        paged_executor(self)
+        assert isinstance(self._stage, PagedStageExecutor)
+        return self._stage.block_memory()
+
     def open_paged(self, blocks: int) -> PagedPipelineSession:
         """See `runtime.executors.paged.PagedExecutor.open_paged`."""
         block = paged_executor(self).block
@@ -94,8 +101,6 @@ class PipelineSession:
 
     The rows of a step are cut into parts. A stage works on one part while the next stage works on the part before.
     """
-
-    packs_tokens = False
 
     def __init__(
         self,

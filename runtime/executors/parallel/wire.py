@@ -41,6 +41,8 @@ class Kind(IntEnum):
     """Run a packed step. [number of the session, then the step as `PackedStep.packed` gives it]"""
     COPY_BLOCKS = 8
     """Copy blocks of the pools. [number of the session, the sources, as many destinations]"""
+    BLOCK_MEMORY = 9
+    """Say what memory there is for blocks. []"""
 
 
 class Channel:

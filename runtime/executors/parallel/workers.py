@@ -12,6 +12,7 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.collectives.failure import SharedFailure
 from runtime.executors.interface import Executor, PlanSize, RowCopies, Session
+from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import PagedExecutor, PagedSession, paged_executor
 from runtime.executors.parallel.rank_plans import RankPlans
 from runtime.executors.parallel.wire import Channel, Kind
@@ -87,6 +88,12 @@ class ParallelExecutor:
         """See `runtime.executors.paged.PagedExecutor.block`: that of this rank, as of all."""
         return self._local.block if isinstance(self._local, PagedExecutor) else None
 
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`: that of all ranks."""
+        local = paged_executor(self._local)
+        self._channel.post(Kind.BLOCK_MEMORY)
+        return _block_memory(local, self._world)
+
     def open_paged(self, blocks: int) -> PagedSession:
         """See `runtime.executors.paged.PagedExecutor.open_paged`; the error names the rank, as that of `open` does."""
         local = paged_executor(self._local)
@@ -132,11 +139,6 @@ class ParallelSession:
         self.batch, self.capacity = local.batch, local.capacity
         self._local, self._number, self._world, self._channel = local, number, world, channel
         self._shown = shown
-
-    @property
-    def packs_tokens(self) -> bool:
-        """See `runtime.executors.interface.Session`."""
-        return self._local.packs_tokens
 
     def copy_rows(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
         """See `runtime.executors.interface.Session.copy_rows`: what is wrong is said before other ranks are told."""
@@ -228,6 +230,8 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
                 showing.discard(int(numbers[0]))
                 sessions.pop(int(numbers[0]), None)
                 paged.pop(int(numbers[0]), None)
+            elif kind is Kind.BLOCK_MEMORY:
+                _block_memory(paged_executor(local), world)
             elif kind is Kind.PLANS:
                 plans = RankPlans.gathered(local, world.comm)
             else:
@@ -236,6 +240,12 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
 
 def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int, capacity: int) -> Session:
     return plans.limited(local, chosen).open(batch, capacity)
+
+
+def _block_memory(local: PagedExecutor, world: World) -> list[BlockMemory]:
+    """What blocks take on all ranks."""
+    gathered = world.comm.all_gather_object([tuple(each) for each in local.block_memory()])
+    return [BlockMemory(*each) for own in gathered for each in own]
 
 
 def _run(step: Callable[[], Tensor], world: World) -> Tensor:

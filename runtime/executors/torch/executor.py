@@ -19,6 +19,7 @@ from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import Session, WholeSession
+from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
 from runtime.executors.torch.linear import Linear, pack_linear
@@ -132,6 +133,12 @@ class TorchExecutor:
         check_whole(self.interface, self.graph)
         stage = self.open_paged_stage(blocks)
         return WholePagedSession(stage, check_blocks(self.interface, self.graph, blocks), blocks)
+
+    def block_memory(self) -> list[BlockMemory]:
+        """See `runtime.executors.paged.PagedExecutor.block_memory`: that of this rank."""
+        check_blocks(self.interface, self.graph, 1)
+        pools = self.interface.empty_pools(1, runtime_dtype=self.runtime_dtype, device="meta")
+        return [BlockMemory.on(self.device, sum(pool.nbytes for pool in pools.values()))]
 
     def check_rows(self, batch: int, capacity: int) -> None:
         """RequestError if the engine was not built for so many sequences, or so many tokens of each."""

@@ -228,6 +228,10 @@ def test_ranks_agree_with_one(kind: str, mesh: str, family: str, tmp_path: Path)
 
     def check(everyone: Any) -> None:
         assert everyone.block == BLOCK
+        memory = everyone.block_memory()
+        assert len(memory) == shape.size and {each.where for each in memory} == {memory[0].where}
+        # Keys and values of four layers, four heads of 32, in float32; the interpreter makes them anew beside the old.
+        assert sum(each.bytes for each in memory) == 2 * 4 * BLOCK * 128 * 4 * (2 if kind == "interpreter" else 1)
         session = everyone.open_paged(blocks_needed(MIXED) + 1)
         found.append(packed_logits(session, MIXED, VOCAB))
         with pytest.raises(RequestError, match="is in block 99"):

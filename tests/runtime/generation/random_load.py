@@ -33,7 +33,7 @@ def requests(seed: int = 11) -> list[tuple[list[int], dict[str, Any]]]:
 
 
 def serve(engine: Engine, seed: int = 11) -> list[list[Any]]:
-    """What the requests get, each as `summary` gives it, of an engine of `ROWS` rows; all of these are free then."""
+    """What the requests get, each as `summary` gives it, of an engine of `ROWS` rows; all its caches are free then."""
     draw, coming, handles = random.Random(seed + 1), requests(seed), list[Any]()
     while len(handles) < len(coming) or not engine.is_idle:
         if len(handles) < len(coming) and draw.random() < 0.7:
@@ -43,7 +43,7 @@ def serve(engine: Engine, seed: int = 11) -> list[list[Any]]:
         for number in CANCELLED & {*range(len(handles))}:
             engine.cancel(handles[number])
     scheduler = engine._batch.scheduler  # type: ignore[union-attr]
-    assert scheduler.preemptions > 0 and scheduler.cache.free == ROWS
+    assert scheduler.preemptions > 0 and scheduler.cache.free == scheduler.cache.size
     return [summary(engine.completions(handle)) for handle in handles]
 
 

@@ -20,28 +20,38 @@ from hypothesis import strategies as st
 import llmc
 from compiler.errors import RequestError
 from runtime.engine_dir.manifest import EngineLimits, SpecialTokens
+from runtime.generation.cache import LEAST_SHARED
 from runtime.generation.engine import Engine
-from runtime.generation.row_cache import LEAST_SHARED
 from runtime.generation.sampling_params import SamplingParams
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST
-from tests.runtime.fakes import VOCAB, FakeExecutor, FakeSession, continuation
+from tests.runtime.fakes import VOCAB, FakeExecutor, FakePagedExecutor, FakePagedSession, FakeSession, continuation
 
 ROWS, LONGEST = 5, 120
 
 
-def fake(rows: int = ROWS) -> tuple[Engine, FakeExecutor]:
-    """An engine whose next token follows from all of a text, so that any stale or missing token shows."""
-    executor = FakeExecutor()
+def fake(rows: int = ROWS, block: int | None = None, cache_tokens: int | None = None) -> tuple[Engine, FakeExecutor]:
+    """An engine whose next token follows from all of a text, so that any stale or missing token shows.
+
+    Its caches are linear, or paged in blocks of `block` tokens.
+    """
+    executor = FakeExecutor() if block is None else FakePagedExecutor(block)
     manifest = replace(MANIFEST, limits=EngineLimits(rows, LONGEST, LONGEST), tokens=SpecialTokens(()))
-    return Engine(Path("engine"), manifest, executor, None), executor
+    return Engine(Path("engine"), manifest, executor, None, cache_tokens=cache_tokens), executor
 
 
-@given(seed=st.integers(0, 10**6), rows=st.sampled_from([1, 2, 5]))
-@settings(max_examples=60)
-def test_requests_at_random_times_get_what_they_get_alone(seed: int, rows: int) -> None:
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.sampled_from([1, 2, 5]),
+    caches=st.sampled_from([(None, None), (16, None), (4, 4 * 24), (16, 16 * 6), (1, 95)]),
+)
+@settings(max_examples=120)
+def test_requests_at_random_times_get_what_they_get_alone(
+    seed: int, rows: int, caches: tuple[int | None, int | None]
+) -> None:
+    """Over rows, and over blocks: as many as all sequences may need, or hardly as many as one needs."""
     draw = random.Random(seed)
-    engine, executor = fake(rows)
+    engine, executor = fake(rows, *caches)
     common = [draw.randrange(VOCAB) for _ in range(60)]
     wanted, handles, cancelled = [], [], set()
     arriving = 12
@@ -64,8 +74,12 @@ def test_requests_at_random_times_get_what_they_get_alone(seed: int, rows: int) 
             assert found.finish_reason == "cancelled" and tokens[: len(found.token_ids)] == found.token_ids
         else:
             assert (found.token_ids, found.finish_reason) == (tokens, "length")
-    assert engine._batch is not None and engine._batch.scheduler.cache.free == rows
-    assert executor.opened == [(rows, LONGEST)]
+    assert engine._batch is not None
+    if isinstance(executor, FakePagedExecutor):
+        assert [engine._batch.scheduler.cache.free] == executor.opened_blocks
+    else:
+        assert engine._batch.scheduler.cache.free == rows
+        assert executor.opened == [(rows, LONGEST)]
 
 
 def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
@@ -83,14 +97,112 @@ def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
     assert engine.completions(high)[0].token_ids == continuation([4, 5], 3)
 
 
-def test_what_texts_begin_with_is_computed_once() -> None:
-    engine, executor = fake()
+@given(seed=st.integers(0, 10**6), block=st.sampled_from([1, 4, 16]))
+@settings(max_examples=40)
+def test_samples_and_beams_over_few_blocks_are_what_they_are_alone(seed: int, block: int) -> None:
+    draw = random.Random(seed)
+    engine, _ = fake(ROWS, block, 16 * 8)
+    common = [draw.randrange(VOCAB) for _ in range(30)]
+    waiting = []
+    for _ in range(8):
+        prompt = [*common[: draw.choice([0, 16, 30])], *(draw.randrange(VOCAB) for _ in range(draw.randrange(1, 10)))]
+        wish: dict[str, Any] = {"max_new_tokens": draw.randrange(1, 12)}
+        wish |= draw.choice([{}, {"n": 3, "temperature": 2.0, "seed": 5}, {"num_beams": 3, "num_return_sequences": 3}])
+        waiting.append((prompt, wish))
+    expected = [fake()[0].generate([prompt], wish) for prompt, wish in waiting]
+    handles = []
+    while waiting or not engine.is_idle:
+        if waiting and draw.random() < 0.6:
+            prompt, wish = waiting.pop(0)
+            handles.append(engine.submit(prompt, wish, priority=draw.choice([0, 0, 1])))
+        engine.step()
+    assert engine._batch is not None and engine._batch.scheduler.cache.free == 16 * 8 // block
+    for handle, alone in zip(handles, expected, strict=True):
+        assert [(c.token_ids, c.finish_reason) for c in engine.completions(handle)] == [
+            (c.token_ids, c.finish_reason) for c in alone
+        ]
+
+
+def paged(tokens: int, rows: int = ROWS, block: int = 4) -> tuple[Engine, FakePagedExecutor]:
+    """The same over blocks that hold so many tokens."""
+    engine, executor = fake(rows, block, tokens)
+    assert isinstance(executor, FakePagedExecutor)
+    return engine, executor
+
+
+def test_a_text_that_grows_takes_the_blocks_of_the_last_to_come_and_nothing_is_lost() -> None:
+    engine, _ = paged(24, rows=3)
+    prompts = [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
+    handles = [engine.submit(prompt, max_new_tokens=12) for prompt in prompts]
+    ended = []
+    while not engine.is_idle:
+        ended += [update.group for update in engine.step() if update.finished]
+    assert ended == handles and engine._batch is not None
+    assert engine.timings.preemptions == engine._batch.scheduler.preemptions > 0
+    assert engine._batch.scheduler.cache.free == 6
+    for prompt, handle in zip(prompts, handles, strict=True):
+        assert engine.completions(handle)[0].token_ids == continuation(prompt, 12)
+
+
+def test_a_request_that_no_cache_holds_is_refused_and_disturbs_nobody() -> None:
+    engine, _ = paged(24)
+    handle = engine.submit([1, 2], max_new_tokens=8)
+    engine.step()
+    for wish in ({"max_new_tokens": 20}, {"max_new_tokens": 9, "n": 4, "temperature": 1.0}):
+        with pytest.raises(RequestError, match=r"prompt 2 has 5 tokens .* of the caches; they hold 24"):
+            engine.submit([1] * 5, wish)
+        with pytest.raises(RequestError, match=r"prompt 1 has 5 tokens .* of the caches; they hold 24"):
+            engine.generate([[1] * 5], wish)
+    while not engine.is_idle:
+        engine.step()
+    assert engine.completions(handle)[0].token_ids == continuation([1, 2], 8)
+
+
+def test_there_are_as_many_blocks_as_all_sequences_need_or_memory_holds() -> None:
+    engine, executor = paged(100)
+    engine.cache_tokens = None
+    [_] = engine.generate([[1, 2, 3]], max_new_tokens=6)
+    executor.memory = 100
+    engine.submit([1])
+    executor.memory, engine._batch = 1000, None
+    engine.submit([1])
+    assert executor.opened_blocks == [3, 80, ROWS * LONGEST // 4]
+    engine.cache_tokens, engine._batch = 1001, None
+    engine.submit([1])  # more than they need: for beginnings of texts that have ended
+    engine.generate([[1, 2, 3]], max_new_tokens=6)
+    assert executor.opened_blocks[3:] == [251, 3]
+
+
+def test_samples_and_beams_copy_the_last_block_only() -> None:
+    engine, executor = paged(100)
+    prompt = list(range(40, 80 + 2))
+    engine.generate([prompt], max_new_tokens=3, n=4, temperature=1.0, seed=1)
+    assert executor.copied == [3]
+    executor.copied.clear()
+    engine.generate([prompt], max_new_tokens=9, num_beams=3)
+    assert executor.copied and max(executor.copied) <= 2
+    assert [len(step) for step in executor.steps] == [1, 4, 4, 1, *[3] * 8]
+
+
+@pytest.mark.parametrize("block", [None, 8])
+def test_what_texts_begin_with_is_computed_once(block: int | None) -> None:
+    engine, executor = fake(block=block)
     common = list(range(40, 80))
     prompts = [[*common, 1], [*common, 2, 3], [*common, 4], common]
     found = engine.generate(prompts, max_new_tokens=1)
     assert [c.token_ids for c in found] == [continuation(prompt, 1) for prompt in prompts]
-    # The first prompt; of the others what is their own, and of the last, which is all common, one token.
-    assert sum(sum(step) for step in executor.steps) == 41 + 2 + 1 + 1
+    # The first prompt; of the others what is their own. Of the last, which is all common, a token, or the last block.
+    assert sum(sum(step) for step in executor.steps) == 41 + 2 + 1 + (block or 1)
+
+
+def test_what_texts_begin_with_is_shared_after_they_have_ended() -> None:
+    engine, executor = paged(200, block=8)
+    common = list(range(40, 80))
+    for end in (1, 2, 3):
+        engine.submit([*common, end], max_new_tokens=2)
+        while not engine.is_idle:
+            engine.step()
+    assert [sum(step) for step in executor.steps] == [41, 1, 1, 1, 1, 1] and executor.copied == []
 
 
 def test_the_cost_of_steps_follows_their_tokens() -> None:
@@ -109,8 +221,7 @@ def test_the_cost_of_steps_follows_their_tokens() -> None:
 
 
 def test_prompts_and_texts_in_progress_share_a_packed_step() -> None:
-    engine, executor = fake()
-    executor.packs_tokens = True
+    engine, executor = fake(block=16)
     for i in range(ROWS - 1):
         engine.submit([i, i + 1], max_new_tokens=30)
     engine.step()
@@ -131,22 +242,27 @@ def test_rows_that_are_gone_cost_nothing() -> None:
     assert executor.steps[-1] == [1]
 
 
+@pytest.mark.parametrize("block", [None, 4])
 @pytest.mark.parametrize("at", range(1, 7))
-def test_a_step_that_fails_leaves_nothing_that_is_wrong(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_leaves_nothing_that_is_wrong(
+    at: int, block: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory may be missing for one step: the next ones compute all again, and share nothing with what was there."""
-    engine, _ = fake()
+    engine, _ = fake(block=block)
     common = list(range(40, 70))
     handles = [engine.submit([*common, i], max_new_tokens=5) for i in range(3)]
-    whole, count = FakeSession.step, [0]
+    session: Any = FakeSession if block is None else FakePagedSession
+    whole, count = session.step, [0]
 
-    def step(self: FakeSession, *given: Any) -> torch.Tensor:
+    def step(self: Any, *given: Any) -> torch.Tensor:
         count[0] += 1
         if count[0] == at:
-            self.cache[:] = 0  # whatever it was
+            (self.cache if block is None else self.pool)[:] = 0  # whatever it was
             raise RequestError("there is no memory")
-        return whole(self, *given)
+        logits: torch.Tensor = whole(self, *given)
+        return logits
 
-    monkeypatch.setattr(FakeSession, "step", step)
+    monkeypatch.setattr(session, "step", step)
     failures = 0
     while not engine.is_idle:
         try:
@@ -227,13 +343,13 @@ def test_time_that_is_over_ends_a_request(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @functools.cache
-def small_engine(name: str, passes: str = "") -> Engine:
+def small_engine(name: str, passes: str = "", cache_tokens: int | None = None) -> Engine:
     """A bundled model in float32, so that batches round as single requests do, but for the order of sums."""
     import tempfile
 
     folder = Path(tempfile.mkdtemp()) / "engine"
     llmc.compile(MODELS / name, folder, target="torch", dtype="float32", passes=passes, max_batch=6, max_seq=128)
-    return llmc.load(folder, executor="torch", device="cpu")
+    return llmc.load(folder, executor="torch", device="cpu", cache_tokens=cache_tokens)
 
 
 def _wish(draw: random.Random) -> dict[str, Any]:
@@ -254,19 +370,29 @@ def _wish(draw: random.Random) -> dict[str, Any]:
     return {**wish, **(draw.choice(extras) if draw.random() < 0.6 else {})}
 
 
+# Four beams of a prompt of 70 tokens and 13 more take 12 blocks of 16 tokens; no request takes more.
+TIGHT = 12 * 16
+
+
 @pytest.mark.parametrize(
-    ("name", "passes", "count"),
+    ("name", "passes", "cache_tokens", "count"),
     [
-        ("gptneox-tiny", "", 300),
-        ("gptj-tiny", "", 30),
-        ("mpt-tiny", "", 30),
-        ("opt-tiny", "", 30),
-        ("gptneox-tiny", "cache=paged:block=16", 100),
-        ("mpt-tiny", "cache=paged:block=16", 30),
+        ("gptneox-tiny", "", None, 100),
+        ("gptj-tiny", "", None, 30),
+        ("mpt-tiny", "", None, 30),
+        ("opt-tiny", "", None, 30),
+        ("gptneox-tiny", "cache=paged:block=16", TIGHT, 300),
+        ("gptneox-tiny", "cache=paged:block=16", None, 30),
+        ("gptj-tiny", "cache=paged:block=8", TIGHT, 30),
+        ("mpt-tiny", "cache=paged:block=16", TIGHT, 30),
+        ("opt-tiny", "", 512, 30),
     ],
 )
-def test_models_give_requests_of_all_sorts_what_they_get_alone(name: str, passes: str, count: int) -> None:
-    engine, draw = small_engine(name, passes), random.Random(7)
+def test_models_give_requests_of_all_sorts_what_they_get_alone(
+    name: str, passes: str, cache_tokens: int | None, count: int
+) -> None:
+    """Samples, beams, shared beginnings, priorities, cancellations; caches so small that requests lose their places."""
+    engine, draw = small_engine(name, passes, cache_tokens), random.Random(7)
     common = [draw.randrange(20, 900) for _ in range(40)]
     requests = []
     for _ in range(count):
@@ -274,14 +400,25 @@ def test_models_give_requests_of_all_sorts_what_they_get_alone(name: str, passes
         requests.append(([*start, *(draw.randrange(20, 900) for _ in range(draw.choice([1, 3, 30])))], _wish(draw)))
     alone = [engine.generate([prompt], wish) for prompt, wish in requests]
     handles: list[Any] = []
+    cancelled = set()
     while len(handles) < len(requests) or not engine.is_idle:
-        if len(handles) < len(requests) and draw.random() < 0.5:
+        if len(handles) < len(requests) and draw.random() < 0.8:
             prompt, wish = requests[len(handles)]
             handles.append(engine.submit(prompt, wish, priority=draw.choice([0, 0, 0, 1, 2])))
+        if handles and draw.random() < 0.02 and (number := draw.randrange(len(handles))) not in cancelled:
+            cancelled |= {number} if handles[number].sequences else set()
+            engine.cancel(handles[number])
         engine.step()
     assert engine._batch is not None and engine._batch.scheduler.preemptions > 0
-    for handle, expected in zip(handles, alone, strict=True):
+    assert engine._batch.scheduler.cache.free == engine._batch.scheduler.cache.size
+    assert cancelled or count < 100
+    for number, (handle, expected) in enumerate(zip(handles, alone, strict=True)):
         found = engine.completions(handle)
+        if number in cancelled:
+            if handle.beams is None:  # beams may have been others until then
+                pairs = zip(found, expected, strict=True)
+                assert all(other.token_ids[: len(one.token_ids)] == one.token_ids for one, other in pairs)
+            continue
         assert [(c.token_ids, c.text, c.finish_reason, c.seed) for c in found] == [
             (c.token_ids, c.text, c.finish_reason, c.seed) for c in expected
         ]
@@ -290,8 +427,8 @@ def test_models_give_requests_of_all_sorts_what_they_get_alone(name: str, passes
                 assert [p and p.token_id for p in one.prompt_logprobs] == [
                     p and p.token_id for p in other.prompt_logprobs
                 ]
-                pairs = zip(one.prompt_logprobs[1:], other.prompt_logprobs[1:], strict=True)
-                assert all(abs(p.logprob - q.logprob) < 1e-3 for p, q in pairs if p and q)
+                reported = zip(one.prompt_logprobs[1:], other.prompt_logprobs[1:], strict=True)
+                assert all(abs(p.logprob - q.logprob) < 1e-3 for p, q in reported if p and q)
 
 
 @pytest.mark.parametrize("name", ["gptneox-tiny", "gptj-tiny", "mpt-tiny", "opt-tiny"])

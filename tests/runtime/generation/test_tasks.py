@@ -18,9 +18,9 @@ import llmc
 from compiler.errors import RequestError
 from compiler.ir.tasks import Task
 from runtime.engine_dir.manifest import EngineLimits, SpecialTokens
+from runtime.generation.cache import LEAST_SHARED
 from runtime.generation.completion import Completion
 from runtime.generation.engine import Engine
-from runtime.generation.row_cache import LEAST_SHARED
 from tests.adapters.folders import PREFIX, adapter, bundled, greedy, logits, table
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST

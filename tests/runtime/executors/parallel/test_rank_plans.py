@@ -25,8 +25,6 @@ WIDE = PlanSize("prefill-s16", 0, 16, 128)
 class Planned:
     """A rank's executor, whose logits prefer the token `rank + the plans' number`, and which notes what it runs on."""
 
-    packs_tokens = False
-
     name = "planned"
 
     def __init__(self, rank: int, sizes: list[PlanSize], runs: list[tuple[int, tuple[str, ...]]]) -> None:

@@ -83,8 +83,6 @@ class ThreadExecutor:
 class ThreadSession:
     """See `runtime.executors.interface.Session`."""
 
-    packs_tokens = False
-
     def __init__(self, executor: ThreadExecutor, sessions: Sequence[Session], batch: int, capacity: int) -> None:
         self.executor, self.sessions, self.batch, self.capacity = executor, sessions, batch, capacity
 

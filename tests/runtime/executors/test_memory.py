@@ -1,0 +1,48 @@
+"""How many blocks there is memory for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.executors import memory
+from runtime.executors.memory import BlockMemory, most_blocks
+
+
+def test_ranks_of_one_memory_share_it_and_the_smallest_counts() -> None:
+    assert most_blocks([BlockMemory("a", 1000, 10)]) == 80
+    assert most_blocks([BlockMemory("a", 1000, 10), BlockMemory("a", 990, 10)]) == 39
+    assert most_blocks([BlockMemory("a", 1000, 10), BlockMemory("b", 100, 4)]) == 20
+    assert most_blocks([BlockMemory("a", 10, 10)]) == 0
+
+
+def test_memory_that_is_not_known_limits_nothing() -> None:
+    assert most_blocks([BlockMemory("a", None, 10)]) is None
+    assert most_blocks([BlockMemory("a", None, 10), BlockMemory("b", 100, 4)]) == 20
+    assert most_blocks([]) is None
+
+
+def test_the_systems_own_numbers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "meminfo"
+    table.write_text("MemTotal:  9 kB\nMemFree:  1 kB\nMemAvailable:      7 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", table)
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    assert BlockMemory.on(torch.device("cpu"), 3)[1:] == (7 * 1024, 3)
+    table.write_text("MemTotal:  9 kB\n")
+    assert BlockMemory.on(torch.device("cpu"), 3).free is None
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    assert BlockMemory.on(torch.device("cpu"), 3).free is None
+
+
+def test_a_containers_limit_counts_if_it_is_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "meminfo"
+    table.write_text("MemAvailable:      7 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", table)
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    for limit, free in (("5000", 5000 - 3000 + 1000), ("1500", 0), ("20000", 7 * 1024), ("max", 7 * 1024)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("3000\n")
+        (tmp_path / "memory.stat").write_text("anon 2000\nfile 1000\nfile_mapped 7\n")
+        assert BlockMemory.on(torch.device("cpu"), 3).free == free
