@@ -81,6 +81,14 @@ class CudaKind(ExecutorKind):
             return Fit(
                 False, "torch, which is slower than Triton's kernels: the Python package triton is not installed"
             )
+        major, minor = _capability(device)
+        if (major, minor) < _OLDEST:
+            oldest = ".".join(map(str, _OLDEST))
+            return Fit(
+                False,
+                f"torch, which is slower than Triton's kernels: these are for compute capability {oldest} and newer, "
+                f"and this GPU has {major}.{minor}",
+            )
         return Fit(True)
 
     def uses_gpu(self, device: str) -> bool:
@@ -151,6 +159,17 @@ class InterpreterKind(ExecutorKind):
 
         graph = read_graph(rank.folder.path / rank.folder.rank(rank.target, rank.rank)["graph"])
         return InterpreterExecutor(graph, group=rank.group, block=block_to_page(graph, rank.paged))
+
+
+_OLDEST = (8, 0)
+"""The least compute capability of GPUs that the kernels of Triton are for."""
+
+
+def _capability(device: str) -> tuple[int, int]:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(None if device == AUTO else device)
+    return major, minor
 
 
 def _installed(target: str) -> bool:
