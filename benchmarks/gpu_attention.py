@@ -405,10 +405,10 @@ def tuning() -> list[Case]:
         Case(form, "f16", batch, past, least=least, waves=waves)
         for form, batch, past in (
             ("16x256", 1, 255), ("16x256", 1, 1023), ("16x256", 1, 4095), ("16x256", 8, 255), ("32x128", 1, 1023),
-            ("32x128", 8, 255), ("32/1x128", 1, 1023),
+            ("32x128", 8, 255), ("32/1x128", 1, 1023), ("32/1x128", 64, 1023),
         )
         for least in (16, 32, 64)
-        for waves in (1, 2, 4)
+        for waves in (1, 2, 4, 8)
     ]  # fmt: skip
     prefills = [
         Case(form, pool, batch, 0, new, tiles=tiles)

@@ -151,7 +151,8 @@ def attend(
         raise ValueError("a step of more than one token a sequence needs the work items of its addresses")
     tokens, table_stride = q.shape[0], addresses.tables.stride(0)
     pairs = max(1, 4096 // common["DP"])
-    write_cache[(triton.cdiv(tokens * form.kv_heads, pairs) + triton.cdiv(tokens * form.heads, pairs),)](
+    turning = 0 if rotary is None else triton.cdiv(tokens * form.heads, pairs)
+    write_cache[(triton.cdiv(tokens * form.kv_heads, pairs) + turning,)](
         q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
         tokens, q.stride(0), k.stride(0), v.stride(0), table_stride, BR=pairs, **common,
     )  # fmt: skip
