@@ -31,12 +31,15 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compiler.ir.packed_step import Span
-from runtime.executors.cuda.kernels import attention
+from runtime.executors.cuda.kernels import attention, dependent
 from runtime.executors.cuda.kernels.addresses import Addresses, work_items
 from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, DecodeTiles, Rotary, Workspace, attend
-from runtime.executors.cuda.kernels.norms import Affine, add_norm
+from runtime.executors.cuda.kernels.norms import Affine, add_norm, add_norm_of_rows
 
 START = time.time()
+_APART = "GPU_ATTENTION_APART"
+"""Tells the processes that compile that kernels are launched one after the other."""
+dependent.ENABLED = _APART not in os.environ
 BLOCK = 64
 FORMS = {"16x256": (16, 16, 256), "32x128": (32, 32, 128), "32x80": (32, 32, 80), "32/1x128": (32, 1, 128)}
 POOLS = {"f16": torch.float16, "i8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -348,6 +351,12 @@ def norms(peak: float) -> list[dict[str, Any]]:
             exact = exact - exact.mean(-1, keepdim=True) if kind == "layer_norm" else exact
             exact = exact / (exact.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double() + bias.double()
             error = ((normed.double() - exact).norm() / exact.norm()).item()
+            _, second = add_norm(x, [parts[0]], [bias], [Affine(weight)], 1e-5, kind, sum_dtype=x.dtype)
+            affines = [Affine(weight, bias), Affine(weight)]
+            both = add_norm(x, [parts[0]], [bias], affines, 1e-5, kind, sum_dtype=x.dtype)
+            rows = torch.tensor([tokens - 1, 0], dtype=torch.int32, device="cuda")
+            (few,) = add_norm_of_rows(x, [parts[0]], [bias], [Affine(weight)], 1e-5, kind, sum_dtype=x.dtype, rows=rows)
+            alike = torch.equal(both[1], normed) and torch.equal(both[2], second) and torch.equal(few, second[rows])
             summed = x.double() + parts[0].double().sum(0) + bias.double()
             results.append(
                 {
@@ -355,6 +364,7 @@ def norms(peak: float) -> list[dict[str, Any]]:
                     "kind": kind,
                     "us": round(micros, 2),
                     "share": round(size / micros * 1e6 / peak, 3),
+                    "alike": alike,
                     "error": f"{error:.1e}",
                     "sum error": f"{((total.double() - summed).norm() / summed.norm()).item():.1e}",
                 }
@@ -427,9 +437,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="see first that results are those of the interpreter")
     parser.add_argument("--tune", action="store_true", help="try tiles instead of timing the defaults")
+    parser.add_argument("--apart", action="store_true", help="let no kernel start before the one before it has ended")
     parser.add_argument("--only-check", action="store_true", help="time nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file, too")
     arguments = parser.parse_args()
+    if arguments.apart:
+        os.environ[_APART] = "1"
+    dependent.ENABLED = _APART not in os.environ
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     failed = 0
     if arguments.check or arguments.only_check:
@@ -488,9 +502,12 @@ def defaults() -> dict[str, Any]:
     say("256 sequences decode at 256 tokens beside a prompt of 512: form, pool, us a layer, share of the bandwidth")
     both = [attempt(case, memory, peak) for case in mixed]
     show(both, "form", "pool", "us", "share")
-    say("add_norm of 4 parts, 4,096 wide: kind, tokens, us, share of the bandwidth, error, error of the sum")
+    say(
+        "add_norm of 4 parts, 4,096 wide: kind, tokens, us, share of the bandwidth, error, error of the sum, whether "
+        "two norms, and those of rows, are the same"
+    )
     summed = norms(peak)
-    show(summed, "kind", "tokens", "us", "share", "error", "sum error")
+    show(summed, "kind", "tokens", "us", "share", "error", "sum error", "alike")
     return {"bandwidth": peak, "decode": timed, "prefill": chunks, "mixed": both, "add_norm": summed}
 
 

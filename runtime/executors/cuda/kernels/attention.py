@@ -11,6 +11,7 @@ from torch import Tensor
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses
 from runtime.executors.cuda.kernels.cache_write import write_cache
 from runtime.executors.cuda.kernels.decode import decode
+from runtime.executors.cuda.kernels.dependent import launch_options
 from runtime.executors.cuda.kernels.elements import FP8, FP8_BITS, INT8, INT8_PACKED, PLAIN
 from runtime.executors.cuda.kernels.prefill import prefill
 
@@ -19,9 +20,10 @@ _LEAST_SHARE = 32
 _WAVES = 2
 _PREFILL_TILES = ((64, 64, 4, 3), (64, 32, 4, 3), (64, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1))
 _UNTURNED = (
-    "HEADS", "KV_HEADS", "D", "DP", "BLOCK", "K_FORM", "V_FORM", "K_SCALES", "V_SCALES", "K_ZEROS", "V_ZEROS",
+    "EARLY", "launch_pdl", "HEADS", "KV_HEADS", "D", "DP", "BLOCK", "K_FORM", "V_FORM", "K_SCALES", "V_SCALES",
+    "K_ZEROS", "V_ZEROS",
 )  # fmt: skip
-"""The constants of a kernel that turns nothing."""
+"""The constants and options of a kernel that turns nothing."""
 _QUANTIZED = (torch.int8, torch.float8_e4m3fn)
 
 
@@ -140,7 +142,7 @@ def attend(
         ValueError: if addresses have neither single tokens nor work items.
     """
     parameters = scales if scales is not None else CacheScales(None, None)
-    common = _common(form, rotary, parameters, (k_pool, v_pool), addresses.block)
+    common = {**_common(form, rotary, parameters, (k_pool, v_pool), addresses.block), **launch_options(q.device)}
     cos, sin = (rotary.cos, rotary.sin) if rotary is not None else (None, None)
     pools = (_bytes(k_pool), _bytes(v_pool))
     context = torch.empty(q.shape[0], form.heads * form.width, dtype=q.dtype, device=q.device)

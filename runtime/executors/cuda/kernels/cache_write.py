@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from runtime.executors.cuda.kernels.dependent import wait_for_kernel_before
 from runtime.executors.cuda.kernels.elements import head_parameter, load_rotated, quantized
 
 
@@ -15,7 +16,7 @@ def write_cache(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr,
-    BR: tl.constexpr,
+    BR: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Rotate keys, quantize keys and values, and write them; leave the rotated queries where the context goes.
 
@@ -24,6 +25,7 @@ def write_cache(
     heads. `q` is `[T, HEADS * D]`, `k` and `v` are `[T, KV_HEADS * D]`, the pools `[N, BLOCK, KV_HEADS,
     D]`; `DP` is the power of two from `D` on, `K_SCALES` to `V_ZEROS` are the strides of `head_parameter`.
     """
+    wait_for_kernel_before(EARLY)
     program = tl.program_id(0)
     of_keys = tl.cdiv(tokens * KV_HEADS, BR)
     d = tl.arange(0, DP)[None, :]

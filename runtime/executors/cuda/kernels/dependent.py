@@ -1,0 +1,36 @@
+"""Kernels that start while the kernel before them ends: programmatic dependent launch, of GPUs from Hopper on.
+
+A kernel launched so calls `wait_for_kernel_before` before it reads what a kernel before it wrote, or writes anything.
+It says by the same call that the next kernel may start as soon as all programs run. What it reads earlier (weights)
+must not be the result of the kernel before.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+
+ENABLED = True
+"""Whether kernels are launched so where the GPU can do it."""
+
+
+@triton.jit
+def wait_for_kernel_before(EARLY: tl.constexpr):
+    """Wait until the kernel before has ended and its writes are seen, if this one was launched `EARLY`."""
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+def launch_options(device: torch.device) -> dict[str, bool]:
+    """The constant `EARLY` of a kernel, and the option of its launch."""
+    early = ENABLED and device.type == "cuda" and _can_start_early(device.index)
+    return {"EARLY": early, "launch_pdl": early}
+
+
+@cache
+def _can_start_early(index: int | None) -> bool:
+    return torch.cuda.get_device_capability(index) >= (9, 0)
