@@ -24,11 +24,12 @@ from compiler.ir.int4 import pack_int4
 from runtime.executors.cuda.kernels.measuring import Bench, microseconds
 from runtime.executors.cuda.kernels.precompile import precompile
 from runtime.executors.cuda.kernels.products import Launch, Product, Section, Tuning, WeightPart
+from runtime.executors.cuda.kernels.rounding import Rounded, widened_rows
 from runtime.executors.cuda.kernels.tuning import Config
 from runtime.executors.torch.packed import PackedWeight
 
 SHAPES = ((28672, 4096), (4096, 20480), (50400, 4096), (12288, 4096), (16384, 4096), (4096, 16384), (4096, 4096))
-FORMS = {
+FORMS: dict[str, tuple[DType | None, int, bool, torch.dtype]] = {
     "f16": (None, 0, False, torch.float16),
     "int8": (DType.i8, 0, False, torch.float16),
     "int4": (DType.i4, 128, False, torch.float16),
@@ -40,9 +41,13 @@ FORMS = {
     "int8g": (DType.i8, 128, False, torch.float16),
     "int4g32": (DType.i4, 32, True, torch.float16),
     "f32": (None, 0, False, torch.float32),
+    "w8a8": (DType.i8, 0, False, torch.float16),
+    "fp8a8": (DType.f8e4m3, 0, False, torch.float16),
 }
 """The stored type, columns that share a scale (0: all), zero points, the type of the activations."""
-DEFAULT_FORMS = "f16 int8 int4 fp8 int4z bf16"
+ROUNDED = ("w8a8", "fp8a8")
+"""The forms whose activations are rounded to the type of the weight."""
+DEFAULT_FORMS = "f16 int8 int4 fp8 int4z bf16 w8a8 fp8a8"
 ROWS = (1, 8, 64)
 DEVICE = torch.device("cuda")
 TRUE_ROWS = 512  # of the result, whose float64 values are computed
@@ -85,7 +90,8 @@ def error(bench: Bench, launch: Launch, true: Tensor) -> float:
     """The largest error of some columns of the product, relative to the largest value."""
     y = bench.call(launch, bench.product.weight.q).double()
     y = y.sum(0) if bench.partial else y
-    expected = torch.cat(bench.xs, 1).double() @ true.T
+    xs = [widened_rows(x, torch.float64) if isinstance(x, Rounded) else x.double() for x in bench.xs]
+    expected = torch.cat(xs, 1) @ true.T
     return float((y[:, : len(true)] - expected).abs().max() / expected.abs().max())
 
 
@@ -130,7 +136,7 @@ def main() -> None:
             for n, k in shapes:
                 made, _ = product(form, n, k, table, inputs)
                 for r in rows:
-                    bench = Bench(made, r, options.partial)
+                    bench = Bench(made, r, options.partial, form in ROUNDED)
                     jobs += bench.jobs(bench.launches().values())
         print(f"{time.monotonic() - start:.0f} s; compiling", flush=True)
         print(precompile(jobs, torch.cuda.get_device_capability(), options.budget * 0.45), flush=True)
@@ -144,12 +150,13 @@ def main() -> None:
                 if time.monotonic() > deadline:
                     print("no time is left for the others")
                     break
-                bench = Bench(made, r, options.partial)
+                bench = Bench(made, r, options.partial, form in ROUNDED)
                 if copies is not None:
                     bench.copies = copies
                 copies = bench.copies
-                case = made.case(r, options.partial)
-                launches = bench.launches() if options.tune else {table.config(case): made.launch(r, options.partial)}
+                case = bench.case
+                chosen = {table.config(case): made.launch(r, options.partial, bench.rounded)}
+                launches = bench.launches() if options.tune else chosen
                 best = None
                 for config, launch in launches.items():
                     try:

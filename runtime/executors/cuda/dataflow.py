@@ -26,10 +26,12 @@ class Dataflow:
         constant: the names of the values that the engine stores.
         packed: the ops that dequantize what the engine stores, by the name of the result.
         claimed: the names of the ops that are in a fusion.
+        rounded: the names of the values that are handed on as 8-bit numbers with scales, which products alone take.
     """
 
     graph: Graph
     claimed: set[str] = field(default_factory=set)
+    rounded: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.constant: Set[str] = stored_values(self.graph)
@@ -49,6 +51,10 @@ class Dataflow:
         """The op that alone uses a value; None if there are more, or if the graph gives the value, too."""
         users = self.users(value)
         return users[0] if len(users) == 1 and value.name not in self._outputs else None
+
+    def is_output(self, value: Value) -> bool:
+        """Whether the graph gives a value."""
+        return value.name in self._outputs
 
     def claim(self, ops: tuple[Op, ...]) -> tuple[Op, ...]:
         """Take ops for a fusion; returns them in the order of the graph."""

@@ -195,7 +195,6 @@ class DecodeGraphs:
 
     def _capture(self, static: StaticStep, *, ahead: bool) -> _Captured:
         torch.cuda.synchronize(self._device)
-        gc.collect()
         gc.disable()  # a graph that is freed while another one is captured spoils it
         try:
             graph = torch.cuda.CUDAGraph()

@@ -25,7 +25,7 @@ def find_fusions(graph: Graph, make: MakeProduct) -> list[Fusion]:
 
 def _found(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
     yield from attention_fusions(flow)
+    yield from rounding_fusions(flow)
     yield from norm_fusions(flow, make)
     yield from sum_fusions(flow, make)
-    yield from rounding_fusions(flow)
     yield from product_fusions(flow, make)

@@ -16,8 +16,16 @@ from torch import Tensor
 from compiler.ir.op import Op, Value
 from runtime.executors.cuda.dataflow import Dataflow, fixed
 from runtime.executors.cuda.kernels.norms import MOST_NORMS, Affine, Kind, add_norm, add_norm_of_rows, norm
-from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Section, can_serve
-from runtime.executors.cuda.product_fusion import MakeProduct, WeightPart, bias_of, is_product, weight_form, weight_part
+from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section, can_serve, row_count
+from runtime.executors.cuda.product_fusion import (
+    MakeProduct,
+    WeightPart,
+    bias_of,
+    is_product,
+    product_form,
+    rows_of,
+    weight_part,
+)
 from runtime.executors.torch.lowering import Fusion, Lowering, plain_line
 
 _NORMS = ("layer_norm", "rms_norm")
@@ -85,13 +93,13 @@ def _norm_fusion(flow: Dataflow, norms: Sequence[Op], make: MakeProduct) -> Fusi
     value = norms[0].operands[0]
     total = sum_of(flow, value)
     if total is not None and total.others:
-        return Fusion("sum and norm", flow.claim((*total.ops, *norms)), _sum_lines(total, norms, make))
+        return Fusion("sum and norm", flow.claim((*total.ops, *norms)), _sum_lines(flow, total, norms, make))
     gather = flow.maker(value, "gather_rows") if len(flow.users(value)) == len(norms) else None
     if gather is not None and flow.only_user(gather.operands[0]):
         total = sum_of(flow, gather.operands[0])
         if total is not None and total.others:
             ops = flow.claim((*total.ops, gather, *norms))
-            return Fusion("sum and norm of rows", ops, _sum_lines(total, norms, make, gather.operands[1]))
+            return Fusion("sum and norm of rows", ops, _sum_lines(flow, total, norms, make, gather.operands[1]))
     return Fusion("norm", flow.claim((*norms,)), _norm_lines(norms))
 
 
@@ -100,7 +108,7 @@ def sum_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
     for op in reversed(flow.graph.ops):
         total = sum_of(flow, op.result) if op.kind.name == "add" and op.name not in flow.claimed else None
         if total is not None and len(total.linears) > 1:
-            yield Fusion("sum", flow.claim(total.ops), _sum_lines(total, (), make))
+            yield Fusion("sum", flow.claim(total.ops), _sum_lines(flow, total, (), make))
 
 
 class NormCall:
@@ -143,25 +151,26 @@ class SumCall:
     ) -> None:
         self.products, self.bias, self.dtype, self.norms, self.gathers = [*products], bias, dtype, norms, gathers
 
-    def __call__(self, *values: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, *values: Tensor | Rounded) -> tuple[Tensor, ...]:
         """The sum, and the norms of it if there are some; or the norms of rows.
 
         Args:
             *values: the inputs of the products, product by product, and then what else is added; all `[1, T, ...]`.
                 Then, if it `gathers`, which rows are wanted, `i32[1, R]`.
         """
-        rows = [value.squeeze(0) for value in values]
-        wanted = rows.pop() if self.gathers else None
-        if wanted is not None and wanted.shape[0] < rows[0].shape[0]:
-            rows, wanted = [each.index_select(0, wanted) for each in rows], None
-        parts = []
+        rows = [rows_of(value) for value in values]
+        wanted = _tensor(rows.pop()) if self.gathers else None
+        if wanted is not None and wanted.shape[0] < row_count(rows[:1]):
+            rows, wanted = [_selected(each, wanted) for each in rows], None
+        parts: list[Tensor] = []
         for product, count in self.products:
             xs, rows = rows[:count], rows[count:]
-            few = self.norms is not None and xs[0].shape[0] <= MOST_ROWS
+            few = self.norms is not None and row_count(xs) <= MOST_ROWS
             parts.append(product.partial(xs) if few else product(xs))
+        others = [_tensor(value) for value in rows]
         if self.norms is None:
-            return (self._sum([*parts, *rows]).unsqueeze(0),)
-        first, *others = rows
+            return (self._sum([*parts, *others]).unsqueeze(0),)
+        first, *others = others
         biases = [] if self.bias is None else [self.bias]
         arguments = (first, [*parts, *others], biases, self.norms.affines, self.norms.eps, self.norms.kind)
         if wanted is not None:
@@ -179,6 +188,19 @@ class SumCall:
         return (total if self.bias is None else total + self.bias).to(self.dtype)
 
 
+def _tensor(value: Tensor | Rounded) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _selected(value: Tensor | Rounded, rows: Tensor) -> Tensor | Rounded:
+    """Some rows of the input of a product, or of what is added."""
+    if isinstance(value, Tensor):
+        return value.index_select(0, rows)
+    scale = value.scale if value.scale.dim() == 1 else value.scale.index_select(0, rows)
+    return Rounded(value.q.index_select(0, rows), scale)
+
+
 def _norm_lines(ops: Sequence[Op]) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
         call = state.hold(f"{ops[0].name}.norm", NormCall.of(state, ops))
@@ -189,11 +211,11 @@ def _norm_lines(ops: Sequence[Op]) -> Callable[[Lowering], Sequence[str]]:
 
 
 def _sum_lines(
-    total: Sum, norms: Sequence[Op], make: MakeProduct, wanted: Value | None = None
+    flow: Dataflow, total: Sum, norms: Sequence[Op], make: MakeProduct, wanted: Value | None = None
 ) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
         dtype = state.dtype(total.result)
-        served, left = _groups(state, total.linears)
+        served, left = _groups(state, flow, total.linears)
         products = [
             (make([parts], [Section(fixed(total.result.type.shape[-1]), None)], None, dtype), len(parts))
             for _, parts in served
@@ -214,12 +236,13 @@ def _sum_lines(
     return lines
 
 
-def _groups(state: Lowering, linears: Sequence[Op]) -> tuple[list[tuple[list[Op], list[WeightPart]]], list[Op]]:
+def _groups(
+    state: Lowering, flow: Dataflow, linears: Sequence[Op]
+) -> tuple[list[tuple[list[Op], list[WeightPart]]], list[Op]]:
     """Linears whose weights can be in one product, with the weights; and those that no product serves."""
     by_form: dict[object, list[Op]] = {}
-    flow = Dataflow(state.graph)
     for op in linears:
-        by_form.setdefault(weight_form(flow, op), []).append(op)
+        by_form.setdefault(product_form(flow, op), []).append(op)
     served, left = [], []
     for ops in by_form.values():
         for start in range(0, len(ops), _MOST_INPUTS):
@@ -227,6 +250,10 @@ def _groups(state: Lowering, linears: Sequence[Op]) -> tuple[list[tuple[list[Op]
             parts = [weight_part(state, op) for op in group]
             if can_serve([parts]) is None:
                 served.append((group, parts))
-            else:
-                left += group
+                continue
+            for op, part in zip(group, parts, strict=True):
+                if can_serve([[part]]) is None:
+                    served.append(([op], [part]))
+                else:
+                    left.append(op)
     return served, left

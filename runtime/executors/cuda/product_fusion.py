@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from runtime.executors.cuda.dataflow import Dataflow, fixed
-from runtime.executors.cuda.kernels.products import Product, Section, can_serve
+from runtime.executors.cuda.kernels.products import Product, Rounded, Section, can_serve
+from runtime.executors.cuda.kernels.weights import LEAST_GROUP
 from runtime.executors.torch.lowering import Fusion, Lowering, plain_line
 from runtime.executors.torch.packed import PackedWeight
 from runtime.executors.torch.quantized import load_packed
@@ -30,15 +32,29 @@ def is_product(flow: Dataflow, op: Op) -> bool:
     return stored and all(value.name in flow.constant for value in bias) and len(op.result.type.shape) == 3
 
 
-def weight_form(flow: Dataflow, op: Op) -> tuple[object, ...]:
-    """What weights must have in common to be in one product."""
-    weight = op.operands[1]
+def product_form(flow: Dataflow, op: Op) -> tuple[object, ...]:
+    """What linears must have in common to be in one product."""
+    x, weight, *_ = op.operands
     packed = flow.packed.get(weight.name)
     if packed is None:
         return ("dense", weight.type.dtype)
     q, scale, *zero = packed.operands
     columns, groups = fixed(q.type.shape[1]), fixed(scale.type.shape[1])
-    return (q.type.dtype, columns // groups if groups > 1 else 0, bool(zero))
+    return (q.type.dtype, columns // groups if groups > 1 else 0, bool(zero), x.name in flow.rounded)
+
+
+def takes_rounded(flow: Dataflow, op: Op, dtype: DType) -> bool:
+    """Whether an op is a product, served by kernels, with a weight of the 8-bit type that its input is rounded to."""
+    packed = flow.packed.get(op.operands[1].name) if is_product(flow, op) else None
+    if packed is None or len(packed.operands) > 2 or packed.operands[0].type.dtype is not dtype:
+        return False
+    columns, groups = (fixed(value.type.shape[1]) for value in packed.operands)
+    return groups == 1 or columns // groups % LEAST_GROUP == 0
+
+
+def rows_of(value: Tensor | Rounded) -> Tensor | Rounded:
+    """A value `[1, T, K]` as products take it: `[T, K]`. What is rounded has that shape."""
+    return value if isinstance(value, Rounded) else value.squeeze(0)
 
 
 def weight_part(state: Lowering, op: Op) -> WeightPart:
@@ -87,8 +103,8 @@ def product_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
         if is_product(flow, op):
             user = flow.only_user(op.result)
             activates = user is not None and user.kind.name in _ACTIVATIONS and user.name not in flow.claimed
-            member = _Member(op, user if activates else None)
-            groups.setdefault((op.operands[0].name, op.result.type.dtype, *weight_form(flow, op)), []).append(member)
+            key = (op.operands[0].name, op.result.type.dtype, *product_form(flow, op))
+            groups.setdefault(key, []).append(_Member(op, user if activates else None))
     for members in groups.values():
         ops = flow.claim(tuple(op for member in members for op in member.ops))
         yield Fusion("product", ops, _product_lines(members, make))
@@ -100,9 +116,9 @@ class ProductCall:
     def __init__(self, product: Product, sizes: Sequence[int]) -> None:
         self.product, self.sizes = product, [*sizes]
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor | Rounded) -> tuple[Tensor, ...]:
         """The sections `[1, T, size]` of the product with `x [1, T, K]`."""
-        result = self.product([x.squeeze(0)]).unsqueeze(0)
+        result = self.product([rows_of(x)]).unsqueeze(0)
         return result.split(self.sizes, -1) if len(self.sizes) > 1 else (result,)
 
 

@@ -2,7 +2,8 @@
 
 x -> (cast -> amax -> scale -> clamp) -> quantize -> dequantize -> linears
 
-Products whose time is that of reading their weights take the rounded values as they are.
+Where all linears have weights of the same 8-bit type, the integers and scales are handed on to their products, which
+multiply them; else the rounded values are.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
 from runtime.executors.cuda.dataflow import Dataflow
-from runtime.executors.cuda.kernels.rounding import WIDEST, RowScale, round_rows
+from runtime.executors.cuda.kernels.rounding import WIDEST, Rounded, RowScale, quantize_rows, round_rows
+from runtime.executors.cuda.product_fusion import takes_rounded
 from runtime.executors.torch.lowering import Fusion, Lowering
 
 _LAST = (-1, 2)
@@ -42,10 +44,29 @@ class _Rounding:
 
 
 def rounding_fusions(flow: Dataflow) -> Iterator[Fusion]:
-    """A fusion for each value `[1, T, K]` that is rounded with a stored scale, or one for each token."""
+    """A fusion for each value `[1, T, K]` that is rounded with a stored scale, or one for each token.
+
+    They come before those of products, which ask which values are handed on as 8-bit numbers.
+    """
     for op in flow.graph.find("dequantize"):
         if op.name not in flow.packed and op.name not in flow.claimed and (found := _rounding(flow, op)) is not None:
-            yield Fusion("rounding", flow.claim(found.ops), _lines(found))
+            narrow = _stays_narrow(flow, found)
+            if narrow:
+                flow.rounded.add(op.result.name)
+            yield Fusion("rounding to 8 bits" if narrow else "rounding", flow.claim(found.ops), _lines(found, narrow))
+
+
+def _stays_narrow(flow: Dataflow, found: _Rounding) -> bool:
+    """Whether all users of rounded values multiply the 8-bit numbers themselves."""
+    value, dtype = found.read.result, found.write.attrs["dtype"]
+    by_column = isinstance(found.scale, Value) and found.scale.type.shape[-1] != 1
+    users = flow.users(value)
+    return (
+        not by_column
+        and not flow.is_output(value)
+        and bool(users)
+        and all(user.operands[0] == value and takes_rounded(flow, user, dtype) for user in users)
+    )
 
 
 def _rounding(flow: Dataflow, read: Op) -> _Rounding | None:
@@ -90,21 +111,24 @@ def _own_scale(flow: Dataflow, x: Value, scale: Value) -> tuple[list[Op], RowSca
 
 
 class RoundingCall:
-    """`round_rows` with what is the same in every step."""
+    """`round_rows`, or if `narrow` `quantize_rows`, with what is the same in every step."""
 
-    def __init__(self, dtype: torch.dtype, scale: Tensor | RowScale) -> None:
-        self.dtype, self.scale = dtype, scale
+    def __init__(self, dtype: torch.dtype, scale: Tensor | RowScale, narrow: bool) -> None:
+        self.dtype, self.scale, self.narrow = dtype, scale, narrow
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """`x [1, T, K]`, rounded."""
-        return round_rows(x.squeeze(0), self.dtype, self.scale).unsqueeze(0)
+    def __call__(self, x: Tensor) -> Tensor | Rounded:
+        """`x [1, T, K]`, rounded: of that shape, or 8-bit numbers and scales."""
+        rows = x.squeeze(0)
+        if self.narrow:
+            return quantize_rows(rows, self.dtype, self.scale)
+        return round_rows(rows, self.dtype, self.scale).unsqueeze(0)
 
 
-def _lines(found: _Rounding) -> Callable[[Lowering], Sequence[str]]:
+def _lines(found: _Rounding, narrow: bool) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
         known = found.scale
         scale = state.load(known).to(state.device, torch.float32).reshape(-1) if isinstance(known, Value) else known
-        call = RoundingCall(to_torch(found.write.attrs["dtype"]), scale)
+        call = RoundingCall(to_torch(found.write.attrs["dtype"]), scale, narrow)
         name = state.hold(f"{found.read.name}.rounding", call)
         return [f"{state.ref(found.read.result)} = {name}({state.ref(found.write.operands[0])})"]
 

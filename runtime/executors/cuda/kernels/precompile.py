@@ -49,6 +49,7 @@ def precompile(jobs: Sequence[Job], capability: tuple[int, int], seconds: float,
     unique = list({json.dumps(j): j for j in jobs}.values())
     count = max(1, min(len(unique), workers or (os.cpu_count() or 2)))
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     start = time.monotonic()
     processes = []
     for i in range(count):

@@ -2,27 +2,28 @@
 
 A weight is a grid of parts that are kept as one matrix: sections of the result beside each other (q, k, v and up of a
 layer, say), columns for one input or for two (attention's context and the MLP's hidden values). Few rows are computed
-by kernels that read a weight as it is stored (see `skinny`); many rows by cuBLAS, from quantized weights by way of a
-buffer that holds some rows of the weight at a time.
+by kernels that read a weight as it is stored (see `skinny`); many rows by cuBLAS (see `many_rows`). Activations may be
+rounded to the 8 bits that the weight has; then integers are multiplied, or float8 numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from runtime.executors.cuda.kernels.dequantize import dequantize
+from runtime.executors.cuda.kernels.many_rows import multiply_many
 from runtime.executors.cuda.kernels.precompile import Job, job
+from runtime.executors.cuda.kernels.rounding import Rounded, has_float8
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
-from runtime.executors.cuda.kernels.tuning import MOST_ROWS, Case, Config, Tuning, bucket
-from runtime.executors.cuda.kernels.weights import DENSE, JoinedWeight, WeightPart, can_serve, join
+from runtime.executors.cuda.kernels.tuning import LEAST_TILE, MOST_ROWS, Case, Config, Tuning, bucket
+from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight, WeightPart, can_serve, join
 
-__all__ = ["MOST_ROWS", "Product", "Section", "Tuning", "WeightPart", "can_serve"]
+__all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "WeightPart", "can_serve"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -30,10 +31,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(torch.nn.functional.gelu, approximate="tanh"),
     "silu": torch.nn.functional.silu,
 }
-_BUFFER_BYTES = 1 << 26
 _LEAST_STEP = 32  # columns: a step of fewer is masked, if it can be
 _MOST_SHARED = 512  # columns that share a scale: products of more are as fast as if all did
+_MOST_EXACT = 1 << 17  # columns: the sum of fewer products of two int8 numbers is an int32
+_MOST_FLOAT8 = 128  # columns whose products matrix instructions add up, with fewer bits than float32 has
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
+
+
+Activations = Sequence[Tensor | Rounded]
+"""The inputs of a product; all are rounded, or none."""
 
 
 class Section(NamedTuple):
@@ -96,7 +102,7 @@ class Product:
         self.device = device
         self.table = table
         self._runs = _runs(sections)
-        self._launches: dict[tuple[int, bool], Launch] = {}
+        self._launches: dict[tuple[int, bool, bool], Launch] = {}
         # Kernels apply one activation to one run of columns; what is more is left to torch.
         self._outside = self._runs if len(self._runs) > 1 else ()
         self._end = _Epilogue(self.bias, self._runs[0] if len(self._runs) == 1 else None)
@@ -106,68 +112,73 @@ class Product:
         """Bytes of the weight and the bias."""
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def __call__(self, xs: Sequence[Tensor]) -> Tensor:
-        """The result `[T, N]`, for `xs[i] [T, K_i]` whose elements of a row are contiguous."""
-        rows = xs[0].shape[0]
+    def __call__(self, xs: Activations) -> Tensor:
+        """The result `[T, N]`, for `xs[i] [T, K_i]` whose elements of a row are contiguous.
+
+        Rounded activations are of the type that `weight.rounded` says.
+        """
+        rows = row_count(xs)
         if rows == 0 or rows > MOST_ROWS:
             y = torch.empty(rows, self.weight.rows, dtype=self.dtype, device=self.device)
             if rows:
-                self._multiply_many(xs, y)
+                multiply_many(xs, self.weight, self.bias, y)
                 self._activate(y, self._runs)
             return y
-        y = self.compute(self.launch(rows), xs)
+        y = self.compute(self.launch(rows, rounded=_are_rounded(xs)), xs)
         self._activate(y, self._outside)
         return y
 
-    def partial(self, xs: Sequence[Tensor]) -> Tensor:
+    def partial(self, xs: Activations) -> Tensor:
         """Float32 `[S, T, N]` that add up over `S >= 1` to the product without bias and activations."""
-        rows, n = xs[0].shape[0], self.weight.rows
+        rows, n = row_count(xs), self.weight.rows
         if 0 < rows <= MOST_ROWS:
-            return self.compute(self.launch(rows, partial=True), xs, partial=True)
+            return self.compute(self.launch(rows, partial=True, rounded=_are_rounded(xs)), xs, partial=True)
         y = torch.empty(1, rows, n, device=self.device)
         if rows:
-            self._multiply_many(xs, y[0], with_bias=False)
+            multiply_many(xs, self.weight, None, y[0])
         return y
 
-    def case(self, rows: int, partial: bool = False) -> Case:
+    def case(self, rows: int, partial: bool = False, rounded: bool = False) -> Case:
         """What launches for so many rows are chosen for."""
         weight = self.weight
+        bits = 8 if rounded else 8 * self.dtype.itemsize
         group = 0 if weight.group == weight.k or weight.group > _MOST_SHARED else weight.group
-        return Case(weight.form, 8 * self.dtype.itemsize, group, weight.rows, weight.k, bucket(rows), partial)
+        return Case(weight.form, bits, group, weight.rows, weight.k, bucket(rows), partial)
 
-    def launch(self, rows: int, partial: bool = False) -> Launch:
+    def launch(self, rows: int, partial: bool = False, rounded: bool = False) -> Launch:
         """The launch for so many rows, at most `MOST_ROWS`; chosen once."""
-        key = bucket(rows), partial
+        key = bucket(rows), partial, rounded
         if key not in self._launches:
-            self._launches[key] = fit(self.table.config(self.case(rows, partial)), self.weight, rows)
+            config = self.table.config(self.case(rows, partial, rounded))
+            self._launches[key] = fit(config, self.weight, rows, rounded)
         return self._launches[key]
 
     def forget_launches(self) -> None:
         """Choose launches anew, from a table that has changed."""
         self._launches.clear()
 
-    def compute(self, launch: Launch, xs: Sequence[Tensor], partial: bool = False, q: Tensor | None = None) -> Tensor:
+    def compute(self, launch: Launch, xs: Activations, partial: bool = False, q: Tensor | None = None) -> Tensor:
         """The product by a launch, `[T, N]` or, if partial, its parts; `q` stands in for the values of the weight."""
-        rows, n = xs[0].shape[0], self.weight.rows
+        rows, n = row_count(xs), self.weight.rows
         parts = torch.empty(launch.split, rows, n, device=self.device) if partial or launch.split > 1 else None
         y = None if partial else torch.empty(rows, n, dtype=self.dtype, device=self.device)
-        with torch.cuda.device_of(xs[0]):
+        with torch.cuda.device_of(self.weight.q):
             for kernel, grid, arguments, constants in self._calls(launch, xs, y, parts, q):
                 kernel[grid](*arguments, **constants)
         result = parts if y is None else y
         assert result is not None
         return result
 
-    def jobs(self, launch: Launch, xs: Sequence[Tensor], partial: bool = False) -> list[Job]:
+    def jobs(self, launch: Launch, xs: Activations, partial: bool = False) -> list[Job]:
         """What is to be compiled for a launch."""
-        rows, n = xs[0].shape[0], self.weight.rows
+        rows, n = row_count(xs), self.weight.rows
         parts = torch.empty(launch.split, rows, n, device="meta") if partial or launch.split > 1 else None
         y = None if partial else torch.empty(rows, n, dtype=self.dtype, device="meta")
         calls = self._calls(launch, xs, y, parts)
         return [job(kernel, arguments, constants) for kernel, _, arguments, constants in calls]
 
     def _calls(
-        self, launch: Launch, xs: Sequence[Tensor], y: Tensor | None, parts: Tensor | None, q: Tensor | None = None
+        self, launch: Launch, xs: Activations, y: Tensor | None, parts: Tensor | None, q: Tensor | None = None
     ) -> list[_Call]:
         """The kernels of a launch: one that writes `y` or parts of it; where there are both, one that sums parts up."""
         if parts is None:
@@ -176,45 +187,70 @@ class Product:
         first = self._call(launch, xs, parts, q, _NO_EPILOGUE)
         return [first] if y is None else [first, _sum_call(parts, y, self._end)]
 
-    def _call(self, launch: Launch, xs: Sequence[Tensor], y: Tensor, q: Tensor | None, end: _Epilogue) -> _Call:
-        weight = self.weight
-        columns = weight.columns
-        if len(xs) == 2 and not launch.constants["PAIR"]:
-            xs = [torch.cat(list(xs), 1)]
-            columns = (weight.k,)
-        x0, x1 = xs[0], xs[-1]
-        rows = x0.shape[0]
-        config = launch.config
+    def _call(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> _Call:
+        weight, config = self.weight, launch.config
         q = weight.q if q is None else q
-        operands = (x0, x1, q, *_or(q, weight.scale, weight.zero, end.bias), y)
-        sizes = (weight.rows, weight.k, columns[0])
-        tail = (launch.part_k, weight.group or weight.k)
+        given = _inputs(xs, weight, launch.constants["PAIR"])
+        if given.values[0].dtype is torch.float8_e4m3fn:
+            q = q.view(torch.float8_e4m3fn)
+        x0, x1 = given.values[0], given.values[-1]
+        operands = (q, *_or(q, weight.scale, weight.zero, end.bias), y)
+        sizes = (weight.rows, weight.k, x0.shape[1])
         constants = {**launch.constants, **end.constants(), "num_warps": config.warps, "num_stages": config.stages}
         grid = (triton.cdiv(weight.rows, config.bn), launch.split)
         if config.kind == "gemv":
-            return _Call(gemv, grid, (*operands, *sizes, *tail), constants)
-        strides = (x0.stride(0), x1.stride(0))
-        constants["BM"] = max(16, bucket(rows))
-        return _Call(skinny, grid, (*operands, rows, *sizes, *strides, *tail), constants)
-
-    def _multiply_many(self, xs: Sequence[Tensor], y: Tensor, with_bias: bool = True) -> None:
-        x = xs[0] if len(xs) == 1 else torch.cat(list(xs), 1)
-        bias = self.bias if with_bias else None
-        if self.weight.form == DENSE:
-            _multiply(x, self.weight.q, bias, y)
-            return
-        buffer = _buffer(self.device, self.dtype)
-        step = max(1, buffer.numel() // self.weight.k)
-        for first in range(0, self.weight.rows, step):
-            size = min(step, self.weight.rows - first)
-            tile = buffer[: size * self.weight.k].view(size, self.weight.k)
-            dequantize_rows(self.weight, first, tile)
-            here = slice(first, first + size)
-            _multiply(x, tile, None if bias is None else bias[here], y[:, here])
+            return _Call(gemv, grid, (x0, x1, *operands, *sizes, launch.part_k), constants)
+        scales = [_or(x0, scale)[0] for scale in (given.scales[0], given.scales[-1])]
+        strides = (x0.stride(0), x1.stride(0), *(int(scale.numel() > 1) for scale in scales))
+        rows = x0.shape[0]
+        # There are no instructions that multiply float8 numbers and fewer rows.
+        least = 2 * LEAST_TILE if q.dtype is torch.float8_e4m3fn else LEAST_TILE
+        constants |= {"BM": max(least, bucket(rows)), "ROUNDED": given.scales[0] is not None, "UNIT": given.unit}
+        return _Call(skinny, grid, (x0, x1, *scales, *operands, rows, *sizes, *strides, launch.part_k), constants)
 
     def _activate(self, y: Tensor, runs: Sequence[_Run]) -> None:
         for run in runs:
             y[:, run.start : run.stop] = ACTIVATIONS[run.activation](y[:, run.start : run.stop])
+
+
+def row_count(xs: Activations) -> int:
+    """How many rows activations have."""
+    x = xs[0]
+    return len(x.q if isinstance(x, Rounded) else x)
+
+
+def _are_rounded(xs: Activations) -> bool:
+    return isinstance(xs[0], Rounded)
+
+
+class _Inputs(NamedTuple):
+    """The inputs of a kernel.
+
+    Attributes:
+        values: `[T, K_i]`.
+        scales: of rounded values.
+        unit: what scales are in units of.
+    """
+
+    values: Sequence[Tensor]
+    scales: Sequence[Tensor | None]
+    unit: float
+
+
+def _inputs(xs: Activations, weight: JoinedWeight, pair: bool) -> _Inputs:
+    """Activations as a kernel takes them; two inputs are joined if it does not take two."""
+    rounded = [x for x in xs if isinstance(x, Rounded)]
+    values = [x.q if isinstance(x, Rounded) else x for x in xs]
+    if not rounded:
+        return _Inputs(values if pair else [torch.cat(values, 1)] if len(values) > 1 else values, [None], 1.0)
+    assert pair or len(xs) == 1
+    unit = 1.0
+    if weight.form == "float8":
+        unit = 1 / FLOAT8_BIAS if weight.dtype is torch.float16 else 1.0
+        if not (values[0].device.type == "meta" or has_float8(values[0].device)):
+            values = [value.view(torch.uint8) for value in values]
+            unit *= FLOAT8_BIAS**2  # both sides are float16 then
+    return _Inputs(values, [x.scale for x in rounded], unit)
 
 
 class _Epilogue(NamedTuple):
@@ -238,9 +274,9 @@ class _Call(NamedTuple):
     constants: dict[str, Any]
 
 
-def fit(config: Config, weight: JoinedWeight, rows: int) -> Launch:
+def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) -> Launch:
     """A configuration as a weight can use it: steps that divide its columns, parts that are whole steps."""
-    if rows > 1 and config.kind == "gemv":
+    if (rows > 1 or rounded) and config.kind == "gemv":
         config = config._replace(kind="dot", bn=64, bk=128)
     k = weight.k
     bk = max(config.bk, weight.chunk)
@@ -262,14 +298,19 @@ def fit(config: Config, weight: JoinedWeight, rows: int) -> Launch:
         scale = 0
     else:
         scale = 1 if one_scale or weight.group % part_k == 0 else 2
+        if rounded and (pair or part_k >= _MOST_EXACT):
+            scale = 2
     half = weight.chunk // 2
     block = half or bk
-    sub = min(block, weight.group & -weight.group) if scale == 2 else block
+    sub = min(block, weight.group & -weight.group) if scale == 2 and not one_scale else block
+    if rounded and weight.form == "float8":
+        sub = min(sub, _MOST_FLOAT8)
     constants = {
         "FORM": weight.form,
         "PAIR": pair,
         "SCALE": scale,
         "ZERO": weight.zero is not None,
+        "GROUP": 0 if one_scale else weight.group,
         "BN": config.bn,
         "BK": bk,
         "SUB": sub,
@@ -283,19 +324,6 @@ def fit(config: Config, weight: JoinedWeight, rows: int) -> Launch:
     return Launch(config, bk, split, part_k, constants)
 
 
-def dequantize_rows(weight: JoinedWeight, first: int, out: Tensor) -> None:
-    """Write rows of a quantized weight, from `first` on, to `out [size, K]`."""
-    size, k = out.shape
-    bn, bk = (32, weight.chunk) if weight.chunk else (16, 256)
-    grid = (triton.cdiv(size, bn), triton.cdiv(k, bk))
-    q, scale, zero = weight.q, *_or(weight.q, weight.scale, weight.zero)
-    with torch.cuda.device_of(out):
-        dequantize[grid](
-            q, scale, zero, out, first, size, weight.rows, k, weight.group,
-            FORM=weight.form, ZERO=weight.zero is not None, BN=bn, BK=bk, NATIVE=not _INTERPRETED,
-        )  # fmt: skip
-
-
 def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue) -> _Call:
     count, rows, n = parts.shape
     arguments = (parts, *_or(parts, end.bias), y, rows, n)
@@ -306,23 +334,6 @@ def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue) -> _Call:
 def _or(stand_in: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Tensors for a kernel's pointers; those that it does not read are another."""
     return tuple(stand_in if tensor is None else tensor for tensor in tensors)
-
-
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
-    """Write `x @ weight.T + bias` to `y`, whose type may be wider than theirs."""
-    if y.dtype is x.dtype and bias is not None:
-        torch.addmm(bias, x, weight.t(), out=y)
-    elif y.dtype is x.dtype:
-        torch.mm(x, weight.t(), out=y)
-    elif y.device.type == "cuda":
-        torch.mm(x, weight.t(), out_dtype=y.dtype, out=y)
-    else:
-        torch.mm(x.to(y.dtype), weight.t().to(y.dtype), out=y)
-
-
-@cache
-def _buffer(device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.empty(_BUFFER_BYTES // dtype.itemsize, dtype=dtype, device=device)
 
 
 def _runs(sections: Sequence[Section]) -> tuple[_Run, ...]:

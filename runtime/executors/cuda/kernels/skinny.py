@@ -8,8 +8,11 @@ of byte `j` is column `j` of the chunk, the high half column `j + CHUNK / 2`. Sc
 points int8 of that shape. The columns may be those of two inputs, one behind the other, of which the first has `K0`.
 
 `SCALE` says when products are scaled: 0 never, 1 at the end, by the one scale that the columns of a program share, 2
-after each group. `NATIVE` is false under Triton's interpreter, which has no instructions and no bfloat16 product, and
-wants the bounds of a loop (`PART`, which is `part_k`) as constants.
+after each group of `GROUP` columns (0 if all columns are one). `NATIVE` is false under Triton's interpreter, which has
+no instructions and no bfloat16 product, and wants the bounds of a loop (`PART`, which is `part_k`) as constants.
+
+`ROUNDED` activations are int8, or float8 as such or, where there are no products of those, as bytes; each row of an
+input has its scale, float32 at `scale0` and `scale1`, `apart0` and `apart1` elements apart, in units of `UNIT`.
 """
 
 import triton
@@ -62,6 +65,26 @@ def multiplied(a, b, acc, NATIVE: tl.constexpr):
 
 
 @triton.jit
+def rounded_product(a, b, acc, C: tl.constexpr, NATIVE: tl.constexpr):
+    """`a @ b + acc` of 8-bit numbers: int32, or, of float8, float32 as far as sums beyond those of a tile go."""
+    if C == tl.int8:
+        p = tl.dot(a, b, acc, out_dtype=tl.int32)
+    elif C == tl.uint8:
+        a = float8_value(a, tl.float16, NATIVE)
+        b = float8_value(b, tl.float16, NATIVE)
+        p = multiplied(a, b, acc, NATIVE)
+    else:
+        p = acc + tl.dot(a, b)
+    return p
+
+
+@triton.jit
+def row_scales(pointer, m, apart, M, UNIT: tl.constexpr):
+    """The scale of each row of activations."""
+    return tl.load(pointer + m * apart, mask=m < M, other=0.0) * UNIT
+
+
+@triton.jit
 def row_values(pointer, n, N, EVEN_N: tl.constexpr):
     """One value for each row of the weight, as float32."""
     if EVEN_N:
@@ -98,10 +121,11 @@ def decoded(q, zero, n, N, FORM: tl.constexpr, ZERO: tl.constexpr, EVEN_N: tl.co
 
 @triton.jit(do_not_specialize=["M"])
 def skinny(
-    x0, x1, w, scale, zero, bias, y,
-    M, N, K, K0, stride0, stride1, part_k, group,
-    FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, BIAS: tl.constexpr,
-    ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
+    x0, x1, scale0, scale1, w, scale, zero, bias, y,
+    M, N, K, K0, stride0, stride1, apart0, apart1, part_k,
+    FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
+    ROUNDED: tl.constexpr, UNIT: tl.constexpr,
+    BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, CHUNK: tl.constexpr, SAME: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
@@ -119,14 +143,16 @@ def skinny(
     else:
         wide = tl.minimum(n, N - 1).to(tl.int64)  # rows beyond the last are read as the last, and not stored
     start = part * part_k
-    acc = tl.zeros((BN, BM), tl.float32)
     X: tl.constexpr = x0.dtype.element_ty
+    SUM: tl.constexpr = tl.int32 if X == tl.int8 and SCALE != 2 else tl.float32
+    acc = tl.zeros((BN, BM), SUM)
+    first = (start // GROUP) * N if GROUP else 0
     if FORM == "int4":
         HALF: tl.constexpr = CHUNK // 2
         lane = tl.arange(0, SUB)
         rows = w + wide[:, None] * HALF
         if SCALE != 2:
-            offset = offsets(zero + (start // group) * N if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
+            offset = offsets(zero + first if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
         for step in range(0, part_k if NATIVE else PART, BK):
             k = start + step
             if PAIR:
@@ -144,7 +170,7 @@ def skinny(
                     low_x = tl.load(b, mask=alive, other=0.0)
                     high_x = tl.load(b + HALF, mask=alive, other=0.0)
                     if SCALE == 2:
-                        g = (column // group) * N
+                        g = (column // GROUP) * N
                         offset = offsets(zero + g if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
                         s = row_values(scale + g, n, N, EVEN_N)[:, None]
                         if SAME:
@@ -153,7 +179,7 @@ def skinny(
                             p = multiplied(high, high_x, p, NATIVE)
                             acc += p * s
                         else:
-                            h = ((column + HALF) // group) * N
+                            h = ((column + HALF) // GROUP) * N
                             if ZERO:
                                 other = offsets(zero + h, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
                                 low, _ = int4_values(q, offset, X, NATIVE)
@@ -188,15 +214,31 @@ def skinny(
                     b = tl.load(b, mask=alive, other=0.0)
                 else:
                     b = tl.load(b, mask=alive & (kk[:, None] < K), other=0.0)
-                g = (column // group) * N
-                a = decoded(q, zero + g if ZERO else zero, n, N, FORM, ZERO, EVEN_N, X, NATIVE)
-                if SCALE == 2:
-                    p = multiplied(a, b, tl.zeros((BN, BM), tl.float32), NATIVE)
-                    acc += p * row_values(scale + g, n, N, EVEN_N)[:, None]
+                g = (column // GROUP) * N if GROUP else 0
+                if ROUNDED:
+                    if SCALE == 2:
+                        p = rounded_product(q, b, tl.zeros((BN, BM), tl.int32 if X == tl.int8 else SUM), X, NATIVE)
+                        if PAIR:
+                            s = tl.where(k < K0, scale0, scale1)
+                            apart = tl.where(k < K0, apart0, apart1)
+                        else:
+                            s = scale0
+                            apart = apart0
+                        s = row_scales(s, m, apart, M, UNIT)[None, :] * row_values(scale + g, n, N, EVEN_N)[:, None]
+                        acc += p.to(tl.float32) * s
+                    else:
+                        acc = rounded_product(q, b, acc, X, NATIVE)
                 else:
-                    acc = multiplied(a, b, acc, NATIVE)
+                    a = decoded(q, zero + g if ZERO else zero, n, N, FORM, ZERO, EVEN_N, X, NATIVE)
+                    if SCALE == 2:
+                        p = multiplied(a, b, tl.zeros((BN, BM), tl.float32), NATIVE)
+                        acc += p * row_values(scale + g, n, N, EVEN_N)[:, None]
+                    else:
+                        acc = multiplied(a, b, acc, NATIVE)
+    if ROUNDED and SCALE != 2:
+        acc = acc.to(tl.float32) * row_scales(scale0, m, apart0, M, UNIT)[None, :]
     if SCALE == 1:
-        acc = acc * row_values(scale + (start // group) * N, n, N, EVEN_N)[:, None]
+        acc = acc * row_values(scale + first, n, N, EVEN_N)[:, None]
     if BIAS:
         acc += row_values(bias, n, N, EVEN_N)[:, None]
     acc = finished(acc, n[:, None], ACT, ACT_FROM, ACT_TO)
@@ -210,9 +252,9 @@ def skinny(
 @triton.jit
 def gemv(
     x0, x1, w, scale, zero, bias, y,
-    N, K, K0, part_k, group,
-    FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, BIAS: tl.constexpr,
-    ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
+    N, K, K0, part_k,
+    FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
+    BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, CHUNK: tl.constexpr, SAME: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
@@ -226,13 +268,14 @@ def gemv(
         wide = tl.minimum(n, N - 1).to(tl.int64)
     start = part * part_k
     X: tl.constexpr = x0.dtype.element_ty
+    first = (start // GROUP) * N if GROUP else 0
     acc = tl.zeros((BN, SUB), tl.float32)
     lane = tl.arange(0, SUB)
     if FORM == "int4":
         HALF: tl.constexpr = CHUNK // 2
         rows = w + wide[:, None] * HALF
         if SCALE != 2:
-            offset = offsets(zero + (start // group) * N if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
+            offset = offsets(zero + first if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
         for step in range(0, part_k if NATIVE else PART, BK):
             k = start + step
             if PAIR:
@@ -247,14 +290,14 @@ def gemv(
                     low_x = tl.load(x + (column + lane)[None, :] + same).to(tl.float32)
                     high_x = tl.load(x + (column + HALF + lane)[None, :] + same).to(tl.float32)
                     if SCALE == 2:
-                        g = (column // group) * N
+                        g = (column // GROUP) * N
                         offset = offsets(zero + g if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
                         s = row_values(scale + g, n, N, EVEN_N)[:, None]
                         if SAME:
                             low, high = int4_values(q, offset, X, NATIVE)
                             acc += (low.to(tl.float32) * low_x + high.to(tl.float32) * high_x) * s
                         else:
-                            h = ((column + HALF) // group) * N
+                            h = ((column + HALF) // GROUP) * N
                             if ZERO:
                                 other = offsets(zero + h, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
                                 low, _ = int4_values(q, offset, X, NATIVE)
@@ -282,7 +325,7 @@ def gemv(
                     b = tl.load(x + kk[None, :] + same).to(tl.float32)
                 else:
                     b = tl.load(x + kk[None, :] + same, mask=(kk[None, :] + same) < K, other=0.0).to(tl.float32)
-                g = (column // group) * N
+                g = (column // GROUP) * N if GROUP else 0
                 a = decoded(q, zero + g if ZERO else zero, n, N, FORM, ZERO, EVEN_N, X, NATIVE).to(tl.float32)
                 if SCALE == 2:
                     acc += a * b * row_values(scale + g, n, N, EVEN_N)[:, None]
@@ -290,7 +333,7 @@ def gemv(
                     acc += a * b
     total = tl.sum(acc, 1)
     if SCALE == 1:
-        total = total * row_values(scale + (start // group) * N, n, N, EVEN_N)
+        total = total * row_values(scale + first, n, N, EVEN_N)
     if BIAS:
         total += row_values(bias, n, N, EVEN_N)
     total = finished(total, n, ACT, ACT_FROM, ACT_TO)

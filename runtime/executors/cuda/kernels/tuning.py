@@ -20,13 +20,17 @@ import torch
 from compiler.atomic_file import replacing
 from compiler.cache import cache_folder
 
-BUCKETS = (1, 16, 32, 64)
+BUCKETS = (1, 8, 16, 32, 64)
 """Rows of a product for which launches are chosen: up to each."""
+LEAST_TILE = 8
+"""Rows that matrix instructions multiply at least."""
 MOST_ROWS = BUCKETS[-1]
 """Rows up to which a product is computed by the own kernels."""
 SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 LEAST_PART = 256
 """Columns of the weight that a program sums up at least, where a sum is split."""
+_LIKE = {"NVIDIA H200": "NVIDIA H100 80GB HBM3"}
+"""GPUs that take the launches of another, of as many multiprocessors."""
 _FORMAT = 1
 _PROGRAMS = (0.9, 6)  # a multiprocessor, between which splits are tried
 
@@ -56,7 +60,7 @@ class Case(NamedTuple):
 
     Attributes:
         form: how the weight is stored; see `weights.JoinedWeight`.
-        bits: of an activation: 16 or 32.
+        bits: of an activation: 16 or 32, or 8 if it is rounded.
         group: columns that share a scale, 0 if all do.
         n: columns of the result.
         k: columns of the weight.
@@ -89,9 +93,12 @@ class Case(NamedTuple):
 
     def distance(self, other: Case) -> float:
         """How far another case of the same form is from this one; infinite if a launch of it says nothing of this."""
-        if (self.form, self.bits, self.rows) != (other.form, other.bits, other.rows) or not other.n * other.k:
+        if (self.form, self.bits) != (other.form, other.bits) or (self.rows == 1) != (other.rows == 1):
+            return math.inf
+        if not other.n * other.k * other.rows:
             return math.inf
         shape = abs(math.log2(self.n / other.n)) + abs(math.log2(self.k / other.k))
+        shape += abs(math.log2(self.rows / other.rows))
         return shape + 16 * ((self.group > 0) != (other.group > 0)) + 4 * (self.group != other.group)
 
     def weight_bits(self) -> int:
@@ -225,6 +232,9 @@ def tiles(case: Case) -> tuple[Tile, ...]:
     if case.bits == 32:
         row = (("gemv", 8, 256, 4, 3), ("gemv", 4, 512, 4, 3)) if one else ()
         return (*row, ("dot", 32, 64, 4, 3), ("dot", 64, 32, 4, 4))
+    if case.bits == 8:
+        return (("dot", 64, 256, 4, 4), ("dot", 128, 128, 4, 5), ("dot", 64, 128, 4, 6), ("dot", 128, 256, 8, 3),
+                ("dot", 128, 128, 8, 5), ("dot", 64, 512, 4, 3), ("dot", 256, 128, 8, 4))  # fmt: skip
     if case.form == "dense":
         row = (("gemv", 4, 1024, 4, 3), ("gemv", 8, 512, 4, 3)) if one else ()
         return (("dot", 64, 128, 4, 4), ("dot", 64, 256, 4, 3), ("dot", 128, 64, 4, 5), ("dot", 64, 64, 4, 6),
@@ -239,7 +249,7 @@ def tiles(case: Case) -> tuple[Tile, ...]:
 
 
 def _stage_bytes(case: Case, bn: int, bk: int) -> int:
-    return (bn * bk * case.weight_bits() + bk * max(16, case.rows) * case.bits) // 8
+    return (bn * bk * case.weight_bits() + bk * max(LEAST_TILE, case.rows) * case.bits) // 8
 
 
 def _kept_path(gpu: str) -> Path:
@@ -277,7 +287,8 @@ def _configs(launches: Any) -> dict[str, Config]:
 @cache
 def _all_shipped() -> dict[str, dict[str, Config]]:
     content = json.loads(Path(__file__).with_name("tuned.json").read_text(encoding="utf-8"))
-    return {gpu: _configs(launches) for gpu, launches in content.items()}
+    tables = {gpu: _configs(launches) for gpu, launches in content.items()}
+    return tables | {gpu: tables[other] for gpu, other in _LIKE.items() if other in tables and gpu not in tables}
 
 
 def _shipped(gpu: str) -> dict[str, Config]:

@@ -24,7 +24,8 @@ LEAST_GROUP = 32
 """Columns that share a scale: a multiple of this."""
 _CHUNKS = (128, 64, 32)
 _MOST_ZERO = 100  # of int4: beside it, 8 and the offset of a conversion, bfloat16 still holds every integer
-_FLOAT8_BIAS = 256.0  # by what float8 that moved to where float16 has the same bits is too small
+FLOAT8_BIAS = 256.0
+"""By what float8 that moved to where float16 has the same bits is too small."""
 _ROWS_AT_ONCE = 4096
 
 
@@ -43,6 +44,8 @@ class JoinedWeight:
         chunk: see `q`; 0 where it is not int4.
         rows: N.
         columns: the columns of each input.
+        dtype: the type of the activations, before these are rounded.
+        whole: whether all columns of an input share a scale, and there is no zero point.
     """
 
     form: str
@@ -53,11 +56,19 @@ class JoinedWeight:
     chunk: int
     rows: int
     columns: tuple[int, ...]
+    dtype: torch.dtype
+    whole: bool
 
     @property
     def k(self) -> int:
         """Columns of all inputs."""
         return sum(self.columns)
+
+    @property
+    def rounded(self) -> torch.dtype | None:
+        """The type of rounded activations that the weight is multiplied by as such; None if there is none."""
+        types = {"int8": torch.int8, "float8": torch.float8_e4m3fn}
+        return types.get(self.form) if self.zero is None else None
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +122,7 @@ def join(parts: Sequence[Sequence[WeightPart]], dtype: torch.dtype, device: torc
         for part, n, k in _places(parts):
             assert isinstance(part, Tensor)
             dense[n : n + part.shape[0], k : k + part.shape[1]].copy_(part)
-        return JoinedWeight(form, dense, None, None, 0, 0, rows, columns)
+        return JoinedWeight(form, dense, None, None, 0, 0, rows, columns, dtype, whole=False)
     packed = [part for row in parts for part in row if isinstance(part, PackedWeight)]
     group = _group(packed)
     chunk = (_chunk(columns, group) or 0) if form == "int4" else 0
@@ -126,8 +137,9 @@ def join(parts: Sequence[Sequence[WeightPart]], dtype: torch.dtype, device: torc
         if zero is not None and part.zero is not None:
             zero[here].copy_(_spread(part.zero, part.shape, group).t())
     if form == "float8" and dtype is torch.float16:
-        scale *= _FLOAT8_BIAS
-    return JoinedWeight(form, q, scale, zero, group, chunk, rows, columns)
+        scale *= FLOAT8_BIAS
+    whole = zero is None and all(part.scale.shape[1] == 1 for part in packed)
+    return JoinedWeight(form, q, scale, zero, group, chunk, rows, columns, dtype, whole)
 
 
 def _places(parts: Sequence[Sequence[WeightPart]]) -> list[tuple[WeightPart, int, int]]:

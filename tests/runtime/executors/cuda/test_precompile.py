@@ -4,14 +4,18 @@ import pytest
 import torch
 
 from runtime.executors.cuda.kernels.precompile import Job, precompile
+from runtime.executors.cuda.kernels.rounding import Rounded
 from tests.runtime.executors.cuda.products import LAUNCHES, Case, build
 
 
-def jobs(case: Case, device: torch.device) -> list[Job]:
-    """The kernels of a product, as a GPU runs them."""
+def jobs(case: Case, device: torch.device, *, float8: bool = False) -> list[Job]:
+    """The kernels of a product, as a GPU runs them, which may have instructions for float8."""
     built = build(case, device)
-    compiled = built.product.jobs(built.product.launch(case.rows), built.xs)
-    return [job._replace(constants={**job.constants, "NATIVE": True, "PART": 0}) for job in compiled]
+    launch = built.product.launch(case.rows, rounded=case.rounded)
+    xs = [Rounded(x.q.to("meta"), x.scale) if isinstance(x, Rounded) and float8 else x for x in built.xs]
+    compiled = built.product.jobs(launch, xs)
+    native = {"NATIVE": True, "PART": 0}
+    return [job._replace(constants={k: native.get(k, v) for k, v in job.constants.items()}) for job in compiled]
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=str)
@@ -27,7 +31,10 @@ def test_kernels_compile(capability, device):
         for dtype in (torch.float16, torch.bfloat16)
     ]
     cases.append(Case("int4", 128, rows=1, config=LAUNCHES["gemv"]))
-    note = precompile([job for case in cases for job in jobs(case, device)], capability, 120, workers=1)
+    for form in ("int8", "float8"):
+        cases += [Case(form, columns=columns, rounded=True) for columns in ((256,), (128, 256))]
+    compiled = [job for case in cases for job in jobs(case, device, float8=capability >= (8, 9))]
+    note = precompile(compiled, capability, 120, workers=1)
     assert "compiled by 1 processes" in note
     assert "failed" not in note
     assert "not done" not in note

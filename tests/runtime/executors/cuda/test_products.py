@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.executors.cuda.kernels.products import MOST_ROWS, Section
-from runtime.executors.cuda.kernels.tuning import Config
+from compiler.ir.dtypes import DType
+from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section
+from runtime.executors.cuda.kernels.tuning import Config, Tuning
+from runtime.executors.torch.packed import PackedWeight
 from tests.runtime.executors.cuda.products import LAUNCHES, Case, assert_right, build
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
@@ -38,10 +40,11 @@ def check(case: Case, device: torch.device) -> None:
     y = built.product(built.xs)
     assert y.dtype is case.dtype
     many = case.rows > MOST_ROWS and case.form != "dense"
-    assert_right(y, built.expected, built.sums, case.dtype, rounded_weights=many)
+    sides = (2 if case.rounded else 1) if many else 0
+    assert_right(y, built.expected, built.sums, case.dtype, sides=sides)
     parts = built.product.partial(built.xs)
     assert parts.dtype is F32
-    assert_right(parts.double().sum(0), built.linear, built.sums, case.dtype if many else F32, rounded_weights=many)
+    assert_right(parts.double().sum(0), built.linear, built.sums, case.dtype if many else F32, sides=sides)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 70])
@@ -102,6 +105,48 @@ def test_several_activations_are_applied(device):
     sections = (Section(13, "relu"), Section(30, None), Section(7, "silu"))
     check(Case("dense", sections=sections), device)
     check(Case("dense", sections=sections, rows=70, bias=True), device)
+
+
+ROUNDED = [case._replace(rounded=True) for case in FORMS if case.form in ("int8", "float8") and not case.zero]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 70])
+@pytest.mark.parametrize("form", ROUNDED, ids=named)
+def test_rounded_activations_are_multiplied(form, rows, device):
+    check(
+        form._replace(rows=rows, one_scale=rows == 3, bias=True, sections=(Section(40, None), Section(24, "relu"))),
+        device,
+    )
+
+
+@pytest.mark.parametrize("rows", [2, 70])
+@pytest.mark.parametrize("split", [1, 3])
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
+@pytest.mark.parametrize("form", ROUNDED, ids=named)
+def test_two_rounded_inputs_are_multiplied(form, dtype, split, rows, device):
+    config = LAUNCHES["dot"]._replace(split=split)
+    sections = (Section(32 if rows > 2 else 57, None),)
+    check(form._replace(rows=rows, dtype=dtype, columns=(128, 256), config=config, sections=sections), device)
+
+
+@pytest.mark.parametrize("rows", [3, 70])
+def test_sums_of_integers_are_exact(rows, device):
+    """Sums of integers that differ by little, and whose terms no float16 nor bfloat16 holds."""
+    k = 4096
+    part = PackedWeight(torch.full((32, k), 127, dtype=torch.int8), torch.ones(32, 1), None, (32, k), DType.i8)
+    product = Product([[part]], [Section(32, None)], None, F32, device, Tuning(None, 4, 1 << 17))
+    q = torch.full((rows, k), 127, dtype=torch.int8)
+    q[1, 5] = 126
+    y = product([Rounded(q.to(device), torch.ones(1, device=device))])
+    expected = torch.full((rows, 32), 127 * 127 * k, dtype=torch.int64)
+    expected[1] -= 127
+    assert torch.equal(y.cpu(), expected.float())
+
+
+@pytest.mark.parametrize("columns", [(50,), (96,)])
+def test_rounded_rows_of_any_width_are_multiplied(columns, device):
+    check(Case("int8", columns=columns, rounded=True), device)
+    check(Case("int8", columns=columns, rounded=True, rows=66), device)
 
 
 def test_no_rows_give_no_rows(device):

@@ -99,3 +99,8 @@ def test_a_folder_that_cannot_be_written_is_noted(tmp_path, monkeypatch):
     tuning.keep(CASE, MEASURED)
     tuning.write()
     assert "cannot be kept" in tuning.notes[0]
+
+
+def test_gpus_that_are_like_a_measured_one_are_known():
+    h100, h200, other = (Tuning(gpu, *H100[1:]).is_known for gpu in ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "other"))
+    assert (h100, h200, other) == (True, True, False)

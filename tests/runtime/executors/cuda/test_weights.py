@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from compiler.ir.dtypes import DType
-from runtime.executors.cuda.kernels.products import Section, dequantize_rows
+from runtime.executors.cuda.kernels.many_rows import dequantize_rows
+from runtime.executors.cuda.kernels.products import Section
 from runtime.executors.cuda.kernels.weights import can_serve, join
 from runtime.executors.torch.packed import PackedWeight
 from tests.runtime.executors.cuda.products import Case, grid, rounding
