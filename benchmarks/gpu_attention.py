@@ -31,10 +31,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compiler.ir.packed_step import Span
-from runtime.executors.cuda.kernels import attention, dependent
+from runtime.executors.cuda.kernels import attention, dependent, tiles
 from runtime.executors.cuda.kernels.addresses import Addresses, work_items
-from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, DecodeTiles, Rotary, Workspace, attend
+from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, Rotary, Workspace, attend
 from runtime.executors.cuda.kernels.norms import Affine, add_norm, add_norm_of_rows
+from runtime.executors.cuda.kernels.tiles import DecodeTiles
 
 START = time.time()
 _APART = "GPU_ATTENTION_APART"
@@ -152,19 +153,19 @@ class Case:
 
     def set_up(self) -> None:
         """Use the case's tiles."""
-        attention._LEAST_SHARE = self.least or DEFAULTS["least"]
-        attention._WAVES = self.waves or DEFAULTS["waves"]
-        attention._decode_tiles = DEFAULTS["decode"]
-        attention._prefill_tiles = DEFAULTS["prefill"]
-        attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES = DEFAULTS["own"]
+        tiles._LEAST_SHARE = self.least or DEFAULTS["least"]
+        tiles._WAVES = self.waves or DEFAULTS["waves"]
+        attention.decode_tiles = DEFAULTS["decode"]
+        attention.prefill_tiles = DEFAULTS["prefill"]
+        tiles._UNROLL, tiles._WARPS, tiles._STAGES = DEFAULTS["own"]
         heads, kv_heads, _ = FORMS[self.form]
         if self.tiles and self.new > 1:
-            attention._prefill_tiles = lambda *_: self.tiles
+            attention.prefill_tiles = lambda *_: self.tiles
         elif self.tiles and heads == kv_heads:
-            attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES = self.tiles
+            tiles._UNROLL, tiles._WARPS, tiles._STAGES = self.tiles
         elif self.tiles:
             positions, warps, stages = self.tiles
-            attention._decode_tiles = lambda *_: DecodeTiles(1, max(16, heads // kv_heads), positions, 1, warps, stages)
+            attention.decode_tiles = lambda *_: DecodeTiles(1, max(16, heads // kv_heads), positions, 1, warps, stages)
 
     def step(self, memory: Memory, layers: int, *, alone: bool = False) -> Step:
         """The tensors of the step over so many layers; with `alone`, pools of one block, which suffice to compile."""
@@ -244,11 +245,11 @@ class Step:
 
 
 DEFAULTS: dict[str, Any] = {
-    "least": attention._LEAST_SHARE,
-    "waves": attention._WAVES,
-    "own": (attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES),
-    "decode": attention._decode_tiles,
-    "prefill": attention._prefill_tiles,
+    "least": tiles._LEAST_SHARE,
+    "waves": tiles._WAVES,
+    "own": (tiles._UNROLL, tiles._WARPS, tiles._STAGES),
+    "decode": attention.decode_tiles,
+    "prefill": attention.prefill_tiles,
 }
 
 
@@ -399,17 +400,17 @@ def tuning() -> list[Case]:
     """Cases with tiles other than the defaults."""
     own = ((4, 4, 1), (2, 4, 1), (8, 4, 1), (4, 2, 1), (8, 2, 1), (4, 8, 1), (2, 4, 2), (4, 4, 2), (2, 8, 1))
     decodes = [
-        Case(form, pool, batch, past, tiles=tiles)
+        Case(form, pool, batch, past, tiles=tile)
         for form, pool, batch, past in (
             ("16x256", "f16", 1, 1023), ("16x256", "f16", 64, 255), ("16x256", "i8", 64, 255),
             ("16x256", "fp8", 64, 255), ("32x128", "f16", 8, 1023), ("32x128", "f16", 64, 255),
             ("32x128", "i8", 64, 255), ("32x80", "f16", 64, 255),
         )
-        for tiles in own
+        for tile in own
     ]  # fmt: skip
     shared = [
-        Case("32/1x128", "f16", 64, 1023, tiles=tiles)
-        for tiles in ((64, 4, 2), (32, 4, 2), (32, 4, 3), (64, 4, 3), (64, 8, 3), (128, 8, 2), (32, 4, 4))
+        Case("32/1x128", "f16", 64, 1023, tiles=tile)
+        for tile in ((64, 4, 2), (32, 4, 2), (32, 4, 3), (64, 4, 3), (64, 8, 3), (128, 8, 2), (32, 4, 4))
     ]
     shares = [
         Case(form, "f16", batch, past, least=least, waves=waves)
@@ -421,12 +422,12 @@ def tuning() -> list[Case]:
         for waves in (1, 2, 4, 8)
     ]  # fmt: skip
     prefills = [
-        Case(form, pool, batch, 0, new, tiles=tiles)
+        Case(form, pool, batch, 0, new, tiles=tile)
         for form, pool, batch, new in (
             ("16x256", "f16", 1, 2048), ("16x256", "f16", 1, 512), ("16x256", "i8", 1, 2048),
             ("32x128", "f16", 1, 2048), ("32x128", "f16", 1, 512), ("32x128", "f16", 8, 128),
         )
-        for tiles in ((64, 32, 4, 3), (64, 32, 4, 2), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4), (128, 64, 8, 3),
+        for tile in ((64, 32, 4, 3), (64, 32, 4, 2), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4), (128, 64, 8, 3),
                       (128, 64, 8, 2), (64, 32, 4, 4), (128, 128, 8, 2), (128, 32, 8, 3))
     ]  # fmt: skip
     return [*decodes, *shared, *shares, *prefills]

@@ -7,11 +7,11 @@ must not be the result of the kernel before.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
+
+from runtime.executors.cuda.kernels.device import capability
 
 ENABLED = True
 """Whether kernels are launched so where the GPU can do it."""
@@ -27,10 +27,5 @@ def wait_for_kernel_before(EARLY: tl.constexpr):
 
 def launch_options(device: torch.device) -> dict[str, bool]:
     """The constant `EARLY` of a kernel, and the option of its launch."""
-    early = ENABLED and device.type == "cuda" and _can_start_early(device.index)
+    early = ENABLED and capability(device) >= (9, 0)
     return {"EARLY": early, "launch_pdl": early}
-
-
-@cache
-def _can_start_early(index: int | None) -> bool:
-    return torch.cuda.get_device_capability(index) >= (9, 0)

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.packed_step import Span
-from runtime.executors.cuda.kernels import attention
+from runtime.executors.cuda.kernels import tiles
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses, work_items
-from runtime.executors.cuda.kernels.attention import AttentionForm, Workspace, attend, split_count
+from runtime.executors.cuda.kernels.attention import AttentionForm, Workspace, attend
+from runtime.executors.cuda.kernels.tiles import prefill_tiles, split_count
 from tests.runtime.executors.cuda.attention_cases import DEVICE, Case
 
 INT8, FP8, HALF = torch.int8, torch.float8_e4m3fn, torch.float16
@@ -143,7 +144,7 @@ def test_chunks_need_work_items():
 @pytest.mark.parametrize(("kilobytes", "most"), [(227, 3), (163, 3), (99, 2)])
 def test_tiles_fit_into_shared_memory(monkeypatch, kilobytes, most):
     """Those of Hopper, A100 and Ada; a program keeps its queries and, of each stage, keys and values."""
-    monkeypatch.setattr(attention, "_shared_memory", lambda device: kilobytes * 2**10)
-    bm, bn, _, stages = attention._prefill_tiles(HALF, 256, torch.device(DEVICE))
+    monkeypatch.setattr(tiles, "shared_memory", lambda device: kilobytes * 2**10)
+    bm, bn, _, stages = prefill_tiles(HALF, 256, torch.device(DEVICE))
     assert stages == most
     assert (bm + 2 * stages * bn) * 256 * 2 <= kilobytes * 2**10
