@@ -143,6 +143,7 @@ def attend(
     common = {**_common(form, rotary, parameters, (k_pool, v_pool), addresses.block), **launch_options(q.device)}
     cos, sin = (rotary.cos, rotary.sin) if rotary is not None else (None, None)
     pools = (_bytes(k_pool), _bytes(v_pool))
+    stored = min(pool.dtype.itemsize for pool in pools)
     context = torch.empty(q.shape[0], form.heads * form.width, dtype=q.dtype, device=q.device)
     if addresses.decodes:
         _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
@@ -158,7 +159,7 @@ def attend(
     )  # fmt: skip
     if addresses.singles is not None:
         _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
-    bm, bn, warps, stages = prefill_tiles(q.dtype, common["DP"], q.device)
+    bm, bn, warps, stages = prefill_tiles(q.dtype, stored, common["DP"], q.device)
     turned = q if rotary is None else context
     prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
         turned, *pools, addresses.queries, addresses.tables, slopes, *parameters, context,

@@ -79,14 +79,20 @@ def padded(width: int) -> int:
     return max(16, int(triton.next_power_of_2(width)))
 
 
-def prefill_tiles(dtype: torch.dtype, width: int, device: torch.device) -> tuple[int, int, int, int]:
+def prefill_tiles(dtype: torch.dtype, stored: int, width: int, device: torch.device) -> tuple[int, int, int, int]:
     """For chunks: a program's queries, how many positions it reads at a time, its warps and its stages.
 
-    The largest tiles whose queries, keys and values fit into the shared memory of the GPU; `width` is `padded`.
+    The best tiles whose queries, keys and values fit into the shared memory of the GPU.
+
+    Args:
+        dtype: the type of the queries.
+        stored: how many bytes a pool has for a value.
+        width: how many values a head has, `padded`.
+        device: where it runs.
     """
     if dtype is torch.float32:
         return 16, 16, 4, 1
-    tiles = _PREFILL if width <= 128 else _PREFILL[1:]
+    tiles = _PREFILL if width <= 128 else _PREFILL[1:] if stored == dtype.itemsize else ((64, 64, 4, 2), *_PREFILL[2:])
     memory = shared_memory(device)
     return next(
         (each for each in tiles if (each[0] + 2 * each[3] * each[1]) * width * dtype.itemsize <= memory), tiles[-1]
