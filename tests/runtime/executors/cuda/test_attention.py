@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.packed_step import Span
-from runtime.executors.cuda.kernels import tiles
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses, work_items
 from runtime.executors.cuda.kernels.attention import AttentionForm, Workspace, attend
-from runtime.executors.cuda.kernels.tiles import prefill_tiles, split_count
+from runtime.executors.cuda.kernels.tiles import split_count
 from tests.runtime.executors.cuda import compiled_attention
 from tests.runtime.executors.cuda.attention_cases import DEVICE, Case
 
@@ -147,17 +146,6 @@ def test_chunks_need_work_items():
     step = Addresses(torch.zeros(2), torch.zeros(2), torch.zeros(1, 1), 16, 2, False)
     with pytest.raises(ValueError, match="work items"):
         attend(x, x, x, torch.zeros(1, 16, 1, 16), torch.zeros(1, 16, 1, 16), step, AttentionForm(1, 1, 16, 1.0))
-
-
-@pytest.mark.parametrize(("kilobytes", "most"), [(227, 3), (163, 3), (99, 2)])
-def test_tiles_fit_into_shared_memory(monkeypatch, kilobytes, most):
-    """Those of Hopper, A100 and Ada; a program keeps its queries and, of each stage, keys and values."""
-    monkeypatch.setattr(tiles, "shared_memory", lambda device: kilobytes * 2**10)
-    bm, bn, _, stages = prefill_tiles(HALF, 2, 256, torch.device(DEVICE))
-    assert stages == most
-    assert (bm + 2 * stages * bn) * 256 * 2 <= kilobytes * 2**10
-    bm, bn, _, stages = prefill_tiles(HALF, 1, 256, torch.device(DEVICE))
-    assert (bm + 2 * stages * bn) * 256 * 2 <= kilobytes * 2**10
 
 
 @pytest.mark.parametrize("capability", ["8 0", "9 0"])
