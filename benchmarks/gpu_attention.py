@@ -500,9 +500,17 @@ def defaults() -> dict[str, Any]:
             result["ratio"] = round(result["flash us"] / result["us"], 2)
         chunks.append(result)
     show(chunks, "form", "pool", "batch", "new", "us", "tflops", "error", "write us", "flash us", "ratio")
-    say("256 sequences decode at 256 tokens beside a prompt of 512: form, pool, us a layer, share of the bandwidth")
-    both = [attempt(case, memory, peak) for case in mixed]
-    show(both, "form", "pool", "us", "share")
+    say(
+        "256 sequences decode at 256 tokens beside a prompt of 512: form, pool, us a layer, share of the bandwidth, "
+        "us of those that decode alone"
+    )
+    both = []
+    for case in mixed:
+        result, alone = (attempt(each, memory, peak) for each in (case, Case(case.form, case.pool, case.beside, 255)))
+        if result and alone:
+            result["decode us"] = alone["us"]
+        both.append(result)
+    show(both, "form", "pool", "us", "share", "decode us")
     say(
         "add_norm of 4 parts, 4,096 wide: kind, tokens, us, share of the bandwidth, error, error of the sum, whether "
         "two norms, and those of rows, are the same"

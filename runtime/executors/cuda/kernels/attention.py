@@ -11,10 +11,11 @@ from torch import Tensor
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses
 from runtime.executors.cuda.kernels.cache_write import write_cache
 from runtime.executors.cuda.kernels.decode import decode
-from runtime.executors.cuda.kernels.dependent import launch_options
+from runtime.executors.cuda.kernels.dependent import launch_options, waits
 from runtime.executors.cuda.kernels.device import capability
 from runtime.executors.cuda.kernels.elements import FP8, FP8_BITS, INT8, INT8_PACKED, PLAIN
 from runtime.executors.cuda.kernels.prefill import prefill
+from runtime.executors.cuda.kernels.side_stream import SideStream
 from runtime.executors.cuda.kernels.tiles import MOST_SPLITS, decode_tiles, padded, prefill_tiles, split_count
 
 _UNTURNED = (
@@ -79,7 +80,7 @@ class AttentionForm(NamedTuple):
 
 
 class Workspace:
-    """Memory in which programs of a kernel meet. Kernels that run one after the other share it.
+    """Memory in which programs of a kernel meet, and a second stream. Kernels that run one after the other share it.
 
     What was given out once stays allocated as long as the workspace, since captured CUDA graphs go on using it. A
     capture must not be the first to ask for a size: a step of that size runs before.
@@ -88,6 +89,7 @@ class Workspace:
     def __init__(self) -> None:
         self._sums: dict[torch.device, list[Tensor]] = {}
         self._counters: dict[torch.device, list[Tensor]] = {}
+        self.side = SideStream()
 
     def sums(self, count: int, device: torch.device) -> Tensor:
         """At least `count` float32 values of any content."""
@@ -157,15 +159,26 @@ def attend(
         q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
         tokens, q.stride(0), k.stride(0), v.stride(0), table_stride, BR=pairs, **common,
     )  # fmt: skip
-    if addresses.singles is not None:
-        _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
     bm, bn, warps, stages = prefill_tiles(q.dtype, stored, common["DP"], q.device)
-    turned = q if rotary is None else context
-    prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
-        turned, *pools, addresses.queries, addresses.tables, slopes, *parameters, context,
-        turned.stride(0), table_stride, form.scale, WINDOW=form.window, ALIBI=slopes is not None,
-        BM=bm, BN=bn, STAGES=stages, num_warps=warps, **{name: common[name] for name in _UNTURNED},
-    )  # fmt: skip
+    turned, items = q if rotary is None else context, addresses.queries
+
+    def attend_chunks() -> None:
+        prefill[(form.heads, TILE // bm, items.shape[0])](
+            turned, *pools, items, addresses.tables, slopes, *parameters, context,
+            turned.stride(0), table_stride, form.scale, WINDOW=form.window, ALIBI=slopes is not None,
+            BM=bm, BN=bn, STAGES=stages, num_warps=warps, **{name: common[name] for name in _UNTURNED},
+        )  # fmt: skip
+
+    if addresses.singles is None:
+        attend_chunks()
+        return context
+    # Chunks are bound by computing, and single tokens by reading.
+    space = workspace or Workspace()
+    waiting = {**common, **waits()}
+    tensors = (cos, sin, slopes, *parameters)
+    space.side.run(
+        q.device, attend_chunks, lambda: _decode(q, k, v, pools, addresses, form, tensors, context, waiting, space)
+    )
     return context
 
 

@@ -27,5 +27,13 @@ def wait_for_kernel_before(EARLY: tl.constexpr):
 
 def launch_options(device: torch.device) -> dict[str, bool]:
     """The constant `EARLY` of a kernel, and the option of its launch."""
-    early = ENABLED and capability(device) >= (9, 0)
+    return _options(ENABLED and capability(device) >= (9, 0))
+
+
+def waits() -> dict[str, bool]:
+    """The same of a kernel that starts when all before it has ended."""
+    return _options(False)
+
+
+def _options(early: bool) -> dict[str, bool]:
     return {"EARLY": early, "launch_pdl": early}
