@@ -1,232 +1,287 @@
-"""Serving a mixed load: in-flight batching beside static batching, and what the scheduler itself costs.
+"""Serving a mixed load: in-flight batching beside static batching and transformers' continuous batching.
 
-`python benchmarks/serving.py [MODEL] [--requests N] [--device D]`: requests with prompts of 16 to 256 tokens and
-outputs of 8 to 128 arrive at random times (Poisson). Both ways serve the same requests with the same engine in one run:
+`python benchmarks/serving.py [--model M] [--requests N] [--rate R] [--device D] [--json]`: requests with prompts of
+16 to 512 tokens and outputs of 8 to 256 arrive at random times (Poisson). The same requests are served by turns:
 
-- in flight: `engine.submit` and `engine.step`; a request enters as soon as it is there and a row is free;
-- in flight, paged: the same on an engine with `cache=paged`, whose steps take prompts and texts in progress together;
-- static: `engine.generate` of as many requests as wait, up to the engine's batch; the next batch waits for all of them.
+- static: llmc, in groups of the batch's size in the order of arrival, padded, each until its longest text has ended;
+- in flight: llmc, `Engine.submit` and `Engine.step`; requests enter and leave at any step;
+- in flight, paged: the same over paged caches, whose steps take prompts and texts in progress together;
+- transformers: its `ContinuousBatchingManager`, with as many sequences, cached tokens and tokens per step.
 
-It prints tokens per second of the whole, and of each request the time to its first token and the time per further
-token. MODEL is a checkpoint; without one, a model of 34 M parameters is made up. `--scheduler` measures only what the
-scheduler costs: steps of 64 sequences over a session that computes nothing.
+It prints the tokens per second of the whole, and over requests the time from arrival to the first token and the time
+per further token, as medians and 95th percentiles; of several turns the median. The last column says how many requests
+got the tokens that static batching gave them: in float32 all should, in 16 bits rounding decides some.
+
+A model is a checkpoint folder, or the name of a shape with random weights. Where transformers' batching cannot run, the
+script says why and goes on. `--scheduler` measures only what the scheduler costs: steps of 64 sequences over a session
+that computes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import random
+import os
 import statistics
+import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as llmc.load does; before torch, so that both sides have it
+
 import torch
+import transformers
 from rich.console import Console
 from rich.table import Table
+from scheduler_cost import scheduler_cost
+from serving_load import Figures, Lengths, load_of
+from serving_ways import InFlight, Static, Way, continuous_batching
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 import llmc
-from compiler.ir.packed_step import PackedStep
-from compiler.ir.step import Step
+from compiler.ir.paged import DEFAULT_BLOCK
+from runtime.executors.paged import STEP_TOKENS
+from runtime.executors.torch.executor import TorchExecutor
 from runtime.generation.engine import Engine
-from runtime.generation.groups import GroupMaker
-from runtime.generation.in_flight import InFlightBatch
-from runtime.generation.session_steps import BlockSteps, RowSteps
 
-CONFIG = {
-    "model_type": "gpt_neox", "hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 8,
-    "intermediate_size": 2048, "vocab_size": 8192, "max_position_embeddings": 1024, "rotary_pct": 0.25,
-    "rotary_emb_base": 10000, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "use_parallel_residual": True,
-    "tie_word_embeddings": False, "torch_dtype": "float32", "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
-BATCH, LONGEST = 16, 384
+SHAPES = {
+    "neox-3m": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 8192},
+    "neox-110m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 16384},
+    "neox-1.4b": {"hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16, "vocab_size": 50304},
+}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, ready to be served in each way.
+
+    Attributes:
+        ways: the ways, by name.
+        engine: llmc's engine.
+        notes: what is to be said about them.
+    """
+
+    ways: Mapping[str, Way]
+    engine: Engine
+    notes: list[str]
+
+
+def shaped(name: str, device: str, dtype: torch.dtype) -> Any:
+    """A GPT-NeoX of one of the shapes, with random weights."""
+    shape = SHAPES[name]
+    config = GPTNeoXConfig(
+        **shape, intermediate_size=4 * shape["hidden_size"], max_position_embeddings=2048, rotary_pct=0.25,
+        bos_token_id=0, eos_token_id=0, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+@contextlib.contextmanager
+def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
+    """Make all ways to serve a model."""
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        folder = Path(model)
+        if model in SHAPES:
+            folder = Path(temporary) / "model"
+            theirs = shaped(model, device, getattr(torch, dtype))
+            theirs.save_pretrained(folder)
+        else:
+            theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(device)
+        longest = Lengths.within(int(llmc.lift(folder).facts["context_length"])).longest
+        options: Any = {"target": "torch", "dtype": dtype, "max_batch": batch, "max_seq": longest}
+        path = llmc.compile(folder, Path(temporary) / "engine", **options).path
+        engine = llmc.load(path, executor="auto", device=device, verify=False)
+        ways: dict[str, Way] = {"static": Static(engine.executor, batch, longest), "in flight": InFlight(engine)}
+        if engine.executor.name == "torch":  # the executor of GPUs has paged caches in any case
+            paged = TorchExecutor.load(path / "rank0.ir", device=device, block=DEFAULT_BLOCK)
+            ways["in flight, paged"] = InFlight(Engine(path, engine.manifest, paged, None))
+        notes = []
+        try:
+            way = stack.enter_context(continuous_batching(theirs, batch, longest, STEP_TOKENS))
+            ways["transformers"] = way
+            notes.append(f"transformers {transformers.__version__} chose {way.words}")
+        except RuntimeError as error:
+            notes.append(f"transformers' continuous batching does not run here: {error}")
+        yield Opened(ways, engine, notes)
 
 
 @dataclass
-class Served:
-    """One request: when it came, and when its tokens did."""
+class Measured:
+    """What turns have shown: figures by way, and the share of requests that got the tokens of static batching."""
 
-    prompt: list[int]
-    new_tokens: int
-    arrival: float
-    times: list[float] = field(default_factory=list)
+    turns: dict[str, list[Figures]]
+    same: dict[str, list[float]]
 
     @property
-    def first(self) -> float:
-        """Seconds from its arrival to its first token."""
-        return self.times[0] - self.arrival
-
-    @property
-    def per_token(self) -> float:
-        """Seconds per token after the first."""
-        return (self.times[-1] - self.times[0]) / max(1, len(self.times) - 1)
+    def median(self) -> dict[str, Figures]:
+        """Of each way the median of its turns."""
+        return {name: Figures.median(figures) for name, figures in self.turns.items()}
 
 
-def load_of(count: int, vocabulary: int, rate: float, seed: int = 0) -> list[Served]:
-    """Requests with random prompts and lengths, and random gaps of `1 / rate` seconds on average between them."""
-    draw = random.Random(seed)
-    arrival, requests = 0.0, []
-    for _ in range(count):
-        arrival += draw.expovariate(rate)
-        prompt = [draw.randrange(1, vocabulary) for _ in range(draw.randrange(16, 257))]
-        requests.append(Served(prompt, draw.randrange(8, 129), arrival))
-    return requests
+def measure(made: Opened, count: int, rate: float, lengths: Lengths, turns: int, seconds: float) -> Measured:
+    """Serve a load in each way by turns, each turn another load: what has been served may be in the caches still.
 
-
-def in_flight(engine: Engine, requests: list[Served]) -> float:
-    """Serve as requests come; returns how long it took."""
-    waiting, by_group = list(requests), {}
+    Args:
+        made: the ways.
+        count: how many requests a load has.
+        rate: how many come per second.
+        lengths: of prompts and outputs.
+        turns: how many turns at most.
+        seconds: another turn begins only if it will probably have ended by then.
+    """
+    names = list(made.ways)
+    found = Measured({name: [] for name in names}, {name: [] for name in names})
     start = time.perf_counter()
-    while waiting or not engine.is_idle:
-        now = time.perf_counter() - start
-        while waiting and waiting[0].arrival <= now:
-            request = waiting.pop(0)
-            group = engine.submit(request.prompt, max_new_tokens=request.new_tokens, ignore_eos=True)
-            by_group[group] = request
-        if engine.is_idle:
-            time.sleep(max(0.0, waiting[0].arrival - now))
-            continue
-        for update in engine.step():
-            if update.token_id is not None:
-                by_group[update.group].times.append(time.perf_counter() - start)
-    return time.perf_counter() - start
+    for turn in range(turns):
+        spent = time.perf_counter() - start
+        if turn and spent + spent / turn > seconds:
+            break
+        tokens: dict[str, list[list[int]]] = {}
+        for name in names if turn % 2 == 0 else reversed(names):
+            load = load_of(count, made.engine.manifest.vocab_size, rate, lengths, seed=turn)
+            found.turns[name].append(Figures.of(load, made.ways[name].serve(load)))
+            tokens[name] = [request.tokens for request in load]
+        for name in names:
+            equal = sum(one == other for one, other in zip(tokens[name], tokens["static"], strict=True))
+            found.same[name].append(equal / count)
+    return found
 
 
-def static(engine: Engine, requests: list[Served]) -> float:
-    """Serve batch by batch; returns how long it took."""
-    waiting = list(requests)
-    start = time.perf_counter()
-    while waiting:
-        now = time.perf_counter() - start
-        batch = [request for request in waiting if request.arrival <= now][:BATCH]
-        if not batch:
-            time.sleep(max(0.0, waiting[0].arrival - now))
-            continue
-        waiting = waiting[len(batch) :]
-        # A static batch runs until its longest request has ended: shorter ones keep their rows until then.
-        longest = max(request.new_tokens for request in batch)
-        prompts = [request.prompt for request in batch]
-
-        def came(number: int, token: int, batch: list[Served] = batch) -> None:
-            if len(batch[number].times) < batch[number].new_tokens:
-                batch[number].times.append(time.perf_counter() - start)
-
-        engine.generate(prompts, max_new_tokens=longest, ignore_eos=True, on_token=came)
-    return time.perf_counter() - start
+def step_times(made: Opened, batch: int, lengths: Lengths) -> dict[str, float]:
+    """About how many seconds each way takes for a token of a full batch; all has been run once then."""
+    found = {}
+    for name, way in made.ways.items():
+        vocabulary = made.engine.manifest.vocab_size
+        if torch.device(made.engine.executor.device).type == "cuda":  # type: ignore[attr-defined]
+            way.serve(load_of(batch, vocabulary, float("inf"), Lengths(lengths.prompt, (4, 8)), seed=1000))
+        load = load_of(batch, vocabulary, float("inf"), Lengths((16, 24), (12, 12)), seed=1001)
+        way.serve(load)
+        found[name] = statistics.median((each.times[-1] - each.times[1]) / (len(each.times) - 2) for each in load)
+    return found
 
 
-class _Nothing:
-    """A linear session that computes nothing."""
-
-    packs_tokens = False
-
-    def __init__(self, batch: int, capacity: int, vocabulary: int = 64) -> None:
-        self.batch, self.capacity = batch, capacity
-        self._logits = torch.zeros(batch, 1, vocabulary)
-
-    def step(self, step: Step, first_row: int = 0) -> torch.Tensor:
-        return self._logits[: step.batch]
-
-    def copy_rows(self, sources: Any, destinations: Any) -> None:
-        return
+def requests_within(seconds: float, steps: dict[str, float], batch: int, lengths: Lengths) -> int:
+    """How many requests all ways together serve in about so many seconds: a batch at least, and four at most."""
+    # Static batching computes about as many tokens again; prompts take about half as long as what follows them.
+    shares = {name: 2.0 if name == "static" else 1.0 for name in steps}
+    each = 1.5 * sum(lengths.mean_output / batch * steps[name] * share for name, share in shares.items())
+    return max(batch, min(4 * batch, int(seconds / each)))
 
 
-class _NothingPaged:
-    """A paged session that computes nothing."""
+def table_of(found: Measured, title: str) -> Table:
+    """The figures as a table."""
+    table = Table(title=title)
+    for column in ("", "tokens/s", "first token s", "95 %", "ms per token", "95 %", "tokens as static"):
+        table.add_column(column, justify="right")
+    for name, figures in found.median.items():
+        (first, late), (each, slow) = figures.first_token_s, figures.ms_per_token
+        same = f"{statistics.mean(found.same[name]):.0%}"
+        rate = f"{figures.tokens_per_second:.1f}"
+        table.add_row(name, rate, f"{first:.2f}", f"{late:.2f}", f"{each:.1f}", f"{slow:.1f}", same)
+    return table
 
-    def __init__(self, blocks: int, block: int, vocabulary: int = 64) -> None:
-        self.blocks, self.block = blocks, block
-        self._logits = torch.zeros(64, vocabulary)
 
-    def step(self, step: PackedStep) -> torch.Tensor:
-        return self._logits[: step.wanted]
+def notes_on(found: Measured, dtype: str) -> list[str]:
+    """What is to be said about the tokens: in float32, a way that gives others computes another model."""
+    return [
+        f"{name} gives {1 - statistics.mean(same):.0%} of the requests other tokens: its figures mean nothing here"
+        for name, same in found.same.items()
+        if dtype == "float32" and statistics.mean(same) < 0.9
+    ]
 
-    def copy_blocks(self, sources: Any, destinations: Any) -> None:
-        return
+
+def ratios(found: Measured) -> dict[str, float]:
+    """Tokens per second in flight over those of the others."""
+    rates = {name: figures.tokens_per_second for name, figures in found.median.items()}
+    ours, others = ("in flight", "in flight, paged"), ("static", "transformers")
+    return {f"{a} / {b}": round(rates[a] / rates[b], 2) for a in ours for b in others if b in rates}
 
 
-def scheduler_cost(
-    engine: Engine, sequences: int = 64, steps: int = 400, *, paged: bool = False
-) -> tuple[float, float]:
-    """Microseconds per step of planning alone, and of all that is not the model, for sequences that decode."""
-    if paged:
-        batch = InFlightBatch.over(BlockSteps(_NothingPaged(sequences * 32, 64), sequences=sequences, longest=2048))
-    else:
-        batch = InFlightBatch.over(RowSteps(_Nothing(sequences, 2048)))
-    maker = GroupMaker(engine.manifest, None, lambda prompt, number: list(map(int, prompt)), lambda text: None)
-    params = llmc.SamplingParams(max_new_tokens=engine.manifest.limits.max_seq - 8, ignore_eos=True)
-    for number in range(sequences):
-        batch.scheduler.add(maker.make(number, [number + 1, 2], params))
-    for _ in range(8):
-        batch.step()
-    planning, everything = [], []
-    for _ in range(min(steps, engine.manifest.limits.max_seq - 40)):
-        start = time.perf_counter()
-        batch.scheduler.plan()
-        planned = time.perf_counter()
-        batch.step()
-        planning.append(planned - start)
-        everything.append(time.perf_counter() - planned)
-    return statistics.median(planning) * 1e6, statistics.median(everything) * 1e6
+def _rate(text: str) -> float | None:
+    if text == "auto":
+        return None
+    rate = float("inf") if text == "all" else float(text)
+    if not rate > 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return rate
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="neox-110m", help=f"a checkpoint folder, or one of {', '.join(SHAPES)}")
+    parser.add_argument("--requests", type=int, help="if not given, as many as can be served in --seconds")
+    rate = "requests per second; all: all come at once; auto: half as many again as are probably served"
+    parser.add_argument("--rate", type=_rate, default="auto", help=rate)
+    parser.add_argument("--batch", type=int, default=16, help="how many sequences run at once")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", help="float32 on a CPU and float16 on a GPU, if not given")
+    parser.add_argument("--turns", type=int, default=3, help="how often each way serves a load, at most")
+    parser.add_argument(
+        "--seconds", type=float, default=45.0, help="about how long to measure; one turn is made always"
+    )
+    parser.add_argument("--scheduler", action="store_true", help="measure only what the scheduler costs")
+    parser.add_argument("--json", action="store_true", help="print JSON; the table goes to standard error")
+    given = parser.parse_args()
+    if min(1 if given.requests is None else given.requests, given.batch, given.turns) < 1:
+        parser.error("--requests, --batch and --turns must be at least 1")
+    if given.model not in SHAPES and not Path(given.model).is_dir():
+        parser.error(f"there is no folder {given.model}, and no such shape: {', '.join(SHAPES)}")
+    given.dtype = given.dtype or ("float16" if given.device.startswith("cuda") else "float32")
+    return given
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", nargs="?", type=Path)
-    parser.add_argument("--requests", type=int, default=40)
-    parser.add_argument(
-        "--rate", type=float, help="requests per second; four times what one at a time takes if not given"
-    )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--scheduler", action="store_true")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        model = given.model or Path(temporary) / "model"
-        if given.model is None:
-            model.mkdir()
-            (model / "config.json").write_text(json.dumps(CONFIG))
-        options: Any = {"target": "torch", "dtype": given.dtype, "max_batch": BATCH, "max_seq": LONGEST}
-        options["dummy_weights"] = given.model is None
-        linear, paged = (
-            llmc.compile(model, Path(temporary) / (passes or "linear"), passes=passes, **options).path
-            for passes in ("", "cache=paged")
-        )
-        engine, packing = (llmc.load(path, executor="torch", device=given.device) for path in (linear, paged))
-        console = Console()
-        for name, over_blocks in (("rows", False), ("blocks", True)):
-            planning, everything = scheduler_cost(engine, paged=over_blocks)
+    given = arguments()
+    transformers.utils.logging.disable_progress_bar()
+    console = Console(stderr=given.json, width=110)
+    started = time.perf_counter()
+    with opened(given.model, given.device, given.dtype, given.batch) as made:
+        cost = {"rows": scheduler_cost(made.engine), "blocks": scheduler_cost(made.engine, paged=True)}
+        for name, each in cost.items():
             console.print(
-                f"scheduler, 64 sequences over {name}: {planning:.0f} µs of planning, "
-                f"{everything:.0f} µs a step with nothing computed"
+                f"scheduler, 64 sequences over {name}: {each['planning']} µs of planning, "
+                f"{each['step']} µs a step without a model"
             )
-        if given.scheduler:
-            return
-        for each in (engine, packing):
-            in_flight(each, load_of(1, engine.manifest.vocab_size, 100.0, seed=9))
-        alone = in_flight(engine, load_of(2, engine.manifest.vocab_size, 100.0, seed=9)) / 2
-        rate = given.rate or 4 / alone
-        table = Table(
-            title=f"{given.requests} requests, {rate:.1f} per second, {engine.executor.name} on {given.device}"
-        )
-        for column in ("", "tokens/s", "first token s (median)", "(95 %)", "ms per token (median)"):
-            table.add_column(column, justify="right")
-        rates = {}
-        ways = {"static": (static, engine), "in flight": (in_flight, engine), "in flight, paged": (in_flight, packing)}
-        for name, (serve, served) in ways.items():
-            requests = load_of(given.requests, engine.manifest.vocab_size, rate)
-            seconds = serve(served, requests)
-            rates[name] = sum(request.new_tokens for request in requests) / seconds
-            firsts = sorted(request.first for request in requests)
-            late = firsts[int(0.95 * (len(firsts) - 1))]
-            per = statistics.median(request.per_token for request in requests) * 1e3
-            table.add_row(name, f"{rates[name]:.1f}", f"{statistics.median(firsts):.2f}", f"{late:.2f}", f"{per:.1f}")
-        console.print(table)
-        for name in ("in flight", "in flight, paged"):
-            console.print(f"{name} / static: {rates[name] / rates['static']:.2f}")
+        report: dict[str, Any] = {"scheduler_us": cost}
+        if not given.scheduler:
+            lengths = Lengths.within(int(made.engine.manifest.model["context_length"]))
+            steps = step_times(made, given.batch, lengths)
+            rate = given.rate or 1.5 * given.batch / (lengths.mean_output * steps["in flight"])
+            count = given.requests or requests_within(given.seconds, steps, given.batch, lengths)
+            ready = time.perf_counter() - started
+            found = measure(made, count, rate, lengths, given.turns, given.seconds)
+            coming = "all at once" if rate == float("inf") else f"{rate:.1f} per second"
+            turns = len(found.turns["static"])
+            title = f"{given.model}, {given.dtype}, {given.device}: {count} requests, {coming}, {turns} turns"
+            console.print(table_of(found, title))
+            for name, ratio in ratios(found).items():
+                console.print(f"{name}: {ratio:.2f}")
+            notes = [*made.notes, *notes_on(found, given.dtype)]
+            for note in notes:
+                console.print(note, highlight=False)
+            report |= {
+                "model": given.model, "device": given.device, "dtype": given.dtype, "batch": given.batch,
+                "gpu": torch.cuda.get_device_name() if given.device.startswith("cuda") else None,
+                "torch": torch.__version__, "transformers": transformers.__version__,
+                "requests": count, "rate": None if rate == float("inf") else round(rate, 3), "turns": turns,
+                "prompt": lengths.prompt, "output": lengths.output, "seconds_to_get_ready": round(ready, 1),
+                "ways": {
+                    name: {**figures.to_json(), "as_static": round(statistics.mean(found.same[name]), 4)}
+                    for name, figures in found.median.items()
+                },
+                "ratios": ratios(found), "notes": notes,
+            }  # fmt: skip
+    if given.json:
+        json.dump(report, sys.stdout, indent=1)
+        print()
 
 
 if __name__ == "__main__":

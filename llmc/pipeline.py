@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import llmc.own_passes  # noqa: F401
+from compiler.adapters import AddPrompts
 from compiler.errors import PassError
+from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import Pass, PipelineResult, parse_pipeline, run_pipeline
@@ -70,14 +73,15 @@ def _steps(item: object) -> tuple[Pass, ...]:
     return (step,)
 
 
-def compose(passes: Passes, dtype: str | None) -> tuple[Pass, ...]:
-    """The whole pipeline of a compilation: the element type first, then the user's passes, then the automatic ones.
+def compose(passes: Passes, dtype: str | None, prompts: Mapping[str, str | Path] = EMPTY) -> tuple[Pass, ...]:
+    """The whole pipeline of a compilation: the element type, virtual tokens, the user's passes, the automatic ones.
 
     A pass that works on what the automatic ones make, and what the user lists behind it, come after them.
 
     Args:
         passes: the user's pipeline, as `read_passes` takes it.
         dtype: the element type to compute in; None for the checkpoint's own.
+        prompts: adapter folders with virtual tokens, by the names of their tasks.
 
     Raises:
         PassError: if the text is no pipeline, or names a pass or an option that does not exist.
@@ -85,6 +89,10 @@ def compose(passes: Passes, dtype: str | None) -> tuple[Pass, ...]:
     given = read_passes(passes)
     named = {pass_name(step) for step in given}
     first = parse_pipeline(f"dtype={dtype}") if dtype else ()
+    if not isinstance(prompts, Mapping):
+        raise PassError(f"prompts is {prompts!r}, not a mapping", hint='write prompts={"the task": "its folder"}')
+    if prompts:
+        first = (*first, AddPrompts(tuple(map(Path, prompts.values())), tuple(prompts)))
     automatic = parse_pipeline(",".join(name for name in AUTOMATIC if name not in named))
     at = next((place for place, step in enumerate(given) if runs_after_automatic(step)), len(given))
     return (*first, *given[:at], *automatic, *given[at:])

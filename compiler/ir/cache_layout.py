@@ -6,6 +6,7 @@ executors ask the layout.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
@@ -27,6 +28,12 @@ CACHE = "cache."
 def cache_name(layer: int, which: str) -> str:
     """The name of a layer's cache of keys (`k`) or values (`v`): `cache.3.k`."""
     return f"{CACHE}{layer}.{which}"
+
+
+def place_of_cache(name: str) -> tuple[int, str] | None:
+    """Inverse of `cache_name`; None for another name, such as a pass may give."""
+    found = re.fullmatch(rf"{re.escape(CACHE)}([0-9]+)\.([kv])", name)
+    return (int(found[1]), found[2]) if found else None
 
 
 def layer_of_cache(name: str) -> str:

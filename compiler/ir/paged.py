@@ -35,7 +35,7 @@ PASS_NAME = "cache"
 
 _HINT = (
     "paged caches need attention in one op over causal positions: apply fuse-attention first, and leave cache=paged "
-    "out for a model whose attention it cannot fuse"
+    "out for a model whose attention it cannot fuse (--explain says why)"
 )
 
 
@@ -162,11 +162,27 @@ class _Rewriting:
             or op.kind.name != "dequantize"
             or any(value.type.shape[LINEAR.POSITION] != 1 for value in parameters)
         ):
-            self._refuse(op, "which reads all of a cache")
+            capped = (
+                ", and whose scores are capped, which attention in one op does not do" if self._is_capped(op) else ""
+            )
+            self._refuse(op, f"which reads all of a cache{capped}")
         moved = [b.reshape(value, shape=self.layout.from_linear(value.type.shape)) for value in parameters]
         result = b.dequantize(pool, *moved, dtype=op.attrs["dtype"])
         self.pool_values.add(op.name)
         return result
+
+    def _is_capped(self, product: Op) -> bool:
+        """Whether a product becomes probabilities by way of a bound on the scores (`cap * tanh(score / cap)`)."""
+        found, todo = set[str](), [product.name]
+        while todo:
+            for user in self.one_row.users.get(todo.pop(), ()):
+                of_scores = any(StepDim.CAPACITY in value.type.symbols for value in user.results)
+                if of_scores and user.kind.name == "tanh":
+                    return True
+                if of_scores and user.kind.name != "softmax" and user.name not in found:
+                    found.add(user.name)
+                    todo.append(user.name)
+        return False
 
     def _attention(self, op: Op, b: RewriteBuilder) -> Replacement:
         q, k, v, mask, *bias = op.operands

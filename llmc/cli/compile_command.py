@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,14 @@ def compile_command(
         typer.Option("--output", "-o", metavar="DIR", help="The engine directory; NAME.engine if not given."),
     ] = None,
     passes: options.Passes = "",
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=DIR",
+            help="Virtual tokens for requests of a task: a PEFT adapter folder of prompt tuning, P-tuning or prefix "
+            "tuning. May be repeated.",
+        ),
+    ] = None,
     target: Annotated[
         str,
         typer.Option(
@@ -131,6 +139,7 @@ def compile_command(
     llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
     llmc compile my-checkpoint -o my.engine --target tensorrt-rtx --batch-sizes 1,8,64 --max-batch 64
     llmc compile my-checkpoint --passes quant=awq,tp=2 --dry-run --dump-ir dumps
+    llmc compile my-checkpoint --prompts sentiment=adapters/sentiment --prompts topic=adapters/topic
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
     from llmc.compiling.options import CompileOptions
@@ -146,6 +155,7 @@ def compile_command(
     }
     request = CompileOptions(
         passes=passes,
+        prompts=_prompts(prompts or ()),
         target=target,
         dtype=dtype,
         max_batch=max_batch,
@@ -173,3 +183,16 @@ def compile_command(
         print(made.explanation)
     if not quiet:
         print(made_text(made))
+
+
+def _prompts(given: Sequence[str]) -> dict[str, str]:
+    """The adapter folders by the names of their tasks."""
+    folders: dict[str, str] = {}
+    for text in given:
+        name, sign, folder = text.partition("=")
+        if not (name and sign and folder):
+            raise typer.BadParameter(f"{text!r} is not TASK=DIR", param_hint="--prompts")
+        if name in folders:
+            raise typer.BadParameter(f"the task {name!r} is given twice", param_hint="--prompts")
+        folders[name] = folder
+    return folders

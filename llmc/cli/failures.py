@@ -70,13 +70,17 @@ def _load_plugins(options: dict[str, Any]) -> None:
             note(text)
 
 
+def error_text(error: LlmcError) -> str:
+    """What the user is told of an error: its message, an excerpt and a hint, if it has them, a line each."""
+    lines = [f"error: {error.message}"]
+    lines += [error.excerpt] if error.excerpt else []
+    lines += [f"hint: {error.hint}"] if error.hint else []
+    return "\n".join(lines)
+
+
 def _error(error: LlmcError) -> int:
     _traceback(error)
-    print(f"error: {error.message}", file=sys.stderr)
-    if error.excerpt:
-        print(error.excerpt, file=sys.stderr)
-    if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+    print(error_text(error), file=sys.stderr)
     return EXIT_ERROR
 
 

@@ -87,9 +87,16 @@ def _rows(facts: dict[str, Any], told: set[str]) -> list[tuple[str, str]]:
         ("outputs", ", ".join(f"{name} {type_}" for name, type_ in facts["outputs"].items())),
         ("cache", f"{cache['states']} states, {a_token} a token, {at_limits} at the limits"),
     ]
+    if facts["tasks"]:
+        rows.append(("tasks", f"{'; '.join(map(_task, facts['tasks']))}; requests name one: --task NAME"))
     if facts["passes"]:
         rows.append(("passes", ", ".join(facts["passes"])))
     return rows + (_engine_rows(facts, told) if facts["kind"] == "engine" else [])
+
+
+def _task(task: dict[str, Any]) -> str:
+    """`sentiment (PROMPT_TUNING, 20 virtual tokens)`."""
+    return f"{task['name']} ({task['kind']}, {task['virtual_tokens']} virtual tokens)"
 
 
 def _dump_rows(graphs: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from compiler.errors import RequestError
 from compiler.text_files import decode_text, read_text
 from runtime.processes.streams import standard_input
 
 Prompt = str | list[int]
+
+
+class TaskPrompt(NamedTuple):
+    """A prompt, and the name of the task that its file gives it; None if there is none."""
+
+    prompt: Prompt
+    task: str | None = None
 
 
 def gather_prompts(
@@ -27,10 +34,17 @@ def gather_prompts(
     Raises:
         RequestError: if a file cannot be read, or one of its lines is no prompt, naming it.
     """
-    prompts: list[Prompt] = list(texts)
+    return [each.prompt for each in gather_requests(texts, files, ids, read)]
+
+
+def gather_requests(
+    texts: Sequence[str], files: Sequence[str], ids: Sequence[str], read: Callable[[], bytes] = standard_input
+) -> list[TaskPrompt]:
+    """As `gather_prompts`, with the tasks that files name under `task`."""
+    prompts = [TaskPrompt(text) for text in texts]
     for file in files:
         prompts += _from_file(file, read)
-    prompts += map(_ids, ids)
+    prompts += [TaskPrompt(_ids(text)) for text in ids]
     return prompts
 
 
@@ -41,7 +55,7 @@ def _ids(text: str) -> list[int]:
         raise RequestError(f"--prompt-ids {text!r} holds something other than numbers", hint="write 1,2,3") from None
 
 
-def _from_file(file: str, read: Callable[[], bytes]) -> list[str]:
+def _from_file(file: str, read: Callable[[], bytes]) -> list[TaskPrompt]:
     name = "standard input" if file == "-" else file
     if file == "-":
         text = decode_text(read(), name, RequestError).text
@@ -55,11 +69,11 @@ def _from_file(file: str, read: Callable[[], bytes]) -> list[str]:
             for number, line in enumerate(_lines(text), 1)
         ]
     else:
-        prompts = _lines(text)
+        prompts = [TaskPrompt(line) for line in _lines(text)]
     if not prompts:
         raise RequestError(f"{name} holds no prompts", hint="write a prompt a line, or a list of them in JSON")
-    for number, prompt in enumerate(prompts, 1):
-        if not prompt.strip():
+    for number, (prompt, _) in enumerate(prompts, 1):
+        if isinstance(prompt, str) and not prompt.strip():
             where = "entry" if file.endswith(".json") else "line"
             raise RequestError(f"{name}, {where} {number}: the prompt is empty", hint=f"remove the {where}, or fill it")
     return prompts
@@ -70,7 +84,7 @@ def _lines(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def _json_list(name: str, text: str) -> list[str]:
+def _json_list(name: str, text: str) -> list[TaskPrompt]:
     content = _parsed(text, name)
     if not isinstance(content, list):
         raise RequestError(f"{name} holds no list", hint='write ["a prompt", "another"]')
@@ -86,9 +100,11 @@ def _parsed(text: str, where: str) -> Any:
         ) from None
 
 
-def _prompt(value: Any, where: str) -> str:
-    """A string, or the string under `prompt` of an object."""
-    text = value.get("prompt") if isinstance(value, dict) else value
+def _prompt(value: Any, where: str) -> TaskPrompt:
+    """A string, or the string under `prompt` of an object, whose task may stand under `task`."""
+    text, task = (value.get("prompt"), value.get("task")) if isinstance(value, dict) else (value, None)
     if not isinstance(text, str):
         raise RequestError(f"{where}: no prompt", hint='write a string, or an object with "prompt"')
-    return text
+    if not isinstance(task, str | None):
+        raise RequestError(f"{where}: the task is {task!r}", hint="write the name of a task, or leave it out")
+    return TaskPrompt(text, task)

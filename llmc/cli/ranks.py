@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from llmc.cli.options import settings
+from llmc.cli.terminal import attend
 from runtime.engine_dir.manifest import read_manifest
 from runtime.load.ignored_options import Case
 from runtime.load.ranks import run_on_ranks
@@ -32,6 +33,7 @@ def on_ranks(
     *,
     hostfile: Path | None = None,
     stdin: bytes | None = None,
+    interactive: bool = False,
     **how: Any,
 ) -> None:
     """Do something with an engine of several ranks, on rank 0.
@@ -43,13 +45,15 @@ def on_ranks(
         action: what to do.
         hostfile: the hosts of the ranks; this one if None.
         stdin: what standard input held, if it was read.
+        interactive: whether rank 0 talks with a person, by `llmc.cli.terminal`.
         how: how to load, as `run_on_ranks` takes it.
 
     Raises:
         LlmcError: on rank 0, whichever rank failed.
     """
     if world_size_from_environment() is None:
-        raise typer.Exit(launch(settings.arguments, _ranks(engine), hostfile=hostfile, stdin=stdin))
+        talk = attend if interactive else None
+        raise typer.Exit(launch(settings.arguments, _ranks(engine), hostfile=hostfile, stdin=stdin, talk=talk))
     run_on_ranks(engine, action, **how)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +13,15 @@ import typer
 
 from llmc.cli import options
 from llmc.cli.console import Console, note
-from llmc.cli.prompts import Prompt, gather_prompts
+from llmc.cli.prompts import Prompt, TaskPrompt, gather_requests
 from llmc.cli.ranks import hosts_chosen, needs_ranks, on_ranks
 from llmc.cli.sampling_options import sampling_options
 from runtime.engine_dir.manifest import read_manifest
 from runtime.generation.sampling_params import DEFAULT_NEW_TOKENS, SamplingParams
+from runtime.generation.timings import Timings
 from runtime.load.ignored_options import ignored_notes
-from runtime.processes.environment import rank_from_environment
-from runtime.processes.streams import standard_input, writes_to_terminal
+from runtime.processes.environment import rank_from_environment, world_size_from_environment
+from runtime.processes.streams import standard_input, started_by_llmc, writes_to_terminal
 
 if TYPE_CHECKING:
     from runtime.generation.completion import Completion
@@ -35,7 +36,8 @@ def run_command(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help='Prompts, one per line; .json: a list; .jsonl: strings or objects with "prompt"; -: standard input.',
+            help='Prompts, one per line; .json: a list; .jsonl: strings or objects with "prompt" and perhaps "task"; '
+            "-: standard input.",
         ),
     ] = None,
     prompt_ids: options.PromptIds = None,
@@ -48,6 +50,14 @@ def run_command(
     chat: Annotated[
         bool, typer.Option("--chat", help="Write prompts as messages, by the checkpoint's chat template.")
     ] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The task whose virtual tokens stand before the prompts; none if not given. llmc inspect lists an "
+            "engine's tasks.",
+        ),
+    ] = None,
     no_special_tokens: options.NoSpecialTokens = False,
     json_output: options.Json = False,
     stats: Annotated[bool, typer.Option("--stats", help="Print timings on standard error.")] = False,
@@ -100,10 +110,11 @@ def run_command(
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     started = time.perf_counter()
     piped = None
-    prompts: list[Prompt] = []
+    prompts: list[TaskPrompt] = []
     if rank_from_environment() == 0:  # the prompts are rank 0's
         piped = standard_input() if "-" in (prompt_file or ()) else None
-        prompts = gather_prompts(prompt or (), prompt_file or (), prompt_ids or (), lambda: piped or b"")
+        given = gather_requests(prompt or (), prompt_file or (), prompt_ids or (), lambda: piped or b"")
+        prompts = [TaskPrompt(each.prompt, each.task or task) for each in given]
         if not prompts and not interactive:
             raise typer.BadParameter("give --prompt, --prompt-file or --prompt-ids, or --interactive")
         if prompts and interactive:
@@ -111,12 +122,13 @@ def run_command(
     several = needs_ranks(engine)
     if hostfile is not None and not several:
         raise typer.BadParameter(f"{engine} is an engine of one rank, which needs no hosts", param_hint="--hostfile")
-    if interactive and several:
+    if interactive and world_size_from_environment() and not started_by_llmc():
         raise typer.BadParameter(
-            f"{engine} is an engine of several ranks, whose terminal mpirun keeps; give --prompt and --stream",
+            "your mpirun stands between the ranks and the terminal; without it, llmc run starts the ranks itself",
             param_hint="--interactive",
         )
-    params = _params(engine, sampling)  # refuses what cannot be before anything is loaded
+    tasks = {task, *(each.task for each in prompts)}
+    params = _params(engine, sampling, tasks)  # refuses what cannot be before anything is loaded
     notes = list(ignored_notes(hosts_chosen(hostfile)))
     how: Any = {
         "device": device, "executor": executor, "threads": threads, "batch": len(prompts) or None,
@@ -128,20 +140,33 @@ def run_command(
         special = not (no_special_tokens or chat)
         if stream or interactive:
             from llmc.cli import interactive as live
+            from llmc.cli.terminal import OwnTerminal, own_or_remote
 
+            terminal = own_or_remote() if interactive else OwnTerminal()
             made: Any = {"add_special_tokens": special, "note": lambda text: None if quiet else note(text)}
             if json_output:
-                show = live.shown_as_json(loaded, params, **made)
+                show = live.shown_as_json(loaded, params, terminal, **made)
             else:
-                show = live.shown(loaded, params, with_prompt=not (interactive or chat), **made)
+                show = live.shown(loaded, params, terminal, with_prompt=not (interactive or chat), **made)
             for text in () if quiet else notes:
                 note(text)
+            timings = Timings()
+
+            def timed(prompt: Prompt, task: str | None) -> Completion | None:
+                try:
+                    return show(prompt, task)
+                finally:
+                    timings.include(loaded.timings)
+
             if interactive:
-                live.converse(loaded, show, chat=chat)
+                live.converse(loaded, timed, terminal, chat=chat, task=task)
             else:
-                live.stream_prompts([_message(loaded, each) for each in prompts] if chat else prompts, show)
+                streamed = _messages(loaded, prompts) if chat else prompts
+                live.stream_prompts(streamed, timed, numbered=not json_output)
+            if stats:
+                print(_stats(loaded, timings, load_seconds), file=sys.stderr)
             return
-        given = [_message(loaded, each) for each in prompts] if chat else prompts
+        given = _messages(loaded, prompts) if chat else prompts
         with Console(quiet=quiet, bars_only=True) as console:
             completions = _generate(loaded, given, params, special, console, notes)
         if not quiet:
@@ -151,10 +176,10 @@ def run_command(
             text = _text(completion, number, len(completions), readable=loaded.tokenizer is not None)
             print(json.dumps(completion.to_json()) if json_output else text)
         if stats:
-            print(_stats(loaded, load_seconds), file=sys.stderr)
+            print(_stats(loaded, loaded.timings, load_seconds), file=sys.stderr)
 
     if several:
-        on_ranks(engine, answer, hostfile=hostfile, stdin=piped, **how)
+        on_ranks(engine, answer, hostfile=hostfile, stdin=piped, interactive=interactive, **how)
         return
     from llmc.evaluation.open_model import load
 
@@ -163,12 +188,22 @@ def run_command(
     answer(loaded)
 
 
-def _params(engine: Path, sampling: Mapping[str, Any]) -> SamplingParams:
-    """The parameters of every request: what the command line says, and for the rest the engine's own defaults."""
+def _params(engine: Path, sampling: Mapping[str, Any], tasks: Iterable[str | None] = ()) -> SamplingParams:
+    """The parameters of every request: what the command line says, and for the rest the engine's own defaults.
+
+    Raises:
+        RequestError: if there are no such parameters, or the engine has not all of the tasks.
+    """
     from runtime.generation.generation_config import generation_defaults
 
     manifest = read_manifest(engine.expanduser(), verify=False)
+    for task in tasks:
+        manifest.task(task)
     return generation_defaults(manifest.generation).params.changed(**sampling)
+
+
+def _messages(loaded: Engine, prompts: Iterable[TaskPrompt]) -> list[TaskPrompt]:
+    return [TaskPrompt(_message(loaded, each.prompt), each.task) for each in prompts]
 
 
 def _message(loaded: Engine, prompt: Prompt) -> Prompt:
@@ -181,14 +216,21 @@ def _message(loaded: Engine, prompt: Prompt) -> Prompt:
 
 
 def _generate(
-    loaded: Engine, prompts: list[Prompt], params: SamplingParams, special: bool, console: Console, notes: list[str]
+    loaded: Engine,
+    prompts: Sequence[TaskPrompt],
+    params: SamplingParams,
+    special: bool,
+    console: Console,
+    notes: list[str],
 ) -> list[Completion]:
     from llmc.progress import Phases, counter
 
     with Phases(console).phase("generate") as report:
         count = counter(report, len(prompts) * params.n * (params.max_new_tokens or DEFAULT_NEW_TOKENS))
         on_token = (lambda request, token: count(1)) if console.bars else None
-        return loaded.generate(prompts, params, add_special_tokens=special, on_token=on_token, note=notes.append)
+        texts, tasks = [each.prompt for each in prompts], [each.task for each in prompts]
+        how: Any = {"task": tasks, "add_special_tokens": special, "on_token": on_token, "note": notes.append}
+        return loaded.generate(texts, params, **how)
 
 
 def _text(completion: Completion, number: int, count: int, *, readable: bool) -> str:
@@ -203,11 +245,12 @@ def _text(completion: Completion, number: int, count: int, *, readable: bool) ->
     return f"{head}{prompt}{text}"
 
 
-def _stats(engine: Engine, load_seconds: float) -> str:
-    timings = engine.timings
+def _stats(engine: Engine, timings: Timings, load_seconds: float) -> str:
+    times = "1 preemption" if timings.preemptions == 1 else f"{timings.preemptions} preemptions"
+    again = f"{times}; " if timings.preemptions else ""
     return (
         f"load {load_seconds:.2f} s; "
         f"prefill {timings.prefill_tokens} tokens in {timings.prefill_seconds * 1e3:.1f} ms; "
         f"decode {timings.decode_tokens} tokens in {timings.decode_seconds * 1e3:.1f} ms, "
-        f"{timings.decode_rate:.1f} tokens/s; {timings.steps} steps; executor {engine.executor.name}"
+        f"{timings.decode_rate:.1f} tokens/s; {timings.steps} steps; {again}executor {engine.executor.name}"
     )

@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -135,8 +136,9 @@ def _read(file: Path) -> dict[str, Any]:
         raise RequestError(
             "--params does not read standard input", hint="write the parameters into a file, and name it"
         )
+    text = read_text(file, RequestError, what="the parameters in").text
     try:
-        content = json.loads(read_text(file, RequestError, what="the parameters in").text)
+        content = json.loads(text, object_pairs_hook=partial(_each_once, file))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{file} is no JSON: {error}", hint='mend it, such as: {"temperature": 0.7}') from None
     if not isinstance(content, dict):
@@ -147,6 +149,15 @@ def _read(file: Path) -> dict[str, Any]:
         return {name: check_field(name, value) for name, value in content.items()}
     except RequestError as error:
         raise RequestError(f"{file}: {error.message}", hint=error.hint) from None
+
+
+def _each_once(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; RequestError if it has a key twice, of which one would be dropped."""
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RequestError(f"{file} gives {twice!r} twice", hint="give it once")
+    return dict(pairs)
 
 
 def _ids(option: str, text: str) -> list[int]:

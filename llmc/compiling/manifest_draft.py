@@ -13,6 +13,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
 from compiler.ir.op import OPS
 from compiler.ir.step import StepDim
+from compiler.ir.tasks import TASKS, tasks_of
 from compiler.passes import Pass, Quantize
 from compiler.passes.pipeline import pass_name
 from compiler.passes.quant.recipe import RECIPES
@@ -31,7 +32,7 @@ def describe_engine(graph: Graph, *, pipeline: str, version: str) -> Manifest:
     """A manifest of what the graph says; the tokens, the source, the files and the targets are still missing."""
     return Manifest(
         llmc=version,
-        model=graph.facts,
+        model={name: fact for name, fact in graph.facts.items() if name != TASKS},
         tokens=SpecialTokens(),
         source=Source("", ""),
         mesh=mesh_of(graph),
@@ -45,6 +46,7 @@ def describe_engine(graph: Graph, *, pipeline: str, version: str) -> Manifest:
         targets={},
         tokenizer=None,
         files={},
+        tasks=tasks_of(graph.facts),
     )
 
 

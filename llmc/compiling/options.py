@@ -24,6 +24,8 @@ class CompileOptions:
     Attributes:
         passes: rewrites in the order given: a text such as `quant=awq,tp=2`, or a list of passes and such texts;
             `llmc passes` lists those that have names.
+        prompts: adapter folders of PEFT with virtual tokens, by the names of their tasks: `{"sentiment": "folder"}`.
+            They become the pass `prompts` before those of `passes`.
         target: what is built: `auto`, a text such as `tensorrt-rtx:workers=1`, or a list of targets and such texts;
             `llmc targets` lists those that there are.
         dtype: the element type to compute in: `float32`, `float16` or `bfloat16`; the checkpoint's own if None.
@@ -46,6 +48,7 @@ class CompileOptions:
     """
 
     passes: Passes = ""
+    prompts: Mapping[str, str | Path] = EMPTY
     target: Targets = "auto"
     dtype: str | None = None
     max_batch: int = 8
@@ -85,6 +88,7 @@ class CompileKeywords(TypedDict, total=False):
     """The types of `CompileOptions`, for those who check calls of `llmc.compile`."""
 
     passes: Passes
+    prompts: Mapping[str, str | Path]
     target: Targets
     dtype: str | None
     max_batch: int

@@ -65,7 +65,7 @@ def compile_request(
     for target in targets.values():
         target.require_tools()
     dtype = dtype_name(options.dtype)
-    pipeline = compose(options.passes, dtype)
+    pipeline = compose(options.passes, dtype, options.prompts)
     place = check_place(Path(output) if output is not None else default_output(model), make_folder=make_folder)
     return CompileRequest(
         model=model,

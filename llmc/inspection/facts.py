@@ -18,6 +18,7 @@ from compiler.ir.graph import Graph
 from compiler.ir.paged_layout import PagedLayout, layout_of
 from compiler.ir.parser import parse_graph
 from compiler.ir.step import StepDim, dim_sizes
+from compiler.ir.tasks import TASKS, tasks_of
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 from compiler.targets import TARGETS, Target, describe_targets
@@ -144,6 +145,8 @@ def inspect_path(
     subject = open_subject(path, dummy_weights=dummy_weights, note=note)
     graph, manifest = subject.graph, subject.manifest
     facts: dict[str, Any] = {"kind": subject.kind, "path": str(subject.path), "facts": dict(graph.facts)}
+    facts["facts"].pop(TASKS, None)
+    facts["tasks"] = [task.to_json() for task in tasks_of(graph.facts)]
     facts["weights"] = _weights(graph)
     facts["ops"] = dict(Counter(op.kind.name for op in graph.ops).most_common())
     facts["dims"] = {name: list(sizes) for name, sizes in graph.dims.items()}

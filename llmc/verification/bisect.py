@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from compiler.ir.cache_layout import LINEAR
 from compiler.ir.graph import Graph
-from compiler.ir.paged_layout import layout_of
 from llmc.verification.graph_bisect import first_divergence
 from llmc.verification.instrumented import WatchedInterpreter
 from llmc.verification.plan_bisect import first_plan_divergence
@@ -33,11 +31,6 @@ def locate(
         found = first_plan_divergence(engine.path, plans, own, test_case, what=what, tolerance=tolerance)
         if found is not None:
             return found, None
-    if layout_of(own) != LINEAR:
-        return (
-            None,
-            "caches are paged, so that the operation that differs cannot be named; verify the model without that",
-        )
     if reference is not None:
         what = "the engine's own graph, with its weights, and the reference"
         ours, right = WatchedInterpreter(own), WatchedInterpreter(reference)

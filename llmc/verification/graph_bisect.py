@@ -10,9 +10,10 @@ from compiler.ir.chunks import in_chunks
 from compiler.ir.graph import Graph
 from compiler.ir.step import Step
 from llmc.verification.instrumented import WatchedInterpreter
+from llmc.verification.padded import PaddedForm
 from llmc.verification.report import Divergence
 from llmc.verification.test_cases import TestCase
-from llmc.verification.valid_mask import Extent, cache_dim, value_error
+from llmc.verification.valid_mask import Extent, value_error
 
 
 def first_divergence(
@@ -50,7 +51,7 @@ class Differences:
 
     def __init__(self, graph: Graph, what: str, tolerance: float) -> None:
         self._graph, self._what, self._tolerance = graph, what, tolerance
-        self._capacity = cache_dim(graph)
+        self._form = PaddedForm(graph)
 
     def first(
         self, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], step: Step, number: int, plan: str = ""
@@ -58,8 +59,8 @@ class Differences:
         """The first value that is off; those that either side does not have are passed over.
 
         Args:
-            found: the values in doubt, by name.
-            expected: the right ones.
+            found: the values in doubt, by name, as in a padded step.
+            expected: the right ones, likewise.
             step: the step, which says which parts of them mean something.
             number: the number of the step, for the report.
             plan: the plan that ran, for the report.
@@ -67,10 +68,11 @@ class Differences:
         errors: dict[str, float] = {}
         for op in self._graph.ops:
             for value in op.results:
-                if value.name not in found or value.name not in expected:
+                type_ = self._form.types.get(value.name)
+                if type_ is None or value.name not in found or value.name not in expected:
                     continue
                 a, b = found[value.name], expected[value.name]
-                error = errors[value.name] = value_error(a, b, Extent(value.type, self._capacity, step))
+                error = errors[value.name] = value_error(a, b, Extent(type_, self._form.capacity, step))
                 if error > self._tolerance:
                     operands = max((errors.get(operand.name, 0.0) for operand in op.operands), default=0.0)
                     return Divergence(
@@ -103,7 +105,7 @@ class _Pair:
 
     def compare(self, step: Step) -> None:
         """Look for the first value that differs, of those that were computed since the last call."""
-        found, expected = self.found.take_values(), self.expected.take_values()
+        found, expected = self.found.values_of(step), self.expected.values_of(step)
         self.divergence = self.differences.first(found, expected, step, self.steps)
 
 
@@ -111,9 +113,10 @@ class _PairSession:
     def __init__(self, pair: _Pair, batch: int, capacity: int) -> None:
         self.batch, self.capacity = batch, capacity
         self._pair = pair
-        self._sessions = pair.found.open(batch, capacity), pair.expected.open(batch, capacity)
+        opened = pair.found.open(batch, capacity), pair.expected.open(batch, capacity)
+        self._sessions = tuple(session.rows for session in opened)
         # Both are given the same chunks, so that their values can be compared.
-        self._chunk = min(session.stage.chunk for session in self._sessions)
+        self._chunk = min(session.chunk for session in opened)
 
     def step(self, step: Step, first_row: int = 0) -> Tensor:
         logits = in_chunks(step, self._chunk, lambda chunk: self._run(chunk, first_row))

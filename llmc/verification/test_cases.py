@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
+from compiler.ir.tasks import Task
 from runtime.engine_dir.manifest import EngineLimits
 from runtime.executors.interface import Executor, PlannedExecutor
 from runtime.executors.parallel.workers import ParallelExecutor
@@ -110,6 +111,37 @@ def random_prompts(count: int, seed: int, limits: EngineLimits, vocab_size: int)
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.linspace(1, longest, count).round().int().tolist() if count > 1 else [longest]
     return [torch.randint(vocab_size, (length,), generator=generator).tolist() for length in lengths]
+
+
+def task_requests(
+    tasks: Sequence[Task], requests: Sequence[Request], new_tokens: int, limits: EngineLimits
+) -> tuple[list[Request], list[str]]:
+    """A request of each task, whose virtual tokens stand before the shortest of the prompts.
+
+    Args:
+        tasks: the tasks of the engine.
+        requests: the requests without a task, of which there is one at least.
+        new_tokens: how many tokens to add to each prompt, where there is room.
+        limits: what the engine can take.
+
+    Returns:
+        The requests, and for each a sentence that says which of the prompts it is; also for a task that has no room.
+    """
+    made: list[Request] = []
+    notes = []
+    prompt = min((request.token_ids for request in requests), key=len)
+    for task in tasks:
+        ids = (*task.ids, *prompt)
+        room = limits.max_seq - len(ids)
+        if room < 1 or len(ids) > limits.max_input:
+            notes.append(f"the task {task.name!r} is not tried: its {len(ids)} tokens with a prompt leave no room")
+            continue
+        made.append(Request(ids, min(new_tokens, room)))
+        notes.append(
+            f"prompt {len(requests) + len(made)} begins with the {task.virtual_tokens} virtual tokens of the task "
+            f"{task.name!r}"
+        )
+    return made, notes
 
 
 def as_requests(

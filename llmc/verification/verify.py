@@ -13,6 +13,7 @@ import torch
 
 from compiler.errors import RequestError
 from compiler.ir.graph import Graph
+from compiler.ir.tasks import tasks_of
 from compiler.plugins import load_plugins
 from compiler.progress import Progress
 from compiler.suggest import did_you_mean
@@ -24,14 +25,15 @@ from llmc.seeds import check_seed
 from llmc.verification.bisect import locate
 from llmc.verification.compare import Reference, compare
 from llmc.verification.plan_test_cases import plan_notes, plan_test_cases
-from llmc.verification.references import other_reference, own_reference
+from llmc.verification.references import ReferenceModel, other_reference, own_reference
 from llmc.verification.report import Run, Verification
-from llmc.verification.test_cases import TestCase, as_requests, random_prompts, test_cases
+from llmc.verification.test_cases import TestCase, as_requests, random_prompts, task_requests, test_cases
 from llmc.verification.tolerance import logits_tolerance
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import EngineLimits, opens_as_engine
 from runtime.executors.interface import Executor, PlannedExecutor
 from runtime.generation.engine import Engine, Prompt
+from runtime.generation.requests import Request
 from runtime.load.choice import choose
 from runtime.load.ignored_options import Case, ignored_notes
 
@@ -65,7 +67,8 @@ def verify(
 ) -> Verification:
     """Compare the logits and greedy tokens of an engine with a reference.
 
-    Every prompt runs alone and together with the others in one ragged batch. The reference is given the tokens that
+    Every prompt runs alone and together with the others in one ragged batch; where the reference has the engine's
+    tasks, so does a prompt of each after its virtual tokens. The reference is given the tokens that
     the engine chose, so that every step is compared on the same text, whatever was chosen before. Plans of a TensorRT
     engine are then tried one by one: see `llmc.verification.plan_test_cases`.
 
@@ -174,7 +177,9 @@ def verify_loaded(
     limits = _common_limits(loaded.manifest.limits, reference.max_seq)
     given = prompts or random_prompts(random, seed, limits, loaded.manifest.vocab_size)
     requests = as_requests(loaded, given, max_new_tokens, limits, said.append, add_special_tokens=add_special_tokens)
-    planned = test_cases(requests, limits.max_batch)
+    of_tasks, told = _of_tasks(loaded, reference, requests, max_new_tokens, limits)
+    said += told
+    planned = test_cases([*requests, *of_tasks], limits.max_batch)
     if plans == "all":
         sizes = loaded.executor.plan_sizes if isinstance(loaded.executor, PlannedExecutor) else ()
         planned += plan_test_cases(sizes, requests, max_new_tokens, limits, seed, loaded.manifest.vocab_size)
@@ -203,6 +208,17 @@ def verify_loaded(
             loaded, own.graph, None if reference is own else reference.graph, test_case, max(failed.tolerance, derived)
         )
     return replace(result, divergence=divergence, notes=(*result.notes, *([note] if note else [])))
+
+
+def _of_tasks(
+    loaded: Engine, reference: ReferenceModel, requests: Sequence[Request], new_tokens: int, limits: EngineLimits
+) -> tuple[list[Request], list[str]]:
+    """A request of each of the engine's tasks, if the reference has the same ones; and what to tell about them."""
+    tasks = loaded.manifest.tasks
+    if tasks_of(reference.graph.facts) == tasks:
+        return task_requests(tasks, requests, new_tokens, limits)
+    names = ", ".join(task.name for task in tasks)
+    return [], [f"the tasks ({names}) are not tried, because the reference does not have the same ones"] * bool(tasks)
 
 
 def _load(

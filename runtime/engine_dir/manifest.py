@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import EngineError
+from compiler.errors import EngineError, RequestError
 from compiler.ir.graph import DimRange, Fact
 from compiler.ir.mesh import Mesh
+from compiler.ir.tasks import Task
 from compiler.json_fields import Fields
 from compiler.os_errors import reading_hint
-from compiler.suggest import did_you_mean_path, folders_with
+from compiler.suggest import did_you_mean, did_you_mean_path, folders_with
 from runtime.engine_dir.used_plugins import UsedPlugin
 
 MANIFEST = "manifest.json"
@@ -99,6 +100,7 @@ class Manifest:
         plugins: the plug-ins whose ops, passes or family it uses.
         generation: the keys of the checkpoint's `generation_config.json` that set defaults of requests, as stored
             there; empty if there are none, or if an older llmc wrote the manifest.
+        tasks: the tasks whose virtual tokens it knows, in the order of their ids.
     """
 
     llmc: str
@@ -121,6 +123,7 @@ class Manifest:
     no_tokenizer: NoTokenizer | None = None
     plugins: tuple[UsedPlugin, ...] = ()
     generation: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -132,6 +135,21 @@ class Manifest:
         """How many token ids there are."""
         return int(self.model["vocab_size"])
 
+    def task(self, name: str | None) -> Task | None:
+        """The task of that name; None for None.
+
+        Raises:
+            RequestError: if there is none; it lists those that there are.
+        """
+        found = next((task for task in self.tasks if task.name == name), None)
+        if name is not None and found is None:
+            names = [task.name for task in self.tasks]
+            raise RequestError(
+                f"the engine has no task {name!r}{did_you_mean(name, names)}",
+                hint=f"its tasks are {', '.join(names)}" if names else "compile with --prompts TASK=DIR",
+            )
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """The content of the file, with its checksum."""
         content: dict[str, Any] = {
@@ -141,6 +159,7 @@ class Manifest:
             "model": dict(self.model),
             "tokens": {"eos": list(self.tokens.eos), "bos": self.tokens.bos, "pad": self.tokens.pad},
             "generation": dict(self.generation),
+            "tasks": [task.to_json() for task in self.tasks],
             "source": {
                 "folder": self.source.folder,
                 "sha256": self.source.sha256,
@@ -294,10 +313,17 @@ def _manifest(path: Path, fields: Fields) -> Manifest:
         no_tokenizer=_no_tokenizer(fields),
         plugins=tuple(map(UsedPlugin.read, fields.sections("plugins"))) if "plugins" in fields.values else (),
         generation=fields.take("generation", dict, default={}),
+        tasks=tuple(map(_task, fields.sections("tasks"))) if "tasks" in fields.values else (),
     )
     fields.section("model").integer("vocab_size", 1)
     _check_files(path, manifest)
     return manifest
+
+
+def _task(fields: Fields) -> Task:
+    return Task(
+        fields.string("name"), fields.string("kind"), fields.integer("first_id"), fields.integer("virtual_tokens", 1)
+    )
 
 
 def _no_tokenizer(fields: Fields) -> NoTokenizer | None:

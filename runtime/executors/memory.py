@@ -16,6 +16,7 @@ from compiler.errors import RequestError, is_out_of_memory
 # What the caches may take of the memory that is free; steps and the rest of the system need some, too.
 _SHARE = 0.8
 _MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
 
 
 class BlockMemory(NamedTuple):
@@ -54,12 +55,31 @@ def most_blocks(ranks: Iterable[BlockMemory]) -> int | None:
 
 
 def _available() -> int | None:
-    """How many bytes of the machine's memory programs can have, where the system says so."""
+    """How many bytes of memory programs can have, of the machine's and of the container's; None if nothing says so."""
+    known = [free for free in (_of_machine(), _of_container()) if free is not None]
+    return min(known, default=None)
+
+
+def _of_machine() -> int | None:
+    kilobytes = _number(_MEMINFO, r"^MemAvailable:\s*(\d+) kB$")
+    return None if kilobytes is None else kilobytes * 1024
+
+
+def _of_container() -> int | None:
+    """What a control group leaves of its limit, if it has one; files that are held in memory give way."""
+    limit, used = _number(_GROUP / "memory.max", r"^(\d+)$"), _number(_GROUP / "memory.current", r"^(\d+)$")
+    if limit is None or used is None:
+        return None
+    return max(0, limit - used + (_number(_GROUP / "memory.stat", r"^file (\d+)$") or 0))
+
+
+def _number(file: Path, pattern: str) -> int | None:
+    """The number in a file of the system, if there is one."""
     try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB$", _MEMINFO.read_text(), re.MULTILINE)
+        found = re.search(pattern, file.read_text(), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    return int(found[1]) if found else None
 
 
 @contextmanager

@@ -17,6 +17,9 @@ from compiler.ir.step import LOGITS, Step
 from runtime.executors.interface import RowCopies
 from runtime.executors.memory import BlockMemory
 
+STEP_TOKENS = 512
+"""How many tokens a step takes at most on a CPU, and on a GPU whose steps are not fused."""
+
 
 class PagedSession(Protocol):
     """Pools of blocks, which whoever holds the session gives to sequences and takes back.
@@ -24,10 +27,12 @@ class PagedSession(Protocol):
     Attributes:
         block: how many tokens a block holds.
         blocks: how many blocks there are; they are numbered from 0.
+        step_tokens: how many tokens a step should have at most: longer ones only keep those waiting who get one token.
     """
 
     block: int
     blocks: int
+    step_tokens: int
 
     def step(self, step: PackedStep) -> Tensor:
         """Run the model over the next tokens of some sequences, and write their keys and values into their blocks.
@@ -176,6 +181,8 @@ class WholePagedSession(Generic[S]):
     Attributes:
         stage: what runs the steps.
     """
+
+    step_tokens = STEP_TOKENS
 
     def __init__(self, stage: S, block: int, blocks: int) -> None:
         self.stage, self.block, self.blocks = stage, block, blocks

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import threading
+from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from runtime.generation.in_flight import Update
@@ -24,6 +25,19 @@ class AsyncBatch:
         self._engine = engine
         self._queues: dict[SequenceGroup, asyncio.Queue[Update | BaseException]] = {}
         self._driver: asyncio.Task[None] | None = None
+
+    async def submit(self, submit: Callable[[], SequenceGroup]) -> SequenceGroup:
+        """Submit a request in a thread of its own. It is cancelled if nobody waits for it any more.
+
+        Args:
+            submit: submits it; its errors are raised.
+        """
+        submission = _Submission(self._engine, submit)
+        try:
+            return await asyncio.to_thread(submission.run)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(submission.abandon)
+            raise
 
     async def updates(self, group: SequenceGroup) -> AsyncGenerator[Update]:
         """What the steps bring a request that was submitted. It is cancelled if nobody listens any more."""
@@ -47,9 +61,11 @@ class AsyncBatch:
         while any(group.sequences for group in self._queues):
             try:
                 updates = await asyncio.to_thread(self._engine.step)
-            except BaseException as error:
+            except BaseException as error:  # which those that wait raise
                 for queue in self._queues.values():
                     queue.put_nowait(error)
+                if isinstance(error, Exception):
+                    return
                 raise
             for update in updates:
                 if update.group in self._queues:
@@ -62,3 +78,31 @@ class AsyncBatch:
         for group, queue in self._queues.items():
             if not group.sequences and group not in told:
                 queue.put_nowait(Update(group, finished=True))
+
+
+class _Submission:
+    """A request that a thread submits, while who asked for it may leave at any time."""
+
+    def __init__(self, engine: Engine, submit: Callable[[], SequenceGroup]) -> None:
+        self._engine, self._submit = engine, submit
+        self._lock = threading.Lock()
+        self._group: SequenceGroup | None = None
+        self._abandoned = False
+
+    def run(self) -> SequenceGroup:
+        """Submit the request; cancel it if it has been abandoned meanwhile."""
+        group = self._submit()
+        with self._lock:
+            self._group = group
+            abandoned = self._abandoned
+        if abandoned:
+            self._engine.cancel(group)
+        return group
+
+    def abandon(self) -> None:
+        """Cancel the request, now or as soon as it has been submitted."""
+        with self._lock:
+            self._abandoned = True
+            group = self._group
+        if group is not None:
+            self._engine.cancel(group)

@@ -57,12 +57,13 @@ class BlockCache:
 
     Attributes:
         block: how many tokens a block holds.
+        size: how many blocks there are.
         tables: the block tables as packed steps take them, `i32[sequences, blocks]`; `slot` says whose a row is.
         copies: blocks to be copied before the next step.
     """
 
     def __init__(self, blocks: int, block: int, *, sequences: int, longest: int) -> None:
-        self.block, self.blocks = block, blocks
+        self.block, self.size = block, blocks
         self.copies = PendingCopies()
         self.tables: npt.NDArray[np.int32] = np.full((sequences, -(-longest // block)), NO_BLOCK, dtype=np.int32)
         self._by_sequence: dict[Sequence, BlockTable] = {}
@@ -95,14 +96,14 @@ class BlockCache:
 
     def check(self, group: SequenceGroup) -> None:
         """See `SequenceCache.check`: all sequences of a request must fit, as long as they may become."""
-        prompt, new = len(group.prompt_ids), group.context.max_new_tokens
+        prompt, new = len(group.sequences[0].tokens), group.context.max_new_tokens
         common = (prompt - 1) // self.block
         needed = common + group.width * (self._for(prompt + new) - common)
-        if needed > self.blocks:
+        if needed > self.size:
             each = f" for each of {group.width} sequences" if group.width > 1 else ""
             raise RequestError(
                 f"prompt {group.number + 1} has {prompt} tokens and asks for up to {new} new ones{each}, which takes "
-                f"{needed * self.block} tokens of the caches; they hold {self.blocks * self.block}",
+                f"{needed * self.block} tokens of the caches; they hold {self.size * self.block}",
                 hint=f"ask for fewer new tokens, or load the engine with larger caches: --cache-tokens "
                 f"{needed * self.block} (cache_tokens={needed * self.block})",
             )

@@ -60,6 +60,11 @@ class SequenceCache(Protocol):
     copies: PendingCopies
 
     @property
+    def size(self) -> int:
+        """How many rows, or blocks, there are."""
+        ...
+
+    @property
     def free(self) -> int:
         """How many rows, or blocks, no sequence has: all of them if nothing is in progress."""
         ...

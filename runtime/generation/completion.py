@@ -33,6 +33,7 @@ class Completion:
         logprobs: the log-probabilities of the new tokens, if they were asked for.
         prompt_logprobs: those of the prompt's tokens, of which the first has none, if they were asked for.
         error: what the request failed with, if it did.
+        task: the task whose virtual tokens stood before the prompt, if it named one.
     """
 
     prompt: str
@@ -46,6 +47,7 @@ class Completion:
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     error: str | None = None
+    task: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object, without those that were not asked for."""
@@ -57,7 +59,7 @@ class Completion:
         return {**plain, **optional}
 
 
-_OPTIONAL = ("sample", "seed", "score", "logprobs", "prompt_logprobs", "error")
+_OPTIONAL = ("sample", "seed", "score", "logprobs", "prompt_logprobs", "error", "task")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def completions(group: SequenceGroup, tokenizer: Tokenizer | None) -> Iterator[C
         prompt = tokenizer.continuation(group.prompt_ids, [])[0] if tokenizer else ""
     prompt_logprobs = group.prompt_logprobs if group.params.prompt_logprobs is not None else None
     error = str(group.error) if group.error else None
+    task = group.task.name if group.task is not None else None
     if group.beams is not None and group.error is None:
         found = group.beams.hypotheses()
         for number, hypothesis in enumerate(found):
@@ -97,6 +100,7 @@ def completions(group: SequenceGroup, tokenizer: Tokenizer | None) -> Iterator[C
                 sample=number if len(found) > 1 else None,
                 score=hypothesis.score,
                 prompt_logprobs=prompt_logprobs,
+                task=task,
             )
         if found:
             return
@@ -113,6 +117,7 @@ def completions(group: SequenceGroup, tokenizer: Tokenizer | None) -> Iterator[C
             logprobs=sequence.logprobs if group.params.logprobs is not None else None,
             prompt_logprobs=prompt_logprobs,
             error=error,
+            task=task,
         )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import operator
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -25,7 +23,8 @@ from runtime.generation.completion import Completion, Piece, completions
 from runtime.generation.generation_config import generation_defaults
 from runtime.generation.groups import GroupMaker
 from runtime.generation.in_flight import InFlightBatch, Update
-from runtime.generation.requests import check_prompt
+from runtime.generation.requests import check_prompt, plain_ids, prompt_list
+from runtime.generation.sampling_checks import whole
 from runtime.generation.sampling_params import SamplingParams
 from runtime.generation.sequence import SequenceGroup
 from runtime.generation.session_steps import open_steps
@@ -35,6 +34,8 @@ from runtime.generation.tokenizer import Tokenizer
 Prompt = str | ListOf[int]
 Params = SamplingParams | Mapping[str, Any] | None
 """The parameters of a request: all of them, or those that differ from the engine's defaults; None for the defaults."""
+
+_PARAMS = "SamplingParams or a mapping of them"
 
 OnToken = Callable[[int, int], None]
 """Called with the number of the request, from 0, and its new token."""
@@ -84,6 +85,7 @@ class Engine:
         prompts: str | ListOf[Prompt],
         params: Params | ListOf[Params] = None,
         *,
+        task: str | ListOf[str | None] | None = None,
         add_special_tokens: bool = True,
         on_token: OnToken | None = None,
         on_update: Callable[[Update], None] | None = None,
@@ -96,6 +98,8 @@ class Engine:
             prompts: a text, or a list of texts and lists of token ids.
             params: the parameters of all requests, or a list with those of each: `SamplingParams`, or a mapping of
                 those that differ from the engine's `defaults`.
+            task: the task whose virtual tokens stand before all prompts, or a list with that of each; None for none.
+                The manifest lists the engine's tasks.
             add_special_tokens: whether prompts given as text get the tokens that the tokenizer puts around a text.
             on_token: called with the number of the prompt, from 0, and each new token.
             on_update: called with all that each step brings.
@@ -111,16 +115,17 @@ class Engine:
                 be; before anything runs. Also if a request fails while others go on to their ends: the error has what
                 all of them got as `completions`.
         """
-        given: list[Prompt] = [prompts] if isinstance(prompts, str) else list(prompts)
+        given: list[Prompt] = prompt_list(prompts)
         tell = note or warnings.warn
         wishes = self._params_of_each(params, len(given), changes)
+        tasks = _task_of_each(task, len(given))
         maker = self._maker(add_special_tokens, tell)
         ids = [maker.encode(prompt, number) for number, prompt in enumerate(given, 1)]
         if add_special_tokens:
             self._note_appended(given, tell)
         groups = [
-            maker.make(number, prompt, wish, ids=known)
-            for number, (prompt, wish, known) in enumerate(zip(given, wishes, ids, strict=True))
+            maker.make(number, prompt, wish, ids=known, task=of_task)
+            for number, (prompt, wish, known, of_task) in enumerate(zip(given, wishes, ids, tasks, strict=True))
         ]
         self.timings = Timings()
         if groups:
@@ -136,25 +141,31 @@ class Engine:
         prompt: Prompt,
         params: Params = None,
         *,
+        task: str | None = None,
         add_special_tokens: bool = True,
         note: Note | None = None,
         **changes: Any,
     ) -> Iterator[Piece]:
         """Extend a prompt, and give its text as it comes.
 
-        The arguments and errors are those of `generate`. The text of a beam search comes as a whole, at its end.
+        The arguments and errors are those of `generate`; what is wrong with the prompt or its parameters is raised by
+        the call itself. The text of a beam search comes as a whole, at its end.
         """
         (wish,) = self._params_of_each(params, 1, changes)
         tell = note or warnings.warn
+        group = self._maker(add_special_tokens, tell).make(0, prompt, wish, task=task)
         if add_special_tokens:
             self._note_appended([prompt], tell)
-        group = self._maker(add_special_tokens, tell).make(0, prompt, wish)
+        return self._pieces(group)
+
+    def _pieces(self, group: SequenceGroup) -> Iterator[Piece]:
+        """The stream of a request that runs alone."""
         batch = self._open([group])
+        self.timings = batch.timings
         while not batch.scheduler.is_idle:
             for update in batch.step():
                 if piece := _piece(update):
                     yield piece
-        self.timings = batch.timings
         yield from self._last_pieces(group)
 
     async def astream(
@@ -162,13 +173,14 @@ class Engine:
         prompt: Prompt,
         params: Params = None,
         *,
+        task: str | None = None,
         add_special_tokens: bool = True,
         note: Note | None = None,
         **changes: Any,
     ) -> AsyncGenerator[Piece]:
         """As `stream`, for `async for`. Requests that run at once share the engine's steps."""
-        options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
-        group = await asyncio.to_thread(self.submit, prompt, params, **options)
+        options: Any = {"task": task, "add_special_tokens": add_special_tokens, "note": note, **changes}
+        group = await self._async.submit(lambda: self.submit(prompt, params, **options))
         async with contextlib.aclosing(self._async.updates(group)) as updates:
             async for update in updates:
                 if piece := _piece(update):
@@ -181,12 +193,13 @@ class Engine:
         prompt: Prompt,
         params: Params = None,
         *,
+        task: str | None = None,
         add_special_tokens: bool = True,
         note: Note | None = None,
         **changes: Any,
     ) -> list[Completion]:
         """The completions of a prompt, awaited. The arguments and errors are those of `stream`."""
-        options: Any = {"add_special_tokens": add_special_tokens, "note": note, **changes}
+        options: Any = {"task": task, "add_special_tokens": add_special_tokens, "note": note, **changes}
         pieces = [piece async for piece in self.astream(prompt, params, **options)]
         return [piece.completion for piece in pieces if piece.completion is not None]
 
@@ -196,6 +209,7 @@ class Engine:
         params: Params = None,
         *,
         priority: int = 0,
+        task: str | None = None,
         add_special_tokens: bool = True,
         note: Note | None = None,
         **changes: Any,
@@ -206,6 +220,7 @@ class Engine:
             prompt: as of `generate`, as are the others.
             params: the request's parameters.
             priority: requests with a higher one come first, and may take the place of others, which go on later.
+            task: the task whose virtual tokens stand before the prompt; None for none.
             add_special_tokens: as of `generate`.
             note: as of `generate`.
             **changes: as of `generate`.
@@ -218,8 +233,9 @@ class Engine:
         """
         (wish,) = self._params_of_each(params, 1, changes)
         maker = self._maker(add_special_tokens, note or warnings.warn)
+        priority = whole()("priority", priority)
         with self._lock:
-            group = maker.make(self._submitted, prompt, wish, priority)
+            group = maker.make(self._submitted, prompt, wish, priority, task=task)
             if self._batch is None:
                 limits = self.manifest.limits
                 steps = open_steps(self.executor, limits.max_batch, limits.max_seq, self.cache_tokens, spare=True)
@@ -242,26 +258,43 @@ class Engine:
         return self._batch is None or self._batch.scheduler.is_idle
 
     def cancel(self, request: SequenceGroup) -> None:
-        """Take a submitted request out; it keeps what it has got. Nothing happens if it has ended."""
+        """Take a submitted request out; it keeps what it has got. Nothing happens if it has ended.
+
+        Raises:
+            RequestError: if it goes on, but was not submitted to this engine.
+        """
         with self._lock:
-            if self._batch is not None and request.sequences:
-                self._batch.cancel(request)
+            if not request.sequences:
+                return
+            if self._batch is None or not self._batch.holds(request):
+                raise RequestError(
+                    f"request {request.number + 1} is none of those that were submitted to this engine",
+                    hint="cancel what `submit` of the same engine gave; what `generate` runs cannot be cancelled",
+                )
+            self._batch.cancel(request)
 
     def completions(self, request: SequenceGroup) -> list[Completion]:
         """What a submitted request got: those of its texts that have ended."""
         return list(completions(request, self.tokenizer))
 
     @torch.inference_mode()
-    def logits(self, token_ids: ListOf[int]) -> Tensor:
+    def logits(self, token_ids: ListOf[int], task: str | None = None) -> Tensor:
         """The logits after each of the tokens, `[tokens, vocabulary]`, computed in one step.
+
+        Args:
+            token_ids: the tokens.
+            task: the task whose virtual tokens stand before them; None for none.
 
         Raises:
             RequestError: if there are none, more than the engine takes, or one is not the model's.
         """
-        check_prompt(1, token_ids, self.manifest.limits, self.manifest.vocab_size, self.manifest.model)
-        step = Step.of_prompts([token_ids])
+        of_task = self.manifest.task(task)
+        check_prompt(1, token_ids, self.manifest.limits, self.manifest.vocab_size, self.manifest.model, task=of_task)
+        virtual = of_task.ids if of_task is not None else []
+        step = Step.of_prompts([[*virtual, *token_ids]])
         session = self.executor.open(1, step.length)
-        return session.step(step.wanting(all_positions(1, step.length)))[0].clone()
+        wanted = all_positions(1, step.length)[:, len(virtual) :]
+        return session.step(step.wanting(wanted))[0].clone()
 
     def encode(self, prompt: Prompt, number: int = 1, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a prompt.
@@ -274,12 +307,8 @@ class Engine:
         Raises:
             RequestError: if it is empty or no prompt, or a text that the engine has no tokenizer for.
         """
-        if isinstance(prompt, int):
-            raise RequestError(
-                f"prompt {number} is a number", hint="give a list of prompts: [[1, 2, 3]], not [1, 2, 3]"
-            )
         if not isinstance(prompt, str):
-            return self._plain_ids(number, prompt)
+            return plain_ids(number, prompt)
         if not prompt:
             raise RequestError(f"prompt {number} is empty", hint="give it at least one character")
         if self.tokenizer is None:
@@ -304,16 +333,22 @@ class Engine:
         """The parameters of each of `count` requests."""
         if params is None or isinstance(params, SamplingParams | Mapping):
             return [self._complete(params, changes)] * count
-        if isinstance(params, str) or len(params) != count:
-            given = "a text" if isinstance(params, str) else f"{len(params)}"
+        if isinstance(params, str | bytes) or not isinstance(params, ListOf):
+            raise RequestError(f"params is {params!r:.80}", hint=f"give {_PARAMS} for all prompts, or one for each")
+        if len(params) != count:
             raise RequestError(
-                f"there are {count} prompts, but params is {given}", hint="give one for all prompts, or one for each"
+                f"there are {count} prompts, but params is {len(params)}",
+                hint="give one for all prompts, or one for each",
             )
         return [self._complete(each, changes) for each in params]
 
     def _complete(self, params: Params, changes: Mapping[str, Any]) -> SamplingParams:
-        whole = params if isinstance(params, SamplingParams) else self.defaults.changed(**(params or {}))
-        return whole.changed(**changes) if changes else whole
+        if params is not None and not isinstance(params, SamplingParams | Mapping):
+            raise RequestError(f"the parameters of a request are {params!r:.80}", hint=f"give {_PARAMS}, or None")
+        given = (
+            params if isinstance(params, SamplingParams) else SamplingParams.from_mapping(params or {}, self.defaults)
+        )
+        return given.changed(**changes) if changes else given
 
     def _maker(self, add_special_tokens: bool, note: Note) -> GroupMaker:
         def encode(prompt: Prompt, number: int) -> list[int]:
@@ -343,7 +378,7 @@ class Engine:
     def _open(self, groups: ListOf[SequenceGroup]) -> InFlightBatch:
         """A session that is large enough for some requests, and a batch over it that has them."""
         rows = min(self.manifest.limits.max_batch, sum(group.width for group in groups))
-        longest = max(len(group.prompt_ids) + group.context.max_new_tokens for group in groups)
+        longest = max(len(group.model_prompt) + group.context.max_new_tokens for group in groups)
         batch = InFlightBatch.over(open_steps(self.executor, rows, longest, self.cache_tokens))
         for group in groups:
             batch.scheduler.add(group)
@@ -358,12 +393,17 @@ class Engine:
             "--no-special-tokens (add_special_tokens=False) leaves it out"
         )
 
-    @staticmethod
-    def _plain_ids(number: int, prompt: ListOf[int]) -> list[int]:
-        try:
-            return [operator.index(token) for token in prompt]  # numpy's integers, too
-        except TypeError:
-            raise RequestError(f"prompt {number} is neither text nor a list of token ids") from None
+
+def _task_of_each(task: str | ListOf[str | None] | None, count: int) -> list[str | None]:
+    """The names of the tasks of `count` prompts."""
+    if task is None or isinstance(task, str):
+        return [task] * count
+    given = f"a list of {len(task)}" if isinstance(task, ListOf) else repr(task)
+    if not isinstance(task, ListOf) or len(task) != count:
+        raise RequestError(
+            f"there are {count} prompts, but task is {given}", hint="give one name for all, or one for each"
+        )
+    return list(task)
 
 
 def _piece(update: Update) -> Piece | None:

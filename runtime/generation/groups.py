@@ -45,6 +45,7 @@ class GroupMaker:
         params: SamplingParams,
         priority: int = 0,
         ids: list[int] | None = None,
+        task: str | None = None,
     ) -> SequenceGroup:
         """A request, ready to run.
 
@@ -54,10 +55,12 @@ class GroupMaker:
             params: what it wishes.
             priority: see `SequenceGroup`.
             ids: the prompt's token ids, if they are known already.
+            task: the name of the task whose virtual tokens stand before the prompt; None for none.
 
         Raises:
             RequestError: naming the prompt, if the engine cannot serve the request.
         """
+        of_task = self.manifest.task(task)
         ids = self.encode(prompt, number + 1) if ids is None else ids
         wanted = params.new_tokens_at_most(len(ids))
         if wanted < 1:
@@ -67,7 +70,7 @@ class GroupMaker:
             )
         limits = self.manifest.limits
         checked = check_request(
-            number + 1, ids, wanted, limits, self.manifest.vocab_size, self.note, self.manifest.model
+            number + 1, ids, wanted, limits, self.manifest.vocab_size, self.note, self.manifest.model, of_task
         )
         context = RuleContext(
             len(ids),
@@ -76,20 +79,27 @@ class GroupMaker:
             self.manifest.vocab_size,
             self._bad_words(params),
         )
-        group = SequenceGroup(number, prompt, ids, params, context, priority)
+        group = SequenceGroup(number, prompt, ids, params, context, of_task, priority)
         for text in params.notes:
             self.note(text)
+        if (least := params.new_tokens_at_least(len(ids))) > checked.max_new_tokens:
+            self.note(
+                f"prompt {number + 1} cannot get the {least} new tokens that min_new_tokens or min_length asks for: "
+                f"it gets {checked.max_new_tokens} at most"
+            )
         self._check_width(group)
         self._require_texts(params)
         if params.num_beams > 1:
             group.beams = BeamSearch(params, context, ids, self._ends(group) if params.stop else None)
-            group.sequences = [Sequence(group, beam, tokens) for beam, tokens in enumerate(group.beams.token_ids)]
+            group.sequences = [
+                Sequence(group, beam, list(group.model_prompt)) for beam in range(len(group.beams.token_ids))
+            ]
             return group
         params = params if params.greedy else params.seeded()
         for sample in range(params.n):
             sampled = SampledSequence(params, context, ids, sample)
             stream = TextStream(self.tokenizer, ids, params.stop) if self.tokenizer is not None else None
-            group.sequences.append(Sequence(group, sample, sampled.token_ids, sampled, stream))
+            group.sequences.append(Sequence(group, sample, list(group.model_prompt), sampled, stream))
         return group
 
     def _check_width(self, group: SequenceGroup) -> None:

@@ -15,7 +15,7 @@ from compiler.errors import RequestError
 from runtime.generation.log_probabilities import token_logprobs
 from runtime.generation.sampler import Choice, choose
 from runtime.generation.sampling import not_finite
-from runtime.generation.scheduler import STEP_TOKENS, Scheduler, StepPlan
+from runtime.generation.scheduler import Scheduler, StepPlan
 from runtime.generation.sequence import FinishReason, Sequence, SequenceGroup
 from runtime.generation.session_steps import Begun, Chunk, SessionSteps
 from runtime.generation.timings import Timings
@@ -59,9 +59,9 @@ class InFlightBatch:
     _begun: Begun | None = None  # a step that goes on while its tokens are waited for
 
     @classmethod
-    def over(cls, steps: SessionSteps, *, step_tokens: int = STEP_TOKENS) -> InFlightBatch:
-        """A batch over all of a session."""
-        return cls(steps, Scheduler(steps.cache, step_tokens=step_tokens))
+    def over(cls, steps: SessionSteps, *, step_tokens: int | None = None) -> InFlightBatch:
+        """A batch over all of a session; how many tokens a step takes is up to the session if nothing is said."""
+        return cls(steps, Scheduler(steps.cache, step_tokens=step_tokens or steps.step_tokens))
 
     @torch.inference_mode()
     def step(self) -> list[Update]:
@@ -79,6 +79,7 @@ class InFlightBatch:
             raise
         if tokens:
             self.timings.add(time.perf_counter() - started, tokens, prefill=bool(plan.chunks))
+            self.timings.preemptions = self.scheduler.preemptions
         return updates
 
     def _follow(self, plan: StepPlan) -> list[Update]:
@@ -130,6 +131,10 @@ class InFlightBatch:
         self.steps.copy(cache.copies.take())
         return self.steps.begin(going, after=begun) if going else None
 
+    def holds(self, group: SequenceGroup) -> bool:
+        """Whether a request is one of this batch that has not ended."""
+        return group in self.scheduler.running or group in self.scheduler.waiting
+
     def cancel(self, group: SequenceGroup) -> list[Update]:
         """Take a request out; what it has got so far stays."""
         return list(self._end_all(group, "cancelled"))
@@ -141,10 +146,11 @@ class InFlightBatch:
     def _prompt_logprobs(self, sequence: Sequence, count: int) -> None:
         """Compute some of a prompt's tokens, and report their log-probabilities; the last token is left."""
         group = sequence.group
-        prompt, top = group.prompt_ids, group.params.prompt_logprobs or 0
+        prompt, top = group.model_prompt, group.params.prompt_logprobs or 0
         while count > 0 and sequence.cached < len(prompt) - 1:
             size = min(count, _POSITIONS, len(prompt) - 1 - sequence.cached)
-            known = len(group.prompt_logprobs) - 1 - sequence.cached  # after a preemption some are
+            # Virtual tokens have none, nor has the first token after them; after a preemption some are known.
+            known = len(group.virtual_ids) + len(group.prompt_logprobs) - 1 - sequence.cached
             logits = self.steps.run_every((sequence, size))
             following = prompt[sequence.cached - size + 1 : sequence.cached + 1]
             fresh = slice(max(0, known), size)
@@ -195,7 +201,8 @@ class InFlightBatch:
         """Give a sequence its next token."""
         group, token = sequence.group, choice.token
         assert sequence.sampled is not None
-        sequence.sampled.append(token)  # which is the list of the sequence's tokens, too
+        sequence.sampled.append(token)
+        sequence.tokens.append(token)
         if choice.logprobs is not None:
             sequence.logprobs.append(choice.logprobs)
         ended = token in group.stop_ids
@@ -205,7 +212,7 @@ class InFlightBatch:
         reason: FinishReason | None = None
         if ended or (sequence.stream is not None and sequence.stream.stopped):
             reason = "stop"
-        elif len(sequence.tokens) - len(group.prompt_ids) >= group.context.max_new_tokens:
+        elif len(sequence.tokens) - len(group.model_prompt) >= group.context.max_new_tokens:
             reason = "length"
         if reason is not None:
             text += self._finish(sequence, reason)
@@ -244,7 +251,7 @@ class InFlightBatch:
         if group.beams.finished:
             return list(self._end_all(group, "stop"))
         for sequence, tokens in zip(group.sequences, group.beams.token_ids, strict=True):
-            sequence.tokens = tokens
+            sequence.tokens = [*group.virtual_ids, *tokens]
         if len(logits) > 1:
             self.scheduler.cache.reorder(group.sequences, continuation.sources)
         return [Update(group)]
@@ -264,5 +271,5 @@ def _is_plain(sequence: Sequence) -> bool:
 
 def _ends_with(sequence: Sequence) -> bool:
     """Whether the next token of a sequence will be its last, or it has ended."""
-    new = len(sequence.tokens) - len(sequence.group.prompt_ids)
+    new = len(sequence.tokens) - len(sequence.group.model_prompt)
     return sequence.finish_reason is not None or new + 1 >= sequence.group.context.max_new_tokens

@@ -33,6 +33,11 @@ class RowCache:
         self._capacity = capacity
         self._left: list[list[int]] = [[] for _ in range(rows)]
 
+    @property
+    def size(self) -> int:
+        """How many rows there are."""
+        return len(self.owners)
+
     def check(self, group: SequenceGroup) -> None:
         """See `SequenceCache.check`: what fits the engine's limits fits its rows."""
 

@@ -24,13 +24,15 @@ def refused(field: str, value: object, wanted: str, hint: str | None = None) -> 
     return RequestError(f"{field} is {value!r}; it must be {wanted}", hint=hint)
 
 
-def whole(at_least: int, at_most: int | None = None, *, hint: str | None = None) -> Check:
+def whole(at_least: int | None = None, at_most: int | None = None, *, hint: str | None = None) -> Check:
     """A check for an integer within a range; integers of numpy count as such, booleans do not."""
-    wanted = f"an integer from {at_least} to {at_most}" if at_most is not None else f"an integer of at least {at_least}"
+    wanted = "an integer" if at_least is None else f"an integer of at least {at_least}"
+    wanted = wanted if at_most is None else f"an integer from {at_least} to {at_most}"
+    least, most = -math.inf if at_least is None else at_least, math.inf if at_most is None else at_most
 
     def check(field: str, value: Any) -> int:
         number = _integer(value)
-        if number is None or number < at_least or (at_most is not None and number > at_most):
+        if number is None or not least <= number <= most:
             raise refused(field, value, wanted, hint)
         return number
 
@@ -97,8 +99,10 @@ def token_ids(field: str, value: Any) -> tuple[int, ...]:
 def token_sequences(field: str, value: Any) -> tuple[tuple[int, ...], ...]:
     """Check that a value is a list of lists of token ids, none of them empty; gives tuples without repetitions."""
     wanted = "a list of lists of token ids, none of them empty"
-    given = (tuple(_ids(field, sequence, wanted)) for sequence in _listed(field, value, wanted))
-    sequences = tuple(dict.fromkeys(given))
+    given = _listed(field, value, wanted)
+    if not all(isinstance(sequence, Iterable) for sequence in given):
+        raise refused(field, value, wanted)
+    sequences = tuple(dict.fromkeys(tuple(_ids(field, sequence, wanted)) for sequence in given))
     if () in sequences:
         raise refused(field, value, wanted)
     return sequences

@@ -172,13 +172,15 @@ class SamplingParams:
 
         What is asked for here wins over what stood before, unless `do_sample` is given as well:
         `changed(temperature=0.7)` of parameters with `do_sample=False` draws at random, and `changed(num_beams=4)` of
-        parameters with `do_sample=True` searches.
+        parameters with `do_sample=True` searches. `changed(max_new_tokens=8)` takes the place of a `max_length`.
 
         Raises:
             RequestError: as of the class, and if there is no such field.
         """
         _check_names(changes)
         shaping = SamplingParams(**{name: changes[name] for name in _NEUTRAL.keys() & changes.keys()})
+        if changes.get("max_new_tokens") is not None:
+            changes.setdefault("max_length", None)
         if "do_sample" not in changes:
             if self.do_sample is False and not shaping.greedy:
                 changes["do_sample"] = None
@@ -194,6 +196,8 @@ class SamplingParams:
         said = [f"{name}={getattr(self, name)} has no effect, because {why}" for name in idle]
         if self.greedy and self.seed is not None:
             said.append(f"seed={self.seed} has no effect on greedy decoding: give temperature=1.0 to draw at random")
+        if self.max_new_tokens is not None and self.max_length is not None:
+            said.append(f"max_length={self.max_length} has no effect, because max_new_tokens is {self.max_new_tokens}")
         if self.num_beams == 1:
             beams_only = {"length_penalty": 1.0, "early_stopping": False}
             said += [
@@ -218,6 +222,12 @@ class SamplingParams:
             raise RequestError(f"sampling parameters are {values!r}; they must be a JSON object")
         if "logits_processors" in values:
             raise RequestError("logits_processors cannot be given in JSON: they are Python functions")
+        return cls.from_mapping(values, defaults)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], defaults: SamplingParams | None = None) -> SamplingParams:
+        """The parameters that a mapping from names to values gives; see `from_json`. It may hold functions, too."""
+        _check_names(values)
         return (defaults or _DEFAULTS).changed(**values)
 
     def to_json(self) -> dict[str, Any]:
@@ -318,7 +328,7 @@ def _check_names(given: Iterable[str]) -> None:
     for name in given:
         if name not in _CHECKS:
             other = _OTHER_NAMES.get(name)
-            near = f"; did you mean {other!r}?" if other else did_you_mean(name, _CHECKS)
+            near = f"; did you mean {other!r}?" if other else did_you_mean(str(name), _CHECKS)
             raise RequestError(
                 f"there is no sampling parameter {name!r}{near}",
                 hint=None if near else f"the parameters are {', '.join(_CHECKS)}",

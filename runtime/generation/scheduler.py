@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from runtime.generation.cache import LEAST_SHARED, SequenceCache
 from runtime.generation.sequence import Sequence, SequenceGroup, common_length
 
-STEP_TOKENS = 512
-"""How many tokens a step takes at most, if nothing is said."""
-
 
 @dataclass
 class StepPlan:
@@ -52,7 +49,7 @@ class Scheduler:
         preemptions: how often a request has lost its places to others.
     """
 
-    def __init__(self, cache: SequenceCache, *, step_tokens: int = STEP_TOKENS) -> None:
+    def __init__(self, cache: SequenceCache, *, step_tokens: int) -> None:
         self.cache = cache
         self.waiting: list[SequenceGroup] = []
         self.running: list[SequenceGroup] = []
@@ -102,23 +99,17 @@ class Scheduler:
 
     def plan(self) -> StepPlan:
         """What to compute next; nothing if there is nothing to do."""
-        self._admit()
+        ready = self._ready()  # before others come: those in progress need room to go on
+        if self._admit():
+            ready = self._ready()
         plan = StepPlan()
         prompts: list[Sequence] = []
-        place = 0
-        while place < len(self.running):  # a request that makes room for others is the last one
-            ready = self._ready(self.running[place])
-            for sequence in ready:
-                if len(sequence.tokens) > sequence.room and not self._make_room(sequence):
-                    break
-            else:
-                place += 1
-                for sequence in ready:
-                    pending = len(sequence.tokens) - sequence.cached
-                    if pending == 1:
-                        plan.decodes.append(sequence)
-                    elif pending:
-                        prompts.append(sequence)
+        for sequence in ready:
+            pending = len(sequence.tokens) - sequence.cached
+            if pending == 1:
+                plan.decodes.append(sequence)
+            elif pending:
+                prompts.append(sequence)
         budget = self._step_tokens - len(plan.decodes)
         for sequence in prompts:
             if budget <= 0 and (plan.decodes or plan.chunks):
@@ -128,7 +119,21 @@ class Scheduler:
             budget -= count
         return plan
 
-    def _ready(self, group: SequenceGroup) -> list[Sequence]:
+    def _ready(self) -> list[Sequence]:
+        """The sequences in progress that can take tokens, with room for them, in order."""
+        ready: list[Sequence] = []
+        place = 0
+        while place < len(self.running):  # a request that makes room for others is the last one
+            sequences = self._able(self.running[place])
+            for sequence in sequences:
+                if len(sequence.tokens) > sequence.room and not self._make_room(sequence):
+                    break
+            else:
+                ready += sequences
+                place += 1
+        return ready
+
+    def _able(self, group: SequenceGroup) -> list[Sequence]:
         """The sequences of a request that can take tokens: the others wait for what they share with the first."""
         if len(group.sequences) == 1:
             return group.sequences
@@ -144,18 +149,21 @@ class Scheduler:
             self.cache.share(first, behind, shared)
         return group.sequences
 
-    def _admit(self) -> None:
-        """Give waiting requests places, as long as there is room."""
+    def _admit(self) -> bool:
+        """Give waiting requests places, as long as there is room; returns whether one has got some."""
+        admitted = False
         while self.waiting:
             group = self.waiting[0]
             share = not group.wants_prompt_logits
             if share and self._comes_soon(group.sequences[0].tokens):
-                return
+                break
             if not self.cache.admits(group) and not self._preempt_for(group):
-                return
+                break
             self.waiting.remove(group)
             self.cache.take(group, share=share)
             insort(self.running, group, key=lambda each: each.order)
+            admitted = True
+        return admitted
 
     def _comes_soon(self, tokens: list[int]) -> bool:
         """Whether a request in progress is about to compute more of a text's beginning than there is of it yet."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import Tensor
 
 from compiler.errors import RequestError
+from compiler.ir.tasks import Task
 from runtime.generation.beam_search import BeamSearch
 from runtime.generation.log_probabilities import TokenLogprobs
 from runtime.generation.logits_rules.request import RuleContext, stop_ids
@@ -30,7 +31,7 @@ class Sequence:
     Attributes:
         group: the request that it belongs to.
         number: which of the request's samples or beams it is, from 0.
-        tokens: the prompt and the new tokens.
+        tokens: what the model is given: the task's virtual tokens, the prompt, and the new tokens.
         sampled: what chooses its tokens; None for a beam.
         stream: its text as it comes; None if there is no tokenizer, or for a beam.
         logprobs: what is reported of its new tokens, if anything is.
@@ -57,7 +58,7 @@ class Sequence:
     @property
     def new_tokens(self) -> list[int]:
         """The tokens after the prompt."""
-        return self.tokens[len(self.group.prompt_ids) :]
+        return self.tokens[len(self.group.model_prompt) :]
 
 
 @dataclass(eq=False)
@@ -70,6 +71,7 @@ class SequenceGroup:
         prompt_ids: the prompt's token ids.
         params: what the request wishes.
         context: what its rules over logits follow from besides.
+        task: whose virtual tokens stand before the prompt; None if no virtual tokens do.
         priority: requests with a higher one come first.
         sequences: those that go on.
         finished: those that have ended.
@@ -78,6 +80,7 @@ class SequenceGroup:
         prompt_logprobs: what is reported of the prompt's tokens, if anything is.
         error: what the request failed with.
         started: when it came, in seconds of `time.monotonic`.
+        model_prompt: what the model is given of it first: the virtual tokens, and the prompt.
     """
 
     number: int
@@ -85,6 +88,7 @@ class SequenceGroup:
     prompt_ids: list[int]
     params: SamplingParams
     context: RuleContext
+    task: Task | None = None
     priority: int = 0
     sequences: list[Sequence] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
@@ -99,6 +103,12 @@ class SequenceGroup:
             self.prompt_logprobs.append(None)
         self.stop_ids = stop_ids(self.params, self.context.end_ids)
         self.order = (-self.priority, self.number)
+        self.model_prompt = [*self.virtual_ids, *self.prompt_ids]
+
+    @property
+    def virtual_ids(self) -> list[int]:
+        """The ids of the virtual tokens before the prompt; none without a task."""
+        return self.task.ids if self.task is not None else []
 
     @property
     def width(self) -> int:

@@ -13,7 +13,7 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step, all_positions, last_positions
 from runtime.executors.interface import Executor, Session
 from runtime.executors.memory import most_blocks
-from runtime.executors.paged import Chosen, PagedExecutor, PagedSession, StepsAhead, blocks_of_rows
+from runtime.executors.paged import STEP_TOKENS, Chosen, PagedExecutor, PagedSession, StepsAhead, blocks_of_rows
 from runtime.generation.block_cache import BlockCache
 from runtime.generation.cache import Copies, SequenceCache
 from runtime.generation.row_cache import RowCache
@@ -42,6 +42,9 @@ class Begun(NamedTuple):
 
 class SessionSteps(Protocol):
     """A session, and the cache that books who has which part of it."""
+
+    step_tokens: int
+    """How many tokens a step should take at most."""
 
     @property
     def cache(self) -> SequenceCache:
@@ -115,6 +118,7 @@ class RowSteps:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.cache = RowCache(session.batch, session.capacity)
+        self.step_tokens = STEP_TOKENS
 
     def split(self, chunks: ListOf[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
         """See `SessionSteps.split`: single tokens of all rows, then rows whose tokens need little padding."""
@@ -191,7 +195,7 @@ class BlockSteps:
     """
 
     def __init__(self, session: PagedSession, *, sequences: int, longest: int) -> None:
-        self.session = session
+        self.session, self.step_tokens = session, session.step_tokens
         self.cache = BlockCache(session.blocks, session.block, sequences=sequences, longest=longest)
 
     def split(self, chunks: ListOf[Chunk]) -> tuple[list[Chunk], list[Chunk]]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -20,7 +20,10 @@ from compiler.suggest import did_you_mean_path
 from compiler.text_files import read_text
 from runtime.processes.environment import TIMEOUT
 from runtime.processes.notices import Notices, explain, started_nothing
-from runtime.processes.streams import STDIN_BYTES, TERMINAL
+from runtime.processes.streams import CONVERSATION, STDIN_BYTES, TERMINAL
+
+Talk = Callable[[IO[bytes], IO[bytes]], None]
+"""Talks with rank 0, whose standard input and output it is given, until either side ends."""
 
 _PROGRAM = (sys.executable, "-m", "llmc")
 _PR_SET_PDEATHSIG = 1
@@ -41,6 +44,7 @@ def launch(
     stdin: bytes | None = None,
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
+    talk: Talk | None = None,
 ) -> int:
     """Run a program on several ranks, and wait for it. Rank 0's standard output goes through untouched.
 
@@ -52,6 +56,8 @@ def launch(
         stdin: what rank 0 gets from `streams.standard_input`: mpirun does not pass the end of its own on.
         timeout: how many seconds a rank may keep the others waiting.
         environment: more variables for the ranks.
+        talk: called with rank 0's standard input and output, which are its own then: what it does not read is lost.
+            Keys such as Ctrl-C reach this process only.
 
     Returns:
         The exit status: 0, or that of the rank that failed first, which has told why.
@@ -64,11 +70,13 @@ def launch(
         variables[TIMEOUT] = str(timeout)
     if stdin is not None:
         variables[STDIN_BYTES] = str(len(stdin))
+    if talk is not None:
+        variables[CONVERSATION] = "terminal" if sys.stdin.isatty() else "file"
     with _hosts(hostfile) as hosts:
         command = [*_mpirun(ranks, hosts), *_exports(variables), *program, *arguments]
         for _ in range(_ATTEMPTS):
             notices = Notices()
-            status = _run(command, variables, stdin, notices)
+            status = _run(command, variables, stdin, notices, talk)
             if not started_nothing(notices.texts):
                 break
     if status and not notices.reported:
@@ -127,20 +135,27 @@ def _exports(variables: Mapping[str, str]) -> list[str]:
     return [part for name in names for part in ("-x", name)]
 
 
-def _run(command: Sequence[str], variables: Mapping[str, str], stdin: bytes | None, notices: Notices) -> int:
+def _run(
+    command: Sequence[str], variables: Mapping[str, str], stdin: bytes | None, notices: Notices, talk: Talk | None
+) -> int:
     sys.stdout.flush()
     process = subprocess.Popen(
         command,
         env=dict(variables),
-        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdin=subprocess.DEVNULL if stdin is None and talk is None else subprocess.PIPE,
+        stdout=subprocess.PIPE if talk is not None else None,
         stderr=subprocess.PIPE,
         preexec_fn=_end_with_parent,
+        start_new_session=talk is not None,  # the terminal sends its signals to all processes of a session
     )
     assert process.stderr is not None
     copier = threading.Thread(target=_copy, args=(process.stderr, notices), daemon=True)
     copier.start()
     try:
-        if process.stdin is not None:
+        if talk is not None and process.stdin is not None and process.stdout is not None:
+            talk(process.stdin, process.stdout)
+            _write(process.stdin, b"")
+        elif process.stdin is not None:
             _write(process.stdin, stdin or b"")
         status = process.wait()
     except BaseException:

@@ -13,6 +13,9 @@ STDIN_BYTES = "LLMC_STDIN_BYTES"
 TERMINAL = "LLMC_STDOUT_TERMINAL"
 """1 if what rank 0 prints goes to a terminal; mpirun gives it a terminal in any case."""
 
+CONVERSATION = "LLMC_CONVERSATION"
+"""There if whoever started the ranks talks with rank 0: `terminal` if a person sits at its terminal, else `file`."""
+
 
 def standard_input() -> bytes:
     """All of standard input: what `launch` was given, or, without it, up to the end."""

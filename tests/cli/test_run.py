@@ -132,9 +132,19 @@ def test_stats_go_to_standard_error(engine: Path) -> None:
     assert "executor torch" in result.err
 
 
+def test_texts_in_caches_that_do_not_hold_all_make_room_for_each_other(engine: Path) -> None:
+    given = [part for text in PROMPTS[:2] for part in ("--prompt", text)]
+    given += ["--max-new-tokens", "58", "--ignore-eos", "--json"]
+    result = llmc("run", engine, *given, "--cache-tokens", 64, "--stats")  # one block
+    assert result.status == 0 and "preemption" not in result.err  # one comes after the other
+    assert result.out == llmc("run", engine, *given).out == llmc("run", engine, *given, "--paged-cache").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
+        (["--prompt", "a", "--cache-tokens", "0"], "the caches were to hold 0 tokens", "--cache-tokens"),
+        (["--prompt", "", "--cache-tokens", "9"], "prompt 1 is empty", None),
         (["--prompt", ""], "prompt 1 is empty", None),
         (["--prompt", "a", "--prompt-ids", ""], "prompt 2 is empty", None),
         (["--prompt-ids", "1,x"], "--prompt-ids '1,x' holds something other than numbers", "1,2,3"),

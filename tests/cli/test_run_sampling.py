@@ -75,6 +75,31 @@ def test_texts_are_shown_while_they_come(path: Path, engine: Engine) -> None:
     assert two.startswith("--- 1 of 2 ---\nThe function") and "\n--- 2 of 2 ---\nA" in two
 
 
+def test_several_texts_of_a_stream_come_one_after_the_other(path: Path, engine: Engine) -> None:
+    how = ("--prompt", PROMPT, "--max-new-tokens", 5, "--stream")
+    drawn = engine.generate([PROMPT], max_new_tokens=5, temperature=1.0, n=3, seed=2)
+    found = engine.generate([PROMPT], max_new_tokens=5, num_beams=2, num_return_sequences=2)
+    for options, texts in (
+        (("--n", 3, "--temperature", 1, "--seed", 2), drawn),
+        (("--beams", 2, "--num-return-sequences", 2), found),
+    ):
+        expected = [
+            f"--- text {number} of {len(texts)} ---\n{PROMPT}{text.text}\n" for number, text in enumerate(texts, 1)
+        ]
+        assert run(path, *how, *options) == "".join(expected)
+
+
+def test_a_prompt_is_shown_when_it_is_served(path: Path) -> None:
+    llmc("run", path, "--prompt-ids", 99999, "--stream").failed("prompt 1 holds the token id 99999")
+
+
+@pytest.mark.parametrize("options", [["--stream", "--prompt", PROMPT, "--prompt", "A"], ["--interactive"]])
+def test_streams_have_timings_too(path: Path, options: list[str]) -> None:
+    stdin = f"{PROMPT}\nA\n" if "--interactive" in options else None
+    result = llmc("run", path, "--device", "cpu", "--stats", "--max-new-tokens", 4, *options, stdin=stdin)
+    assert result.status == 0 and "; 8 steps; executor torch" in result.err
+
+
 def test_prompts_of_a_terminal_are_answered_one_by_one(path: Path, engine: Engine) -> None:
     out = run(path, "--interactive", "--max-new-tokens", 6, stdin=f"{PROMPT}\n\n  \nOnce\n")
     expected = [engine.generate([text], max_new_tokens=6)[0].text for text in (PROMPT, "Once")]

@@ -125,6 +125,8 @@ def test_what_is_wrong_is_said_by_the_name_of_the_option(arguments: tuple[Any, .
             r"params\.json: there is no sampling parameter 'tempreature'; did you mean 'temperature'",
         ),
         ('{"max_tokens": 1}', r"params\.json: there is no .* 'max_tokens'; did you mean 'max_new_tokens'"),
+        ('{"seed": 1, "top_k": 2, "seed": 3}', r"params\.json gives 'seed' twice"),
+        ('{"logit_bias": {"5": 1, "5": 2}}', r"params\.json gives '5' twice"),
         ('{"logits_processors": []}', r"params\.json: logits_processors cannot be given in JSON"),
     ],
 )

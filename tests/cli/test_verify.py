@@ -83,6 +83,17 @@ def test_a_changed_weight_is_found_and_named(engine: Path, tmp_path: Path) -> No
     assert llmc("verify", bad, *QUICK, "--no-verify").status == 0
 
 
+def test_a_changed_weight_of_an_engine_with_paged_caches_is_named(tmp_path: Path) -> None:
+    options = ("--dtype", "float32", "--max-batch", 3, "--max-seq", 48, "--target", "torch", "-q")
+    paged = tmp_path / "paged"
+    given = ("compile", MODELS / "gptneox-tiny", "-o", paged, *options, "--passes", "cache=paged:block=16")
+    assert llmc(*given).status == 0
+    assert llmc("verify", paged, *QUICK, "--against", MODELS / "gptneox-tiny").status == 0
+    bad = spoilt(paged, tmp_path / "bad")
+    result = llmc("verify", bad, *QUICK, "--no-verify", "--against", MODELS / "gptneox-tiny")
+    assert result.status == 1 and "const %layers.2.mlp.up.weight" in result.out
+
+
 def scale_logits(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Have the torch executor compute wrong."""
     from runtime.executors.torch.session import TorchStageSession

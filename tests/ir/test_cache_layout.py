@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import compiler.ir.evaluators.nn  # noqa: F401 - registers them
-from compiler.ir.cache_layout import LINEAR, cache_name, layer_of_cache
+from compiler.ir.cache_layout import LINEAR, cache_name, layer_of_cache, place_of_cache
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.core import evaluator
@@ -131,3 +131,9 @@ def test_caches_of_inference_mode_can_be_copied_outside_of_it() -> None:
         cache = some_cache(2, 3, torch.float32)
     LINEAR.copy_rows([cache], [1], [0])
     same(cache[0], cache[1])
+
+
+def test_a_caches_name_says_its_layer_and_what_it_holds():
+    assert place_of_cache(cache_name(12, "k")) == (12, "k")
+    assert place_of_cache(cache_name(0, "v")) == (0, "v")
+    assert [place_of_cache(name) for name in ("cache.1.q", "cache.k", "mine.1.k", "cache.1.k.scale")] == [None] * 4

@@ -1,5 +1,6 @@
 """Packed steps over paged caches compute what padded steps over linear ones do; what has no such form is refused."""
 
+import json
 import re
 
 import pytest
@@ -155,7 +156,29 @@ def test_paging_twice_is_paging_once_or_an_error():
 def test_attention_that_is_not_fused_is_refused():
     with pytest.raises(GraphError, match=r"matmul %layers\.0\.attn\.scores .* reads all of a cache") as caught:
         paged(lifted("opt", "cleanup"))
+    assert "capped" not in caught.value.message
     assert "fuse-attention" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("change", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_a_cap_on_scores_is_refused_by_name_and_one_on_logits_is_none(change, tmp_path):
+    config = json.loads((MODELS / "mpt-tiny" / "config.json").read_text())
+    (config["attn_config"] if change.startswith("attn") else config)[change] = 20.0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    graph = llmc.lift(tmp_path, dummy_weights=True, max_batch=4, max_seq=32)
+    unfused, fused = (llmc.optimize(graph, f"dtype=float32,{passes}").graph for passes in ("cleanup", FUSED))
+    if change.startswith("final"):
+        paged(fused)
+        with pytest.raises(GraphError, match=r"reads all of a cache") as caught:
+            paged(unfused)
+        assert "capped" not in caught.value.message  # the logits are, long after the probabilities
+        return
+    for each in (fused, unfused):
+        with pytest.raises(
+            GraphError, match=r"attn\.scores .* reads all of a cache, and whose scores are capped"
+        ) as caught:
+            paged(each)
+        assert "--explain" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

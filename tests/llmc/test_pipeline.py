@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import llmc
+from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.passes import ChangeDType, Quantize, TensorParallel, cleanup
 from llmc.pipeline import compose, read_passes
@@ -29,6 +30,15 @@ def test_a_list_of_passes_is_the_pipeline_that_its_text_is() -> None:
     assert read_passes([]) == read_passes("") == ()
     # The automatic passes come after those of a list, and not again if it has them.
     assert compose([cleanup, "fuse-attention=off"], None) == compose("cleanup,fuse-attention=off", None)
+
+
+def test_prompts_come_after_the_type_and_before_the_users_passes() -> None:
+    prompts: dict[str, str | Path] = {"a": "one", "b": Path("two")}
+    assert compose("cleanup,tp=2,merge-linears=off,fuse-attention=off", "float32", prompts) == read_passes(
+        "dtype=float32,prompts=one+two:tasks=a+b,cleanup,tp=2,merge-linears=off,fuse-attention=off"
+    )
+    with pytest.raises(PassError, match="not a mapping"):
+        compose("", None, ["one"])  # type: ignore[arg-type]
 
 
 def test_compiling_takes_a_list_and_stores_its_canonical_text(tmp_path: Path) -> None:

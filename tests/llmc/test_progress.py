@@ -8,6 +8,7 @@ import pytest
 import llmc
 from compiler.progress import shared_progress
 from llmc import SamplingParams
+from llmc.cli.prompts import TaskPrompt
 from llmc.cli.run_command import _generate
 from llmc.progress import Phase, Phases
 from tests.paths import MODELS
@@ -128,7 +129,7 @@ def test_a_text_that_ends_early_is_all_of_its_work(calls: Calls, tmp_path: Path)
     engine = llmc.load(llmc.compile(MODELS / "opt-tiny", tmp_path / "engine", target="torch", max_seq=16).path)
     [first] = engine.generate("The", max_new_tokens=1)
     engine.manifest.__dict__["tokens"] = type(engine.manifest.tokens)(eos=(first.token_ids[0],))
-    [ended] = _generate(engine, ["The"], SamplingParams(max_new_tokens=8), True, Bars(calls), [])  # type: ignore[arg-type]
+    [ended] = _generate(engine, [TaskPrompt("The")], SamplingParams(max_new_tokens=8), True, Bars(calls), [])  # type: ignore[arg-type]
     assert len(ended.token_ids) == 1
     assert stages_of(calls) == ["generate"]
     assert calls[-1] == ("generate", 8, 8)

@@ -11,14 +11,28 @@ from compiler.passes.parallel.kinds import ELEMENTWISE
 
 
 def token_lookups(graph: Graph) -> list[Op]:
-    """The lookups of tokens in a constant table. Positions are counted, tokens are given: no `iota` is behind them."""
+    """The lookups of tokens in a constant table of the whole vocabulary.
+
+    Positions are counted, tokens are given: no `iota` is behind them. A table of fewer rows than the vocabulary has is
+    of something else, such as virtual tokens, and one that is in shards already is not whole.
+    """
     constant = constant_values(graph)
+    vocabulary = graph.facts.get("vocab_size", 0)
+    least = vocabulary if isinstance(vocabulary, int) else 0
     return [
         op
         for op in graph.find("embedding")
         if op.operands[0].name in constant
+        and _is_whole(graph, op.operands[0], least)
         and not any(made.kind.name == "iota" for made in _behind(graph, op.operands[1]))
     ]
+
+
+def _is_whole(graph: Graph, table: Value, rows: int) -> bool:
+    """Whether a constant table has at least so many rows, and is no shard."""
+    count = table.type.shape[0]
+    enough = isinstance(count, int) and count >= rows
+    return enough and all(made.kind.name != "shard" for made in _behind(graph, table))
 
 
 def heads(graph: Graph) -> list[Op]:

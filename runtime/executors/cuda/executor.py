@@ -25,7 +25,7 @@ from runtime.executors.cuda.fusions import find_fusions
 from runtime.executors.cuda.kernels.products import Product, Section
 from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
-from runtime.executors.cuda.session import CapturingSession, CudaPagedSession
+from runtime.executors.cuda.session import CapturingSession, CudaPagedSession, FusedSession
 from runtime.executors.interface import Session
 from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
@@ -140,7 +140,7 @@ class CudaExecutor:
         if stage is None or stage.blocks < blocks:
             stage = None  # its memory is free before more is taken
             stage = self.open_paged_stage(blocks)
-        whole = CapturingSession if self.captures else WholePagedSession[CudaPagedSession]
+        whole = CapturingSession if self.captures else FusedSession
         session = whole(stage, block, blocks)
         weakref.finalize(session, self._keep, stage)
         return session

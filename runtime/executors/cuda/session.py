@@ -90,7 +90,13 @@ class CudaPagedSession:
         return {role: outputs[at] for role, at in self._results}
 
 
-class CapturingSession(WholePagedSession[CudaPagedSession]):
+class FusedSession(WholePagedSession[CudaPagedSession]):
+    """A session of a whole model on a GPU."""
+
+    step_tokens = 4096  # a GPU is busy with so many for some 0.1 s
+
+
+class CapturingSession(FusedSession):
     """A session of a whole model that need not wait for the tokens of a step. See `StepsAhead`."""
 
     def step_ahead(self, step: PackedStep) -> ChosenTokens:

@@ -25,7 +25,8 @@ class TensorRTStage:
     Rows that get one token run together, those that get more one after the other, in chunks of which the last may be
     padded. A run over all rows writes a token into the caches of each, at the place after its past, and a padded one
     writes beyond its row's tokens: nothing attends to these, the row's next tokens overwrite them, and TensorRT drops
-    what does not fit. Of rows that a step does not name the past is not known; they run as if they were full.
+    what does not fit. Rows that get no tokens, or that a step does not name, run as if they were full, whatever past
+    they are given: their caches may be needed again.
 
     What runs in which order follows from the arguments alone, so that ranks that compute together agree about it.
     """

@@ -39,9 +39,12 @@ class StepPart:
     def ones(self, batch: int, full: int) -> Step:
         """The step of a run over all rows of the batch, for the rows that get one token.
 
-        Rows that are not of this part are given the past `full`, with which what they write is dropped.
+        Rows that are not of this part, or get no tokens, are given the past `full`, with which what they write is
+        dropped: a caller need not know what their caches hold.
         """
-        return self.step.single_tokens().within(batch, self.rows, past=full)
+        ones = self.step.single_tokens()
+        past = torch.where(self.step.new_len > 0, ones.past_len, full)
+        return ones._replace(past_len=past).within(batch, self.rows, past=full)
 
     def chunk(self, row: int, chosen: Chosen) -> Step:
         """The step of a run over some tokens of a row, for some logits."""

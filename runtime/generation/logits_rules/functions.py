@@ -40,15 +40,20 @@ class UserFunction:
             frames = traceback.extract_tb(error.__traceback__)[1:2]
             where = "".join(f" in line {frame.lineno} of {frame.filename}" for frame in frames)
             raise RequestError(
-                f"{described(self._function)}, a function over logits, raised {type(error).__name__}{where}: {error}"
+                f"{described(self._function)}, a function over logits, raised {type(error).__name__}{where}: {error}",
+                hint=None if frames else "it is called with two arguments: a row's token ids, and its logits",
             ) from error
         if not isinstance(result, Tensor) or result.shape != logits.shape or not result.is_floating_point():
-            got = f"{result.dtype} of shape {list(result.shape)}" if isinstance(result, Tensor) else repr(result)
+            got = f"{result.dtype} of shape {list(result.shape)}" if isinstance(result, Tensor) else _kind(result)
             raise RequestError(
-                f"{described(self._function)}, a function over logits, returned {got:.200}",
+                f"{described(self._function)}, a function over logits, returned {got}",
                 hint=f"it must return the logits to go on with: a floating-point tensor of shape {list(logits.shape)}",
             )
         return result.to(logits)
+
+
+def _kind(result: object) -> str:
+    return "None" if result is None else f"something of type {type(result).__qualname__}"
 
 
 def described(function: LogitsFunction) -> str:

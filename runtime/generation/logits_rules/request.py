@@ -51,10 +51,10 @@ def request_rules(params: SamplingParams, context: RuleContext) -> tuple[LogitsR
 
 
 def check_token_ids(params: SamplingParams, vocab_size: int) -> None:
-    """Check that parameters name no token id that a model does not have.
+    """Check that parameters name no token id that a model does not have, and ask for no more tokens than it has.
 
     Raises:
-        RequestError: naming the field and the id.
+        RequestError: naming the field and the id, or the number.
     """
     forced_bos = [] if params.forced_bos_token_id is None else [params.forced_bos_token_id]
     named = {
@@ -72,6 +72,11 @@ def check_token_ids(params: SamplingParams, vocab_size: int) -> None:
             raise RequestError(
                 f"{field} holds the token id {unknown}; the model's ids are 0 to {vocab_size - 1}",
                 hint="check that the ids come from this model's tokenizer",
+            )
+    for field in ("logprobs", "prompt_logprobs"):
+        if (wanted := getattr(params, field) or 0) > vocab_size:
+            raise RequestError(
+                f"{field} is {wanted}; the model has {vocab_size} tokens", hint=f"ask for {vocab_size} at most"
             )
 
 

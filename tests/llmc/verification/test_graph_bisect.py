@@ -6,9 +6,11 @@ import pytest
 
 import llmc
 from compiler.ir.frozen import FrozenDict
+from compiler.ir.paged import paged
 from compiler.ir.specialize import bind_dims
 from llmc.verification.graph_bisect import first_divergence
 from llmc.verification.instrumented import WatchedInterpreter
+from llmc.verification.padded import PaddedForm
 from llmc.verification.test_cases import TestCase, random_prompts
 from runtime.engine_dir.manifest import EngineLimits
 from runtime.generation.requests import Request
@@ -63,6 +65,37 @@ def test_the_first_operation_that_differs_is_named(graph):
     assert divergence.operands_error < 1e-5
     assert divergence.shape == divergence.reference_shape
     assert divergence.found == "two graphs"
+
+
+@pytest.mark.parametrize(
+    ("model", "passes"),
+    [("opt-tiny", ""), ("mpt-tiny", ""), ("gptneox-tiny", ",merge-linears"), ("gptj-tiny", ",tp=1")],
+)
+def test_packed_steps_are_compared_as_padded_ones(model, passes):
+    linear = llmc.optimize(llmc.lift(MODELS / model, max_batch=3, max_seq=48), f"dtype=float32,fuse-attention{passes}")
+    packed = paged(linear.graph, block=8)
+    for found, expected in ((packed, linear.graph), (linear.graph, packed), (packed, packed)):
+        assert search(found, expected, found) is None
+    forms = PaddedForm(packed), PaddedForm(linear.graph)
+    both = forms[0].types.keys() & forms[1].types.keys()
+    assert {name: forms[0].types[name] for name in both} == {name: forms[1].types[name] for name in both}
+    compared = {op.kind.name for op in packed.ops if op.name in both}
+    assert {"linear", "layer_norm", "paged_kv_update", "paged_attention", "add"} <= compared
+
+
+@pytest.mark.parametrize("reference", ["linear", "paged"])
+def test_the_first_operation_of_a_packed_step_that_differs_is_named(graph, reference):
+    packed = paged(graph, block=8)
+    for name, attrs in (
+        ("layers.1.attn.context", {"scale": 1.0}),
+        ("layers.2.ln1.norm", {"eps": 1.0}),
+        ("final_norm.norm", {"eps": 1.0}),  # of the tokens whose logits are wanted
+    ):
+        divergence = search(changed(packed, name, **attrs), packed if reference == "paged" else graph, packed)
+        assert divergence is not None
+        assert (divergence.op, divergence.step) == (name, 0)
+        assert divergence.shape == divergence.reference_shape
+        assert divergence.operands_error < 1e-5 < divergence.error
 
 
 def test_constants_are_compared_too(graph, tmp_path):

@@ -109,6 +109,29 @@ def test_tokens_and_logits_are_found_by_what_they_are(family):
     assert [op.name for op in heads(graph)] == ["lm_head.logits"]
 
 
+def test_lookups_in_other_tables_are_none_of_tokens():
+    """A table of fewer rows than the vocabulary has, and one that is a shard of a larger one already."""
+    graph = graph_of("""
+        fact tp = 2
+        fact vocab_size = 5
+        input ids: i32[B]
+
+        .:
+          %small: f32[4,4] = random(key="s", dtype=f32, shape=[4,4])
+          %wide: f32[5,8] = random(key="w", dtype=f32, shape=[5,8])
+          %half: f32[5,4] = shard(%wide, axis=1, parts=2)
+          %table: f32[5,4] = random(key="t", dtype=f32, shape=[5,4])
+          %a: f32[B,4] = embedding(%small, %ids)
+          %b: f32[B,4] = embedding(%half, %ids)
+          %c: f32[B,4] = embedding(%table, %ids)
+          %ab: f32[B,4] = add(%a, %b)
+          %abc: f32[B,4] = add(%ab, %c)
+
+        output y = %abc
+    """)
+    assert [op.name for op in token_lookups(graph)] == ["c"]
+
+
 def test_a_head_behind_elementwise_ops():
     """A bias of its own, a factor, a bound."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from compiler.errors import EngineError
+from compiler.ir.tasks import Task
 from compiler.plugins import Plugin
 from runtime.engine_dir.manifest import SCHEMA, NoTokenizer, checksum, is_engine, opens_as_engine, read_manifest
 from runtime.engine_dir.used_plugins import UsedPlugin
@@ -55,6 +56,27 @@ def test_plugins_are_read_back(engine: Path) -> None:
 def test_engines_that_name_no_plugins_have_none(engine: Path) -> None:
     edit(engine, lambda m: m.pop("plugins"))
     assert read_manifest(engine).plugins == ()
+
+
+def test_tasks_are_read_back_and_found_by_name(engine: Path) -> None:
+    tasks = (Task("a", "P_TUNING", 97, 3), Task("b", "PREFIX_TUNING", 100, 5))
+    edit(engine, lambda m: m.update(tasks=[task.to_json() for task in tasks]))
+    read = read_manifest(engine)
+    assert read.tasks == tasks
+    assert (read.task("b"), read.task(None)) == (tasks[1], None)
+
+
+def test_engines_that_name_no_tasks_have_none(engine: Path) -> None:
+    edit(engine, lambda m: m.pop("tasks"))
+    assert read_manifest(engine).tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "key"), [({"name": "a"}, "kind"), ({"name": "a", "kind": "b", "first_id": 9}, "virtual_tokens")]
+)
+def test_a_task_has_all_that_it_needs(engine: Path, task: dict[str, object], key: str) -> None:
+    edit(engine, lambda m: m.update(tasks=[task]))
+    assert f"'tasks.0.{key}' is missing" in refusal(engine).message
 
 
 def test_capabilities_are_read_back(engine: Path) -> None:

@@ -28,8 +28,21 @@ def test_the_systems_own_numbers_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     table = tmp_path / "meminfo"
     table.write_text("MemTotal:  9 kB\nMemFree:  1 kB\nMemAvailable:      7 kB\n")
     monkeypatch.setattr(memory, "_MEMINFO", table)
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
     assert BlockMemory.on(torch.device("cpu"), 3)[1:] == (7 * 1024, 3)
     table.write_text("MemTotal:  9 kB\n")
     assert BlockMemory.on(torch.device("cpu"), 3).free is None
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     assert BlockMemory.on(torch.device("cpu"), 3).free is None
+
+
+def test_a_containers_limit_counts_if_it_is_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "meminfo"
+    table.write_text("MemAvailable:      7 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", table)
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    for limit, free in (("5000", 5000 - 3000 + 1000), ("1500", 0), ("20000", 7 * 1024), ("max", 7 * 1024)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("3000\n")
+        (tmp_path / "memory.stat").write_text("anon 2000\nfile 1000\nfile_mapped 7\n")
+        assert BlockMemory.on(torch.device("cpu"), 3).free == free

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,20 @@ from hypothesis import strategies as st
 import llmc
 from compiler.errors import RequestError
 from runtime.engine_dir.manifest import EngineLimits, SpecialTokens
-from runtime.generation.block_cache import BlockCache
 from runtime.generation.cache import LEAST_SHARED
 from runtime.generation.engine import Engine
 from runtime.generation.sampling_params import SamplingParams
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST
-from tests.runtime.fakes import VOCAB, FakeExecutor, FakePagedExecutor, FakeSession, continuation
+from tests.runtime.fakes import (
+    VOCAB,
+    FakeAheadSession,
+    FakeExecutor,
+    FakePagedExecutor,
+    FakePagedSession,
+    FakeSession,
+    continuation,
+)
 
 ROWS, LONGEST = 5, 120
 
@@ -96,6 +105,90 @@ def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
     assert engine.completions(high)[0].token_ids == continuation([4, 5], 3)
 
 
+@given(seed=st.integers(0, 10**6), caches=st.sampled_from([(16, None), (4, 4 * 24), (16, 16 * 6), (1, 95)]))
+@settings(max_examples=80)
+def test_steps_begin_before_tokens_are_known_and_change_nothing(seed: int, caches: tuple[int, int | None]) -> None:
+    """Whether texts end by their lengths, by a token, by a neighbour's priority or by being cancelled."""
+    draw = random.Random(seed)
+    executor = FakePagedExecutor(caches[0], FakeAheadSession)
+    engine, _ = fake(ROWS)
+    engine = Engine(engine.path, engine.manifest, executor, None, cache_tokens=caches[1])
+    wanted, handles, cancelled = [], [], set()
+    arriving = 10
+    while arriving or not engine.is_idle:
+        if arriving and draw.random() < 0.3:
+            arriving -= 1
+            prompt = [draw.randrange(VOCAB) for _ in range(draw.randrange(1, 40))]
+            stops, count = draw.sample(range(VOCAB), draw.choice([0, 1, 3])), draw.randrange(1, 30)
+            tokens = continuation(prompt, count)
+            end = next((at for at, token in enumerate(tokens, 1) if token in stops), None)
+            wanted.append((tokens[:end], "length" if end is None else "stop"))
+            wish: dict[str, Any] = {"max_new_tokens": count, "stop_token_ids": stops}
+            wish |= draw.choice([{}, {}, {"repetition_penalty": 1.0001}])  # a rule, so that the step is waited for
+            handles.append(engine.submit(prompt, wish, priority=draw.choice([0, 0, 1])))
+        if handles and draw.random() < 0.05:
+            number = draw.randrange(len(handles))
+            cancelled |= {number} if handles[number].sequences else set()
+            engine.cancel(handles[number])
+        engine.step()
+    for number, (handle, (tokens, reason)) in enumerate(zip(handles, wanted, strict=True)):
+        [found] = engine.completions(handle)
+        if number in cancelled:
+            assert found.finish_reason == "cancelled" and tokens[: len(found.token_ids)] == found.token_ids
+        else:
+            assert (found.token_ids, found.finish_reason) == (tokens, reason)
+    assert engine._batch is not None and [engine._batch.scheduler.cache.free] == executor.opened_blocks
+
+
+def test_tokens_are_computed_before_they_are_known() -> None:
+    executor = FakePagedExecutor(16, FakeAheadSession)
+    engine = Engine(Path("engine"), fake(ROWS)[0].manifest, executor, None)
+    [found] = engine.generate([[1, 2, 3]], max_new_tokens=20)
+    assert found.token_ids == continuation([1, 2, 3], 20)
+    # The first token comes from the prompt's step, the second one is known when the steps ahead begin.
+    assert executor.ahead == 18
+
+
+@pytest.mark.parametrize("height", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_fail_the_request_that_runs_ahead(height: float) -> None:
+    executor = FakePagedExecutor(16, FakeAheadSession)
+    engine = Engine(Path("engine"), fake(ROWS)[0].manifest, executor, None)
+    handle = engine.submit([1, 2, 3], max_new_tokens=20)
+    for _ in range(3):
+        engine.step()
+    executor.height = height
+    while not engine.is_idle:
+        engine.step()
+    [found] = engine.completions(handle)
+    assert found.finish_reason == "error" and "not finite" in str(found.error)
+
+
+@given(seed=st.integers(0, 10**6), block=st.sampled_from([1, 4, 16]))
+@settings(max_examples=40)
+def test_samples_and_beams_over_few_blocks_are_what_they_are_alone(seed: int, block: int) -> None:
+    draw = random.Random(seed)
+    engine, _ = fake(ROWS, block, 16 * 8)
+    common = [draw.randrange(VOCAB) for _ in range(30)]
+    waiting = []
+    for _ in range(8):
+        prompt = [*common[: draw.choice([0, 16, 30])], *(draw.randrange(VOCAB) for _ in range(draw.randrange(1, 10)))]
+        wish: dict[str, Any] = {"max_new_tokens": draw.randrange(1, 12)}
+        wish |= draw.choice([{}, {"n": 3, "temperature": 2.0, "seed": 5}, {"num_beams": 3, "num_return_sequences": 3}])
+        waiting.append((prompt, wish))
+    expected = [fake()[0].generate([prompt], wish) for prompt, wish in waiting]
+    handles = []
+    while waiting or not engine.is_idle:
+        if waiting and draw.random() < 0.6:
+            prompt, wish = waiting.pop(0)
+            handles.append(engine.submit(prompt, wish, priority=draw.choice([0, 0, 1])))
+        engine.step()
+    assert engine._batch is not None and engine._batch.scheduler.cache.free == 16 * 8 // block
+    for handle, alone in zip(handles, expected, strict=True):
+        assert [(c.token_ids, c.finish_reason) for c in engine.completions(handle)] == [
+            (c.token_ids, c.finish_reason) for c in alone
+        ]
+
+
 def paged(tokens: int, rows: int = ROWS, block: int = 4) -> tuple[Engine, FakePagedExecutor]:
     """The same over blocks that hold so many tokens."""
     engine, executor = fake(rows, block, tokens)
@@ -111,7 +204,8 @@ def test_a_text_that_grows_takes_the_blocks_of_the_last_to_come_and_nothing_is_l
     while not engine.is_idle:
         ended += [update.group for update in engine.step() if update.finished]
     assert ended == handles and engine._batch is not None
-    assert engine._batch.scheduler.preemptions > 0 and engine._batch.scheduler.cache.free == 6
+    assert engine.timings.preemptions == engine._batch.scheduler.preemptions > 0
+    assert engine._batch.scheduler.cache.free == 6
     for prompt, handle in zip(prompts, handles, strict=True):
         assert engine.completions(handle)[0].token_ids == continuation(prompt, 12)
 
@@ -214,22 +308,27 @@ def test_rows_that_are_gone_cost_nothing() -> None:
     assert executor.steps[-1] == [1]
 
 
+@pytest.mark.parametrize("block", [None, 4])
 @pytest.mark.parametrize("at", range(1, 7))
-def test_a_step_that_fails_leaves_nothing_that_is_wrong(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_leaves_nothing_that_is_wrong(
+    at: int, block: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory may be missing for one step: the next ones compute all again, and share nothing with what was there."""
-    engine, _ = fake()
+    engine, _ = fake(block=block)
     common = list(range(40, 70))
     handles = [engine.submit([*common, i], max_new_tokens=5) for i in range(3)]
-    whole, count = FakeSession.step, [0]
+    session: Any = FakeSession if block is None else FakePagedSession
+    whole, count = session.step, [0]
 
-    def step(self: FakeSession, *given: Any) -> torch.Tensor:
+    def step(self: Any, *given: Any) -> torch.Tensor:
         count[0] += 1
         if count[0] == at:
-            self.cache[:] = 0  # whatever it was
+            (self.cache if block is None else self.pool)[:] = 0  # whatever it was
             raise RequestError("there is no memory")
-        return whole(self, *given)
+        logits: torch.Tensor = whole(self, *given)
+        return logits
 
-    monkeypatch.setattr(FakeSession, "step", step)
+    monkeypatch.setattr(session, "step", step)
     failures = 0
     while not engine.is_idle:
         try:
@@ -377,8 +476,7 @@ def test_models_give_requests_of_all_sorts_what_they_get_alone(
             engine.cancel(handles[number])
         engine.step()
     assert engine._batch is not None and engine._batch.scheduler.preemptions > 0
-    cache: Any = engine._batch.scheduler.cache
-    assert cache.free == (cache.blocks if isinstance(cache, BlockCache) else 6)
+    assert engine._batch.scheduler.cache.free == engine._batch.scheduler.cache.size
     assert cancelled or count < 100
     for number, (handle, expected) in enumerate(zip(handles, alone, strict=True)):
         found = engine.completions(handle)
@@ -501,3 +599,57 @@ def test_who_waits_for_a_request_that_is_cancelled_is_told() -> None:
     *_, last = asyncio.run(asyncio.wait_for(waiting(), 60))
     assert last.completion is not None and last.completion.finish_reason == "cancelled"
     assert continuation([1, 2, 3], 100)[: len(last.completion.token_ids)] == last.completion.token_ids
+
+
+@pytest.mark.parametrize("submitted_first", [True, False])
+def test_who_leaves_while_the_request_is_submitted_leaves_nothing_behind(
+    submitted_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _ = fake()
+    submit, entered, go_on, done = Engine.submit, threading.Event(), threading.Event(), threading.Event()
+
+    def slow(self: Engine, *given: Any, **options: Any) -> Any:
+        entered.set()
+        go_on.wait(60)
+        group = submit(self, *given, **options)
+        done.set()
+        return group
+
+    monkeypatch.setattr(Engine, "submit", slow)
+
+    async def leaving() -> None:
+        waiting = asyncio.ensure_future(anext(engine.astream([1, 2, 3], max_new_tokens=50)))
+        await asyncio.to_thread(entered.wait, 60)
+        if submitted_first:  # its thread is through, but the loop has not heard of it
+            go_on.set()
+            done.wait(60)
+        waiting.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(leaving())  # which waits for the threads
+    assert engine._batch is not None and engine.is_idle
+    assert engine._batch.scheduler.cache.free == ROWS
+
+
+def test_a_step_that_fails_is_raised_by_all_who_wait_and_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, _ = fake()
+    unheard: list[Any] = []
+
+    async def waiting() -> list[Any]:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: unheard.append(context))
+        monkeypatch.setattr(FakeSession, "step", broken)
+        found = []
+        for start in (0, 2):  # the second time another task drives the steps
+            both = (engine.agenerate([start + i], max_new_tokens=5) for i in range(2))
+            found += await asyncio.gather(*both, return_exceptions=True)
+            gc.collect()
+        return found
+
+    def broken(self: FakeSession, *given: Any) -> torch.Tensor:
+        raise RequestError("there is no memory")
+
+    found = asyncio.run(waiting())
+    assert [str(each) for each in found] == ["there is no memory"] * 4 and not unheard
+    assert engine.is_idle

@@ -233,3 +233,6 @@ def test_what_has_no_effect_is_said() -> None:
     said = SamplingParams(temperature=0.0, top_p=0.5, seed=1, length_penalty=2.0).notes
     assert [note.split("=")[0] for note in said] == ["top_p", "seed", "length_penalty"]
     assert "do_sample is False" in SamplingParams(do_sample=False, temperature=0.5).notes[0]
+    both = SamplingParams(max_length=20, max_new_tokens=8)
+    assert both.notes == ["max_length=20 has no effect, because max_new_tokens is 8"]
+    assert SamplingParams(max_length=20).changed(max_new_tokens=8) == SamplingParams(max_new_tokens=8)

@@ -39,8 +39,7 @@ def test_linear_engines_are_paged_if_that_is_asked_for(executor: str, wish: dict
     assert [c.token_ids for c in found] == [c.token_ids for c in expected]
     engine.submit(PROMPTS[0], max_new_tokens=1)
     assert engine._batch is not None
-    cache: Any = engine._batch.scheduler.cache
-    assert cache.blocks == (4 if "cache_tokens" in wish else 8)
+    assert engine._batch.scheduler.cache.size == (4 if "cache_tokens" in wish else 8)
 
 
 def test_caches_stay_as_they_were_compiled_unless_asked_for(folder: Path) -> None:

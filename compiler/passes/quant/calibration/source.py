@@ -13,6 +13,7 @@ from torch import Tensor
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.ir.step import StepDim
+from compiler.ir.tasks import tasks_of
 from compiler.passes.quant.calibration.text import Document, default_texts
 from compiler.passes.quant.report import QuantizationErrorReport
 from compiler.progress import Report, unheard
@@ -82,10 +83,20 @@ class CalibrationSource:
     def windows(self, graph: Graph) -> Tensor:
         """The windows for a model, int32 `[samples, length]`: pieces of the texts that do not overlap.
 
+        After them come those in which the virtual tokens of tasks stand before a text, if the model has any.
+
         Raises:
             PassError: if there is no tokenizer for a text, the texts are too short, a window is longer than the model
                 takes at once, or a token id is not in its vocabulary.
         """
+        texts = self._text_windows(graph)
+        return torch.cat([texts, *_virtual_windows(graph, texts)])
+
+    def at_most(self, samples: int, graph: Graph) -> CalibrationSource:
+        """The same with no more windows of texts for a graph than that; see `windows` for errors."""
+        return replace(self, samples=min(samples, len(self._text_windows(graph))))
+
+    def _text_windows(self, graph: Graph) -> Tensor:
         self.used = True
         self.check(graph)
         length = self._length(graph)
@@ -101,10 +112,6 @@ class CalibrationSource:
             )
         order = torch.randperm(count, generator=torch.Generator().manual_seed(self.seed))[:wanted]
         return torch.tensor(ids[: count * length], dtype=torch.int32).view(count, length)[order.sort().values]
-
-    def at_most(self, samples: int, graph: Graph) -> CalibrationSource:
-        """The same with no more windows of a graph than that; see `windows` for errors."""
-        return replace(self, samples=min(samples, len(self.windows(graph))))
 
     def _ids(self, document: Document) -> Sequence[int]:
         if not isinstance(document, str):
@@ -141,6 +148,16 @@ class CalibrationSource:
                 f"the calibration text has the token {max(ids)}, but the model knows {vocabulary} tokens",
                 hint="its tokens are those of another model: give the text",
             )
+
+
+def _virtual_windows(graph: Graph, texts: Tensor) -> Iterator[Tensor]:
+    """Windows `[1, length]` that hold all virtual tokens of each task, with texts after them where there is room."""
+    length = texts.shape[1]
+    for number, task in enumerate(tasks_of(graph.facts)):
+        for start in range(0, task.virtual_tokens, length):
+            ids = task.ids[start : start + length]
+            text = texts[number % len(texts), : length - len(ids)]
+            yield torch.cat([torch.tensor(ids, dtype=texts.dtype), text])[None]
 
 
 _CURRENT: ContextVar[CalibrationSource | None] = ContextVar("calibration", default=None)

@@ -4,6 +4,8 @@ import pytest
 
 import llmc
 from compiler.errors import PassError
+from compiler.ir.mesh import with_facts
+from compiler.ir.tasks import Task, tasks_fact
 from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration, find_calibration
 
 GRAPH = llmc.parse("""
@@ -32,6 +34,17 @@ def test_without_settings_all_windows_of_the_models_length():
 def test_documents_follow_one_another():
     source = CalibrationSource(lambda text: [len(text)] * 3, ["ab", (9, 8, 7)], length=6)
     assert source.windows(GRAPH).tolist() == [[2, 2, 2, 9, 8, 7]]
+
+
+def test_windows_with_the_virtual_tokens_of_each_task_come_last():
+    tasks = (Task("a", "PROMPT_TUNING", 50, 2), Task("b", "PREFIX_TUNING", 52, 7))
+    graph = with_facts(GRAPH, tasks=tasks_fact(tasks))
+    source = CalibrationSource(documents=[tuple(range(1, 13))], length=4)
+    texts, virtual = source.windows(GRAPH).tolist(), source.windows(graph).tolist()
+    assert len(texts) == 3 and virtual[:3] == texts
+    assert virtual[3:] == [[50, 51, *texts[0][:2]], [52, 53, 54, 55], [56, 57, 58, texts[1][0]]]
+    assert len(source.at_most(2, graph).windows(graph)) == 5
+    assert len(source.at_most(9, graph).windows(graph)) == 6
 
 
 def test_default_text_is_used_without_documents():

@@ -166,6 +166,14 @@ def test_a_full_row_without_new_tokens_does_not_stop_the_others() -> None:
     assert step(session, [CAPACITY, 0], [], [9])[1] == [next_token([9])]
 
 
+@pytest.mark.parametrize("others", [[[9], []], [[9, 8, 7], []], [[9], [8, 7, 6]]], ids=["one", "several", "both"])
+def test_rows_without_new_tokens_keep_their_caches_whatever_past_they_are_given(others: list[list[int]]) -> None:
+    session = fake_executor(FakeBackend()).open(3, CAPACITY)
+    step(session, [0, 0, 0], [1, 2, 3], [], [])
+    step(session, [0, 0, 0], [], *others)
+    assert step(session, [3, 0, 0], [4], [], [])[0] == [next_token([1, 2, 3, 4])]
+
+
 def test_a_slot_is_reused() -> None:
     session = fake_executor(FakeBackend()).open(1, CAPACITY)
     for prompt in ([1, 2, 3, 4], [5, 6], [7]):

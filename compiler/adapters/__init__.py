@@ -1,0 +1,5 @@
+"""Adapters: what was trained beside a checkpoint, and becomes a part of its graph by a pass."""
+
+from compiler.adapters.prompts import AddPrompts
+
+__all__ = ["AddPrompts"]
