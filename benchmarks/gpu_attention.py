@@ -31,12 +31,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compiler.ir.packed_step import Span
-from runtime.executors.cuda.kernels import attention
+from runtime.executors.cuda.kernels import attention, dependent, tiles
 from runtime.executors.cuda.kernels.addresses import Addresses, work_items
-from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, DecodeTiles, Rotary, Workspace, attend
-from runtime.executors.cuda.kernels.norms import Affine, add_norm
+from runtime.executors.cuda.kernels.attention import AttentionForm, CacheScales, Rotary, Workspace, attend
+from runtime.executors.cuda.kernels.norms import Affine, add_norm, add_norm_of_rows
+from runtime.executors.cuda.kernels.tiles import DecodeTiles
 
 START = time.time()
+_APART = "GPU_ATTENTION_APART"
+"""Tells the processes that compile that kernels are launched one after the other."""
+dependent.ENABLED = _APART not in os.environ
 BLOCK = 64
 FORMS = {"16x256": (16, 16, 256), "32x128": (32, 32, 128), "32x80": (32, 32, 80), "32/1x128": (32, 1, 128)}
 POOLS = {"f16": torch.float16, "i8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -149,19 +153,19 @@ class Case:
 
     def set_up(self) -> None:
         """Use the case's tiles."""
-        attention._LEAST_SHARE = self.least or DEFAULTS["least"]
-        attention._WAVES = self.waves or DEFAULTS["waves"]
-        attention._decode_tiles = DEFAULTS["decode"]
-        attention._prefill_tiles = DEFAULTS["prefill"]
-        attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES = DEFAULTS["own"]
+        tiles._LEAST_SHARE = self.least or DEFAULTS["least"]
+        tiles._WAVES = self.waves or DEFAULTS["waves"]
+        attention.decode_tiles = DEFAULTS["decode"]
+        attention.prefill_tiles = DEFAULTS["prefill"]
+        tiles._UNROLL, tiles._WARPS, tiles._STAGES = DEFAULTS["own"]
         heads, kv_heads, _ = FORMS[self.form]
         if self.tiles and self.new > 1:
-            attention._prefill_tiles = lambda *_: self.tiles
+            attention.prefill_tiles = lambda *_: self.tiles
         elif self.tiles and heads == kv_heads:
-            attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES = self.tiles
+            tiles._UNROLL, tiles._WARPS, tiles._STAGES = self.tiles
         elif self.tiles:
             positions, warps, stages = self.tiles
-            attention._decode_tiles = lambda *_: DecodeTiles(1, max(16, heads // kv_heads), positions, 1, warps, stages)
+            attention.decode_tiles = lambda *_: DecodeTiles(1, max(16, heads // kv_heads), positions, 1, warps, stages)
 
     def step(self, memory: Memory, layers: int, *, alone: bool = False) -> Step:
         """The tensors of the step over so many layers; with `alone`, pools of one block, which suffice to compile."""
@@ -241,11 +245,11 @@ class Step:
 
 
 DEFAULTS: dict[str, Any] = {
-    "least": attention._LEAST_SHARE,
-    "waves": attention._WAVES,
-    "own": (attention._UNROLL, attention._DECODE_WARPS, attention._DECODE_STAGES),
-    "decode": attention._decode_tiles,
-    "prefill": attention._prefill_tiles,
+    "least": tiles._LEAST_SHARE,
+    "waves": tiles._WAVES,
+    "own": (tiles._UNROLL, tiles._WARPS, tiles._STAGES),
+    "decode": attention.decode_tiles,
+    "prefill": attention.prefill_tiles,
 }
 
 
@@ -348,6 +352,12 @@ def norms(peak: float) -> list[dict[str, Any]]:
             exact = exact - exact.mean(-1, keepdim=True) if kind == "layer_norm" else exact
             exact = exact / (exact.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double() + bias.double()
             error = ((normed.double() - exact).norm() / exact.norm()).item()
+            _, second = add_norm(x, [parts[0]], [bias], [Affine(weight)], 1e-5, kind, sum_dtype=x.dtype)
+            affines = [Affine(weight, bias), Affine(weight)]
+            both = add_norm(x, [parts[0]], [bias], affines, 1e-5, kind, sum_dtype=x.dtype)
+            rows = torch.tensor([tokens - 1, 0], dtype=torch.int32, device="cuda")
+            (few,) = add_norm_of_rows(x, [parts[0]], [bias], [Affine(weight)], 1e-5, kind, sum_dtype=x.dtype, rows=rows)
+            alike = torch.equal(both[1], normed) and torch.equal(both[2], second) and torch.equal(few, second[rows])
             summed = x.double() + parts[0].double().sum(0) + bias.double()
             results.append(
                 {
@@ -355,6 +365,7 @@ def norms(peak: float) -> list[dict[str, Any]]:
                     "kind": kind,
                     "us": round(micros, 2),
                     "share": round(size / micros * 1e6 / peak, 3),
+                    "alike": alike,
                     "error": f"{error:.1e}",
                     "sum error": f"{((total.double() - summed).norm() / summed.norm()).item():.1e}",
                 }
@@ -389,34 +400,34 @@ def tuning() -> list[Case]:
     """Cases with tiles other than the defaults."""
     own = ((4, 4, 1), (2, 4, 1), (8, 4, 1), (4, 2, 1), (8, 2, 1), (4, 8, 1), (2, 4, 2), (4, 4, 2), (2, 8, 1))
     decodes = [
-        Case(form, pool, batch, past, tiles=tiles)
+        Case(form, pool, batch, past, tiles=tile)
         for form, pool, batch, past in (
             ("16x256", "f16", 1, 1023), ("16x256", "f16", 64, 255), ("16x256", "i8", 64, 255),
             ("16x256", "fp8", 64, 255), ("32x128", "f16", 8, 1023), ("32x128", "f16", 64, 255),
             ("32x128", "i8", 64, 255), ("32x80", "f16", 64, 255),
         )
-        for tiles in own
+        for tile in own
     ]  # fmt: skip
     shared = [
-        Case("32/1x128", "f16", 64, 1023, tiles=tiles)
-        for tiles in ((64, 4, 2), (32, 4, 2), (32, 4, 3), (64, 4, 3), (64, 8, 3), (128, 8, 2), (32, 4, 4))
+        Case("32/1x128", "f16", 64, 1023, tiles=tile)
+        for tile in ((64, 4, 2), (32, 4, 2), (32, 4, 3), (64, 4, 3), (64, 8, 3), (128, 8, 2), (32, 4, 4))
     ]
     shares = [
         Case(form, "f16", batch, past, least=least, waves=waves)
         for form, batch, past in (
             ("16x256", 1, 255), ("16x256", 1, 1023), ("16x256", 1, 4095), ("16x256", 8, 255), ("32x128", 1, 1023),
-            ("32x128", 8, 255), ("32/1x128", 1, 1023),
+            ("32x128", 8, 255), ("32/1x128", 1, 1023), ("32/1x128", 64, 1023),
         )
         for least in (16, 32, 64)
-        for waves in (1, 2, 4)
+        for waves in (1, 2, 4, 8)
     ]  # fmt: skip
     prefills = [
-        Case(form, pool, batch, 0, new, tiles=tiles)
+        Case(form, pool, batch, 0, new, tiles=tile)
         for form, pool, batch, new in (
             ("16x256", "f16", 1, 2048), ("16x256", "f16", 1, 512), ("16x256", "i8", 1, 2048),
             ("32x128", "f16", 1, 2048), ("32x128", "f16", 1, 512), ("32x128", "f16", 8, 128),
         )
-        for tiles in ((64, 32, 4, 3), (64, 32, 4, 2), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4), (128, 64, 8, 3),
+        for tile in ((64, 32, 4, 3), (64, 32, 4, 2), (64, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 4), (128, 64, 8, 3),
                       (128, 64, 8, 2), (64, 32, 4, 4), (128, 128, 8, 2), (128, 32, 8, 3))
     ]  # fmt: skip
     return [*decodes, *shared, *shares, *prefills]
@@ -427,9 +438,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="see first that results are those of the interpreter")
     parser.add_argument("--tune", action="store_true", help="try tiles instead of timing the defaults")
+    parser.add_argument("--apart", action="store_true", help="let no kernel start before the one before it has ended")
     parser.add_argument("--only-check", action="store_true", help="time nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file, too")
     arguments = parser.parse_args()
+    if arguments.apart:
+        os.environ[_APART] = "1"
+    dependent.ENABLED = _APART not in os.environ
     say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     failed = 0
     if arguments.check or arguments.only_check:
@@ -485,12 +500,23 @@ def defaults() -> dict[str, Any]:
             result["ratio"] = round(result["flash us"] / result["us"], 2)
         chunks.append(result)
     show(chunks, "form", "pool", "batch", "new", "us", "tflops", "error", "write us", "flash us", "ratio")
-    say("256 sequences decode at 256 tokens beside a prompt of 512: form, pool, us a layer, share of the bandwidth")
-    both = [attempt(case, memory, peak) for case in mixed]
-    show(both, "form", "pool", "us", "share")
-    say("add_norm of 4 parts, 4,096 wide: kind, tokens, us, share of the bandwidth, error, error of the sum")
+    say(
+        "256 sequences decode at 256 tokens beside a prompt of 512: form, pool, us a layer, share of the bandwidth, "
+        "us of those that decode alone"
+    )
+    both = []
+    for case in mixed:
+        result, alone = (attempt(each, memory, peak) for each in (case, Case(case.form, case.pool, case.beside, 255)))
+        if result and alone:
+            result["decode us"] = alone["us"]
+        both.append(result)
+    show(both, "form", "pool", "us", "share", "decode us")
+    say(
+        "add_norm of 4 parts, 4,096 wide: kind, tokens, us, share of the bandwidth, error, error of the sum, whether "
+        "two norms, and those of rows, are the same"
+    )
     summed = norms(peak)
-    show(summed, "kind", "tokens", "us", "share", "error", "sum error")
+    show(summed, "kind", "tokens", "us", "share", "error", "sum error", "alike")
     return {"bandwidth": peak, "decode": timed, "prefill": chunks, "mixed": both, "add_norm": summed}
 
 

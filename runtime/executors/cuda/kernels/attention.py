@@ -11,17 +11,18 @@ from torch import Tensor
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses
 from runtime.executors.cuda.kernels.cache_write import write_cache
 from runtime.executors.cuda.kernels.decode import decode
+from runtime.executors.cuda.kernels.dependent import launch_options, waits
+from runtime.executors.cuda.kernels.device import capability
 from runtime.executors.cuda.kernels.elements import FP8, FP8_BITS, INT8, INT8_PACKED, PLAIN
 from runtime.executors.cuda.kernels.prefill import prefill
+from runtime.executors.cuda.kernels.side_stream import SideStream
+from runtime.executors.cuda.kernels.tiles import MOST_SPLITS, decode_tiles, padded, prefill_tiles, split_count
 
-_MOST_SPLITS = 32
-_LEAST_SHARE = 32
-_WAVES = 2
-_PREFILL_TILES = ((64, 64, 4, 3), (64, 32, 4, 3), (64, 32, 4, 2), (32, 32, 4, 1), (16, 16, 4, 1))
 _UNTURNED = (
-    "HEADS", "KV_HEADS", "D", "DP", "BLOCK", "K_FORM", "V_FORM", "K_SCALES", "V_SCALES", "K_ZEROS", "V_ZEROS",
+    "EARLY", "launch_pdl", "HEADS", "KV_HEADS", "D", "DP", "BLOCK", "K_FORM", "V_FORM", "K_SCALES", "V_SCALES",
+    "K_ZEROS", "V_ZEROS",
 )  # fmt: skip
-"""The constants of a kernel that turns nothing."""
+"""The constants and options of a kernel that turns nothing."""
 _QUANTIZED = (torch.int8, torch.float8_e4m3fn)
 
 
@@ -79,7 +80,7 @@ class AttentionForm(NamedTuple):
 
 
 class Workspace:
-    """Memory in which programs of a kernel meet. Kernels that run one after the other share it.
+    """Memory in which programs of a kernel meet, and a second stream. Kernels that run one after the other share it.
 
     What was given out once stays allocated as long as the workspace, since captured CUDA graphs go on using it. A
     capture must not be the first to ask for a size: a step of that size runs before.
@@ -88,6 +89,7 @@ class Workspace:
     def __init__(self) -> None:
         self._sums: dict[torch.device, list[Tensor]] = {}
         self._counters: dict[torch.device, list[Tensor]] = {}
+        self.side = SideStream()
 
     def sums(self, count: int, device: torch.device) -> Tensor:
         """At least `count` float32 values of any content."""
@@ -140,9 +142,10 @@ def attend(
         ValueError: if addresses have neither single tokens nor work items.
     """
     parameters = scales if scales is not None else CacheScales(None, None)
-    common = _common(form, rotary, parameters, (k_pool, v_pool), addresses.block)
+    common = {**_common(form, rotary, parameters, (k_pool, v_pool), addresses.block), **launch_options(q.device)}
     cos, sin = (rotary.cos, rotary.sin) if rotary is not None else (None, None)
     pools = (_bytes(k_pool), _bytes(v_pool))
+    stored = min(pool.dtype.itemsize for pool in pools)
     context = torch.empty(q.shape[0], form.heads * form.width, dtype=q.dtype, device=q.device)
     if addresses.decodes:
         _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
@@ -151,19 +154,31 @@ def attend(
         raise ValueError("a step of more than one token a sequence needs the work items of its addresses")
     tokens, table_stride = q.shape[0], addresses.tables.stride(0)
     pairs = max(1, 4096 // common["DP"])
-    write_cache[(triton.cdiv(tokens * form.kv_heads, pairs) + triton.cdiv(tokens * form.heads, pairs),)](
+    turning = 0 if rotary is None else triton.cdiv(tokens * form.heads, pairs)
+    write_cache[(triton.cdiv(tokens * form.kv_heads, pairs) + turning,)](
         q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, cos, sin, *parameters, context,
         tokens, q.stride(0), k.stride(0), v.stride(0), table_stride, BR=pairs, **common,
     )  # fmt: skip
-    if addresses.singles is not None:
-        _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
-    bm, bn, warps, stages = _prefill_tiles(q.dtype, common["DP"], q.device)
-    turned = q if rotary is None else context
-    prefill[(form.heads, TILE // bm, addresses.queries.shape[0])](
-        turned, *pools, addresses.queries, addresses.tables, slopes, *parameters, context,
-        turned.stride(0), table_stride, form.scale, WINDOW=form.window, ALIBI=slopes is not None,
-        BM=bm, BN=bn, STAGES=stages, num_warps=warps, **{name: common[name] for name in _UNTURNED},
-    )  # fmt: skip
+    bm, bn, warps, stages = prefill_tiles(q.dtype, stored, common["DP"], q.device)
+    turned, items = q if rotary is None else context, addresses.queries
+
+    def attend_chunks() -> None:
+        prefill[(form.heads, TILE // bm, items.shape[0])](
+            turned, *pools, items, addresses.tables, slopes, *parameters, context,
+            turned.stride(0), table_stride, form.scale, WINDOW=form.window, ALIBI=slopes is not None,
+            BM=bm, BN=bn, STAGES=stages, num_warps=warps, **{name: common[name] for name in _UNTURNED},
+        )  # fmt: skip
+
+    if addresses.singles is None:
+        attend_chunks()
+        return context
+    # Chunks are bound by computing, and single tokens by reading.
+    space = workspace or Workspace()
+    waiting = {**common, **waits()}
+    tensors = (cos, sin, slopes, *parameters)
+    space.side.run(
+        q.device, attend_chunks, lambda: _decode(q, k, v, pools, addresses, form, tensors, context, waiting, space)
+    )
     return context
 
 
@@ -181,7 +196,7 @@ def _decode(
 ) -> None:
     device, listed = q.device, addresses.singles
     tokens = q.shape[0] if listed is None else listed.shape[0]
-    tiles = _decode_tiles(q.dtype, min(pool.dtype.itemsize for pool in pools), form)
+    tiles = decode_tiles(q.dtype, min(pool.dtype.itemsize for pool in pools), form.width, form.kv_heads, form.group)
     programs, members = form.kv_heads // tiles.keys, max(tiles.keys, tiles.group)
     splits = split_count(tokens, programs, addresses.longest, device)
     partial = tops = totals = arrivals = None
@@ -195,33 +210,10 @@ def _decode(
         q, k, v, *pools, addresses.positions, addresses.rows, addresses.tables, *parameters, context,
         listed, partial, tops, totals, arrivals,
         q.stride(0), k.stride(0), v.stride(0), addresses.tables.stride(0), form.scale, splits,
-        WINDOW=form.window, ALIBI=parameters[2] is not None, MOST_SPLITS=_MOST_SPLITS if splits > 1 else 1,
+        WINDOW=form.window, ALIBI=parameters[2] is not None, MOST_SPLITS=MOST_SPLITS if splits > 1 else 1,
         LISTED=listed is not None, KEYS=tiles.keys, GROUP=tiles.group, BN=tiles.positions, UNROLL=tiles.unroll,
         STAGES=tiles.stages, num_warps=tiles.warps, **common,
     )  # fmt: skip
-
-
-def split_count(tokens: int, programs: int, longest: int, device: torch.device) -> int:
-    """Into how many programs the positions of a sequence are divided when single tokens attend.
-
-    Args:
-        tokens: how many tokens a step has.
-        programs: how many programs share the key heads of a token.
-        longest: an upper bound of a sequence's length.
-        device: where it runs.
-    """
-    wanted = triton.cdiv(_WAVES * _multiprocessors(device), tokens * programs)
-    useful = triton.cdiv(longest, _LEAST_SHARE)
-    count: int = max(1, min(_MOST_SPLITS, wanted, useful))
-    return 1 << (count.bit_length() - 1)
-
-
-def _multiprocessors(device: torch.device) -> int:
-    """How many programs a device runs at a time; a small number where kernels are interpreted."""
-    if device.type != "cuda":
-        return 4
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count
 
 
 def _common(
@@ -232,7 +224,7 @@ def _common(
         "HEADS": form.heads,
         "KV_HEADS": form.kv_heads,
         "D": form.width,
-        "DP": _padded(form.width),
+        "DP": padded(form.width),
         "R": 0 if rotary is None else 2 * rotary.cos.shape[-1],
         "INTERLEAVED": rotary is not None and rotary.interleaved,
         "BLOCK": block,
@@ -253,78 +245,12 @@ def _stride(parameter: Tensor | None) -> int:
 def _form(pool: Tensor) -> int:
     """How a pool stores its values, as kernels name it."""
     if pool.dtype is torch.int8:
-        return int(INT8_PACKED.value if pool.is_cuda else INT8.value)
+        return int(INT8_PACKED.value if capability(pool.device) > (0, 0) else INT8.value)
     if pool.dtype is torch.float8_e4m3fn:
-        converts = pool.is_cuda and torch.cuda.get_device_capability(pool.device) >= (8, 9)
-        return int(FP8.value if converts else FP8_BITS.value)
+        return int(FP8.value if capability(pool.device) >= (8, 9) else FP8_BITS.value)
     return int(PLAIN.value)
 
 
 def _bytes(pool: Tensor) -> Tensor:
     """A pool as kernels take it: fp8 as bytes."""
     return pool.view(torch.uint8) if pool.dtype is torch.float8_e4m3fn else pool
-
-
-class DecodeTiles(NamedTuple):
-    """How a program goes over the positions of a single token.
-
-    Attributes:
-        keys: how many key heads it has.
-        group: how many queries share a key head, padded; 1 if keys are not shared.
-        positions: how many positions it reads at a time, a power of two.
-        unroll: how many rows of a tile a thread has, if keys are not shared.
-        warps: how many warps it has.
-        stages: how many tiles are read and computed at a time.
-    """
-
-    keys: int
-    group: int
-    positions: int
-    unroll: int
-    warps: int
-    stages: int
-
-
-_UNROLL, _DECODE_WARPS, _DECODE_STAGES = 4, 4, 1
-
-
-def _decode_tiles(dtype: torch.dtype, stored: int, form: AttentionForm) -> DecodeTiles:
-    """The tiles for single tokens whose queries are of a type, over pools of so many bytes a value."""
-    width = _padded(form.width)
-    if form.group > 1:
-        group = max(16, triton.next_power_of_2(form.group))
-        if dtype is torch.float32:
-            return DecodeTiles(1, group, 16, 1, 4, 1)
-        return DecodeTiles(1, group, 64 if width <= 128 else 32, 1, 4, 2)
-    # A thread loads 16 bytes at once; a warp loads heads that lie one after the other, as many as it can.
-    lanes = min(32, max(1, width * stored // 16))
-    rows = 32 // lanes
-    keys = next(each for each in (32, 16, 8, 4, 2, 1) if each <= rows and form.kv_heads % each == 0)
-    return DecodeTiles(keys, 1, rows * _DECODE_WARPS // keys * _UNROLL, _UNROLL, _DECODE_WARPS, _DECODE_STAGES)
-
-
-def _padded(width: int) -> int:
-    """The power of two that kernels have for the width of a head."""
-    return max(16, int(triton.next_power_of_2(width)))
-
-
-def _prefill_tiles(dtype: torch.dtype, width: int, device: torch.device) -> tuple[int, int, int, int]:
-    """For chunks: a program's queries, how many positions it reads at a time, its warps and its stages.
-
-    The largest tiles whose queries, keys and values fit into the shared memory of the GPU.
-    """
-    if dtype is torch.float32:
-        return 16, 16, 4, 1
-    tiles = _PREFILL_TILES if width <= 128 else _PREFILL_TILES[1:]
-    memory = _shared_memory(device)
-    return next(
-        (each for each in tiles if (each[0] + 2 * each[3] * each[1]) * width * dtype.itemsize <= memory), tiles[-1]
-    )
-
-
-def _shared_memory(device: torch.device) -> int:
-    """How many bytes of shared memory a program may have."""
-    if device.type != "cuda":
-        return 2**17
-    size: int = torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
-    return size

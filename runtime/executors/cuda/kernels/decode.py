@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from runtime.executors.cuda.kernels.dependent import wait_for_kernel_before
 from runtime.executors.cuda.kernels.elements import head_parameter, load_rotated, quantized, widened
 
 
@@ -17,7 +18,7 @@ def decode(
     INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr,
     WINDOW: tl.constexpr, ALIBI: tl.constexpr, MOST_SPLITS: tl.constexpr, LISTED: tl.constexpr, KEYS: tl.constexpr,
-    GROUP: tl.constexpr, BN: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr,
+    GROUP: tl.constexpr, BN: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The context of one token over its sequence: `grid (KV_HEADS / KEYS, split, token)`.
 
@@ -28,6 +29,7 @@ def decode(
     each leaves its sums in `partial f32[T, KV_HEADS / KEYS, splits, G, DP]`, `tops` and `totals f32[T, KV_HEADS / KEYS,
     splits, G]`, and the last to arrive adds them up. `arrivals i32[T, KV_HEADS / KEYS]` are 0 before and after.
     """
+    wait_for_kernel_before(EARLY)
     G: tl.constexpr = KEYS if GROUP == 1 else GROUP
     kv_head = tl.program_id(0) * KEYS
     split = tl.program_id(1)

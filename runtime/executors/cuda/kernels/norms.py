@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.executors.cuda.kernels.dependent import launch_options, wait_for_kernel_before
+
 Kind = Literal["layer_norm", "rms_norm"]
 
 MOST_ADDED = 4
@@ -41,13 +43,13 @@ def _vector(x, h, mask, GIVEN: tl.constexpr, BH: tl.constexpr):
 
 
 @triton.jit
-def _scaled(y, weight, bias, to, h, mask, WEIGHT: tl.constexpr, BIAS: tl.constexpr):
-    """Write a row that is normed, times the weight, plus the bias."""
-    if WEIGHT:
-        y = y * tl.load(weight + h, mask=mask, other=0.0).to(tl.float32)
-    if BIAS:
-        y = y + tl.load(bias + h, mask=mask, other=0.0).to(tl.float32)
-    tl.store(to + h, y.to(to.dtype.element_ty), mask=mask)
+def _factor(x, h, mask, GIVEN: tl.constexpr, BH: tl.constexpr):
+    """A weight as f32, 1 if none is given."""
+    if GIVEN:
+        values = tl.load(x + h, mask=mask, other=0.0).to(tl.float32)
+    else:
+        values = tl.full((BH,), 1.0, tl.float32)
+    return values
 
 
 @triton.jit
@@ -57,6 +59,7 @@ def _add_norm(
     H: tl.constexpr, BH: tl.constexpr, P0: tl.constexpr, P1: tl.constexpr, P2: tl.constexpr, P3: tl.constexpr,
     BIASES: tl.constexpr, ROWS: tl.constexpr, KEPT: tl.constexpr, WEIGHT: tl.constexpr,
     BIAS: tl.constexpr, SECOND: tl.constexpr, WEIGHT2: tl.constexpr, BIAS2: tl.constexpr, LAYER_NORM: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """The sum of a row and its norms; a program has one row.
 
@@ -65,21 +68,26 @@ def _add_norm(
     in `rows i32[R]`. What is normed is the sum as rounded to the type of the result; `total [R, H]` gets it if it is
     `KEPT`. `normed2` gets the norm with other parameters, if there is a `SECOND`.
     """
+    h = tl.arange(0, BH)
+    mask = h < H
+    # What is stored is read before the kernel before has ended.
+    constant = _vector(b0, h, mask, BIASES > 0, BH)
+    constant += _vector(b1, h, mask, BIASES > 1, BH)
+    constant += _vector(b2, h, mask, BIASES > 2, BH)
+    constant += _vector(b3, h, mask, BIASES > 3, BH)
+    factor, shift = _factor(weight, h, mask, WEIGHT, BH), _vector(bias, h, mask, BIAS, BH)
+    factor2, shift2 = _factor(weight2, h, mask, WEIGHT2, BH), _vector(bias2, h, mask, BIAS2, BH)
+    wait_for_kernel_before(EARLY)
     to = tl.program_id(0).to(tl.int64)
     row = to
     if ROWS:
         row = tl.load(rows + to).to(tl.int64)
-    h = tl.arange(0, BH)
-    mask = h < H
     y = tl.load(x + row * x_stride + h, mask=mask, other=0.0).to(tl.float32)
     y += _added(a0, row, h, mask, s0, r0, P0, BH)
     y += _added(a1, row, h, mask, s1, r1, P1, BH)
     y += _added(a2, row, h, mask, s2, r2, P2, BH)
     y += _added(a3, row, h, mask, s3, r3, P3, BH)
-    y += _vector(b0, h, mask, BIASES > 0, BH)
-    y += _vector(b1, h, mask, BIASES > 1, BH)
-    y += _vector(b2, h, mask, BIASES > 2, BH)
-    y += _vector(b3, h, mask, BIASES > 3, BH)
+    y += constant
     rounded = y.to(normed.dtype.element_ty)
     if KEPT:
         tl.store(total + to * H + h, rounded, mask=mask)
@@ -87,9 +95,9 @@ def _add_norm(
     if LAYER_NORM:
         y = tl.where(mask, y - tl.sum(y, 0) / H, 0.0)
     y = y / tl.sqrt(tl.sum(y * y, 0) / H + eps)
-    _scaled(y, weight, bias, normed + to * H, h, mask, WEIGHT, BIAS)
+    tl.store(normed + to * H + h, (y * factor + shift).to(normed.dtype.element_ty), mask=mask)
     if SECOND:
-        _scaled(y, weight2, bias2, normed2 + to * H, h, mask, WEIGHT2, BIAS2)
+        tl.store(normed2 + to * H + h, (y * factor2 + shift2).to(normed.dtype.element_ty), mask=mask)
 
 
 class Affine(NamedTuple):
@@ -202,5 +210,5 @@ def _launch(
         H=width, BH=block, BIASES=len(biases), ROWS=rows is not None,
         KEPT=total is not None, WEIGHT=first.weight is not None, BIAS=first.bias is not None, SECOND=len(affines) > 1,
         WEIGHT2=second.weight is not None, BIAS2=second.bias is not None, LAYER_NORM=kind == "layer_norm",
-        num_warps=min(32, max(1, block // 512)), **counts,
+        num_warps=min(32, max(1, block // 512)), **counts, **launch_options(x.device),
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from runtime.executors.cuda.kernels.dependent import wait_for_kernel_before
 from runtime.executors.cuda.kernels.elements import head_parameter, widened
 
 
@@ -15,7 +16,7 @@ def prefill(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
     K_FORM: tl.constexpr, V_FORM: tl.constexpr, K_SCALES: tl.constexpr, V_SCALES: tl.constexpr,
     K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, STAGES: tl.constexpr,
+    BN: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Causal attention of work items, whose keys and values are in the pools: `grid (head, part, item)`.
 
@@ -23,6 +24,7 @@ def prefill(
     and softmax are float32. `q` is `[T, HEADS * D]` and may be the memory of `context`: a program reads the queries
     before it writes their context. `items` are those of `work_items`; `scale` is more than 0.
     """
+    wait_for_kernel_before(EARLY)
     head = tl.program_id(0)
     skipped = (tl.num_programs(1) - 1 - tl.program_id(1)) * BM  # the last see most, and so come first
     item = items + tl.program_id(2) * 4

@@ -197,7 +197,7 @@ def gpu_cases():
         Options(sequences, options)
         for sequences in (
             [(700, 1), (0, 1), (63, 1), (64, 1), (300, 1)],
-            [(0, 300), (90, 70), (333, 1), (5, 128)],
+            [(333, 1), (0, 300), (90, 70), (700, 1), (5, 128)],
         )
         for options in [*_sizes(), *_features()]
     ]

@@ -1,15 +1,23 @@
 """Attention over pools of blocks against the interpreter's evaluators. Without a GPU, triton interprets the kernels."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.packed_step import Span
-from runtime.executors.cuda.kernels import attention
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses, work_items
-from runtime.executors.cuda.kernels.attention import AttentionForm, Workspace, attend, split_count
+from runtime.executors.cuda.kernels.attention import AttentionForm, Workspace, attend
+from runtime.executors.cuda.kernels.tiles import split_count
+from tests.runtime.executors.cuda import compiled_attention
 from tests.runtime.executors.cuda.attention_cases import DEVICE, Case
+
+ROOT = Path(__file__).parents[4]
 
 INT8, FP8, HALF = torch.int8, torch.float8_e4m3fn, torch.float16
 DECODES, CHUNKS = [(5, 1), (0, 1), (40, 1)], [(5, 7), (0, 1), (20, 19)]
@@ -140,10 +148,10 @@ def test_chunks_need_work_items():
         attend(x, x, x, torch.zeros(1, 16, 1, 16), torch.zeros(1, 16, 1, 16), step, AttentionForm(1, 1, 16, 1.0))
 
 
-@pytest.mark.parametrize(("kilobytes", "most"), [(227, 3), (163, 3), (99, 2)])
-def test_tiles_fit_into_shared_memory(monkeypatch, kilobytes, most):
-    """Those of Hopper, A100 and Ada; a program keeps its queries and, of each stage, keys and values."""
-    monkeypatch.setattr(attention, "_shared_memory", lambda device: kilobytes * 2**10)
-    bm, bn, _, stages = attention._prefill_tiles(HALF, 256, torch.device(DEVICE))
-    assert stages == most
-    assert (bm + 2 * stages * bn) * 256 * 2 <= kilobytes * 2**10
+@pytest.mark.parametrize("capability", ["8 0", "9 0"])
+def test_kernels_compile_for_a_gpu(capability):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", compiled_attention.__name__, *capability.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["3", "3", "3", "2"]
