@@ -48,7 +48,7 @@ FORMS: dict[str, tuple[DType | None, int, bool, torch.dtype]] = {
 ROUNDED = ("w8a8", "fp8a8")
 """The forms whose activations are rounded to the type of the weight."""
 DEFAULT_FORMS = "f16 int8 int4 fp8 int4z bf16 w8a8 fp8a8"
-ROWS = (1, 8, 64)
+ROWS = (1, 8, 16, 64)
 DEVICE = torch.device("cuda")
 TRUE_ROWS = 512  # of the result, whose float64 values are computed
 

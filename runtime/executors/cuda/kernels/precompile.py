@@ -18,14 +18,17 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from runtime.executors.cuda.kernels import skinny
+from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
+from runtime.executors.cuda.kernels.sliced import sliced
+
+_KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed}
 
 
 class Job(NamedTuple):
     """A kernel to compile.
 
     Attributes:
-        kernel: its name in `skinny`.
+        kernel: its name.
         arguments: integers, and for tensors the name of their type, such as "float16".
         constants: compile-time parameters and options.
     """
@@ -102,7 +105,7 @@ def main() -> None:
     for name, arguments, constants in given["jobs"]:
         values = [getattr(torch, a) if isinstance(a, str) else a for a in arguments]
         try:
-            getattr(skinny, name).warmup(*values, grid=(1, 1), **constants)
+            _KERNELS[name].warmup(*values, grid=(1, 1), **constants)
         except Exception as error:  # noqa: BLE001  # what fails is said, and the others are compiled
             failed.append(f"{name} {constants}: {type(error).__name__}: {str(error)[:300]}")
     print(json.dumps(failed))  # noqa: T201

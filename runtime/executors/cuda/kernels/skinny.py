@@ -4,8 +4,9 @@ A decode step reads every weight once, so what counts is that reads are wide, ma
 arithmetic. The weight is the side of 64 rows and more of the matrix instructions, the activations the narrow one.
 
 The weight is `[N, K]` (`FORM` "dense", "int8", "float8"), or, of int4, bytes `[K / CHUNK, N, CHUNK / 2]`: the low half
-of byte `j` is column `j` of the chunk, the high half column `j + CHUNK / 2`. Scales are float32 `[K / group, N]`, zero
-points int8 of that shape. The columns may be those of two inputs, one behind the other, of which the first has `K0`.
+of byte `j` is column `j` of the chunk, the high half column `j + CHUNK / 2`, and byte `j` is where `int4_lanes` says.
+Scales are float32 `[K / group, N]`, zero points int8 of that shape. The columns may be those of two inputs, one behind
+the other, of which the first has `K0`.
 
 `SCALE` says when products are scaled: 0 never, 1 at the end, by the one scale that the columns of a program share, 2
 after each group of `GROUP` columns (0 if all columns are one). `NATIVE` is false under Triton's interpreter, which has
@@ -18,7 +19,7 @@ input has its scale, float32 at `scale0` and `scale1`, `apart0` and `apart1` ele
 import triton
 import triton.language as tl
 
-from runtime.executors.cuda.kernels.unpacking import float8_value, int4_values, int8_value
+from runtime.executors.cuda.kernels.unpacking import float8_value, int4_lanes, int4_values, int8_value
 
 
 @triton.jit
@@ -165,7 +166,7 @@ def skinny(
                 for v in tl.static_range(HALF // SUB):
                     column = k + u * CHUNK + v * SUB
                     at = ((k // CHUNK + u) * tl.cast(N, tl.int64)) * HALF + v * SUB
-                    q = tl.load(rows + at + lane[None, :], eviction_policy="evict_first")
+                    q = tl.load(rows + at + int4_lanes(lane, NATIVE)[None, :], eviction_policy="evict_first")
                     b = x + (column + lane)[:, None] + m[None, :] * stride
                     low_x = tl.load(b, mask=alive, other=0.0)
                     high_x = tl.load(b + HALF, mask=alive, other=0.0)
@@ -286,7 +287,7 @@ def gemv(
                 for v in tl.static_range(HALF // SUB):
                     column = k + u * CHUNK + v * SUB
                     at = ((k // CHUNK + u) * tl.cast(N, tl.int64)) * HALF + v * SUB
-                    q = tl.load(rows + at + lane[None, :], eviction_policy="evict_first")
+                    q = tl.load(rows + at + int4_lanes(lane, NATIVE)[None, :], eviction_policy="evict_first")
                     low_x = tl.load(x + (column + lane)[None, :] + same).to(tl.float32)
                     high_x = tl.load(x + (column + HALF + lane)[None, :] + same).to(tl.float32)
                     if SCALE == 2:

@@ -5,7 +5,7 @@ import torch
 
 from runtime.executors.cuda.kernels.precompile import Job, precompile
 from runtime.executors.cuda.kernels.rounding import Rounded
-from tests.runtime.executors.cuda.products import LAUNCHES, Case, build
+from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, Case, build
 
 
 def jobs(case: Case, device: torch.device, *, float8: bool = False) -> list[Job]:
@@ -31,6 +31,7 @@ def test_kernels_compile(capability, device):
         for dtype in (torch.float16, torch.bfloat16)
     ]
     cases.append(Case("int4", 128, rows=1, config=LAUNCHES["gemv"]))
+    cases += [Case(form, group, rows=1, config=SLICED) for form, group in (("int4", 128), ("int8", 0), ("dense", 0))]
     for form in ("int8", "float8"):
         cases += [Case(form, columns=columns, rounded=True) for columns in ((256,), (128, 256))]
     compiled = [job for case in cases for job in jobs(case, device, float8=capability >= (8, 9))]
