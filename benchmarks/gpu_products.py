@@ -25,7 +25,7 @@ from runtime.executors.cuda.kernels.measuring import Bench, microseconds
 from runtime.executors.cuda.kernels.precompile import precompile
 from runtime.executors.cuda.kernels.products import Launch, Product, Section, Tuning, WeightPart
 from runtime.executors.cuda.kernels.rounding import Rounded, widened_rows
-from runtime.executors.cuda.kernels.tuning import Config
+from runtime.executors.cuda.kernels.tuning import Config, configs
 from runtime.executors.torch.packed import PackedWeight
 
 SHAPES = ((28672, 4096), (4096, 20480), (50400, 4096), (12288, 4096), (16384, 4096), (4096, 16384), (4096, 4096))
@@ -78,11 +78,12 @@ def read_bandwidth() -> float:
     return array.nbytes / microseconds([lambda: array.sum(1)]) * 1e6
 
 
-def product(form: str, n: int, k: int, table: Tuning, inputs: int) -> tuple[Product, Tensor]:
+def product(form: str, n: int, k: int, table: Tuning, inputs: int, early: bool) -> tuple[Product, Tensor]:
     """A product, and the first rows of its weight in float64."""
     sizes = [k] if inputs == 1 else [k // 5, k - k // 5]  # as attention's and the MLP's output of a parallel layer
     parts = [weight(form, n, size) for size in sizes]
     made = Product([[part for part, _ in parts]], [Section(n, None)], None, FORMS[form][3], DEVICE, table)
+    made.early = early
     return made, torch.cat([true for _, true in parts], 1)
 
 
@@ -115,13 +116,17 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="try all launches worth measuring")
     parser.add_argument("--partial", action="store_true", help="leave the parts of split sums to the caller")
     parser.add_argument("--pair", action="store_true", help="two inputs, of a fifth of the columns and of the others")
+    parser.add_argument("--early", action="store_true", help="start kernels before the ones in front have ended")
     parser.add_argument("--all", action="store_true", help="print every launch that is tried")
     parser.add_argument("--budget", type=float, default=240, help="seconds that it may take")
+    parser.add_argument("--launches", type=Path, help="take the launches of such a file as --out writes")
     parser.add_argument("--out", type=Path, help="a JSON file for the fastest launches")
     options = parser.parse_args()
     start = time.monotonic()
     deadline = start + options.budget
     table = Tuning.of(DEVICE)
+    if options.launches:
+        table.known |= configs(json.loads(options.launches.read_text())[table.gpu])
     bandwidth = read_bandwidth()
     print(f"{table.gpu}: reads {bandwidth / 1e12:.2f} TB/s, {table.processors} multiprocessors", flush=True)
     shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes.split()]
@@ -134,7 +139,7 @@ def main() -> None:
         jobs = []
         for form in forms:
             for n, k in shapes:
-                made, _ = product(form, n, k, table, inputs)
+                made, _ = product(form, n, k, table, inputs, options.early)
                 for r in rows:
                     bench = Bench(made, r, options.partial, form in ROUNDED)
                     jobs += bench.jobs(bench.launches().values())
@@ -144,7 +149,7 @@ def main() -> None:
     for n, k in shapes:
         for form in forms:
             torch.cuda.empty_cache()
-            made, true = product(form, n, k, table, inputs)
+            made, true = product(form, n, k, table, inputs, options.early)
             copies = None
             for r in rows:
                 if time.monotonic() > deadline:

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from runtime.executors.cuda.kernels.skinny import decoded
-from runtime.executors.cuda.kernels.unpacking import int4_lanes, int4_values
+from runtime.executors.cuda.kernels.unpacking import int4_values
 
 
 @triton.jit
@@ -25,7 +25,7 @@ def dequantize(
         HALF: tl.constexpr = BK // 2
         lane = tl.arange(0, HALF)
         rows = w + (tl.cast(block, tl.int64) * N + n.to(tl.int64))[:, None] * HALF
-        q = tl.load(rows + int4_lanes(lane, NATIVE)[None, :])
+        q = tl.load(rows + lane[None, :])
         kk = block * BK + lane
         offset = tl.full((BN, HALF), 8.0, X if NATIVE else tl.float32)
         low, high = int4_values(q, offset, X, NATIVE)

@@ -75,7 +75,12 @@ class Launch(NamedTuple):
 
 
 class Product:
-    """A product with a weight that stays; see the module."""
+    """A product with a weight that stays; see the module.
+
+    Attributes:
+        early: whether kernels start before the kernel in front of them has ended, and wait for it once their first
+            reads are under way; on GPUs of compute capability 9.0 and more. False at first.
+    """
 
     def __init__(
         self,
@@ -103,6 +108,7 @@ class Product:
         self.dtype = dtype
         self.device = device
         self.table = table
+        self.early = False
         self._runs = _runs(sections)
         self._launches: dict[tuple[int, bool, bool], Launch] = {}
         # Kernels apply one activation to one run of columns; what is more is left to torch.
@@ -187,7 +193,7 @@ class Product:
             assert y is not None
             return [self._call(launch, xs, y, q, self._end)]
         first = self._call(launch, xs, parts, q, _NO_EPILOGUE)
-        return [first] if y is None else [first, _sum_call(parts, y, self._end)]
+        return [first] if y is None else [first, _sum_call(parts, y, self._end, self.early)]
 
     def _call(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> _Call:
         weight, config = self.weight, launch.config
@@ -201,6 +207,7 @@ class Product:
         constants = {**launch.constants, **end.constants(), "num_warps": config.warps, "num_stages": config.stages}
         grid = (triton.cdiv(weight.rows, config.bn), launch.split)
         constants = {k: v for k, v in constants.items() if k not in _UNKNOWN[config.kind]}
+        constants |= _start(self.early)
         if config.kind == "gemv":
             return _Call(gemv, grid, (x0, x1, *operands, *sizes, launch.part_k), constants)
         scales = [_or(x0, scale)[0] for scale in (given.scales[0], given.scales[-1])]
@@ -333,6 +340,11 @@ def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) 
     return Launch(config, bk, split, part_k, constants)
 
 
+def _start(early: bool) -> dict[str, Any]:
+    """The constants of a kernel that starts before the one in front of it has ended, or does not."""
+    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
+
+
 def _can_slice(config: Config, weight: JoinedWeight) -> bool:
     """Whether all slices are whole, and the columns of each share a scale."""
     width = config.bk // config.warps
@@ -341,10 +353,10 @@ def _can_slice(config: Config, weight: JoinedWeight) -> bool:
     return whole and one_scale and (width == weight.chunk if weight.chunk else width >= _LEAST_STEP)
 
 
-def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue) -> _Call:
+def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue, early: bool) -> _Call:
     count, rows, n = parts.shape
     arguments = (parts, *_or(parts, end.bias), y, rows, n)
-    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256}
+    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256, **_start(early)}
     return _Call(summed, (triton.cdiv(n, 256), rows), arguments, constants)
 
 

@@ -4,9 +4,8 @@ A decode step reads every weight once, so what counts is that reads are wide, ma
 arithmetic. The weight is the side of 64 rows and more of the matrix instructions, the activations the narrow one.
 
 The weight is `[N, K]` (`FORM` "dense", "int8", "float8"), or, of int4, bytes `[K / CHUNK, N, CHUNK / 2]`: the low half
-of byte `j` is column `j` of the chunk, the high half column `j + CHUNK / 2`, and byte `j` is where `int4_lanes` says.
-Scales are float32 `[K / group, N]`, zero points int8 of that shape. The columns may be those of two inputs, one behind
-the other, of which the first has `K0`.
+of byte `j` is column `j` of the chunk, the high half column `j + CHUNK / 2`. Scales are float32 `[K / group, N]`, zero
+points int8 of that shape. The columns may be those of two inputs, one behind the other, of which the first has `K0`.
 
 `SCALE` says when products are scaled: 0 never, 1 at the end, by the one scale that the columns of a program share, 2
 after each group of `GROUP` columns (0 if all columns are one). `NATIVE` is false under Triton's interpreter, which has
@@ -14,12 +13,16 @@ no instructions and no bfloat16 product, and wants the bounds of a loop (`PART`,
 
 `ROUNDED` activations are int8, or float8 as such or, where there are no products of those, as bytes; each row of an
 input has its scale, float32 at `scale0` and `scale1`, `apart0` and `apart1` elements apart, in units of `UNIT`.
+
+`EARLY` programs start before the kernel in front has ended, and wait for it once their first reads of the weight, which
+no kernel writes, are under way (programmatic dependent launch, of GPUs of compute capability 9.0 and more).
 """
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from runtime.executors.cuda.kernels.unpacking import float8_value, int4_lanes, int4_values, int8_value
+from runtime.executors.cuda.kernels.unpacking import float8_value, int4_values, int8_value
 
 
 @triton.jit
@@ -63,6 +66,39 @@ def multiplied(a, b, acc, NATIVE: tl.constexpr):
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def start_early(w, wide, start, N, K, FORM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr):
+    """Have the first columns of some rows of the weight read into the second-level cache, and wait for activations.
+
+    Args:
+        w: the weight.
+        wide: the rows, int64.
+        start: the first column.
+        N: the rows of the weight.
+        K: its columns.
+        FORM: how it is stored.
+        BN: how many rows there are.
+        CHUNK: of int4.
+    """
+    piece = tl.arange(0, 8)
+    if FORM == "int4":
+        chunk = (start // CHUNK + piece).to(tl.int64)
+        at = (tl.minimum(chunk, K // CHUNK - 1)[None, :] * N + wide[:, None]) * (CHUNK // 2)
+    else:
+        LINE: tl.constexpr = 1024 // w.dtype.element_ty.primitive_bitwidth  # elements of 128 bytes
+        at = wide[:, None] * K + tl.minimum(start + piece * LINE, K - 1)[None, :]
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
+        "=r,l",
+        [(w + at).to(tl.uint64)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+    gdc_wait()
+    gdc_launch_dependents()
 
 
 @triton.jit
@@ -128,7 +164,7 @@ def skinny(
     ROUNDED: tl.constexpr, UNIT: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, CHUNK: tl.constexpr, SAME: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A tile of `BN` columns of the result, summed over `part_k` columns of the weight, by matrix instructions.
 
@@ -144,6 +180,8 @@ def skinny(
     else:
         wide = tl.minimum(n, N - 1).to(tl.int64)  # rows beyond the last are read as the last, and not stored
     start = part * part_k
+    if EARLY:
+        start_early(w, wide, start, N, K, FORM, BN, CHUNK)
     X: tl.constexpr = x0.dtype.element_ty
     SUM: tl.constexpr = tl.int32 if X == tl.int8 and SCALE != 2 else tl.float32
     acc = tl.zeros((BN, BM), SUM)
@@ -166,7 +204,7 @@ def skinny(
                 for v in tl.static_range(HALF // SUB):
                     column = k + u * CHUNK + v * SUB
                     at = ((k // CHUNK + u) * tl.cast(N, tl.int64)) * HALF + v * SUB
-                    q = tl.load(rows + at + int4_lanes(lane, NATIVE)[None, :], eviction_policy="evict_first")
+                    q = tl.load(rows + at + lane[None, :], eviction_policy="evict_first")
                     b = x + (column + lane)[:, None] + m[None, :] * stride
                     low_x = tl.load(b, mask=alive, other=0.0)
                     high_x = tl.load(b + HALF, mask=alive, other=0.0)
@@ -257,7 +295,7 @@ def gemv(
     FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, CHUNK: tl.constexpr, SAME: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The same for one row, without matrix instructions: products and sums in float32."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -268,6 +306,8 @@ def gemv(
     else:
         wide = tl.minimum(n, N - 1).to(tl.int64)
     start = part * part_k
+    if EARLY:
+        start_early(w, wide, start, N, K, FORM, BN, CHUNK)
     X: tl.constexpr = x0.dtype.element_ty
     first = (start // GROUP) * N if GROUP else 0
     acc = tl.zeros((BN, SUB), tl.float32)
@@ -287,7 +327,7 @@ def gemv(
                 for v in tl.static_range(HALF // SUB):
                     column = k + u * CHUNK + v * SUB
                     at = ((k // CHUNK + u) * tl.cast(N, tl.int64)) * HALF + v * SUB
-                    q = tl.load(rows + at + int4_lanes(lane, NATIVE)[None, :], eviction_policy="evict_first")
+                    q = tl.load(rows + at + lane[None, :], eviction_policy="evict_first")
                     low_x = tl.load(x + (column + lane)[None, :] + same).to(tl.float32)
                     high_x = tl.load(x + (column + HALF + lane)[None, :] + same).to(tl.float32)
                     if SCALE == 2:
@@ -349,12 +389,15 @@ def gemv(
 def summed(
     parts, bias, y, M, N,
     S: tl.constexpr, S2: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr,
-    ACT_TO: tl.constexpr, BN: tl.constexpr,
+    ACT_TO: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """`y[m] = act(sum_s parts[s, m] + bias)`; `S2` is the power of two from `S` on."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1).to(tl.int64)
     s = tl.arange(0, S2)
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     mask = n < N
     values = tl.load(
         parts + (s[:, None] * tl.cast(M, tl.int64) + m) * N + n[None, :],

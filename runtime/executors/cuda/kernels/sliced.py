@@ -9,8 +9,8 @@ made floating-point where the instructions want them.
 import triton
 import triton.language as tl
 
-from runtime.executors.cuda.kernels.skinny import finished, row_values
-from runtime.executors.cuda.kernels.unpacking import float8_value, int4_lanes, int4_values, int8_value
+from runtime.executors.cuda.kernels.skinny import finished, row_values, start_early
+from runtime.executors.cuda.kernels.unpacking import float8_value, int4_values, int8_value
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def sliced(
     FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SLICES: tl.constexpr,
-    EVEN_N: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
+    EVEN_N: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A tile of `BN` columns of the result, summed over `part_k` columns of the weight.
 
@@ -46,6 +46,8 @@ def sliced(
     alive = m[None, None, :] < M
     piece = tl.arange(0, SLICES)
     start = part * part_k
+    if EARLY:
+        start_early(w, wide, start, N, K, FORM, BN, WIDTH)
     acc = tl.zeros((SLICES, BN, BM), tl.float32)
     group = (start + piece * WIDTH) // GROUP if GROUP else piece * 0
     s = slice_values(scale, group, n, N, SCALE > 0, 1.0)
@@ -70,7 +72,7 @@ def sliced(
             HALF: tl.constexpr = WIDTH // 2
             lane = tl.arange(0, HALF)
             at = ((columns // WIDTH).to(tl.int64)[:, None] * N + wide[None, :]) * HALF
-            q = tl.load(w + at[:, :, None] + int4_lanes(lane, NATIVE)[None, None, :], eviction_policy="evict_first")
+            q = tl.load(w + at[:, :, None] + lane[None, None, :], eviction_policy="evict_first")
             b = x + (columns[:, None] + lane[None, :])[:, :, None] + m[None, None, :] * stride
             offset = now_z + 8.0
             low, high = int4_values(q, offset.to(X) if NATIVE else offset, X, NATIVE)

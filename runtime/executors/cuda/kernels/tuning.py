@@ -281,10 +281,10 @@ def _read_choices(path: Path) -> tuple[dict[str, Config], str | None]:
         return {}, str(error)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         return {}, "it is of another format"
-    return _configs(content.get("launches")), None
+    return configs(content.get("launches")), None
 
 
-def _configs(launches: Any) -> dict[str, Config]:
+def configs(launches: Any) -> dict[str, Config]:
     """Launches as JSON has them; those that cannot be are left out."""
     if not isinstance(launches, dict):
         return {}
@@ -302,7 +302,7 @@ def _configs(launches: Any) -> dict[str, Config]:
 @cache
 def _all_shipped() -> dict[str, dict[str, Config]]:
     content = json.loads(Path(__file__).with_name("tuned.json").read_text(encoding="utf-8"))
-    tables = {gpu: _configs(launches) for gpu, launches in content.items()}
+    tables = {gpu: configs(launches) for gpu, launches in content.items()}
     return tables | {gpu: tables[other] for gpu, other in _LIKE.items() if other in tables and gpu not in tables}
 
 

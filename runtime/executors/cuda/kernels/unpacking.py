@@ -108,22 +108,8 @@ def float8_value(q, X: tl.constexpr, NATIVE: tl.constexpr):
 
 
 @triton.jit
-def int4_lanes(lane, NATIVE: tl.constexpr):
-    """Where the bytes of a chunk of int4 are: four bytes that lie together are the first, third, second and fourth.
-
-    So their halves lie as pairs of 16-bit numbers have them, and the instructions that `int4_values` uses take them as
-    they lie: there, in memory and in the order of columns, the second is that which lies third.
-    """
-    if not NATIVE:
-        lane = (lane & ~3) | ((lane & 1) << 1) | ((lane >> 1) & 1)
-    return lane
-
-
-@triton.jit
 def int4_values(q, offset, X: tl.constexpr, NATIVE: tl.constexpr):
     """The two integers of each byte, stored with 8 added, less `offset`: the low half's and the high half's.
-
-    The bytes are at `int4_lanes`.
 
     `offset` is 8 and the zero point, as the type `X` (as float32 where not `NATIVE`), and broadcasts to `q`.
     """
@@ -131,10 +117,11 @@ def int4_values(q, offset, X: tl.constexpr, NATIVE: tl.constexpr):
         # 1024 + low, and 1024 + 16 high, whose sixteenth is 64 + high.
         low, high = tl.inline_asm_elementwise(
             """{ .reg .b32 a, b, c, d;
-            shr.u32 b, $4, 8;
-            lop3.b32 $0, $4, 0x000f000f, 0x64006400, 0xea;
+            prmt.b32 a, $4, 0, 0x4140;
+            prmt.b32 b, $4, 0, 0x4342;
+            lop3.b32 $0, a, 0x000f000f, 0x64006400, 0xea;
             lop3.b32 $1, b, 0x000f000f, 0x64006400, 0xea;
-            lop3.b32 $2, $4, 0x00f000f0, 0x64006400, 0xea;
+            lop3.b32 $2, a, 0x00f000f0, 0x64006400, 0xea;
             lop3.b32 $3, b, 0x00f000f0, 0x64006400, 0xea;
             mov.b32 c, 0x64006400;
             add.f16x2 a, $5, c;
@@ -157,11 +144,12 @@ def int4_values(q, offset, X: tl.constexpr, NATIVE: tl.constexpr):
         # 128 + the half, less 128 + offset.
         low, high = tl.inline_asm_elementwise(
             """{ .reg .b32 a, b, c, d, one;
-            shr.u32 b, $4, 8;
-            lop3.b32 $0, $4, 0x000f000f, 0x43004300, 0xea;
+            prmt.b32 a, $4, 0, 0x4140;
+            prmt.b32 b, $4, 0, 0x4342;
+            lop3.b32 $0, a, 0x000f000f, 0x43004300, 0xea;
             lop3.b32 $1, b, 0x000f000f, 0x43004300, 0xea;
-            shr.u32 a, $4, 4;
-            shr.u32 b, $4, 12;
+            shr.u32 a, a, 4;
+            shr.u32 b, b, 4;
             lop3.b32 $2, a, 0x000f000f, 0x43004300, 0xea;
             lop3.b32 $3, b, 0x000f000f, 0x43004300, 0xea;
             mov.b32 one, 0xbf80bf80;

@@ -36,8 +36,7 @@ class JoinedWeight:
     Attributes:
         form: "dense", "int8", "int4" or "float8".
         q: `[N, K]`; int4 is bytes `[K / chunk, N, chunk / 2]` (uint8), the low half of byte `j` of a chunk being column
-            `j` with 8 added, the high half column `j + chunk / 2`; of four bytes the second and the third have changed
-            places (see `unpacking.int4_lanes`). Float8 is its bytes (uint8).
+            `j` with 8 added, the high half column `j + chunk / 2`. Float8 is its bytes (uint8).
         scale: float32 `[K / group, N]`; None of a dense weight. Of float8 beside float16 activations it is 256 times
             what it was, as the kernels' conversion is by that much too small.
         zero: int8 of the scale's shape, or None.
@@ -188,8 +187,7 @@ def _joined_values(
             if form == "int4":
                 chunks = (values + 8).view(torch.uint8).view(size, -1, 2, chunk // 2)
                 place = q[k // chunk : (k + part.shape[1]) // chunk, n + first : n + first + size]
-                halves = (chunks[:, :, 0] | chunks[:, :, 1] << 4).permute(1, 0, 2)
-                place.copy_(halves.unflatten(-1, (-1, 2, 2)).transpose(-1, -2).flatten(-3))
+                place.copy_((chunks[:, :, 0] | chunks[:, :, 1] << 4).permute(1, 0, 2))
             else:
                 q[n + first : n + first + size, k : k + part.shape[1]].copy_(values.view(q.dtype))
     return q
