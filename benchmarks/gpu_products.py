@@ -96,6 +96,14 @@ def error(bench: Bench, launch: Launch, true: Tensor) -> float:
     return float((y[:, : len(true)] - expected).abs().max() / expected.abs().max())
 
 
+def launches_of(bench: Bench, tune: bool) -> dict[Config, Launch]:
+    """The launches to measure: those worth it, or the one that llmc takes."""
+    if tune:
+        return bench.launches()
+    made = bench.product
+    return {made.table.config(bench.case): made.launch(bench.rows, bench.partial, bench.rounded)}
+
+
 def line(form: str, bench: Bench, took: float, config: Config, off: float, bandwidth: float, tried: int) -> str:
     """What is printed of a measurement."""
     n, k = bench.product.weight.rows, bench.product.weight.k
@@ -135,16 +143,15 @@ def main() -> None:
     inputs = 2 if options.pair else 1
     kept: dict[str, list[object]] = {}
 
-    if options.tune:
-        jobs = []
-        for form in forms:
-            for n, k in shapes:
-                made, _ = product(form, n, k, table, inputs, options.early)
-                for r in rows:
-                    bench = Bench(made, r, options.partial, form in ROUNDED)
-                    jobs += bench.jobs(bench.launches().values())
-        print(f"{time.monotonic() - start:.0f} s; compiling", flush=True)
-        print(precompile(jobs, torch.cuda.get_device_capability(), options.budget * 0.45), flush=True)
+    jobs = []
+    for form in forms:
+        for n, k in shapes:
+            made, _ = product(form, n, k, table, inputs, options.early)
+            for r in rows:
+                bench = Bench(made, r, options.partial, form in ROUNDED)
+                jobs += bench.jobs(launches_of(bench, options.tune).values())
+    print(f"{time.monotonic() - start:.0f} s; compiling", flush=True)
+    print(precompile(jobs, torch.cuda.get_device_capability(), options.budget * 0.45), flush=True)
 
     for n, k in shapes:
         for form in forms:
@@ -160,8 +167,7 @@ def main() -> None:
                     bench.copies = copies
                 copies = bench.copies
                 case = bench.case
-                chosen = {table.config(case): made.launch(r, options.partial, bench.rounded)}
-                launches = bench.launches() if options.tune else chosen
+                launches = launches_of(bench, options.tune)
                 best = None
                 for config, launch in launches.items():
                     try:

@@ -29,7 +29,7 @@ class Job(NamedTuple):
 
     Attributes:
         kernel: its name.
-        arguments: integers, and for tensors the name of their type, such as "float16".
+        arguments: integers like those of the call, and for tensors the name of their type, such as "float16".
         constants: compile-time parameters and options.
     """
 
@@ -40,8 +40,15 @@ class Job(NamedTuple):
 
 def job(kernel: Any, arguments: Sequence[Any], constants: dict[str, Any]) -> Job:
     """The job of compiling a kernel for a call."""
-    named = (str(a.dtype).removeprefix("torch.") if isinstance(a, torch.Tensor) else a for a in arguments)
+    named = (str(a.dtype).removeprefix("torch.") if isinstance(a, torch.Tensor) else _typical(a) for a in arguments)
     return Job(kernel.fn.__name__, tuple(named), constants)
+
+
+def _typical(size: int) -> int:
+    """A number for which the same kernel is compiled: it is for 1, for multiples of 16, or for all others."""
+    if size == 1 or abs(size) >= 1 << 31:
+        return size
+    return 16 if size % 16 == 0 else 17
 
 
 def precompile(jobs: Sequence[Job], capability: tuple[int, int], seconds: float, workers: int | None = None) -> str:
