@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,9 +24,9 @@ from compiler.ir.evaluators.quant import dequantize
 from compiler.ir.int4 import pack_int4
 from runtime.executors.cuda.kernels.measuring import Bench, microseconds
 from runtime.executors.cuda.kernels.precompile import precompile
-from runtime.executors.cuda.kernels.products import Launch, Product, Section, Tuning, WeightPart
+from runtime.executors.cuda.kernels.products import MOST_ROWS, Launch, Product, Section, Tuning, WeightPart
 from runtime.executors.cuda.kernels.rounding import Rounded, widened_rows
-from runtime.executors.cuda.kernels.tuning import Config
+from runtime.executors.cuda.kernels.tuning import Config, configs
 from runtime.executors.torch.packed import PackedWeight
 
 SHAPES = ((28672, 4096), (4096, 20480), (50400, 4096), (12288, 4096), (16384, 4096), (4096, 16384), (4096, 4096))
@@ -48,7 +49,7 @@ FORMS: dict[str, tuple[DType | None, int, bool, torch.dtype]] = {
 ROUNDED = ("w8a8", "fp8a8")
 """The forms whose activations are rounded to the type of the weight."""
 DEFAULT_FORMS = "f16 int8 int4 fp8 int4z bf16 w8a8 fp8a8"
-ROWS = (1, 8, 64)
+ROWS = (1, 8, 16, 64, 512)
 DEVICE = torch.device("cuda")
 TRUE_ROWS = 512  # of the result, whose float64 values are computed
 
@@ -78,24 +79,35 @@ def read_bandwidth() -> float:
     return array.nbytes / microseconds([lambda: array.sum(1)]) * 1e6
 
 
-def product(form: str, n: int, k: int, table: Tuning, inputs: int) -> tuple[Product, Tensor]:
+def product(form: str, n: int, k: int, table: Tuning, inputs: int, early: bool) -> tuple[Product, Tensor]:
     """A product, and the first rows of its weight in float64."""
     sizes = [k] if inputs == 1 else [k // 5, k - k // 5]  # as attention's and the MLP's output of a parallel layer
     parts = [weight(form, n, size) for size in sizes]
     made = Product([[part for part, _ in parts]], [Section(n, None)], None, FORMS[form][3], DEVICE, table)
+    made.early = early
     return made, torch.cat([true for _, true in parts], 1)
 
 
-def error(bench: Bench, launch: Launch, true: Tensor) -> float:
+def error(bench: Bench, launch: Launch | None, true: Tensor) -> float:
     """The largest error of some columns of the product, relative to the largest value."""
-    y = bench.call(launch, bench.product.weight.q).double()
-    y = y.sum(0) if bench.partial else y
+    y = (bench.call(launch, bench.product.weight.q) if launch else bench.product(bench.xs)).double()
+    y = y.sum(0) if bench.partial and launch else y
     xs = [widened_rows(x, torch.float64) if isinstance(x, Rounded) else x.double() for x in bench.xs]
     expected = torch.cat(xs, 1) @ true.T
     return float((y[:, : len(true)] - expected).abs().max() / expected.abs().max())
 
 
-def line(form: str, bench: Bench, took: float, config: Config, off: float, bandwidth: float, tried: int) -> str:
+def launches_of(bench: Bench, tune: bool) -> dict[Config, Launch]:
+    """The launches to measure: those worth it, or the one that llmc takes."""
+    if tune:
+        return bench.launches()
+    made = bench.product
+    return {made.table.config(bench.case): made.launch(bench.rows, bench.partial, bench.rounded)}
+
+
+def line(
+    form: str, bench: Bench, took: float, config: Sequence[object], off: float, bandwidth: float, tried: int
+) -> str:
     """What is printed of a measurement."""
     n, k = bench.product.weight.rows, bench.product.weight.k
     share = bench.product.nbytes / took * 1e6 / bandwidth
@@ -115,13 +127,17 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="try all launches worth measuring")
     parser.add_argument("--partial", action="store_true", help="leave the parts of split sums to the caller")
     parser.add_argument("--pair", action="store_true", help="two inputs, of a fifth of the columns and of the others")
+    parser.add_argument("--early", action="store_true", help="start kernels before the ones in front have ended")
     parser.add_argument("--all", action="store_true", help="print every launch that is tried")
     parser.add_argument("--budget", type=float, default=240, help="seconds that it may take")
+    parser.add_argument("--launches", type=Path, help="take the launches of such a file as --out writes")
     parser.add_argument("--out", type=Path, help="a JSON file for the fastest launches")
     options = parser.parse_args()
     start = time.monotonic()
     deadline = start + options.budget
     table = Tuning.of(DEVICE)
+    if options.launches:
+        table.known |= configs(json.loads(options.launches.read_text())[table.gpu])
     bandwidth = read_bandwidth()
     print(f"{table.gpu}: reads {bandwidth / 1e12:.2f} TB/s, {table.processors} multiprocessors", flush=True)
     shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes.split()]
@@ -130,33 +146,37 @@ def main() -> None:
     inputs = 2 if options.pair else 1
     kept: dict[str, list[object]] = {}
 
-    if options.tune:
-        jobs = []
-        for form in forms:
-            for n, k in shapes:
-                made, _ = product(form, n, k, table, inputs)
-                for r in rows:
-                    bench = Bench(made, r, options.partial, form in ROUNDED)
-                    jobs += bench.jobs(bench.launches().values())
-        print(f"{time.monotonic() - start:.0f} s; compiling", flush=True)
-        print(precompile(jobs, torch.cuda.get_device_capability(), options.budget * 0.45), flush=True)
+    jobs = []
+    for form in forms:
+        for n, k in shapes:
+            made, _ = product(form, n, k, table, inputs, options.early)
+            for r in rows:
+                if r > MOST_ROWS:
+                    continue
+                bench = Bench(made, r, options.partial, form in ROUNDED)
+                jobs += bench.jobs(launches_of(bench, options.tune).values())
+    print(f"{time.monotonic() - start:.0f} s; compiling", flush=True)
+    print(precompile(jobs, torch.cuda.get_device_capability(), options.budget * 0.45), flush=True)
 
     for n, k in shapes:
         for form in forms:
             torch.cuda.empty_cache()
-            made, true = product(form, n, k, table, inputs)
+            made, true = product(form, n, k, table, inputs, options.early)
             copies = None
             for r in rows:
                 if time.monotonic() > deadline:
                     print("no time is left for the others")
                     break
                 bench = Bench(made, r, options.partial, form in ROUNDED)
+                if r > MOST_ROWS:
+                    took = microseconds([lambda made=made, xs=bench.xs: made(xs)] * 3)
+                    print(line(form, bench, took, ["cuBLAS"], error(bench, None, true), bandwidth, 1), flush=True)
+                    continue
                 if copies is not None:
                     bench.copies = copies
                 copies = bench.copies
                 case = bench.case
-                chosen = {table.config(case): made.launch(r, options.partial, bench.rounded)}
-                launches = bench.launches() if options.tune else chosen
+                launches = launches_of(bench, options.tune)
                 best = None
                 for config, launch in launches.items():
                     try:

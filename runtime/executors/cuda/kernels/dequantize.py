@@ -24,7 +24,8 @@ def dequantize(
     if FORM == "int4":
         HALF: tl.constexpr = BK // 2
         lane = tl.arange(0, HALF)
-        q = tl.load(w + (tl.cast(block, tl.int64) * N + n.to(tl.int64))[:, None] * HALF + lane[None, :])
+        rows = w + (tl.cast(block, tl.int64) * N + n.to(tl.int64))[:, None] * HALF
+        q = tl.load(rows + lane[None, :])
         kk = block * BK + lane
         offset = tl.full((BN, HALF), 8.0, X if NATIVE else tl.float32)
         low, high = int4_values(q, offset, X, NATIVE)

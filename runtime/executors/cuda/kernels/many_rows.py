@@ -19,7 +19,7 @@ from runtime.executors.cuda.kernels.weights import DENSE, FLOAT8_BIAS, JoinedWei
 
 _BUFFER_BYTES = 1 << 26
 _LEAST_COLUMNS = 1024  # of the result that are computed at once, however many rows there are
-_STEPS = {"int8": 8, "float8": 16}
+_STEP = 16
 """What rows and columns of a weight are multiples of, where cuBLAS multiplies 8-bit numbers."""
 
 
@@ -81,8 +81,7 @@ def _buffer(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _multiplies_rounded(weight: JoinedWeight, device: torch.device) -> bool:
-    step = _STEPS[weight.form]
-    fits = weight.whole and not any(size % step for size in (weight.rows, *weight.columns))
+    fits = weight.whole and not any(size % _STEP for size in (weight.rows, *weight.columns))
     return fits and (weight.form == "int8" or has_float8(device))
 
 

@@ -18,15 +18,18 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from runtime.executors.cuda.kernels import skinny
+from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
+from runtime.executors.cuda.kernels.sliced import sliced
+
+_KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed}
 
 
 class Job(NamedTuple):
     """A kernel to compile.
 
     Attributes:
-        kernel: its name in `skinny`.
-        arguments: integers, and for tensors the name of their type, such as "float16".
+        kernel: its name.
+        arguments: integers like those of the call, and for tensors the name of their type, such as "float16".
         constants: compile-time parameters and options.
     """
 
@@ -37,8 +40,15 @@ class Job(NamedTuple):
 
 def job(kernel: Any, arguments: Sequence[Any], constants: dict[str, Any]) -> Job:
     """The job of compiling a kernel for a call."""
-    named = (str(a.dtype).removeprefix("torch.") if isinstance(a, torch.Tensor) else a for a in arguments)
+    named = (str(a.dtype).removeprefix("torch.") if isinstance(a, torch.Tensor) else _typical(a) for a in arguments)
     return Job(kernel.fn.__name__, tuple(named), constants)
+
+
+def _typical(size: int) -> int:
+    """A number for which the same kernel is compiled: it is for 1, for multiples of 16, or for all others."""
+    if size == 1 or abs(size) >= 1 << 31:
+        return size
+    return 16 if size % 16 == 0 else 17
 
 
 def precompile(jobs: Sequence[Job], capability: tuple[int, int], seconds: float, workers: int | None = None) -> str:
@@ -102,7 +112,7 @@ def main() -> None:
     for name, arguments, constants in given["jobs"]:
         values = [getattr(torch, a) if isinstance(a, str) else a for a in arguments]
         try:
-            getattr(skinny, name).warmup(*values, grid=(1, 1), **constants)
+            _KERNELS[name].warmup(*values, grid=(1, 1), **constants)
         except Exception as error:  # noqa: BLE001  # what fails is said, and the others are compiled
             failed.append(f"{name} {constants}: {type(error).__name__}: {str(error)[:300]}")
     print(json.dumps(failed))  # noqa: T201

@@ -20,6 +20,7 @@ from runtime.executors.cuda.kernels.many_rows import multiply_many
 from runtime.executors.cuda.kernels.precompile import Job, job
 from runtime.executors.cuda.kernels.rounding import Rounded, has_float8
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
+from runtime.executors.cuda.kernels.sliced import sliced
 from runtime.executors.cuda.kernels.tuning import LEAST_TILE, MOST_ROWS, Case, Config, Tuning, bucket
 from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight, WeightPart, can_serve, join
 
@@ -35,6 +36,7 @@ _LEAST_STEP = 32  # columns: a step of fewer is masked, if it can be
 _MOST_SHARED = 512  # columns that share a scale: products of more are as fast as if all did
 _MOST_EXACT = 1 << 17  # columns: the sum of fewer products of two int8 numbers is an int32
 _MOST_FLOAT8 = 128  # columns whose products matrix instructions add up, with fewer bits than float32 has
+_UNKNOWN = {"dot": ("SLICES",), "gemv": ("SLICES",), "sliced": ("SUB", "CHUNK", "SAME", "EVEN_K")}
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
@@ -73,7 +75,12 @@ class Launch(NamedTuple):
 
 
 class Product:
-    """A product with a weight that stays; see the module."""
+    """A product with a weight that stays; see the module.
+
+    Attributes:
+        early: whether kernels start before the kernel in front of them has ended, and wait for it once their first
+            reads are under way; on GPUs of compute capability 9.0 and more. False at first.
+    """
 
     def __init__(
         self,
@@ -101,6 +108,7 @@ class Product:
         self.dtype = dtype
         self.device = device
         self.table = table
+        self.early = False
         self._runs = _runs(sections)
         self._launches: dict[tuple[int, bool, bool], Launch] = {}
         # Kernels apply one activation to one run of columns; what is more is left to torch.
@@ -185,7 +193,7 @@ class Product:
             assert y is not None
             return [self._call(launch, xs, y, q, self._end)]
         first = self._call(launch, xs, parts, q, _NO_EPILOGUE)
-        return [first] if y is None else [first, _sum_call(parts, y, self._end)]
+        return [first] if y is None else [first, _sum_call(parts, y, self._end, self.early)]
 
     def _call(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> _Call:
         weight, config = self.weight, launch.config
@@ -198,6 +206,8 @@ class Product:
         sizes = (weight.rows, weight.k, x0.shape[1])
         constants = {**launch.constants, **end.constants(), "num_warps": config.warps, "num_stages": config.stages}
         grid = (triton.cdiv(weight.rows, config.bn), launch.split)
+        constants = {k: v for k, v in constants.items() if k not in _UNKNOWN[config.kind]}
+        constants |= _start(self.early)
         if config.kind == "gemv":
             return _Call(gemv, grid, (x0, x1, *operands, *sizes, launch.part_k), constants)
         scales = [_or(x0, scale)[0] for scale in (given.scales[0], given.scales[-1])]
@@ -205,7 +215,10 @@ class Product:
         rows = x0.shape[0]
         # There are no instructions that multiply float8 numbers and fewer rows.
         least = 2 * LEAST_TILE if q.dtype is torch.float8_e4m3fn else LEAST_TILE
-        constants |= {"BM": max(least, bucket(rows)), "ROUNDED": given.scales[0] is not None, "UNIT": given.unit}
+        constants["BM"] = max(least, bucket(rows))
+        if config.kind == "sliced":
+            return _Call(sliced, grid, (x0, x1, *operands, rows, *sizes, *strides[:2], launch.part_k), constants)
+        constants |= {"ROUNDED": given.scales[0] is not None, "UNIT": given.unit}
         return _Call(skinny, grid, (x0, x1, *scales, *operands, rows, *sizes, *strides, launch.part_k), constants)
 
     def _activate(self, y: Tensor, runs: Sequence[_Run]) -> None:
@@ -278,6 +291,8 @@ def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) 
     """A configuration as a weight can use it: steps that divide its columns, parts that are whole steps."""
     if (rows > 1 or rounded) and config.kind == "gemv":
         config = config._replace(kind="dot", bn=64, bk=128)
+    if config.kind == "sliced" and (rounded or not _can_slice(config, weight)):
+        config = config._replace(kind="dot", bn=64, bk=128, warps=4)
     k = weight.k
     bk = max(config.bk, weight.chunk)
     while bk > 16 and any(columns % bk for columns in weight.columns):
@@ -315,6 +330,7 @@ def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) 
         "BK": bk,
         "SUB": sub,
         "CHUNK": weight.chunk,
+        "SLICES": config.warps,
         "SAME": half > 0 and weight.group % weight.chunk == 0,
         "EVEN_N": weight.rows % config.bn == 0,
         "EVEN_K": k % bk == 0,
@@ -324,10 +340,23 @@ def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) 
     return Launch(config, bk, split, part_k, constants)
 
 
-def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue) -> _Call:
+def _start(early: bool) -> dict[str, Any]:
+    """The constants of a kernel that starts before the one in front of it has ended, or does not."""
+    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
+
+
+def _can_slice(config: Config, weight: JoinedWeight) -> bool:
+    """Whether all slices are whole, and the columns of each share a scale."""
+    width = config.bk // config.warps
+    whole = not any(columns % config.bk for columns in weight.columns)
+    one_scale = weight.group == 0 or weight.group % width == 0
+    return whole and one_scale and (width == weight.chunk if weight.chunk else width >= _LEAST_STEP)
+
+
+def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue, early: bool) -> _Call:
     count, rows, n = parts.shape
     arguments = (parts, *_or(parts, end.bias), y, rows, n)
-    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256}
+    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256, **_start(early)}
     return _Call(summed, (triton.cdiv(n, 256), rows), arguments, constants)
 
 

@@ -13,10 +13,14 @@ no instructions and no bfloat16 product, and wants the bounds of a loop (`PART`,
 
 `ROUNDED` activations are int8, or float8 as such or, where there are no products of those, as bytes; each row of an
 input has its scale, float32 at `scale0` and `scale1`, `apart0` and `apart1` elements apart, in units of `UNIT`.
+
+`EARLY` programs start before the kernel in front has ended, and wait for it once their first reads of the weight, which
+no kernel writes, are under way (programmatic dependent launch, of GPUs of compute capability 9.0 and more).
 """
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from runtime.executors.cuda.kernels.unpacking import float8_value, int4_values, int8_value
 
@@ -62,6 +66,67 @@ def multiplied(a, b, acc, NATIVE: tl.constexpr):
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+def read_rows(pointers, alive, BM: tl.constexpr):
+    """Values of rows; of many, those beyond the last are the last's, of few, zeros. They are not stored."""
+    if BM >= 32:
+        v = tl.load(pointers)
+    else:
+        v = tl.load(pointers, mask=alive, other=0.0)
+    return v
+
+
+@triton.jit
+def in_fragments(q, BN: tl.constexpr, SIZE: tl.constexpr):
+    """A tile `[BN, SIZE]` of a weight, each 16 of its columns in the order `fragment_columns`.
+
+    A thread gives an instruction four values of 16 columns of a row, which lie at 2 j, 2 j + 1, 2 j + 8 and 2 j + 9. In
+    this order they are four bytes that lie together, so that it reads whole words of a tile of 8-bit values.
+    """
+    words = tl.reshape(q, (BN, SIZE // 16, 4, 2, 2))
+    return tl.reshape(tl.permute(words, (0, 1, 3, 2, 4)), (BN, SIZE))
+
+
+@triton.jit
+def fragment_columns(lane):
+    """Which column of a tile is at each place of one that is `in_fragments`; columns come in pairs."""
+    column = (lane & ~15) | (((lane >> 1) & 3) << 2) | (((lane >> 3) & 1) << 1) | (lane & 1)
+    return tl.max_contiguous(tl.multiple_of(column, 2), 2)
+
+
+@triton.jit
+def start_early(w, wide, start, N, K, FORM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr):
+    """Have the first columns of some rows of the weight read into the second-level cache, and wait for activations.
+
+    Args:
+        w: the weight.
+        wide: the rows, int64.
+        start: the first column.
+        N: the rows of the weight.
+        K: its columns.
+        FORM: how it is stored.
+        BN: how many rows there are.
+        CHUNK: of int4.
+    """
+    piece = tl.arange(0, 8)
+    if FORM == "int4":
+        chunk = (start // CHUNK + piece).to(tl.int64)
+        at = (tl.minimum(chunk, K // CHUNK - 1)[None, :] * N + wide[:, None]) * (CHUNK // 2)
+    else:
+        LINE: tl.constexpr = 1024 // w.dtype.element_ty.primitive_bitwidth  # elements of 128 bytes
+        at = wide[:, None] * K + tl.minimum(start + piece * LINE, K - 1)[None, :]
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
+        "=r,l",
+        [(w + at).to(tl.uint64)],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+    gdc_wait()
+    gdc_launch_dependents()
 
 
 @triton.jit
@@ -127,7 +192,7 @@ def skinny(
     ROUNDED: tl.constexpr, UNIT: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, CHUNK: tl.constexpr, SAME: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A tile of `BN` columns of the result, summed over `part_k` columns of the weight, by matrix instructions.
 
@@ -143,13 +208,19 @@ def skinny(
     else:
         wide = tl.minimum(n, N - 1).to(tl.int64)  # rows beyond the last are read as the last, and not stored
     start = part * part_k
+    if EARLY:
+        start_early(w, wide, start, N, K, FORM, BN, CHUNK)
     X: tl.constexpr = x0.dtype.element_ty
     SUM: tl.constexpr = tl.int32 if X == tl.int8 and SCALE != 2 else tl.float32
     acc = tl.zeros((BN, BM), SUM)
     first = (start // GROUP) * N if GROUP else 0
+    # Of few rows other instructions are used, which take what lies together.
+    FRAGMENTS: tl.constexpr = BM >= 16 and FORM != "dense" and EVEN_K and not ROUNDED and X != tl.float32
+    lane = tl.arange(0, SUB)
+    x_lane = fragment_columns(lane) if FRAGMENTS else lane
+    x_row = tl.minimum(m, M - 1) if BM >= 32 else m
     if FORM == "int4":
         HALF: tl.constexpr = CHUNK // 2
-        lane = tl.arange(0, SUB)
         rows = w + wide[:, None] * HALF
         if SCALE != 2:
             offset = offsets(zero + first if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
@@ -166,9 +237,11 @@ def skinny(
                     column = k + u * CHUNK + v * SUB
                     at = ((k // CHUNK + u) * tl.cast(N, tl.int64)) * HALF + v * SUB
                     q = tl.load(rows + at + lane[None, :], eviction_policy="evict_first")
-                    b = x + (column + lane)[:, None] + m[None, :] * stride
-                    low_x = tl.load(b, mask=alive, other=0.0)
-                    high_x = tl.load(b + HALF, mask=alive, other=0.0)
+                    if FRAGMENTS:
+                        q = in_fragments(q, BN, SUB)
+                    b = x + (column + x_lane)[:, None] + x_row[None, :] * stride
+                    low_x = read_rows(b, alive, BM)
+                    high_x = read_rows(b + HALF, alive, BM)
                     if SCALE == 2:
                         g = (column // GROUP) * N
                         offset = offsets(zero + g if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
@@ -195,7 +268,6 @@ def skinny(
                         acc = multiplied(low, low_x, acc, NATIVE)
                         acc = multiplied(high, high_x, acc, NATIVE)
     else:
-        lane = tl.arange(0, SUB)
         rows = w + wide[:, None] * K
         for step in range(0, part_k if NATIVE else PART, BK):
             k = start + step
@@ -209,9 +281,11 @@ def skinny(
                 column = k + u * SUB
                 kk = column + lane
                 q = loaded(rows + kk[None, :], kk[None, :] < K, not EVEN_K)
-                b = x + kk[:, None] + m[None, :] * stride
+                if FRAGMENTS:
+                    q = in_fragments(q, BN, SUB)
+                b = x + (column + x_lane)[:, None] + x_row[None, :] * stride
                 if EVEN_K:
-                    b = tl.load(b, mask=alive, other=0.0)
+                    b = read_rows(b, alive, BM)
                 else:
                     b = tl.load(b, mask=alive & (kk[:, None] < K), other=0.0)
                 g = (column // GROUP) * N if GROUP else 0
@@ -256,7 +330,7 @@ def gemv(
     FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, CHUNK: tl.constexpr, SAME: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The same for one row, without matrix instructions: products and sums in float32."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -267,6 +341,8 @@ def gemv(
     else:
         wide = tl.minimum(n, N - 1).to(tl.int64)
     start = part * part_k
+    if EARLY:
+        start_early(w, wide, start, N, K, FORM, BN, CHUNK)
     X: tl.constexpr = x0.dtype.element_ty
     first = (start // GROUP) * N if GROUP else 0
     acc = tl.zeros((BN, SUB), tl.float32)
@@ -348,12 +424,15 @@ def gemv(
 def summed(
     parts, bias, y, M, N,
     S: tl.constexpr, S2: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr,
-    ACT_TO: tl.constexpr, BN: tl.constexpr,
+    ACT_TO: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """`y[m] = act(sum_s parts[s, m] + bias)`; `S2` is the power of two from `S` on."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1).to(tl.int64)
     s = tl.arange(0, S2)
+    if EARLY:
+        gdc_wait()
+        gdc_launch_dependents()
     mask = n < N
     values = tl.load(
         parts + (s[:, None] * tl.cast(M, tl.int64) + m) * N + n[None, :],

@@ -32,6 +32,7 @@ LEAST_PART = 256
 _LIKE = {"NVIDIA H200": "NVIDIA H100 80GB HBM3"}
 """GPUs that take the launches of another, of as many multiprocessors."""
 _FORMAT = 1
+_FEW = 16  # rows: of more, each warp would have to read as many for a few columns of the result
 _PROGRAMS = (0.9, 6)  # a multiprocessor, between which splits are tried
 
 
@@ -39,7 +40,8 @@ class Config(NamedTuple):
     """How a product is launched.
 
     Attributes:
-        kind: "dot" by matrix instructions, or "gemv" (one row only).
+        kind: "dot" by matrix instructions; "sliced" by those, too, each warp for a slice of a step; or "gemv", without
+            (one row only).
         bn: columns of the result that a program computes.
         bk: columns of the weight that it reads in a step.
         warps: warps of a program.
@@ -188,7 +190,7 @@ class Tuning:
     def candidates(self, case: Case) -> Iterator[Config]:
         """Launches worth measuring for a case."""
         for kind, bn, bk, warps, stages in tiles(case):
-            if kind == "dot" and stages * _stage_bytes(case, bn, bk) > self.shared_memory:
+            if kind != "gemv" and stages * _stage_bytes(case, bn, bk) > self.shared_memory:
                 continue
             programs = -(-case.n // bn) / self.processors
             fits = [s for s in SPLITS if s * LEAST_PART <= case.k and case.k % (s * bk) == 0] or [1]
@@ -227,8 +229,8 @@ Tile = tuple[str, int, int, int, int]
 
 def tiles(case: Case) -> tuple[Tile, ...]:
     """Kinds, tile sizes, warps and stages worth measuring; the first is the best guess."""
-    one = case.rows == 1
-    row: tuple[Tile, ...]
+    one, few = case.rows == 1, case.rows <= _FEW
+    row: tuple[Tile, ...] = ()
     if case.bits == 32:
         row = (("gemv", 8, 256, 4, 3), ("gemv", 4, 512, 4, 3)) if one else ()
         return (*row, ("dot", 32, 64, 4, 3), ("dot", 64, 32, 4, 4))
@@ -237,15 +239,28 @@ def tiles(case: Case) -> tuple[Tile, ...]:
                 ("dot", 128, 128, 8, 5), ("dot", 64, 512, 4, 3), ("dot", 256, 128, 8, 4))  # fmt: skip
     if case.form == "dense":
         row = (("gemv", 4, 1024, 4, 3), ("gemv", 8, 512, 4, 3)) if one else ()
+        row += (("sliced", 32, 256, 4, 4), ("sliced", 16, 512, 4, 4)) if few else ()
         return (("dot", 64, 128, 4, 4), ("dot", 64, 256, 4, 3), ("dot", 128, 64, 4, 5), ("dot", 64, 64, 4, 6),
                 ("dot", 128, 128, 8, 3), ("dot", 32, 256, 4, 3), *row)  # fmt: skip
+    wide: tuple[Tile, ...]
+    few_rows: tuple[Tile, ...]
     if case.form == "int4":
-        row = (("gemv", 32, 256, 4, 3), ("gemv", 64, 256, 4, 3), ("gemv", 64, 128, 8, 4)) if one else ()
-        return (("dot", 128, 128, 4, 5), ("dot", 64, 128, 4, 5), ("dot", 64, 256, 4, 4), ("dot", 128, 256, 4, 3),
-                ("dot", 128, 256, 8, 3), ("dot", 256, 128, 8, 4), *row)  # fmt: skip
+        few_rows = (("sliced", 64, 512, 4, 3), ("sliced", 32, 512, 4, 4), ("sliced", 64, 256, 2, 4),
+                    ("sliced", 32, 1024, 8, 3), ("sliced", 64, 1024, 8, 3), ("sliced", 64, 512, 4, 4),
+                    ("dot", 128, 128, 4, 5), ("dot", 64, 256, 4, 4))  # fmt: skip
+        wide = (("dot", 128, 128, 4, 5), ("dot", 64, 128, 4, 5), ("dot", 64, 256, 4, 4), ("dot", 128, 256, 4, 3),
+                ("dot", 128, 256, 8, 3), ("dot", 256, 128, 8, 4), ("dot", 256, 128, 8, 3), ("dot", 128, 128, 8, 5),
+                ("dot", 64, 128, 2, 5))  # fmt: skip
+        row = (("gemv", 64, 256, 4, 3),) if one else ()
+        return (*few_rows, *row) if few else wide
+    few_rows = (("sliced", 32, 512, 4, 3), ("sliced", 32, 256, 4, 4), ("sliced", 16, 512, 4, 4),
+                ("sliced", 64, 256, 2, 4), ("dot", 32, 256, 4, 4), ("dot", 64, 128, 4, 5),
+                ("dot", 64, 256, 4, 4))  # fmt: skip
+    wide = (("dot", 64, 128, 4, 5), ("dot", 64, 256, 4, 4), ("dot", 128, 128, 4, 4), ("dot", 128, 128, 8, 5),
+            ("dot", 64, 64, 4, 8), ("dot", 256, 64, 8, 5), ("dot", 256, 128, 8, 3), ("dot", 128, 64, 4, 6),
+            ("dot", 64, 128, 2, 5))  # fmt: skip
     row = (("gemv", 4, 1024, 4, 3), ("gemv", 8, 512, 4, 3), ("gemv", 16, 256, 4, 3)) if one else ()
-    return (("dot", 64, 128, 4, 5), ("dot", 64, 256, 4, 4), ("dot", 128, 128, 4, 4), ("dot", 128, 128, 8, 5),
-            ("dot", 32, 256, 4, 4), ("dot", 64, 64, 4, 8), *row)  # fmt: skip
+    return (*few_rows, *row) if few else wide
 
 
 def _stage_bytes(case: Case, bn: int, bk: int) -> int:
@@ -266,10 +281,10 @@ def _read_choices(path: Path) -> tuple[dict[str, Config], str | None]:
         return {}, str(error)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         return {}, "it is of another format"
-    return _configs(content.get("launches")), None
+    return configs(content.get("launches")), None
 
 
-def _configs(launches: Any) -> dict[str, Config]:
+def configs(launches: Any) -> dict[str, Config]:
     """Launches as JSON has them; those that cannot be are left out."""
     if not isinstance(launches, dict):
         return {}
@@ -279,7 +294,7 @@ def _configs(launches: Any) -> dict[str, Config]:
             continue
         kind, *sizes = value
         whole = all(isinstance(size, int) and 0 < size <= 4096 for size in sizes)
-        if kind in ("dot", "gemv") and whole and all(size & (size - 1) == 0 for size in sizes[:3]):
+        if kind in ("dot", "sliced", "gemv") and whole and all(size & (size - 1) == 0 for size in sizes[:3]):
             found[key] = Config(*value)
     return found
 
@@ -287,7 +302,7 @@ def _configs(launches: Any) -> dict[str, Config]:
 @cache
 def _all_shipped() -> dict[str, dict[str, Config]]:
     content = json.loads(Path(__file__).with_name("tuned.json").read_text(encoding="utf-8"))
-    tables = {gpu: _configs(launches) for gpu, launches in content.items()}
+    tables = {gpu: configs(launches) for gpu, launches in content.items()}
     return tables | {gpu: tables[other] for gpu, other in _LIKE.items() if other in tables and gpu not in tables}
 
 

@@ -161,8 +161,9 @@ def _group(parts: Sequence[PackedWeight]) -> int:
 
 
 def _chunk(columns: Sequence[int], group: int) -> int | None:
-    fits = (c for c in _CHUNKS if all(k % c == 0 for k in columns) and (group % c == 0 or c % group == 0))
-    return next(fits, None)
+    """How many columns of int4 lie together: such that they share a scale, if they can."""
+    fits = [c for c in _CHUNKS if all(k % c == 0 for k in columns)]
+    return next((c for c in fits if group % c == 0), next((c for c in fits if c % group == 0), None))
 
 
 def _spread(parameter: Tensor, shape: tuple[int, int], group: int) -> Tensor:

@@ -9,7 +9,7 @@ from compiler.ir.dtypes import DType
 from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section
 from runtime.executors.cuda.kernels.tuning import Config, Tuning
 from runtime.executors.torch.packed import PackedWeight
-from tests.runtime.executors.cuda.products import LAUNCHES, Case, assert_right, build
+from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, Case, assert_right, build
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 FORMS = [
@@ -56,6 +56,25 @@ def test_every_form_is_multiplied(form, rows, device):
 @pytest.mark.parametrize("form", FORMS[::3], ids=named)
 def test_one_row_is_multiplied_without_matrix_instructions(form, device):
     check(form._replace(rows=1, config=LAUNCHES["gemv"], bias=True), device)
+
+
+@pytest.mark.parametrize("split", [1, 3])
+@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("form", FORMS, ids=named)
+def test_warps_sum_up_slices(form, rows, split, device):
+    width = min(form.group, 128) if form.group > 0 else 128 if form.form == "int4" else 64
+    config = SLICED._replace(bk=2 * width, split=split)
+    sections = (Section(20, None), Section(45, "relu"))
+    case = form._replace(rows=rows, columns=(256, 512), sections=sections, bias=True, config=config)
+    launch = build(case, device).product.launch(rows)
+    assert launch.config.kind == "sliced" and launch.constants["PAIR"]
+    check(case, device)
+
+
+def test_slices_that_have_several_scales_are_multiplied_otherwise(device):
+    case = Case("int8", 64, True, columns=(256,), config=SLICED)
+    assert build(case, device).product.launch(case.rows).config.kind == "dot"
+    check(case, device)
 
 
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=str)
@@ -169,7 +188,7 @@ def cases(draw: st.DrawFn) -> Case:
     activation = draw(st.sampled_from([None, "relu", "silu", "gelu_tanh"]))
     sections = [Section(draw(st.integers(1, 40)), draw(st.sampled_from([None, activation]))) for _ in range(2)]
     rows = draw(st.sampled_from([1, 1, 2, 5, 33, 66]))
-    kind = draw(st.sampled_from(["dot", "gemv"]))
+    kind = draw(st.sampled_from(["dot", "gemv", "sliced"]))
     split = draw(st.sampled_from([1, 2, 5]))
     config = Config(kind, draw(st.sampled_from([16, 64])), draw(st.sampled_from([64, 256])), 4, 3, split)
     zero = form in ("int8", "int4") and draw(st.booleans())
