@@ -42,6 +42,8 @@ def test_what_was_measured_is_taken_and_what_is_like_it_follows():
     assert tuning.config(CASE._replace(partial=True)) == MEASURED
     wider = tuning.config(CASE._replace(n=5 * 4096))
     assert wider == MEASURED._replace(split=1)
+    assert tuning.config(CASE._replace(rows=8)) == MEASURED
+    assert tuning.config(CASE._replace(rows=1)) == Tuning(*H100).by_rule(CASE._replace(rows=1))
     assert tuning.config(CASE._replace(form="int8")) == Tuning(*H100).by_rule(CASE._replace(form="int8"))
 
 
