@@ -62,19 +62,19 @@ def sliced(
             x = x0
             stride = stride0
         now_s = s
-        now_z = z
         if SCALE == 2:
-            # The parameters of the next step are under way while this one is computed.
+            # The scales of the next step are under way while this one is computed.
             after = tl.minimum(columns + BK, K - WIDTH) // GROUP
             s = slice_values(scale, after, n, N, True, 1.0)
-            z = slice_values(zero, after, n, N, ZERO, 0.0)
+            if ZERO:
+                z = slice_values(zero, columns // GROUP, n, N, True, 0.0)
         if FORM == "int4":
             HALF: tl.constexpr = WIDTH // 2
             lane = tl.arange(0, HALF)
             at = ((columns // WIDTH).to(tl.int64)[:, None] * N + wide[None, :]) * HALF
             q = tl.load(w + at[:, :, None] + lane[None, None, :], eviction_policy="evict_first")
             b = x + (columns[:, None] + lane[None, :])[:, :, None] + m[None, None, :] * stride
-            offset = now_z + 8.0
+            offset = z + 8.0
             low, high = int4_values(q, offset.to(X) if NATIVE else offset, X, NATIVE)
             p = multiplied3(low, tl.load(b, mask=alive, other=0.0), acc, SCALE == 2, NATIVE)
             p = multiplied3(high, tl.load(b + HALF, mask=alive, other=0.0), p, False, NATIVE)
@@ -86,7 +86,7 @@ def sliced(
             if FORM == "int8":
                 a = int8_value(q, X, NATIVE)
                 if ZERO:
-                    a = a - now_z.to(a.dtype)
+                    a = a - z.to(a.dtype)
             elif FORM == "float8":
                 a = float8_value(q, X, NATIVE)
             else:
