@@ -69,34 +69,6 @@ def multiplied(a, b, acc, NATIVE: tl.constexpr):
 
 
 @triton.jit
-def read_rows(pointers, alive, BM: tl.constexpr):
-    """Values of rows; of many, those beyond the last are the last's, of few, zeros. They are not stored."""
-    if BM >= 32:
-        v = tl.load(pointers)
-    else:
-        v = tl.load(pointers, mask=alive, other=0.0)
-    return v
-
-
-@triton.jit
-def in_fragments(q, BN: tl.constexpr, SIZE: tl.constexpr):
-    """A tile `[BN, SIZE]` of a weight, each 16 of its columns in the order `fragment_columns`.
-
-    A thread gives an instruction four values of 16 columns of a row, which lie at 2 j, 2 j + 1, 2 j + 8 and 2 j + 9. In
-    this order they are four bytes that lie together, so that it reads whole words of a tile of 8-bit values.
-    """
-    words = tl.reshape(q, (BN, SIZE // 16, 4, 2, 2))
-    return tl.reshape(tl.permute(words, (0, 1, 3, 2, 4)), (BN, SIZE))
-
-
-@triton.jit
-def fragment_columns(lane):
-    """Which column of a tile is at each place of one that is `in_fragments`; columns come in pairs."""
-    column = (lane & ~15) | (((lane >> 1) & 3) << 2) | (((lane >> 3) & 1) << 1) | (lane & 1)
-    return tl.max_contiguous(tl.multiple_of(column, 2), 2)
-
-
-@triton.jit
 def start_early(w, wide, start, N, K, FORM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr):
     """Have the first columns of some rows of the weight read into the second-level cache, and wait for activations.
 
@@ -214,13 +186,9 @@ def skinny(
     SUM: tl.constexpr = tl.int32 if X == tl.int8 and SCALE != 2 else tl.float32
     acc = tl.zeros((BN, BM), SUM)
     first = (start // GROUP) * N if GROUP else 0
-    # Of few rows other instructions are used, which take what lies together.
-    FRAGMENTS: tl.constexpr = BM >= 16 and FORM != "dense" and EVEN_K and not ROUNDED and X != tl.float32
-    lane = tl.arange(0, SUB)
-    x_lane = fragment_columns(lane) if FRAGMENTS else lane
-    x_row = tl.minimum(m, M - 1) if BM >= 32 else m
     if FORM == "int4":
         HALF: tl.constexpr = CHUNK // 2
+        lane = tl.arange(0, SUB)
         rows = w + wide[:, None] * HALF
         if SCALE != 2:
             offset = offsets(zero + first if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
@@ -237,11 +205,9 @@ def skinny(
                     column = k + u * CHUNK + v * SUB
                     at = ((k // CHUNK + u) * tl.cast(N, tl.int64)) * HALF + v * SUB
                     q = tl.load(rows + at + lane[None, :], eviction_policy="evict_first")
-                    if FRAGMENTS:
-                        q = in_fragments(q, BN, SUB)
-                    b = x + (column + x_lane)[:, None] + x_row[None, :] * stride
-                    low_x = read_rows(b, alive, BM)
-                    high_x = read_rows(b + HALF, alive, BM)
+                    b = x + (column + lane)[:, None] + m[None, :] * stride
+                    low_x = tl.load(b, mask=alive, other=0.0)
+                    high_x = tl.load(b + HALF, mask=alive, other=0.0)
                     if SCALE == 2:
                         g = (column // GROUP) * N
                         offset = offsets(zero + g if ZERO else zero, n, N, ZERO, EVEN_N, X, NATIVE)[:, None]
@@ -268,6 +234,7 @@ def skinny(
                         acc = multiplied(low, low_x, acc, NATIVE)
                         acc = multiplied(high, high_x, acc, NATIVE)
     else:
+        lane = tl.arange(0, SUB)
         rows = w + wide[:, None] * K
         for step in range(0, part_k if NATIVE else PART, BK):
             k = start + step
@@ -281,11 +248,9 @@ def skinny(
                 column = k + u * SUB
                 kk = column + lane
                 q = loaded(rows + kk[None, :], kk[None, :] < K, not EVEN_K)
-                if FRAGMENTS:
-                    q = in_fragments(q, BN, SUB)
-                b = x + (column + x_lane)[:, None] + x_row[None, :] * stride
+                b = x + kk[:, None] + m[None, :] * stride
                 if EVEN_K:
-                    b = read_rows(b, alive, BM)
+                    b = tl.load(b, mask=alive, other=0.0)
                 else:
                     b = tl.load(b, mask=alive & (kk[:, None] < K), other=0.0)
                 g = (column // GROUP) * N if GROUP else 0
