@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,7 +55,7 @@ class CudaPagedSession:
     @torch.inference_mode()
     def step(self, step: PackedStep, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `PagedStageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
-        with memory_for(f"a step of {step.tokens} tokens"):
+        with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
             if self._graphs is not None and self._graphs.takes(step):
                 return {LOGITS: self._graphs.step(step)}
             addresses = Addresses.of(step, self._block, self._device)
@@ -65,13 +66,17 @@ class CudaPagedSession:
     def step_ahead(self, step: PackedStep) -> ChosenTokens:
         """See `runtime.executors.paged.StepsAhead.step_ahead`; only if the executor captures steps."""
         assert self._graphs is not None
-        with memory_for(f"a step of {step.tokens} tokens"):
+        with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
             return self._graphs.step_ahead(step)
 
     def copy_blocks(self, copies: RowCopies) -> None:
         """See `PagedStageSession.copy_blocks`."""
         with memory_for(f"a copy of {len(copies.sources)} blocks of a pool"):
             PagedLayout.copy_blocks(self.pools, *copies)
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Kernels are launched on the current GPU, wherever their tensors are."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _logits(self, step: PackedStep, addresses: Addresses) -> Tensor:
         return self._run(step, StepAccess(addresses, step, self.blocks, self._device), {})[LOGITS]
