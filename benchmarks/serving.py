@@ -201,7 +201,7 @@ def ratios(found: Measured) -> dict[str, float]:
     """Tokens per second in flight over those of the others."""
     rates = {name: figures.tokens_per_second for name, figures in found.median.items()}
     ours, others = ("in flight", "in flight, paged"), ("static", "transformers")
-    return {f"{a} / {b}": round(rates[a] / rates[b], 2) for a in ours for b in others if b in rates}
+    return {f"{a} / {b}": round(rates[a] / rates[b], 2) for a in ours for b in others if {a, b} <= {*rates}}
 
 
 def _rate(text: str) -> float | None:
