@@ -11,6 +11,7 @@ import torch
 import llmc
 from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
+from runtime.executors.paged import STEP_TOKENS
 from runtime.generation.engine import Engine
 from runtime.generation.groups import GroupMaker
 from runtime.generation.in_flight import InFlightBatch
@@ -33,6 +34,8 @@ class _Nothing:
 
 class _NothingPaged:
     """A paged session that computes nothing."""
+
+    step_tokens = STEP_TOKENS
 
     def __init__(self, blocks: int, block: int, batch: int, vocabulary: int = 64) -> None:
         self.blocks, self.block = blocks, block

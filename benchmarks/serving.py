@@ -45,9 +45,9 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 import llmc
 from compiler.ir.paged import DEFAULT_BLOCK
+from runtime.executors.paged import STEP_TOKENS
 from runtime.executors.torch.executor import TorchExecutor
 from runtime.generation.engine import Engine
-from runtime.generation.scheduler import STEP_TOKENS
 
 SHAPES = {
     "neox-3m": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": 8192},
@@ -97,13 +97,11 @@ def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
         longest = Lengths.within(int(llmc.lift(folder).facts["context_length"])).longest
         options: Any = {"target": "torch", "dtype": dtype, "max_batch": batch, "max_seq": longest}
         path = llmc.compile(folder, Path(temporary) / "engine", **options).path
-        engine = llmc.load(path, executor="torch", device=device, verify=False)
-        paged = TorchExecutor.load(path / "rank0.ir", device=device, block=DEFAULT_BLOCK)
-        ways: dict[str, Way] = {
-            "static": Static(engine.executor, batch, longest),
-            "in flight": InFlight(engine),
-            "in flight, paged": InFlight(Engine(path, engine.manifest, paged, None)),
-        }
+        engine = llmc.load(path, executor="auto", device=device, verify=False)
+        ways: dict[str, Way] = {"static": Static(engine.executor, batch, longest), "in flight": InFlight(engine)}
+        if engine.executor.name == "torch":  # the executor of GPUs has paged caches in any case
+            paged = TorchExecutor.load(path / "rank0.ir", device=device, block=DEFAULT_BLOCK)
+            ways["in flight, paged"] = InFlight(Engine(path, engine.manifest, paged, None))
         notes = []
         try:
             way = stack.enter_context(continuous_batching(theirs, batch, longest, STEP_TOKENS))
@@ -203,7 +201,7 @@ def ratios(found: Measured) -> dict[str, float]:
     """Tokens per second in flight over those of the others."""
     rates = {name: figures.tokens_per_second for name, figures in found.median.items()}
     ours, others = ("in flight", "in flight, paged"), ("static", "transformers")
-    return {f"{a} / {b}": round(rates[a] / rates[b], 2) for a in ours for b in others if b in rates}
+    return {f"{a} / {b}": round(rates[a] / rates[b], 2) for a in ours for b in others if {a, b} <= {*rates}}
 
 
 def _rate(text: str) -> float | None:

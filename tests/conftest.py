@@ -5,7 +5,12 @@ import shutil
 import tempfile
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
+
+# Without a GPU, triton interprets kernels; it has to know before it is imported, as transformers does.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # The same examples in every run: a test that fails, fails for everyone. No deadline: machines differ.
 settings.register_profile(

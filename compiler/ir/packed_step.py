@@ -133,12 +133,20 @@ class PackedStep(NamedTuple):
             start = stop
         return spans
 
-    def check(self, block: int, blocks: int) -> list[Span]:
-        """See that the step can run over pools of `blocks` blocks of `block` tokens; returns its spans.
+    @property
+    def decodes(self) -> bool:
+        """Whether every token is the only one of its sequence, in the order of the rows."""
+        rows = self.token_rows.numpy()
+        return bool((rows[1:] > rows[:-1]).all())
+
+    def check(self, block: int, blocks: int) -> None:
+        """See that the step can run over pools of `blocks` blocks of `block` tokens.
 
         Raises:
             RequestError: saying what is wrong.
         """
+        if self._decodes_within(block, blocks):
+            return
         if not self.tokens or not len(self.token_positions) == len(self.token_rows) == self.tokens:
             raise RequestError(
                 f"a packed step has {self.tokens} tokens, {len(self.token_positions)} positions and "
@@ -157,7 +165,29 @@ class PackedStep(NamedTuple):
         if wanted and not 0 <= min(wanted) <= max(wanted) < self.tokens:
             raise RequestError(f"the logits of a token are wanted that is none of the {self.tokens} of the step")
         self._check_tables(spans, block, blocks)
-        return spans
+
+    def _decodes_within(self, block: int, blocks: int) -> bool:
+        """Whether every sequence gets one token, and nothing is wrong: the same as `check`, at once for all of them."""
+        import numpy as np
+
+        if not self.tokens or not len(self.token_positions) == len(self.token_rows) == self.tokens or not self.decodes:
+            return False
+        positions, rows, tables, wanted = (
+            field.numpy() for field in (self.token_positions, self.token_rows, self.block_tables, self.logit_pos)
+        )
+        if rows[0] < 0 or rows[-1] >= len(tables) or positions.min() < 0 or positions.max() >= tables.shape[1] * block:
+            return False
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.tokens:
+            return False
+        held = tables[rows]
+        last = positions // block
+        needed = np.arange(tables.shape[1]) <= last[:, None]
+        written = held[np.arange(len(rows)), last]
+        return bool(
+            (((held >= 0) & (held < blocks)) | ~needed).all()
+            and (((held == written[:, None]) & needed).sum(1) == 1).all()
+            and len({*written.tolist()}) == len(rows)
+        )
 
     def _is_scattered(self, spans: Sequence[Span]) -> bool:
         """Whether the tokens of a span are not those of one row, or do not follow each other."""

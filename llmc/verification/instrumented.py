@@ -45,7 +45,7 @@ class _WatchedPools:
     latest: PackedStep | None = None
 
     def __init__(self, pools: PagedSession) -> None:
-        self._pools, self.block, self.blocks = pools, pools.block, pools.blocks
+        self._pools, self.block, self.blocks, self.step_tokens = pools, pools.block, pools.blocks, pools.step_tokens
 
     def step(self, step: PackedStep) -> Tensor:
         self.latest = step

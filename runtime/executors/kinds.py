@@ -64,6 +64,46 @@ class TensorRTKind(_RunsPlans):
 
 
 @register_executor
+class CudaKind(ExecutorKind):
+    """The graph that every engine stores, by few kernels a layer."""
+
+    name = "cuda"
+    summary = "any engine, on a CUDA GPU, by kernels of Triton"
+    targets = ("torch",)
+    automatic = True
+    pages = True
+
+    def fit(self, target: str, device: str) -> Fit:
+        """A GPU that Triton serves, and Triton, must be there; if only Triton is missing, that is noted."""
+        if device.startswith("cpu") or not _sees_gpu():
+            return Fit(False)
+        if find_spec("triton") is None:
+            return Fit(
+                False, "torch, which is slower than Triton's kernels: the Python package triton is not installed"
+            )
+        major, minor = _capability(device)
+        if (major, minor) < _OLDEST:
+            oldest = ".".join(map(str, _OLDEST))
+            return Fit(
+                False,
+                f"torch, which is slower than Triton's kernels: these are for compute capability {oldest} and newer, "
+                f"and this GPU has {major}.{minor}",
+            )
+        return Fit(True)
+
+    def uses_gpu(self, device: str) -> bool:
+        """It runs nowhere else."""
+        return True
+
+    def load(self, rank: RankToLoad) -> RankExecutor:
+        """Load the graph and the weights of a rank."""
+        from runtime.executors.cuda.executor import CudaExecutor
+
+        files = rank.folder.rank(rank.target, rank.rank)
+        return CudaExecutor.load(rank.folder.path / files["graph"], device=rank.device, group=rank.group)
+
+
+@register_executor
 class TorchKind(ExecutorKind):
     """The graph that every engine stores, by torch."""
 
@@ -119,6 +159,17 @@ class InterpreterKind(ExecutorKind):
 
         graph = read_graph(rank.folder.path / rank.folder.rank(rank.target, rank.rank)["graph"])
         return InterpreterExecutor(graph, group=rank.group, block=block_to_page(graph, rank.paged))
+
+
+_OLDEST = (8, 0)
+"""The least compute capability of GPUs that the kernels of Triton are for."""
+
+
+def _capability(device: str) -> tuple[int, int]:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(None if device == AUTO else device)
+    return major, minor
 
 
 def _installed(target: str) -> bool:

@@ -17,6 +17,9 @@ from compiler.ir.step import LOGITS, Step
 from runtime.executors.interface import RowCopies
 from runtime.executors.memory import BlockMemory
 
+STEP_TOKENS = 512
+"""How many tokens a step takes at most on a CPU, and on a GPU whose steps are not fused."""
+
 
 class PagedSession(Protocol):
     """Pools of blocks, which whoever holds the session gives to sequences and takes back.
@@ -24,10 +27,12 @@ class PagedSession(Protocol):
     Attributes:
         block: how many tokens a block holds.
         blocks: how many blocks there are; they are numbered from 0.
+        step_tokens: how many tokens a step should have at most: longer ones only keep those waiting who get one token.
     """
 
     block: int
     blocks: int
+    step_tokens: int
 
     def step(self, step: PackedStep) -> Tensor:
         """Run the model over the next tokens of some sequences, and write their keys and values into their blocks.
@@ -53,6 +58,31 @@ class PagedSession(Protocol):
 
         Raises:
             RequestError: if these are no such blocks; before anything is changed.
+        """
+        ...
+
+
+class Chosen(Protocol):
+    """The most likely tokens after those of a step that may still be running."""
+
+    def wait(self) -> tuple[list[int], list[float]]:
+        """The token after each token of the step, in order, and its logit; waits until the step has run."""
+        ...
+
+
+@runtime_checkable
+class StepsAhead(Protocol):
+    """A paged session that need not wait for the tokens of a step to begin with the next one."""
+
+    def step_ahead(self, step: PackedStep) -> Chosen:
+        """Begin a step in which every sequence gets one token, and choose the most likely next ones.
+
+        Args:
+            step: the step; it wants the logits of all its tokens. The token id `-1 - i` stands for what was chosen
+                after token `i` of the step before, which this method has begun, too.
+
+        Raises:
+            RequestError: as of `PagedSession.step`.
         """
         ...
 
@@ -151,6 +181,8 @@ class WholePagedSession(Generic[S]):
     Attributes:
         stage: what runs the steps.
     """
+
+    step_tokens = STEP_TOKENS
 
     def __init__(self, stage: S, block: int, blocks: int) -> None:
         self.stage, self.block, self.blocks = stage, block, blocks

@@ -148,11 +148,11 @@ class BlockCache:
             self._show(table)
         self.reserve(first)
 
-    def reserve(self, sequence: Sequence) -> bool:
+    def reserve(self, sequence: Sequence, more: int = 0) -> bool:
         """See `SequenceCache.reserve`: new blocks, and a copy of the one that is written next if others have it."""
         table = self._by_sequence[sequence]
         blocks, at = table.blocks, sequence.cached // self.block
-        before, needed = len(blocks), self._for(len(sequence.tokens))
+        before, needed = len(blocks), self._for(len(sequence.tokens) + more)
         written = blocks[at] if at < before else None
         shared = written is not None and self._users[written] > 1
         if needed - before + shared > self.free:

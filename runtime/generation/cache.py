@@ -99,8 +99,8 @@ class SequenceCache(Protocol):
         """
         ...
 
-    def reserve(self, sequence: Sequence) -> bool:
-        """Make room for all tokens of a sequence; False, and nothing has changed, if there is none."""
+    def reserve(self, sequence: Sequence, more: int = 0) -> bool:
+        """Make room for all tokens of a sequence, and for `more`; False, and nothing has changed, if there is none."""
         ...
 
     def share(self, first: Sequence, others: ListOf[Sequence], length: int) -> None:

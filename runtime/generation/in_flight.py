@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as ListOf
@@ -13,9 +14,10 @@ from torch import Tensor
 from compiler.errors import RequestError
 from runtime.generation.log_probabilities import token_logprobs
 from runtime.generation.sampler import Choice, choose
-from runtime.generation.scheduler import STEP_TOKENS, Scheduler, StepPlan
+from runtime.generation.sampling import not_finite
+from runtime.generation.scheduler import Scheduler, StepPlan
 from runtime.generation.sequence import FinishReason, Sequence, SequenceGroup
-from runtime.generation.session_steps import Chunk, SessionSteps
+from runtime.generation.session_steps import Begun, Chunk, SessionSteps
 from runtime.generation.timings import Timings
 
 # Logits of so many positions of a prompt are computed at once, where those of all positions are wanted.
@@ -54,25 +56,28 @@ class InFlightBatch:
     steps: SessionSteps
     scheduler: Scheduler
     timings: Timings = field(default_factory=Timings)
+    _begun: Begun | None = None  # a step that goes on while its tokens are waited for
 
     @classmethod
-    def over(cls, steps: SessionSteps, *, step_tokens: int = STEP_TOKENS) -> InFlightBatch:
-        """A batch over all of a session."""
-        return cls(steps, Scheduler(steps.cache, step_tokens=step_tokens))
+    def over(cls, steps: SessionSteps, *, step_tokens: int | None = None) -> InFlightBatch:
+        """A batch over all of a session; how many tokens a step takes is up to the session if nothing is said."""
+        return cls(steps, Scheduler(steps.cache, step_tokens=step_tokens or steps.step_tokens))
 
     @torch.inference_mode()
     def step(self) -> list[Update]:
         """Compute one step; returns what came of it, nothing if there is nothing to do."""
         started = time.perf_counter()
         updates = [update for group in self._late() for update in self._end_all(group, "time")]
-        plan = self.scheduler.plan()
+        plan = StepPlan() if self._begun else self.scheduler.plan()
+        tokens = len(self._begun.sequences) if self._begun else plan.tokens
         try:
-            updates += self._follow(plan)
+            updates += self._go_on() if self._begun else self._follow(plan)
         except BaseException:
             # What the caches hold is not known any more: all is computed again.
+            self._begun = None
             self.scheduler.forget_caches()
             raise
-        if tokens := len(plan.decodes) + sum(count for _, count in plan.chunks):
+        if tokens:
             self.timings.add(time.perf_counter() - started, tokens, prefill=bool(plan.chunks))
             self.timings.preemptions = self.scheduler.preemptions
         return updates
@@ -80,6 +85,10 @@ class InFlightBatch:
     def _follow(self, plan: StepPlan) -> list[Update]:
         """Do what was planned, in as few steps of the session as cost little padding."""
         self.steps.copy(self.scheduler.cache.copies.take())
+        if plan.decodes and not plan.chunks and all(map(_is_plain, plan.decodes)):
+            self._begun = self.steps.begin(plan.decodes)
+            if self._begun is not None:
+                return self._go_on()
         updates: list[Update] = []
         left: list[Chunk] = [(sequence, 1) for sequence in plan.decodes]
         left += [chunk for chunk in plan.chunks if not chunk[0].group.wants_prompt_logits]
@@ -91,6 +100,36 @@ class InFlightBatch:
             if sequence.finish_reason is None and sequence.group.wants_prompt_logits:
                 self._prompt_logprobs(sequence, count)
         return updates
+
+    def _go_on(self) -> list[Update]:
+        """Begin the step after the one that has begun, if it need not be planned, and take the tokens of the latter."""
+        assert self._begun is not None
+        begun, self._begun = self._begun, None
+        self._begun = self._begin_after(begun)
+        going = set() if self._begun is None else {*self._begun.sequences}
+        updates: list[Update] = []
+        for sequence, token, logit in zip(begun.sequences, *begun.chosen.wait(), strict=True):
+            if sequence.finish_reason is not None:
+                continue
+            if not math.isfinite(logit) and not sequence.group.params.remove_invalid_values:
+                updates += self._fail(sequence.group, not_finite(logit))
+                continue
+            updates.append(self._append(sequence, Choice(token)))
+            if sequence in going and sequence.finish_reason is None:
+                self.scheduler.cache.filled(sequence, 1)
+        return updates
+
+    def _begin_after(self, begun: Begun) -> Begun | None:
+        """Begin the next step of the sequences that the latest one, still unknown, does not end by their lengths."""
+        if self.scheduler.waits_for_plan:
+            return None
+        going = [sequence for sequence in begun.sequences if not _ends_with(sequence)]
+        cache = self.scheduler.cache
+        for sequence in going:
+            if len(sequence.tokens) >= sequence.room and not cache.reserve(sequence, 1):
+                return None
+        self.steps.copy(cache.copies.take())
+        return self.steps.begin(going, after=begun) if going else None
 
     def holds(self, group: SequenceGroup) -> bool:
         """Whether a request is one of this batch that has not ended."""
@@ -216,3 +255,21 @@ class InFlightBatch:
         if len(logits) > 1:
             self.scheduler.cache.reorder(group.sequences, continuation.sources)
         return [Update(group)]
+
+
+def _is_plain(sequence: Sequence) -> bool:
+    """Whether a sequence's next token is the most likely one, and nothing else is asked of its logits."""
+    sampled, group = sequence.sampled, sequence.group
+    return (
+        sampled is not None
+        and sampled.params.greedy
+        and not sampled.rules
+        and group.params.logprobs is None
+        and all(each.cached for each in group.sequences)
+    )
+
+
+def _ends_with(sequence: Sequence) -> bool:
+    """Whether the next token of a sequence will be its last, or it has ended."""
+    new = len(sequence.tokens) - len(sequence.group.model_prompt)
+    return sequence.finish_reason is not None or new + 1 >= sequence.group.context.max_new_tokens

@@ -69,7 +69,7 @@ class RowCache:
             self.copies.add(source, row)
             first.cached = length
 
-    def reserve(self, sequence: Sequence) -> bool:
+    def reserve(self, sequence: Sequence, more: int = 0) -> bool:
         """See `SequenceCache.reserve`: a row holds as many tokens as a sequence may have."""
         return len(sequence.tokens) <= sequence.room
 

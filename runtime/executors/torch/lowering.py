@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from compiler.errors import PluginError, TargetError
-from compiler.ir.analysis import last_uses, packed_weights, stored_values
+from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.evaluators.quant import dequantize
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -128,6 +128,21 @@ RULE_DECORATOR = f"{__name__}.lowers"
 """What registers a rule, as messages call it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """Ops that are computed together.
+
+    Attributes:
+        name: what a reader calls it.
+        ops: what it computes, in the order of the graph. What others use of their results, `lines` assigns.
+        lines: the lines of the program that compute it.
+    """
+
+    name: str
+    ops: tuple[Op, ...]
+    lines: Callable[[Lowering], Iterable[str]]
+
+
 def lowers(*kinds: str) -> Callable[[Rule], Rule]:
     """Decorator: the function gives the expression for ops of these kinds; TargetError if one has a rule already."""
 
@@ -153,10 +168,20 @@ def lower(
     *,
     upcast: bool,
     group: Communicator | None = None,
+    fusions: Iterable[Fusion] = (),
 ) -> Program:
     """Lower a graph whose constants are `const` or `literal` ops.
 
     Collectives are computed with `group`, in the order in which the function comes to them.
+
+    Args:
+        graph: the graph.
+        device: where the function runs.
+        load: reads a constant as stored.
+        pack: makes the function that multiplies by a weight, or promises it.
+        upcast: whether half-precision values are held as float32.
+        group: the ranks of the graph's stage; None for a rank alone.
+        fusions: ops to be computed together. What no fusion has is computed op by op.
 
     Raises:
         TargetError: naming the first op that the executor has no rule for.
@@ -177,23 +202,15 @@ def lower(
     state.lines.extend(_size_lines(graph, state))
     ops: dict[int, Op] = {}
     line = 2 + len(state.lines)  # that of `def step` is the first
-    running = {op.name for op in running_ops(graph)}
-    for op, dead in zip(graph.ops, last_uses(graph, keep=state.constant | packed.keys()), strict=True):
-        if op.name not in running:
-            continue
-        rule = RULES.find(op.kind.name)
-        if rule is None:
-            raise TargetError(
-                f"the torch executor cannot run {op.kind.name} %{op.name} from {op.origin}",
-                hint=broken_hint(
-                    f"rewrite it into other ops with a pass, or register @{RULE_DECORATOR}({op.kind.name!r})"
-                ),
-            )
+    steps = ordered([*running_ops(graph)], fusions)
+    for step, dead in zip(steps, _dead_after(graph, steps, keep=state.constant | packed.keys()), strict=True):
         before = len(state.lines)
-        expression = _expression(rule, state, op)
-        state.lines.append(f"{', '.join(state.ref(value) for value in op.results)} = {expression}")
+        if isinstance(step, Fusion):
+            state.lines.extend(step.lines(state))
+        else:
+            state.lines.append(plain_line(state, step))
         count = sum(1 + text.count("\n") for text in state.lines[before:])
-        ops.update(dict.fromkeys(range(line, line + count), op))
+        ops.update(dict.fromkeys(range(line, line + count), step.ops[-1] if isinstance(step, Fusion) else step))
         line += count
         names = [state.names[name] for name in dead if name in state.names]
         if names:
@@ -208,6 +225,70 @@ def lower(
     file = f"<lowered {graph.name}>"
     exec(compile(source, file, "exec"), state.globals)
     return Program(state.globals["step"], source, file, graph, ops, state.names)
+
+
+def plain_line(state: Lowering, op: Op) -> str:
+    """The line that computes an op; lines that it needs before are appended."""
+    rule = RULES.find(op.kind.name)
+    if rule is None:
+        raise TargetError(
+            f"the torch executor cannot run {op.kind.name} %{op.name} from {op.origin}",
+            hint=broken_hint(f"rewrite it into other ops with a pass, or register @{RULE_DECORATOR}({op.kind.name!r})"),
+        )
+    expression = _expression(rule, state, op)
+    return f"{', '.join(state.ref(value) for value in op.results)} = {expression}"
+
+
+def ordered(ops: Sequence[Op], fusions: Iterable[Fusion]) -> list[Op | Fusion]:
+    """Ops, or the fusions that they are in, in an order in which everything is computed before it is used.
+
+    Raises:
+        ValueError: if two fusions need each other.
+    """
+    fused: dict[str, Fusion] = {op.name: fusion for fusion in fusions for op in fusion.ops}
+    steps: list[Op | Fusion] = [*dict.fromkeys(fused.get(op.name, op) for op in ops)]
+    makers = {value.name: step for step in steps for op in ops_of(step) for value in op.results}
+    result: list[Op | Fusion] = []
+    done: set[int] = set()
+    entered: set[int] = set()
+    for last in steps:
+        stack = [last]
+        while stack:
+            step = stack[-1]
+            missing = [makers[name] for name in reads(step) if name in makers and id(makers[name]) not in done]
+            if not missing:
+                stack.pop()
+                if id(step) not in done:
+                    done.add(id(step))
+                    result.append(step)
+                continue
+            if any(id(each) in entered for each in missing):
+                raise ValueError(f"{step} needs itself")
+            entered.add(id(step))
+            stack.append(missing[0])
+    return result
+
+
+def ops_of(step: Op | Fusion) -> tuple[Op, ...]:
+    """The ops that a step of a program computes."""
+    return step.ops if isinstance(step, Fusion) else (step,)
+
+
+def reads(step: Op | Fusion) -> list[str]:
+    """The names of the values that a step of a program takes from outside, in order."""
+    own = {value.name for op in ops_of(step) for value in op.results}
+    return [*dict.fromkeys(value.name for op in ops_of(step) for value in op.operands if value.name not in own)]
+
+
+def _dead_after(graph: Graph, steps: Sequence[Op | Fusion], keep: Set[str]) -> list[tuple[str, ...]]:
+    """For each step the values that nothing needs after it; see `compiler.ir.analysis.last_uses`."""
+    needed = {value.name for value in graph.outputs.values()} | keep
+    dead: list[tuple[str, ...]] = []
+    for step in reversed(steps):
+        names = {value.name for op in ops_of(step) for value in (*op.operands, *op.results)} - needed
+        dead.append(tuple(sorted(names)))
+        needed |= names
+    return dead[::-1]
 
 
 def _expression(rule: Rule, state: Lowering, op: Op) -> str:

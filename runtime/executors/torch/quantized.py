@@ -33,7 +33,7 @@ _HALVES = (DType.f16, DType.bf16)
 def packed_linear(state: Lowering, op: Op) -> Callable[..., Tensor]:
     """The function that multiplies the input of a linear by its dequantized constant weight."""
     _, weight, *bias = op.operands
-    packed = _load(state, state.packed[weight.name])
+    packed = load_packed(state, state.packed[weight.name])
     added = state.load(bias[0]).to(state.device, state.dtype(op.result)) if bias else None
     source = state.graph.producers.get(op.operands[0].name)
     if source is not None and source.kind.name == "dequantize" and feeds_integers(state, source):
@@ -71,7 +71,7 @@ def _takes_integers(state: Lowering, linear: Op, source: Op) -> bool:
     )
 
 
-def _load(state: Lowering, op: Op) -> PackedWeight:
+def load_packed(state: Lowering, op: Op) -> PackedWeight:
     q, scale, *zero = op.operands
     values = state.load(q)
     if q.type.dtype is DType.i4:

@@ -25,7 +25,15 @@ from runtime.generation.engine import Engine
 from runtime.generation.sampling_params import SamplingParams
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST
-from tests.runtime.fakes import VOCAB, FakeExecutor, FakePagedExecutor, FakePagedSession, FakeSession, continuation
+from tests.runtime.fakes import (
+    VOCAB,
+    FakeAheadSession,
+    FakeExecutor,
+    FakePagedExecutor,
+    FakePagedSession,
+    FakeSession,
+    continuation,
+)
 
 ROWS, LONGEST = 5, 120
 
@@ -95,6 +103,64 @@ def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
     assert engine._batch is not None and engine._batch.scheduler.preemptions == 1
     assert engine.completions(low)[0].token_ids == continuation([1, 2, 3], 8)
     assert engine.completions(high)[0].token_ids == continuation([4, 5], 3)
+
+
+@given(seed=st.integers(0, 10**6), caches=st.sampled_from([(16, None), (4, 4 * 24), (16, 16 * 6), (1, 95)]))
+@settings(max_examples=80)
+def test_steps_begin_before_tokens_are_known_and_change_nothing(seed: int, caches: tuple[int, int | None]) -> None:
+    """Whether texts end by their lengths, by a token, by a neighbour's priority or by being cancelled."""
+    draw = random.Random(seed)
+    executor = FakePagedExecutor(caches[0], FakeAheadSession)
+    engine, _ = fake(ROWS)
+    engine = Engine(engine.path, engine.manifest, executor, None, cache_tokens=caches[1])
+    wanted, handles, cancelled = [], [], set()
+    arriving = 10
+    while arriving or not engine.is_idle:
+        if arriving and draw.random() < 0.3:
+            arriving -= 1
+            prompt = [draw.randrange(VOCAB) for _ in range(draw.randrange(1, 40))]
+            stops, count = draw.sample(range(VOCAB), draw.choice([0, 1, 3])), draw.randrange(1, 30)
+            tokens = continuation(prompt, count)
+            end = next((at for at, token in enumerate(tokens, 1) if token in stops), None)
+            wanted.append((tokens[:end], "length" if end is None else "stop"))
+            wish: dict[str, Any] = {"max_new_tokens": count, "stop_token_ids": stops}
+            wish |= draw.choice([{}, {}, {"repetition_penalty": 1.0001}])  # a rule, so that the step is waited for
+            handles.append(engine.submit(prompt, wish, priority=draw.choice([0, 0, 1])))
+        if handles and draw.random() < 0.05:
+            number = draw.randrange(len(handles))
+            cancelled |= {number} if handles[number].sequences else set()
+            engine.cancel(handles[number])
+        engine.step()
+    for number, (handle, (tokens, reason)) in enumerate(zip(handles, wanted, strict=True)):
+        [found] = engine.completions(handle)
+        if number in cancelled:
+            assert found.finish_reason == "cancelled" and tokens[: len(found.token_ids)] == found.token_ids
+        else:
+            assert (found.token_ids, found.finish_reason) == (tokens, reason)
+    assert engine._batch is not None and [engine._batch.scheduler.cache.free] == executor.opened_blocks
+
+
+def test_tokens_are_computed_before_they_are_known() -> None:
+    executor = FakePagedExecutor(16, FakeAheadSession)
+    engine = Engine(Path("engine"), fake(ROWS)[0].manifest, executor, None)
+    [found] = engine.generate([[1, 2, 3]], max_new_tokens=20)
+    assert found.token_ids == continuation([1, 2, 3], 20)
+    # The first token comes from the prompt's step, the second one is known when the steps ahead begin.
+    assert executor.ahead == 18
+
+
+@pytest.mark.parametrize("height", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_fail_the_request_that_runs_ahead(height: float) -> None:
+    executor = FakePagedExecutor(16, FakeAheadSession)
+    engine = Engine(Path("engine"), fake(ROWS)[0].manifest, executor, None)
+    handle = engine.submit([1, 2, 3], max_new_tokens=20)
+    for _ in range(3):
+        engine.step()
+    executor.height = height
+    while not engine.is_idle:
+        engine.step()
+    [found] = engine.completions(handle)
+    assert found.finish_reason == "error" and "not finite" in str(found.error)
 
 
 @given(seed=st.integers(0, 10**6), block=st.sampled_from([1, 4, 16]))

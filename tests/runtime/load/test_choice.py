@@ -18,11 +18,12 @@ from tests.runtime.engines import MANIFEST, write_engine
 def machine(monkeypatch):
     """Says which Python packages are installed, and whether there is a GPU; at first all of it."""
 
-    def has(*packages, gpu=True):
+    def has(*packages, gpu=True, capability=(9, 0)):
         monkeypatch.setattr(kinds, "find_spec", lambda name: ModuleSpec(name, None) if name in packages else None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
 
-    has("tensorrt", "tensorrt_rtx")
+    has("tensorrt", "tensorrt_rtx", "triton")
     return has
 
 
@@ -36,14 +37,29 @@ def automatic(tmp_path, *targets, device="auto"):
 
 def test_auto_takes_tensorrt_where_it_runs_and_torch_where_it_does_not(tmp_path, machine) -> None:
     both = ("torch", "tensorrt-rtx")
+    machine("tensorrt", "tensorrt_rtx")
     assert automatic(tmp_path, *both) == ExecutorChoice("tensorrt", "tensorrt-rtx")
     assert automatic(tmp_path, *both, device="cuda:1") == ExecutorChoice("tensorrt", "tensorrt-rtx")
     assert automatic(tmp_path, *both, device="cpu") == ExecutorChoice("torch", "torch")
-    assert automatic(tmp_path, "torch") == ExecutorChoice("torch", "torch")
+    assert automatic(tmp_path, "torch").executor == "torch"
     machine("tensorrt_rtx", gpu=False)
     assert automatic(tmp_path, *both) == ExecutorChoice("torch", "torch")
     machine("tensorrt", gpu=True)
     assert automatic(tmp_path, *both).executor == "torch"
+
+
+def test_auto_takes_the_fused_kernels_for_what_torch_would_run_on_a_gpu(tmp_path, machine) -> None:
+    assert automatic(tmp_path, "torch") == ExecutorChoice("cuda", "torch")
+    assert automatic(tmp_path, "torch", "tensorrt-rtx").executor == "tensorrt"
+    assert automatic(tmp_path, "torch", device="cuda:1") == ExecutorChoice("cuda", "torch")
+    assert automatic(tmp_path, "torch", device="cpu") == ExecutorChoice("torch", "torch")
+    machine("triton", gpu=False)
+    assert automatic(tmp_path, "torch") == ExecutorChoice("torch", "torch")
+    machine(gpu=True)
+    assert automatic(tmp_path, "torch").note.endswith("Triton's kernels: the Python package triton is not installed")
+    machine("triton", capability=(7, 5))
+    choice = automatic(tmp_path, "torch")
+    assert choice.executor == "torch" and choice.note.endswith("compute capability 8.0 and newer, and this GPU has 7.5")
 
 
 def test_plans_can_be_emulated_where_nothing_runs_them(tmp_path, machine) -> None:
@@ -108,5 +124,7 @@ def test_an_engine_without_tensorrt_says_what_it_was_built_for(tmp_path, executo
 
 
 def test_an_unknown_executor(tmp_path) -> None:
-    with pytest.raises(TargetError, match="no executor 'onnx'; there are: auto, tensorrt, torch, emulator, interp"):
+    with pytest.raises(
+        TargetError, match="no executor 'onnx'; there are: auto, tensorrt, cuda, torch, emulator, interp"
+    ):
         load_engine(tmp_path, executor="onnx")

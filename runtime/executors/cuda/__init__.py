@@ -1,0 +1,1 @@
+"""Running a rank's graph on a CUDA GPU by few kernels."""

@@ -1,0 +1,122 @@
+"""Compiling kernels in parallel, in processes that use no GPU; Triton's cache on disk keeps them for this one.
+
+`python -m runtime.executors.cuda.kernels.precompile` reads a JSON object with the GPU's compute capability and the
+jobs, and says in one line of JSON what failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
+from runtime.executors.cuda.kernels.sliced import sliced
+
+_KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed}
+
+
+class Job(NamedTuple):
+    """A kernel to compile.
+
+    Attributes:
+        kernel: its name.
+        arguments: integers like those of the call, and for tensors the name of their type, such as "float16".
+        constants: compile-time parameters and options.
+    """
+
+    kernel: str
+    arguments: tuple[int | str, ...]
+    constants: dict[str, Any]
+
+
+def job(kernel: Any, arguments: Sequence[Any], constants: dict[str, Any]) -> Job:
+    """The job of compiling a kernel for a call."""
+    named = (str(a.dtype).removeprefix("torch.") if isinstance(a, torch.Tensor) else _typical(a) for a in arguments)
+    return Job(kernel.fn.__name__, tuple(named), constants)
+
+
+def _typical(size: int) -> int:
+    """A number for which the same kernel is compiled: it is for 1, for multiples of 16, or for all others."""
+    if size == 1 or abs(size) >= 1 << 31:
+        return size
+    return 16 if size % 16 == 0 else 17
+
+
+def precompile(jobs: Sequence[Job], capability: tuple[int, int], seconds: float, workers: int | None = None) -> str:
+    """Compile kernels in processes, for some seconds at most; returns in words what was done.
+
+    What fails here fails again, and is reported, where the kernel is used.
+    """
+    unique = list({json.dumps(j): j for j in jobs}.values())
+    count = max(1, min(len(unique), workers or (os.cpu_count() or 2)))
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    start = time.monotonic()
+    processes = []
+    for i in range(count):
+        text = json.dumps({"capability": capability, "jobs": unique[i::count]})
+        command = [sys.executable, "-m", __name__ if __name__ != "__main__" else __spec__.name]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+        assert process.stdin is not None
+        process.stdin.write(text)
+        process.stdin.close()
+        process.stdin = None
+        processes.append(process)
+    failed: list[str] = []
+    late = 0
+    for process in processes:
+        try:
+            output, errors = process.communicate(timeout=max(0.1, seconds - (time.monotonic() - start)))
+            failed += json.loads(output) if process.returncode == 0 else [errors[-300:]]
+        except subprocess.TimeoutExpired:
+            late += 1
+            process.kill()
+            process.communicate()
+    took = time.monotonic() - start
+    text = f"{len(unique)} kernels compiled by {count} processes in {took:.1f} s"
+    return text + (f", {late} not done in time" if late else "") + "".join(f"\n  failed: {f}" for f in failed[:10])
+
+
+class _NoDriver:
+    """What Triton asks of a driver when it compiles but does not run."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def main() -> None:
+    """Compile what standard input says."""
+    given = json.load(sys.stdin)
+    major, minor = given["capability"]
+    triton.runtime.driver.set_active(_NoDriver(GPUTarget("cuda", major * 10 + minor, 32)))
+    failed = []
+    for name, arguments, constants in given["jobs"]:
+        values = [getattr(torch, a) if isinstance(a, str) else a for a in arguments]
+        try:
+            _KERNELS[name].warmup(*values, grid=(1, 1), **constants)
+        except Exception as error:  # noqa: BLE001  # what fails is said, and the others are compiled
+            failed.append(f"{name} {constants}: {type(error).__name__}: {str(error)[:300]}")
+    print(json.dumps(failed))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

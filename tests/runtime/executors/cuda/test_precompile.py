@@ -1,0 +1,48 @@
+"""The kernels' instructions for GPUs, compiled without one."""
+
+import pytest
+import torch
+
+from runtime.executors.cuda.kernels.precompile import Job, precompile
+from runtime.executors.cuda.kernels.rounding import Rounded
+from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, Case, build
+
+
+def jobs(case: Case, device: torch.device, *, hopper: bool = False) -> list[Job]:
+    """The kernels of a product, as a GPU runs them, which may have what came with compute capability 9.0."""
+    built = build(case, device)
+    built.product.early = hopper
+    launch = built.product.launch(case.rows, rounded=case.rounded)
+    xs = [Rounded(x.q.to("meta"), x.scale) if isinstance(x, Rounded) and hopper else x for x in built.xs]
+    compiled = built.product.jobs(launch, xs)
+    native = {"NATIVE": True, "PART": 0}
+    return [job._replace(constants={k: native.get(k, v) for k, v in job.constants.items()}) for job in compiled]
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)], ids=str)
+def test_kernels_compile(capability, device):
+    cases = [
+        Case(form, group, zero, dtype, columns=columns, config=LAUNCHES["dot"]._replace(split=3))
+        for form, group, zero, columns in (
+            ("dense", 0, False, (128, 256)),
+            ("int8", 64, True, (384,)),
+            ("int4", 64, True, (384,)),
+            ("float8", 0, False, (384,)),
+        )
+        for dtype in (torch.float16, torch.bfloat16)
+    ]
+    cases.append(Case("int4", 128, rows=1, config=LAUNCHES["gemv"]))
+    cases += [Case(form, group, rows=1, config=SLICED) for form, group in (("int4", 128), ("int8", 0), ("dense", 0))]
+    for form in ("int8", "float8"):
+        cases += [Case(form, columns=columns, rounded=True) for columns in ((256,), (128, 256))]
+    compiled = [job for case in cases for job in jobs(case, device, hopper=capability >= (9, 0))]
+    note = precompile(compiled, capability, 120, workers=1)
+    assert "compiled by 1 processes" in note
+    assert "failed" not in note
+    assert "not done" not in note
+
+
+def test_what_cannot_be_compiled_is_said(device):
+    (job,) = jobs(Case("dense"), device)
+    note = precompile([job._replace(constants={**job.constants, "BN": 3})], (9, 0), 120)
+    assert "failed: skinny" in note
