@@ -66,6 +66,7 @@ def load_engine(
             were to be paged, and the executor's are linear.
         GraphError: naming the op, if the caches cannot be paged.
         PluginError: if a file of `plugins` is not there or fails.
+        RequestError: if `cache_tokens` is no integer of at least 1.
         TargetError: if this machine has no such device, or cannot run the engine.
     """
     check_request(executor, threads, device)
