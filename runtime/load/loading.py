@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,8 @@ def check_request(executor: str, threads: int | None, device: str = "auto") -> N
         )
     if threads is None:
         return
+    if isinstance(threads, bool) or not isinstance(threads, Integral):
+        raise TargetError(f"the number of threads is {threads!r:.80}; it must be an integer")
     if threads < 1:
         raise TargetError(f"the number of threads is {threads}; it must be at least 1")
     processors = os.cpu_count() or 1

@@ -146,3 +146,9 @@ def test_an_unknown_executor(tmp_path) -> None:
         TargetError, match="no executor 'onnx'; there are: auto, tensorrt, cuda, torch, emulator, interp"
     ):
         load_engine(tmp_path, executor="onnx")
+
+
+@pytest.mark.parametrize("threads", ["2", 1.5, True])
+def test_a_number_of_threads_is_an_integer(tmp_path, threads) -> None:
+    with pytest.raises(TargetError, match=f"the number of threads is {threads!r}; it must be an integer"):
+        load_engine(tmp_path, threads=threads)
