@@ -66,7 +66,8 @@ def run_command(
     executor: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="auto, torch, tensorrt, emulator (TensorRT engines on the CPU, slow) or interpreter."
+            metavar="NAME",
+            help="auto, cuda, torch, tensorrt, emulator (TensorRT engines on the CPU, slow) or interpreter.",
         ),
     ] = "auto",
     cache_tokens: Annotated[

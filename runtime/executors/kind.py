@@ -73,6 +73,10 @@ class ExecutorKind(ABC):
         """Whether `auto` takes it for files of a target on this machine, and a note for the user if not."""
         return Fit(True)
 
+    def lack(self, folder: EngineFolder, target: str) -> str:
+        """Why `auto` leaves an engine to other kinds, although this one fits the machine; empty if it takes it."""
+        return ""
+
     def uses_gpu(self, device: str) -> bool:
         """Whether it computes on a GPU, given a device as the user says it."""
         return not self.cpu_only and device.startswith("cuda")

@@ -11,6 +11,7 @@ from compiler.trt_network.library import PACKAGES
 from runtime.executors.kind import AUTO, ExecutorKind, RankToLoad, register_executor
 
 if TYPE_CHECKING:
+    from runtime.engine_dir.engine_folder import EngineFolder
     from runtime.executors.interface import RankExecutor
 
 
@@ -90,6 +91,21 @@ class CudaKind(ExecutorKind):
                 f"and this GPU has {major}.{minor}",
             )
         return Fit(True)
+
+    def lack(self, folder: EngineFolder, target: str) -> str:
+        """Its caches are paged, which not every graph's can be."""
+        from compiler.errors import GraphError
+        from compiler.ir.files import read_graph
+        from compiler.ir.paged import paged
+        from compiler.ir.paged_layout import CACHE_BLOCK
+
+        graph = read_graph(folder.path / folder.rank(target)["graph"])
+        try:
+            if CACHE_BLOCK not in graph.facts:
+                paged(graph)
+        except GraphError as error:
+            return f"torch, which is slower than Triton's kernels: {error}"
+        return ""
 
     def uses_gpu(self, device: str) -> bool:
         """It runs nowhere else."""

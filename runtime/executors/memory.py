@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from compiler.errors import RequestError, is_out_of_memory
+from compiler.errors import RequestError, TargetError, is_out_of_memory
 
 # What the caches may take of the memory that is free; steps and the rest of the system need some, too.
 _SHARE = 0.8
@@ -94,4 +94,20 @@ def memory_for(what: str) -> Iterator[None]:
         raise RequestError(
             f"there is no memory for {what}: {reason}",
             hint="ask for shorter prompts, or fewer at a time; the engine may be compiled for fewer: --max-batch",
+        ) from error
+
+
+@contextmanager
+def memory_for_weights(device: torch.device) -> Iterator[None]:
+    """TargetError, instead of torch's or Python's own error, if a model's weights do not fit on a device."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise TargetError(
+            f"the weights do not fit into the memory of {device}: {reason}",
+            hint="spread the model over more devices (--passes tp=2), store its weights in fewer bits (quant=int8), or "
+            "free the memory that other programs hold",
         ) from error

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from runtime.generation.log_probabilities import TokenLogprobs
-from runtime.generation.sequence import FinishReason, SequenceGroup
+from runtime.generation.sequence import FinishReason, Sequence, SequenceGroup
+from runtime.generation.stops import StopStrings
 from runtime.generation.tokenizer import Tokenizer
 
 
@@ -27,7 +28,7 @@ class Completion:
         finish_reason: `stop` if an end token or a stop string ended it, `length` if the number of tokens did, `time`
             if `max_time` did, `cancelled`, or `error`.
         sample: which of the request's texts it is, from 0: those of a beam search come best first. None if there is
-            only one.
+            only one is asked for.
         seed: what its draws follow from; None if nothing was drawn.
         score: of a beam search, the sum of the log-probabilities over a power of the length; None without one.
         logprobs: the log-probabilities of the new tokens, if they were asked for.
@@ -80,45 +81,56 @@ class Piece:
 
 
 def completions(group: SequenceGroup, tokenizer: Tokenizer | None) -> Iterator[Completion]:
-    """What a request that has ended got: one for each of its texts, in order."""
+    """What a request that has ended got: one for each of its texts, in order.
+
+    A beam search that ended before its time has those that it has found, and for the rest its best beams.
+    """
     prompt = group.prompt
     if not isinstance(prompt, str):
         prompt = tokenizer.continuation(group.prompt_ids, [])[0] if tokenizer else ""
-    prompt_logprobs = group.prompt_logprobs if group.params.prompt_logprobs is not None else None
-    error = str(group.error) if group.error else None
-    task = group.task.name if group.task is not None else None
-    if group.beams is not None and group.error is None:
-        found = group.beams.hypotheses()
-        for number, hypothesis in enumerate(found):
-            stopped = hypothesis.finish_reason == "stop"
-            yield Completion(
-                prompt,
-                group.prompt_ids,
-                beam_text(group, hypothesis.token_ids, tokenizer, stopped=stopped),
-                list(hypothesis.token_ids),
-                hypothesis.finish_reason,
-                sample=number if len(found) > 1 else None,
-                score=hypothesis.score,
-                prompt_logprobs=prompt_logprobs,
-                task=task,
-            )
-        if found:
-            return
-    for sequence in sorted(group.finished, key=lambda each: each.number):
-        sampled = sequence.sampled
+    shared: dict[str, Any] = {
+        "prompt_logprobs": group.prompt_logprobs if group.params.prompt_logprobs is not None else None,
+        "error": str(group.error) if group.error else None,
+        "task": group.task.name if group.task is not None else None,
+    }
+    found = group.beams.hypotheses() if group.beams is not None and group.error is None else []
+    several = (group.width if group.beams is None else group.params.num_return_sequences) > 1
+    for number, hypothesis in enumerate(found):
+        stopped = hypothesis.finish_reason == "stop"
         yield Completion(
             prompt,
             group.prompt_ids,
-            sequence.stream.text if sequence.stream is not None else "",
-            sequence.new_tokens,
+            beam_text(group, hypothesis.token_ids, tokenizer, stopped=stopped),
+            list(hypothesis.token_ids),
+            hypothesis.finish_reason,
+            sample=number if several else None,
+            score=hypothesis.score,
+            **shared,
+        )
+    for number, sequence in enumerate(_left(group, len(found)), len(found)):
+        sampled, new = sequence.sampled, sequence.new_tokens
+        own = sequence.stream.text if sequence.stream is not None else ""
+        yield Completion(
+            prompt,
+            group.prompt_ids,
+            own if sampled is not None else beam_text(group, tuple(new), tokenizer, stopped=False),
+            new,
             sequence.finish_reason or "length",
-            sample=sequence.number if group.width > 1 else None,
+            sample=(sequence.number if sampled is not None else number) if several else None,
             seed=sampled.params.seed if sampled is not None and not sampled.params.greedy else None,
             logprobs=sequence.logprobs if group.params.logprobs is not None else None,
-            prompt_logprobs=prompt_logprobs,
-            error=error,
-            task=task,
+            **shared,
         )
+
+
+def _left(group: SequenceGroup, found: int) -> list[Sequence]:
+    """The sequences that have ended and are texts themselves, in order; of a beam search, the best beams instead of
+    texts that it has not found, of which there are `found`.
+    """
+    ended = sorted(group.finished, key=lambda each: each.number)
+    if group.beams is None:
+        return ended
+    return [] if group.beams.finished else ended[: group.params.num_return_sequences - found]
 
 
 def beam_text(group: SequenceGroup, token_ids: tuple[int, ...], tokenizer: Tokenizer | None, *, stopped: bool) -> str:
@@ -126,6 +138,5 @@ def beam_text(group: SequenceGroup, token_ids: tuple[int, ...], tokenizer: Token
     if tokenizer is None:
         return ""
     shown = token_ids[:-1] if stopped and token_ids[-1] in group.stop_ids else token_ids
-    text = tokenizer.continuation(group.prompt_ids, shown)[1]
-    ends = [at for stop in group.params.stop if (at := text.find(stop)) >= 0]
-    return text[: min(ends)] if ends else text
+    stops = StopStrings(group.params.stop)
+    return stops.feed(tokenizer.continuation(group.prompt_ids, shown)[1]) + stops.finish()

@@ -261,8 +261,10 @@ class Engine:
         """Take a submitted request out; it keeps what it has got. Nothing happens if it has ended.
 
         Raises:
-            RequestError: if it goes on, but was not submitted to this engine.
+            RequestError: if it goes on, but was not submitted to this engine, or is no request.
         """
+        if not isinstance(request, SequenceGroup):
+            raise RequestError(f"{request!r:.80} is no request", hint="cancel what `submit` gave")
         with self._lock:
             if not request.sequences:
                 return

@@ -165,8 +165,9 @@ class InFlightBatch:
             group = sequence.group
             forked = self._fork(sequence)
             if group.beams is not None:
-                group.beam_logits[sequence.number] = logits[place].clone()
-                if forked or len(group.beam_logits) == len(group.sequences):
+                row = logits[place].clone()
+                group.beam_logits |= {each.number: row for each in (sequence, *forked)}
+                if len(group.beam_logits) == len(group.sequences):
                     updates += self._advance(group)
             else:
                 drawing += [(each, place) for each in (sequence, *forked)]

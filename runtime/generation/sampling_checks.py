@@ -18,10 +18,13 @@ from compiler.ir.frozen import FrozenDict
 
 Check = Callable[[str, Any], Any]
 
+_SHOWN = 200
+"""How many characters of a value messages show."""
+
 
 def refused(field: str, value: object, wanted: str, hint: str | None = None) -> RequestError:
     """The error that says that a field has a value that it cannot have, and what it takes."""
-    return RequestError(f"{field} is {value!r}; it must be {wanted}", hint=hint)
+    return RequestError(f"{field} is {_spelt(value)}; it must be {wanted}", hint=hint)
 
 
 def whole(at_least: int | None = None, at_most: int | None = None, *, hint: str | None = None) -> Check:
@@ -58,10 +61,8 @@ def real(
     wanted = " ".join(["a finite number", " and ".join(f"{words} {limit:g}" for words, limit, _ in bounds)]).rstrip()
 
     def check(field: str, value: Any) -> float:
-        if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
-            raise refused(field, value, wanted, hint)
-        number = float(value)
-        if not all(within(number, limit) for _, limit, within in bounds):
+        number = _number(value)
+        if not math.isfinite(number) or not all(within(number, limit) for _, limit, within in bounds):
             raise refused(field, value, wanted, hint)
         return number
 
@@ -115,9 +116,9 @@ def token_biases(field: str, value: Any) -> FrozenDict[int, float]:
         raise refused(field, value, wanted, 'such as {"50256": -5.0}')
     biases: dict[int, float] = {}
     for key, bias in value.items():
-        token = int(key) if isinstance(key, str) and key.isdecimal() else _integer(key)
+        token = _token(key)
         if token is None or token < 0:
-            raise RequestError(f"{field} has the key {key!r}; its keys must be token ids")
+            raise RequestError(f"{field} has the key {key!r:.80}; its keys must be token ids")
         biases[token] = _bias(f"{field}[{token}]", bias)
     return FrozenDict(biases)
 
@@ -161,12 +162,39 @@ def functions(field: str, value: Any) -> tuple[Callable[..., Any], ...]:
     return tuple(given)
 
 
+def _spelt(value: object) -> str:
+    """A value as messages show it: cut, if it is long; its type, if it has more digits than Python writes."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def _integer(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     try:
         return operator.index(value)
     except TypeError:
+        return None
+
+
+def _number(value: Any) -> float:
+    """A real number as a float; NaN if it is none, or so large that no float is."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _token(key: Any) -> int | None:
+    """The token id that is a key of a mapping, which JSON writes as a text; None if it is none."""
+    try:
+        return int(key) if isinstance(key, str) and key.isdecimal() else _integer(key)
+    except ValueError:  # so many digits that Python does not read them
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from compiler.errors import EngineError, RequestError
 from runtime.executors.kind import ExecutorKind
@@ -18,13 +19,15 @@ class CacheOptions:
         paged: whether to page the caches of an engine that was compiled with linear ones; implied by `tokens`.
 
     Raises:
-        RequestError: if there would be no token.
+        RequestError: if there would be no token, or the number of tokens is no integer.
     """
 
     tokens: int | None = None
     paged: bool = False
 
     def __post_init__(self) -> None:
+        if self.tokens is not None and (isinstance(self.tokens, bool) or not isinstance(self.tokens, Integral)):
+            raise RequestError(f"cache_tokens is {self.tokens!r:.80}; it must be an integer")
         if self.tokens is not None and self.tokens < 1:
             raise RequestError(
                 f"the caches were to hold {self.tokens} tokens; they hold 1 or more",

@@ -72,6 +72,8 @@ def _automatic(folder: EngineFolder, device: str) -> ExecutorChoice:
     note = ""
     for kind, target in _candidates(folder):
         suits, why = kind.fit(target, device)
+        if suits and (why := kind.lack(folder, target)):
+            suits = False
         if suits:
             return ExecutorChoice(kind.name, target, note)
         note = note or (f"{folder.path} runs on {why}" if why else "")

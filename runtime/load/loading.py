@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ def load_engine(
             were to be paged, and the executor's are linear.
         GraphError: naming the op, if the caches cannot be paged.
         PluginError: if a file of `plugins` is not there or fails.
+        RequestError: if `cache_tokens` is no integer of at least 1.
         TargetError: if this machine has no such device, or cannot run the engine.
     """
     check_request(executor, threads, device)
@@ -110,6 +112,8 @@ def check_request(executor: str, threads: int | None, device: str = "auto") -> N
         )
     if threads is None:
         return
+    if isinstance(threads, bool) or not isinstance(threads, Integral):
+        raise TargetError(f"the number of threads is {threads!r:.80}; it must be an integer")
     if threads < 1:
         raise TargetError(f"the number of threads is {threads}; it must be at least 1")
     processors = os.cpu_count() or 1

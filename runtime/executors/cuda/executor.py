@@ -27,7 +27,7 @@ from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
 from runtime.executors.cuda.session import CapturingSession, CudaPagedSession, FusedSession
 from runtime.executors.interface import Session
-from runtime.executors.memory import BlockMemory
+from runtime.executors.memory import BlockMemory, memory_for_weights
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
 from runtime.executors.torch.device import find_device
@@ -71,7 +71,7 @@ class CudaExecutor:
             load: reads a constant, instead of from the engine's files.
 
         Raises:
-            TargetError: if an op has no rule, or a collective is for another group.
+            TargetError: if an op has no rule, a collective is for another group, or the weights do not fit.
             EngineError: if the weights cannot be read.
             GraphError: if no step gives one of the inputs, or the caches cannot be paged.
         """
@@ -83,15 +83,16 @@ class CudaExecutor:
         self._tuning = Tuning.of(device)
         self._spare: CudaPagedSession | None = None
         self.fusions = find_fusions(graph, self._product)
-        self.program: Program = lower(
-            self.interface.ordered(graph),
-            device,
-            load or constant_loader(graph),
-            self._plain_linear,
-            upcast=False,
-            group=group,
-            fusions=self.fusions,
-        )
+        with memory_for_weights(device):
+            self.program: Program = lower(
+                self.interface.ordered(graph),
+                device,
+                load or constant_loader(graph),
+                self._plain_linear,
+                upcast=False,
+                group=group,
+                fusions=self.fusions,
+            )
         fused = {op.name for fusion in self.fusions for op in fusion.ops}
         static = all(op.name in fused or op.kind.name not in _HOSTS_WORK for op in graph.ops)
         self.captures = static and self.interface.is_whole

@@ -18,7 +18,7 @@ from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import Session, WholeSession
-from runtime.executors.memory import BlockMemory
+from runtime.executors.memory import BlockMemory, memory_for_weights
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
 from runtime.executors.torch.device import find_device
@@ -60,7 +60,8 @@ class TorchExecutor:
             block: page the caches of a linear graph, in blocks of so many tokens; None leaves the graph as it is.
 
         Raises:
-            TargetError: if the device is not there, an op has no rule, or a collective is for another group.
+            TargetError: if the device is not there, an op has no rule, a collective is for another group, or the
+                weights do not fit.
             EngineError: if the weights cannot be read.
             GraphError: if no step gives one of the inputs, or the caches cannot be paged.
         """
@@ -72,7 +73,7 @@ class TorchExecutor:
         self.upcast = self.device.type == "cpu"
         rows = rows or graph.dims[StepDim.BATCH].max
         # A kernel packs with one thread, so weights are packed side by side.
-        with ThreadPoolExecutor(torch.get_num_threads()) as workers:
+        with memory_for_weights(self.device), ThreadPoolExecutor(torch.get_num_threads()) as workers:
 
             def pack(weight: Tensor, bias: Tensor | None) -> Future[Linear]:
                 return workers.submit(pack_linear, weight, bias, rows)

@@ -24,6 +24,9 @@ from runtime.generation.sampling_params import SamplingParams
 _WIDTHS = (256, 2048)
 _TOP_H_TOKENS = 100
 
+# More tokens than any vocabulary has: `top_k` may be any integer, a tensor's elements may not.
+_ALL = 2**31
+
 
 class Cut(Protocol):
     """A cut with a parameter for each row."""
@@ -238,7 +241,7 @@ def _monotone(rows: Sequence[SamplingParams], device: torch.device) -> Iterator[
     if any(params.top_h is not None for params in rows):
         yield TopH(_floats([float("nan") if params.top_h is None else params.top_h for params in rows], device))
     if any(params.top_k for params in rows):
-        yield TopK(torch.tensor([params.top_k for params in rows], device=device))
+        yield TopK(torch.tensor([min(params.top_k, _ALL) for params in rows], device=device))
     if any(params.top_p < 1 for params in rows):
         yield TopP(_floats([params.top_p for params in rows], device))
     if any(params.min_p for params in rows):

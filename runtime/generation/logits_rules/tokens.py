@@ -82,9 +82,15 @@ class ExponentialDecayLengthPenalty:
         over = history.new_tokens - self.start
         if over > 0:
             ends = logits[:, list(self.end_ids)]
-            penalty = (ends.abs() * (self.factor**over - 1)).masked_fill(~ends.isfinite(), 0.0)
+            penalty = (ends.abs() * (self._growth(over) - 1)).masked_fill(~ends.isfinite(), 0.0)
             logits[:, list(self.end_ids)] = ends + penalty
         return logits
+
+    def _growth(self, over: int) -> float:
+        try:
+            return self.factor**over
+        except OverflowError:
+            return math.inf
 
 
 def _forbid(logits: Tensor, token_ids: Sequence[int]) -> Tensor:

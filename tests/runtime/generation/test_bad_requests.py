@@ -155,6 +155,12 @@ def test_only_what_was_submitted_to_an_engine_can_be_cancelled_there() -> None:
     assert engine.completions(request)[0].token_ids == continuation([1, 2], 4)
 
 
+@pytest.mark.parametrize("request_", [None, 0, [1]])
+def test_what_is_no_request_is_not_cancelled(request_: Any) -> None:
+    with pytest.raises(RequestError, match="is no request"):
+        fake()[0].cancel(request_)
+
+
 def test_lengths_that_cannot_be_had_are_noted() -> None:
     engine, _ = fake()
     said: list[str] = []

@@ -189,6 +189,35 @@ def test_samples_and_beams_over_few_blocks_are_what_they_are_alone(seed: int, bl
         ]
 
 
+def two_tokens(token_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
+    """Leave two tokens, whose logits follow from the most likely one."""
+    best = int(logits.argmax())
+    left = torch.full_like(logits, -float("inf"))
+    left[10], left[11] = best * 7 % 13 / 13, best * 5 % 11 / 11
+    return left
+
+
+@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize("first", [0, 3, 4])
+def test_beams_of_which_some_are_alike_are_computed_again_each_with_its_own_logits(
+    first: int, block: int | None
+) -> None:
+    """Fewer tokens may come than there are beams, so that some have the text of the first one after a step."""
+    wish = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 8, "logits_processors": [two_tokens]}
+    alone = fake()[0].generate([[first, 2, 3]], wish)
+    engine, _ = fake(block=block)
+    handle = engine.submit([first, 2, 3], wish)
+    engine.step()
+    texts = [tuple(sequence.tokens) for sequence in handle.sequences]
+    assert 1 < len({*texts}) < len(texts) and texts.count(texts[0]) > 1
+    engine.submit([4, 5], max_new_tokens=2, n=ROWS, temperature=1.0, priority=1)
+    while not engine.is_idle:
+        engine.step()
+    assert engine._batch is not None and engine._batch.scheduler.preemptions == 1
+    found = engine.completions(handle)
+    assert [(c.token_ids, c.score) for c in found] == [(c.token_ids, c.score) for c in alone]
+
+
 def paged(tokens: int, rows: int = ROWS, block: int = 4) -> tuple[Engine, FakePagedExecutor]:
     """The same over blocks that hold so many tokens."""
     engine, executor = fake(rows, block, tokens)

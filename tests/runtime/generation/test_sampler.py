@@ -184,6 +184,16 @@ def test_a_sequence_that_fails_leaves_the_others_alone(params, values, words) ->
     assert [first, last] == choose(good, logits[[0, 2]])
 
 
+@pytest.mark.parametrize("top_k", [VOCABULARY, 2**31, 2**63, 10**30])
+def test_more_of_the_most_likely_tokens_than_there_are_are_all(top_k) -> None:
+    logits = torch.stack([logits_after([1]), logits_after([2])])
+    neighbour = sequence(SamplingParams(top_k=5, seed=1))
+    all_tokens = sequence(SamplingParams(do_sample=True, seed=2))
+    assert choose([neighbour, sequence(SamplingParams(top_k=top_k, seed=2))], logits) == choose(
+        [neighbour, all_tokens], logits
+    )
+
+
 @pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(top_k=3, seed=1)])
 def test_invalid_values_can_be_removed(params) -> None:
     logits = torch.full((1, VOCABULARY), -5.0)

@@ -72,3 +72,9 @@ def test_attention_that_is_not_fused_cannot_be_paged() -> None:
     with pytest.raises(GraphError, match="caches cannot be paged") as error:
         InterpreterExecutor(graph, block=16)
     assert isinstance(error.value, LlmcError) and "fuse-attention" in (error.value.hint or "")
+
+
+@pytest.mark.parametrize("tokens", ["256", 64.5, True])
+def test_a_number_of_tokens_is_an_integer(tokens: Any) -> None:
+    with pytest.raises(RequestError, match=r"cache_tokens is .*; it must be an integer"):
+        CacheOptions(tokens)

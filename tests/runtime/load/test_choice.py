@@ -6,11 +6,14 @@ from importlib.machinery import ModuleSpec
 import pytest
 import torch
 
+import llmc
 from compiler.errors import EngineError, TargetError
+from compiler.ir.printer import print_graph
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.executors import kinds
 from runtime.load.choice import ExecutorChoice, choose
 from runtime.load.loading import load_engine
+from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST, write_engine
 
 
@@ -28,7 +31,8 @@ def machine(monkeypatch):
 
 
 def folder(tmp_path, *targets):
-    return EngineFolder(tmp_path, replace(MANIFEST, targets=dict.fromkeys(targets, ({},))))
+    files = {"graph": "rank0.ir"}
+    return EngineFolder(tmp_path, replace(MANIFEST, targets=dict.fromkeys(targets, (files,))))
 
 
 def automatic(tmp_path, *targets, device="auto"):
@@ -48,7 +52,21 @@ def test_auto_takes_tensorrt_where_it_runs_and_torch_where_it_does_not(tmp_path,
     assert automatic(tmp_path, *both).executor == "torch"
 
 
+def write_graph(tmp_path, passes: str) -> None:
+    graph = llmc.optimize(llmc.lift(MODELS / "gptj-tiny"), passes).graph
+    (tmp_path / "rank0.ir").write_text(print_graph(graph))
+
+
+def test_auto_leaves_what_cannot_be_paged_to_torch(tmp_path) -> None:
+    write_graph(tmp_path, "cleanup")
+    choice = automatic(tmp_path, "torch")
+    assert choice.executor == "torch" and "caches cannot be paged for matmul %layers.0.attn.scores" in choice.note
+    write_graph(tmp_path, "fuse-attention,cache=paged:block=16")
+    assert automatic(tmp_path, "torch") == ExecutorChoice("cuda", "torch")
+
+
 def test_auto_takes_the_fused_kernels_for_what_torch_would_run_on_a_gpu(tmp_path, machine) -> None:
+    write_graph(tmp_path, "fuse-attention")
     assert automatic(tmp_path, "torch") == ExecutorChoice("cuda", "torch")
     assert automatic(tmp_path, "torch", "tensorrt-rtx").executor == "tensorrt"
     assert automatic(tmp_path, "torch", device="cuda:1") == ExecutorChoice("cuda", "torch")
@@ -128,3 +146,9 @@ def test_an_unknown_executor(tmp_path) -> None:
         TargetError, match="no executor 'onnx'; there are: auto, tensorrt, cuda, torch, emulator, interp"
     ):
         load_engine(tmp_path, executor="onnx")
+
+
+@pytest.mark.parametrize("threads", ["2", 1.5, True])
+def test_a_number_of_threads_is_an_integer(tmp_path, threads) -> None:
+    with pytest.raises(TargetError, match=f"the number of threads is {threads!r}; it must be an integer"):
+        load_engine(tmp_path, threads=threads)

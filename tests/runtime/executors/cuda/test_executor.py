@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import Tensor
 
-from compiler.errors import EngineError
+from compiler.errors import EngineError, TargetError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
+from compiler.ir.op import Value
 from compiler.ir.packed_step import PackedStep, SequenceStep
 from compiler.ir.paged import paged
 from compiler.passes import run_pipeline
@@ -132,6 +134,17 @@ def test_rows_of_a_linear_engine_run_on_blocks(tmp_path: Path) -> None:
         for executor in (CudaExecutor(graph, device=CPU), InterpreterExecutor(graph))
     )
     assert largest_error(found, expected) < EXACT
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    def load(value: Value) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+
+    with pytest.raises(
+        TargetError, match=r"the weights do not fit into the memory of cpu: CUDA out of memory"
+    ) as raised:
+        CudaExecutor(made("gptj", "", tmp_path), device=CPU, load=load)
+    assert "tp=2" in str(raised.value.hint)
 
 
 def test_a_stage_has_no_linear_session(tmp_path: Path) -> None:

@@ -108,6 +108,14 @@ def test_exponential_decay(request_, start, factor, ends) -> None:
     assert_same(tokens.ExponentialDecayLengthPenalty(start, factor, ends), expected, request_)
 
 
+def test_a_decay_beyond_all_floats_leaves_end_tokens_forbidden() -> None:
+    logits = torch.tensor([[1.0, -math.inf, 2.0]])
+    history = History(torch.tensor([[1] * 9]), 1)
+    decay = tokens.ExponentialDecayLengthPenalty(0, 1e100, [1])
+    assert decay.apply(history, logits.clone()).tolist() == logits.tolist()
+    assert decay.apply(history, torch.ones(1, 3)).tolist() == [[1.0, math.inf, 1.0]]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_invalid_values(value) -> None:
     logits = torch.tensor([[1.0, value, -2.0]])
