@@ -149,7 +149,7 @@ def seconds(engine: Engine, batch: int, new_tokens: int, requests: int | None = 
     return time.perf_counter() - start
 
 
-def step_cells(engine: Engine, batches: list[int], bound: float) -> Iterator[tuple[int, float]]:
+def step_cells(engine: Engine, batches: list[int]) -> Iterator[tuple[int, float]]:
     """Milliseconds a step at each batch."""
     for batch in batches:
         seconds(engine, batch, MANY)
@@ -243,7 +243,7 @@ def main() -> None:
                     bound = weight_bytes(engine.executor) / reads * 1e3
                     for line in engine.executor.explain() if given.profile else ():
                         console.print(f"  {line}")
-                    for batch, ms in step_cells(engine, batches, bound):
+                    for batch, ms in step_cells(engine, batches):
                         cells.append(Cell(shape, recipe, "cuda", batch, ms, bound))
                         console.print(f"{shape} {recipe} batch {batch}: {ms:.2f} ms a step, bound {bound:.2f}")
                     for batch in batches if given.profile else ():

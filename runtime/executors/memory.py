@@ -90,9 +90,8 @@ def memory_for(what: str) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise RequestError(
-            f"there is no memory for {what}: {reason}",
+            f"there is no memory for {what}: {_reason(error)}",
             hint="ask for shorter prompts, or fewer at a time; the engine may be compiled for fewer: --max-batch",
         ) from error
 
@@ -105,9 +104,13 @@ def memory_for_weights(device: torch.device) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TargetError(
-            f"the weights do not fit into the memory of {device}: {reason}",
+            f"the weights do not fit into the memory of {device}: {_reason(error)}",
             hint="spread the model over more devices (--passes tp=2), store its weights in fewer bits (quant=int8), or "
             "free the memory that other programs hold",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error; its kind if it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +82,8 @@ class CudaExecutor:
         self.graph, self.interface, self.device = graph, StepInterface.of(graph), device
         self.most_blocks = graph.dims[StepDim.TABLE].max
         self._tuning = Tuning.of(device)
+        for note in self._tuning.notes:
+            warnings.warn(note, stacklevel=2)
         self._spare: CudaPagedSession | None = None
         self.fusions = find_fusions(graph, self._product)
         with memory_for_weights(device):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compiler.ir.op import Op, Value
 from runtime.executors.cuda.dataflow import Dataflow, fixed
-from runtime.executors.cuda.kernels.norms import MOST_NORMS, Affine, Kind, add_norm, add_norm_of_rows, norm
+from runtime.executors.cuda.kernels.norms import MOST_ADDED, MOST_NORMS, Affine, Kind, add_norm, add_norm_of_rows, norm
 from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section, can_serve, row_count
 from runtime.executors.cuda.product_fusion import (
     MakeProduct,
@@ -50,6 +50,11 @@ class Sum:
     linears: tuple[Op, ...]
     vectors: tuple[Value, ...]
     others: tuple[Value, ...]
+
+    @property
+    def is_one_call(self) -> bool:
+        """Whether a kernel adds it all up and takes norms of it: a state, and not too much that is added to it."""
+        return bool(self.others) and len(self.linears) + len(self.others) - 1 <= MOST_ADDED
 
 
 def sum_of(flow: Dataflow, value: Value) -> Sum | None:
@@ -92,12 +97,12 @@ def norm_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
 def _norm_fusion(flow: Dataflow, norms: Sequence[Op], make: MakeProduct) -> Fusion:
     value = norms[0].operands[0]
     total = sum_of(flow, value)
-    if total is not None and total.others:
+    if total is not None and total.is_one_call:
         return Fusion("sum and norm", flow.claim((*total.ops, *norms)), _sum_lines(flow, total, norms, make))
     gather = flow.maker(value, "gather_rows") if len(flow.users(value)) == len(norms) else None
     if gather is not None and flow.only_user(gather.operands[0]):
         total = sum_of(flow, gather.operands[0])
-        if total is not None and total.others:
+        if total is not None and total.is_one_call:
             ops = flow.claim((*total.ops, gather, *norms))
             return Fusion("sum and norm of rows", ops, _sum_lines(flow, total, norms, make, gather.operands[1]))
     return Fusion("norm", flow.claim((*norms,)), _norm_lines(norms))

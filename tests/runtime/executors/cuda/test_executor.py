@@ -14,9 +14,10 @@ from torch import Tensor
 from compiler.errors import EngineError, TargetError
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
-from compiler.ir.op import Value
+from compiler.ir.op import Op, Value
 from compiler.ir.packed_step import PackedStep, SequenceStep
 from compiler.ir.paged import paged
+from compiler.ir.rewrite import RewriteBuilder, sweep
 from compiler.passes import run_pipeline
 from compiler.store import write_ranks
 from llmc.compiling.dry_pipeline import dry_pipeline
@@ -134,6 +135,21 @@ def test_rows_of_a_linear_engine_run_on_blocks(tmp_path: Path) -> None:
         for executor in (CudaExecutor(graph, device=CPU), InterpreterExecutor(graph))
     )
     assert largest_error(found, expected) < EXACT
+
+
+def test_sums_of_more_than_a_kernel_adds_run_all_the_same(tmp_path: Path) -> None:
+    """As a pass of a user's may make them."""
+
+    def longer(op: Op, b: RewriteBuilder) -> Value | None:
+        if op.name != "layers.0.after_mlp":
+            return None
+        total = b.add(*op.operands)
+        for _ in range(6):
+            total = b.add(total, op.operands[0])
+        return total
+
+    model = sweep(noise_model({"model_type": "gptj", **FAMILIES["gptj"]}), longer)
+    assert error(stored(dry_pipeline(model, compose("", None)).graph, tmp_path), SHORT) < EXACT
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
