@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.executors.cuda.kernels.columns import side_by_side
 from runtime.executors.cuda.kernels.dequantize import dequantize
 from runtime.executors.cuda.kernels.rounding import Rounded, has_float8, widened_rows
 from runtime.executors.cuda.kernels.weights import DENSE, FLOAT8_BIAS, JoinedWeight
@@ -37,7 +38,7 @@ def multiply_many(xs: Sequence[Tensor | Rounded], weight: JoinedWeight, bias: Te
         _multiply_rounded(rounded, weight, bias, y)
         return
     wide = [widened_rows(x, weight.dtype) if isinstance(x, Rounded) else x for x in xs]
-    x = wide[0] if len(wide) == 1 else torch.cat(wide, 1)
+    x = side_by_side(wide)
     if weight.form == DENSE:
         _multiply(x, weight.q, bias, y)
         return
