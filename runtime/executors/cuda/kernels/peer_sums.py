@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from runtime.collectives.peer_memory import PeerMemory
+from runtime.executors.cuda.kernels.dependent import launch_options, wait_for_kernel_before
 
 ELEMENTS = 1024
 """Elements of a program, whatever is summed: so no two programs ever use the same place."""
@@ -61,7 +62,7 @@ class PeerSums:
             _exchange[(triton.cdiv(count, ELEMENTS),)](
                 parts, total, memory.addresses, self._counts, count,
                 S=len(parts), RANKS=memory.size, RANK=memory.rank, FLAGS=memory.size * MOST_PROGRAMS,
-                PROGRAMS=MOST_PROGRAMS, MOST=MOST_ELEMENTS, BN=ELEMENTS,
+                PROGRAMS=MOST_PROGRAMS, MOST=MOST_ELEMENTS, BN=ELEMENTS, **launch_options(parts.device),
             )  # fmt: skip
         return total
 
@@ -70,9 +71,10 @@ class PeerSums:
 def _exchange(
     parts, total, addresses, counts, N,
     S: tl.constexpr, RANKS: tl.constexpr, RANK: tl.constexpr, FLAGS: tl.constexpr, PROGRAMS: tl.constexpr,
-    MOST: tl.constexpr, BN: tl.constexpr,
+    MOST: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The sum of `parts [S, N]`, over all ranks, to `total [N]`."""
+    wait_for_kernel_before(EARLY)
     program = tl.program_id(0)
     count = tl.load(counts + program) + 1
     n = program * BN + tl.arange(0, BN)
