@@ -90,7 +90,7 @@ class PeerMemory:
             The memory; None if a rank cannot address that of another one: it is on another host, say, or the GPUs
             are not connected.
         """
-        pieces = _Pieces()
+        pieces = Pieces()
         with torch.cuda.device(device):
             torch.empty(1, device=device)  # so that the device's context is there, and current
             own = pieces.allocate(nbytes)
@@ -103,7 +103,7 @@ class PeerMemory:
         return cls(group.rank, addresses, pieces.close)
 
 
-class _Pieces:
+class Pieces:
     """The memory that this rank has allocated and opened, as far as the driver lets it."""
 
     def __init__(self) -> None:
