@@ -15,7 +15,7 @@ from torch import Tensor
 
 from runtime.executors.cuda.kernels.columns import side_by_side
 from runtime.executors.cuda.kernels.dequantize import dequantize
-from runtime.executors.cuda.kernels.rounding import Rounded, has_float8, widened_rows
+from runtime.executors.cuda.kernels.rounding import Rounded, adds_float8, widened_rows
 from runtime.executors.cuda.kernels.weights import DENSE, FLOAT8_BIAS, JoinedWeight
 
 _BUFFER_BYTES = 1 << 26
@@ -83,7 +83,7 @@ def _buffer(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 def _multiplies_rounded(weight: JoinedWeight, device: torch.device) -> bool:
     fits = weight.whole and not any(size % _STEP for size in (weight.rows, *weight.columns))
-    return fits and (weight.form == "int8" or has_float8(device))
+    return fits and (weight.form == "int8" or adds_float8(device, weight.dtype))
 
 
 def _multiply_rounded(xs: Sequence[Rounded], weight: JoinedWeight, bias: Tensor | None, y: Tensor) -> None:

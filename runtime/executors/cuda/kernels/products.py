@@ -18,7 +18,7 @@ from torch import Tensor
 from runtime.executors.cuda.kernels.columns import activate_columns, side_by_side
 from runtime.executors.cuda.kernels.many_rows import multiply_many
 from runtime.executors.cuda.kernels.precompile import Job, job
-from runtime.executors.cuda.kernels.rounding import Rounded, has_float8
+from runtime.executors.cuda.kernels.rounding import Rounded, adds_float8
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
 from runtime.executors.cuda.kernels.tuning import LEAST_TILE, MOST_ROWS, Case, Config, Tuning, bucket
@@ -254,7 +254,7 @@ def _inputs(xs: Activations, weight: JoinedWeight, pair: bool) -> _Inputs:
     unit = 1.0
     if weight.form == "float8":
         unit = 1 / FLOAT8_BIAS if weight.dtype is torch.float16 else 1.0
-        if not (values[0].device.type == "meta" or has_float8(values[0].device)):
+        if not adds_float8(values[0].device, weight.dtype):
             values = [value.view(torch.uint8) for value in values]
             unit *= FLOAT8_BIAS**2  # both sides are float16 then
     return _Inputs(values, [x.scale for x in rounded], unit)
