@@ -14,7 +14,8 @@ got the tokens that static batching gave them: in float32 all should, in 16 bits
 
 A model is a checkpoint folder, or the name of a shape with random weights. Where transformers' batching cannot run, the
 script says why and goes on. `--scheduler` measures only what the scheduler costs: steps of 64 sequences over a session
-that computes nothing.
+that computes nothing. `--profile` serves three more loads in flight and says where the time goes: steps by kind, the
+host's work by part, kernels that were compiled, and the share of the time in which the GPU was busy.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from rich.console import Console
 from rich.table import Table
 from scheduler_cost import scheduler_cost
 from serving_load import Figures, Lengths, load_of
+from serving_profile import profile
 from serving_ways import InFlight, Static, Way, continuous_batching
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
@@ -228,6 +230,7 @@ def arguments() -> argparse.Namespace:
         "--seconds", type=float, default=45.0, help="about how long to measure; one turn is made always"
     )
     parser.add_argument("--scheduler", action="store_true", help="measure only what the scheduler costs")
+    parser.add_argument("--profile", action="store_true", help="say first where the time in flight goes")
     parser.add_argument("--json", action="store_true", help="print JSON; the table goes to standard error")
     given = parser.parse_args()
     if min(1 if given.requests is None else given.requests, given.batch, given.turns) < 1:
@@ -256,6 +259,12 @@ def main() -> None:
             steps = step_times(made, given.batch, lengths)
             rate = given.rate or 1.5 * given.batch / (lengths.mean_output * steps["in flight"])
             count = given.requests or requests_within(given.seconds, steps, given.batch, lengths)
+            if given.profile:
+                report["profile"] = {}
+                for title, turn in profile(made.ways["in flight"], made.engine, count, rate, lengths):
+                    report["profile"][title] = turn.to_json()
+                    for line in turn.lines(title):
+                        console.print(line, highlight=False, soft_wrap=True)
             ready = time.perf_counter() - started
             found = measure(made, count, rate, lengths, given.turns, given.seconds)
             coming = "all at once" if rate == float("inf") else f"{rate:.1f} per second"
