@@ -73,6 +73,7 @@ def _parts() -> list[tuple[Any, str, str]]:
         (Scheduler, "end", "planning"),
         (BlockSteps, "_logits", "tensors of a step"),
         (BlockSteps, "begin", "tensors of a step"),
+        (BlockSteps, "go_on", "tensors of a step"),
         (RowSteps, "_logits", "tensors of a step"),
         (WholeSession, "step", _SESSION),
         (WholePagedSession, "step", _SESSION),
@@ -81,7 +82,7 @@ def _parts() -> list[tuple[Any, str, str]]:
         (in_flight, "choose", "choosing tokens, and waiting for logits"),
     ]
     try:
-        from runtime.executors.cuda import decode_graphs
+        from runtime.executors.cuda import static_steps, step_graphs
         from runtime.executors.cuda.kernels.addresses import Addresses
         from runtime.executors.cuda.session import CudaPagedSession
     except ImportError:
@@ -90,9 +91,9 @@ def _parts() -> list[tuple[Any, str, str]]:
         *parts,
         (Addresses, "of", "addresses"),
         (CudaPagedSession, "step_ahead", _SESSION),
-        (decode_graphs.StaticStep, "fill", "copying a step to the GPU"),
-        (decode_graphs.DecodeGraphs, "_capture", "capturing"),
-        (decode_graphs.ChosenTokens, "wait", "waiting for tokens"),
+        (static_steps.StaticStep, "fill", "copying a step to the GPU"),
+        (step_graphs.StepGraphs, "_capture", "capturing"),
+        (step_graphs.ChosenTokens, "wait", "waiting for tokens"),
         (torch.cuda.CUDAGraph, "replay", "launching graphs"),
     ]
 
@@ -215,7 +216,7 @@ def _counted(turn: Turn, step: Callable[..., Any]) -> Callable[..., Any]:
         updates = step(batch)
         seconds = time.perf_counter() - start
         done = turn.clock.calls - calls
-        what = ["prompts" if batch.timings.prefill_seconds > prompts else "single tokens"]
+        what = ["with prompts" if batch.timings.prefill_seconds > prompts else "single tokens"]
         what += [words for part, words in _MARKS.items() if done[part]]
         what += ["kernels compiled"] if turn.compiled.total() > compiled else []
         kind = turn.kinds.setdefault(", ".join(what), StepKind())

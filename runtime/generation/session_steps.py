@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as ListOf
+from dataclasses import dataclass, field
+from itertools import compress
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +22,7 @@ from runtime.generation.cache import Copies, SequenceCache
 from runtime.generation.row_cache import RowCache
 from runtime.generation.sequence import Sequence
 
+Ints = npt.NDArray[np.int32]
 Chunk = tuple[Sequence, int]
 """A sequence, and how many of its next tokens are to be computed."""
 
@@ -28,16 +32,33 @@ _PADDING_TOKENS = 32
 _PADDING_SHARE = 0.2
 
 
-class Begun(NamedTuple):
-    """A step in which every sequence gets one token, and that may still be running.
+@dataclass
+class Begun:
+    """A step that may still be running, and the sequences all of whose known tokens are in the caches after it.
+
+    What the arrays hold of a sequence, `i32`, is in the order of the sequences, which is that of their slots.
 
     Attributes:
-        sequences: the sequences, in the order of their tokens in the step.
-        chosen: the most likely next tokens.
+        sequences: the sequences, in the order of the step's logits.
+        chosen: their most likely next tokens.
+        tokens: how many tokens the step computes.
+        slots: the rows of the cache's tables that are theirs.
+        lengths: how many tokens each has in the caches after the step.
+        ends: how many it has there when its next token is the last that it may get.
+        rooms: for how many tokens it has room.
+        kept: for each sequence of the step before whether it goes on in this one, with the token chosen there.
+        prompts: whether other sequences have tokens that are in no cache.
     """
 
     sequences: list[Sequence]
     chosen: Chosen
+    tokens: int
+    slots: Ints
+    lengths: Ints
+    ends: Ints
+    rooms: Ints
+    kept: list[bool] = field(default_factory=list)
+    prompts: bool = False
 
 
 class SessionSteps(Protocol):
@@ -71,13 +92,24 @@ class SessionSteps(Protocol):
         """Make copies within the caches, all at once."""
         ...
 
-    def begin(self, sequences: ListOf[Sequence], after: Begun | None = None) -> Begun | None:
-        """Begin to compute the next token of each of some sequences; None if the session has to wait for each step.
+    def begin(self, chunks: ListOf[Chunk]) -> Begun | None:
+        """Begin to compute the next tokens of some sequences, in any order.
+
+        Returns:
+            The step; None, and nothing has begun, if the session has to wait for each step, or no sequence would have
+            all of its tokens in the caches.
+        """
+        ...
+
+    def go_on(self, after: Begun, going: npt.NDArray[np.bool_], chunks: ListOf[Chunk] = ()) -> Begun:
+        """Begin the step after one whose tokens are not known yet.
+
+        Whoever learns these says so to the cache (`filled_each`).
 
         Args:
-            sequences: the sequences, in any order.
-            after: the step before, if its tokens are not known yet; these are computed, and whoever learns them says
-                so to the cache (`filled`). None if all tokens are known.
+            after: the step before.
+            going: which of its sequences go on with the token that it chooses; there must be room for it.
+            chunks: more sequences, whose tokens are known; with the others they are one or more.
         """
         ...
 
@@ -144,9 +176,13 @@ class RowSteps:
         if copies.sources:
             self.session.copy_rows(*copies)
 
-    def begin(self, sequences: ListOf[Sequence], after: Begun | None = None) -> Begun | None:
+    def begin(self, chunks: ListOf[Chunk]) -> Begun | None:
         """See `SessionSteps.begin`: it waits."""
         return None
+
+    def go_on(self, after: Begun, going: npt.NDArray[np.bool_], chunks: ListOf[Chunk] = ()) -> Begun:
+        """See `SessionSteps.go_on`: nothing has begun."""
+        raise AssertionError("rows wait for each step")
 
     def _logits(self, chunks: ListOf[Chunk], *, every: bool) -> tuple[int, Tensor]:
         """Compute a step; returns its first row, and the logits `[rows, positions, vocabulary]`."""
@@ -204,7 +240,7 @@ class BlockSteps:
 
     def run(self, chunks: ListOf[Chunk]) -> tuple[list[Sequence], Tensor]:
         """See `SessionSteps.run`."""
-        ordered = sorted(chunks, key=lambda chunk: self.cache.slot(chunk[0]))
+        ordered = self._ordered(chunks)
         logits = self._logits(ordered, every=False)
         return [sequence for sequence, _ in ordered if not sequence.pending], logits
 
@@ -217,45 +253,124 @@ class BlockSteps:
         if copies.sources:
             self.session.copy_blocks(*copies)
 
-    def begin(self, sequences: ListOf[Sequence], after: Begun | None = None) -> Begun | None:
+    def begin(self, chunks: ListOf[Chunk]) -> Begun | None:
         """See `SessionSteps.begin`."""
-        if not isinstance(self.session, StepsAhead):
+        if not isinstance(self.session, StepsAhead) or not any(count == each.pending for each, count in chunks):
             return None
-        ordered = sorted(sequences, key=self.cache.slot)
-        places = {sequence: -1 - at for at, sequence in enumerate(after.sequences)} if after is not None else {}
-        ids = [places[each] if places else each.tokens[-1] for each in ordered]
-        positions = [len(each.tokens) - (0 if places else 1) for each in ordered]
-        rows = [self.cache.slot(each) for each in ordered]
-        begun = Begun(ordered, self.session.step_ahead(self._step(ids, positions, rows, range(len(ids)))))
-        if after is None:
-            for sequence in ordered:
-                self.cache.filled(sequence, 1)
+        return self._begin(self.session, _Ahead.nothing(), chunks)
+
+    def go_on(self, after: Begun, going: npt.NDArray[np.bool_], chunks: ListOf[Chunk] = ()) -> Begun:
+        """See `SessionSteps.go_on`."""
+        assert isinstance(self.session, StepsAhead)
+        begun = self._begin(self.session, _Ahead.of(after, going), chunks)
+        begun.kept = going.tolist()
         return begun
 
-    def _step(self, ids: ListOf[int], positions: ListOf[int], rows: ListOf[int], wanted: ListOf[int]) -> PackedStep:
+    def _begin(self, session: StepsAhead, ahead: _Ahead, chunks: ListOf[Chunk]) -> Begun:
+        """Begin a step of sequences whose next tokens are not known, and of chunks of others."""
+        if not chunks:
+            step = self._step(ahead.ids, ahead.lengths, ahead.slots, _numbers(len(ahead.ids)))
+            chosen = session.step_ahead(step)
+            return Begun(ahead.sequences, chosen, step.tokens, ahead.slots, ahead.lengths + 1, ahead.ends, ahead.rooms)
+        chunks = self._ordered(chunks)
+        known = self._arrays(chunks, every=False)
+        done = [sequence for sequence, count in chunks if count == sequence.pending]
+        ends = _array([sequence.group.longest - 1 for sequence in done])
+        rooms = _array([sequence.room for sequence in done])
+        lengths = _array([len(sequence.tokens) for sequence in done])
+        slots = known.rows[known.wanted]
+        # Both are in the order of their slots; merged, they are so again, and the logits with them.
+        order = np.argsort(np.concatenate([ahead.slots, known.rows]), kind="stable")
+        ids = np.concatenate([ahead.ids, known.ids])[order]
+        positions = np.concatenate([ahead.lengths, known.positions])[order]
+        rows = np.concatenate([ahead.slots, known.rows])[order]
+        wants = np.zeros(len(order), dtype=bool)
+        wants[: len(ahead.ids)] = True
+        wants[len(ahead.ids) + known.wanted] = True
+        chosen = session.step_ahead(self._step(ids, positions, rows, wants[order].nonzero()[0].astype(np.int32)))
+        for sequence, count in chunks:
+            self.cache.filled(sequence, count)
+        merged = np.argsort(np.concatenate([ahead.slots, slots]), kind="stable")
+        sequences = [*ahead.sequences, *done]
+        return Begun(
+            [sequences[at] for at in merged],
+            chosen,
+            len(order),
+            np.concatenate([ahead.slots, slots])[merged],
+            np.concatenate([ahead.lengths + 1, lengths])[merged],
+            np.concatenate([ahead.ends, ends])[merged],
+            np.concatenate([ahead.rooms, rooms])[merged],
+        )
+
+    def _ordered(self, chunks: ListOf[Chunk]) -> list[Chunk]:
+        return sorted(chunks, key=lambda chunk: self.cache.slot(chunk[0]))
+
+    def _step(self, ids: Ints, positions: Ints, rows: Ints, wanted: Ints) -> PackedStep:
         """A step over sequences in the order of their slots, which are the rows."""
-        width = max(positions) // self.cache.block + 1
+        width = int(positions.max()) // self.cache.block + 1
         tables = self.cache.tables[: rows[-1] + 1, :width]
-        fields = (np.array(each, dtype=np.int32) for each in (ids, positions, rows, tables, wanted))
-        return PackedStep(*map(torch.from_numpy, fields))
+        return PackedStep(*map(torch.from_numpy, (ids, positions, rows, tables, wanted)))
 
     def _logits(self, chunks: ListOf[Chunk], *, every: bool) -> Tensor:
         """Compute a step over sequences in the order of their slots."""
-        ids: list[int] = []
-        positions: list[int] = []
-        rows: list[int] = []
-        wanted: list[int] = []
-        for sequence, count in chunks:
-            start = sequence.cached
-            stop = start + count
-            ids += sequence.tokens[start:stop]
-            positions += range(start, stop)
-            rows += [self.cache.slot(sequence)] * count
-            if every:
-                wanted += range(len(ids) - count, len(ids))
-            elif stop == len(sequence.tokens):
-                wanted.append(len(ids) - 1)
-        logits = self.session.step(self._step(ids, positions, rows, wanted))
+        logits = self.session.step(self._step(*self._arrays(chunks, every=every)))
         for sequence, count in chunks:
             self.cache.filled(sequence, count)
         return logits
+
+    def _arrays(self, chunks: ListOf[Chunk], *, every: bool) -> _Tokens:
+        """The next tokens of sequences in the order of their slots; the last ones are wanted, or all."""
+        ids: list[int] = []
+        for sequence, count in chunks:
+            start = sequence.cached
+            ids += sequence.tokens[start : start + count]
+        counts = _array([count for _, count in chunks])
+        starts = _array([sequence.cached for sequence, _ in chunks])
+        slots = _array([self.cache.slot(sequence) for sequence, _ in chunks])
+        stops = counts.cumsum(dtype=np.int32)
+        numbers = _numbers(len(ids))
+        positions = numbers + (starts - stops + counts).repeat(counts)
+        done = np.array([count == sequence.pending for sequence, count in chunks])
+        return _Tokens(_array(ids), positions, slots.repeat(counts), numbers if every else stops[done] - 1)
+
+
+class _Tokens(NamedTuple):
+    """The tokens of a step, and which of them have logits that are wanted."""
+
+    ids: Ints
+    positions: Ints
+    rows: Ints
+    wanted: Ints
+
+
+class _Ahead(NamedTuple):
+    """Sequences whose next tokens are not known: what stands for these, and what `Begun` holds of the step before."""
+
+    sequences: list[Sequence]
+    ids: Ints
+    slots: Ints
+    lengths: Ints
+    ends: Ints
+    rooms: Ints
+
+    @classmethod
+    def nothing(cls) -> _Ahead:
+        """No sequences."""
+        return cls([], *[_array([])] * 5)
+
+    @classmethod
+    def of(cls, begun: Begun, going: npt.NDArray[np.bool_]) -> _Ahead:
+        """Those of a step that go on."""
+        ids = -1 - _numbers(len(begun.sequences))
+        arrays = (ids, begun.slots, begun.lengths, begun.ends, begun.rooms)
+        if going.all():
+            return cls(begun.sequences, *arrays)
+        return cls([*compress(begun.sequences, going.tolist())], *(each[going] for each in arrays))
+
+
+def _array(numbers: ListOf[int]) -> Ints:
+    return np.array(numbers, dtype=np.int32)
+
+
+def _numbers(count: int) -> Ints:
+    return np.arange(count, dtype=np.int32)

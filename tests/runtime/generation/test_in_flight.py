@@ -105,12 +105,24 @@ def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
     assert engine.completions(high)[0].token_ids == continuation([4, 5], 3)
 
 
-@given(seed=st.integers(0, 10**6), caches=st.sampled_from([(16, None), (4, 4 * 24), (16, 16 * 6), (1, 95)]))
+class _ShortSteps(FakeAheadSession):
+    """Steps of few tokens, so that prompts are cut into chunks."""
+
+    step_tokens = 8
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    caches=st.sampled_from([(16, None), (4, 4 * 24), (16, 16 * 6), (1, 95)]),
+    session=st.sampled_from([FakeAheadSession, _ShortSteps]),
+)
 @settings(max_examples=80)
-def test_steps_begin_before_tokens_are_known_and_change_nothing(seed: int, caches: tuple[int, int | None]) -> None:
+def test_steps_begin_before_tokens_are_known_and_change_nothing(
+    seed: int, caches: tuple[int, int | None], session: type[FakeAheadSession]
+) -> None:
     """Whether texts end by their lengths, by a token, by a neighbour's priority or by being cancelled."""
     draw = random.Random(seed)
-    executor = FakePagedExecutor(caches[0], FakeAheadSession)
+    executor = FakePagedExecutor(caches[0], session)
     engine, _ = fake(ROWS)
     engine = Engine(engine.path, engine.manifest, executor, None, cache_tokens=caches[1])
     wanted, handles, cancelled = [], [], set()
@@ -145,8 +157,19 @@ def test_tokens_are_computed_before_they_are_known() -> None:
     engine = Engine(Path("engine"), fake(ROWS)[0].manifest, executor, None)
     [found] = engine.generate([[1, 2, 3]], max_new_tokens=20)
     assert found.token_ids == continuation([1, 2, 3], 20)
-    # The first token comes from the prompt's step, the second one is known when the steps ahead begin.
+    # The first token comes from the prompt's step, after which none is waited for.
+    assert executor.ahead == 19
+
+
+def test_prompts_go_on_beside_tokens_that_are_not_known() -> None:
+    executor = FakePagedExecutor(16, _ShortSteps)
+    engine = Engine(Path("engine"), fake(ROWS)[0].manifest, executor, None)
+    prompts = [[1, 2, 3], [*range(4, 24)]]
+    found = engine.generate(prompts, max_new_tokens=10)
+    assert [each.token_ids for each in found] == [continuation(prompt, 10) for prompt in prompts]
+    assert executor.steps[:4] == [[3, 5], [1, 7], [1, 7], [1, 1]]
     assert executor.ahead == 18
+    assert (engine.timings.prefill_tokens, engine.timings.steps) == (8 * 3, 13)
 
 
 @pytest.mark.parametrize("height", [float("nan"), float("inf")])
