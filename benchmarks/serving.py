@@ -100,7 +100,9 @@ def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
         options: Any = {"target": "torch", "dtype": dtype, "max_batch": batch, "max_seq": longest}
         path = llmc.compile(folder, Path(temporary) / "engine", **options).path
         engine = llmc.load(path, executor="auto", device=device, verify=False)
-        ways: dict[str, Way] = {"static": Static(engine.executor, batch, longest), "in flight": InFlight(engine)}
+        engine.warm_up()
+        static = Static(engine.executor, batch, longest)  # which takes over what has been warmed up
+        ways: dict[str, Way] = {"static": static, "in flight": InFlight(engine)}
         if engine.executor.name == "torch":  # the executor of GPUs has paged caches in any case
             paged = TorchExecutor.load(path / "rank0.ir", device=device, block=DEFAULT_BLOCK)
             ways["in flight, paged"] = InFlight(Engine(path, engine.manifest, paged, None))
@@ -157,10 +159,12 @@ def measure(made: Opened, count: int, rate: float, lengths: Lengths, turns: int,
 
 
 def step_times(made: Opened, batch: int, lengths: Lengths) -> dict[str, float]:
-    """About how many seconds each way takes for a token of a full batch; all has been run once then."""
+    """About how many seconds each way takes for a token of a full batch; all has been warmed up then."""
     found = {}
     for name, way in made.ways.items():
         vocabulary = made.engine.manifest.vocab_size
+        if name == "in flight":
+            made.engine.warm_up()
         if torch.device(made.engine.executor.device).type == "cuda":  # type: ignore[attr-defined]
             way.serve(load_of(batch, vocabulary, float("inf"), Lengths(lengths.prompt, (4, 8)), seed=1000))
         load = load_of(batch, vocabulary, float("inf"), Lengths((16, 24), (12, 12)), seed=1001)

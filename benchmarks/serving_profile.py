@@ -19,10 +19,11 @@ from runtime.executors.interface import WholeSession
 from runtime.executors.paged import WholePagedSession
 from runtime.executors.torch.paged_session import ProgramPools
 from runtime.generation import in_flight
+from runtime.generation.block_steps import BlockSteps
 from runtime.generation.engine import Engine
 from runtime.generation.in_flight import InFlightBatch
+from runtime.generation.row_steps import RowSteps
 from runtime.generation.scheduler import Scheduler
-from runtime.generation.session_steps import BlockSteps, RowSteps
 
 _REST, _SESSION, _CLIENT = "the rest of a step", "the rest of the session", "the client"
 

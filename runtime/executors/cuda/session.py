@@ -63,7 +63,7 @@ class CudaPagedSession(ProgramPools):
         """See `runtime.executors.paged.WarmsUp.warm_up`; only if the executor captures steps."""
         graphs = self._graphs
         assert graphs is not None
-        sizes = [*graphs.sizes(sequences, longest)]
+        sizes = graphs.sizes(sequences, longest)
         with memory_for("the captured steps"), self._on_device():
             for at, size in enumerate(sizes, 1):
                 graphs.prepare(size, self._logits)

@@ -49,7 +49,8 @@ class ChosenTokens:
 class StepGraphs:
     """The graphs of a session.
 
-    The first step of a size runs op by op, which compiles kernels and sets libraries up; the second is captured.
+    The first step of a size runs op by op, which compiles kernels and sets libraries up; the second is captured. Graphs
+    share their memory, of which the first one of a few sizes is to be the largest: what it took, smaller ones find.
     """
 
     def __init__(
@@ -93,9 +94,12 @@ class StepGraphs:
             static: what `takes` gave for it.
             run: runs the program.
         """
-        static.fill(step)
         size = static.size
-        if size not in self._captured and size in self._seen and self._memory is not None:
+        captures = size not in self._captured and size in self._seen and self._memory is not None
+        if captures and not size.decodes:
+            self._prepare_larger(size, run)
+        static.fill(step)
+        if captures and size not in self._captured:
             self._captured[size] = self._capture(static, run)
         self._seen.add(size)
         if (graph := self._captured.get(size)) is not None:
@@ -125,8 +129,14 @@ class StepGraphs:
         sent.record()
         return ChosenTokens(pairs, sent)
 
-    def sizes(self, sequences: int, longest: int) -> Iterator[GraphSize]:
-        """The sizes of the graphs that steps of at most so many sequences, of at most so many tokens each, run in."""
+    def sizes(self, sequences: int, longest: int) -> list[GraphSize]:
+        """The sizes of the graphs that steps of at most so many sequences, of at most so many tokens each, run in.
+
+        Those of most tokens come first.
+        """
+        return sorted(self._sizes(sequences, longest), reverse=True)
+
+    def _sizes(self, sequences: int, longest: int) -> Iterator[GraphSize]:
         blocks = min(-(-longest // self._block), self._most_blocks)
         sequences = min(sequences, self._most_sequences)
         counts = dict.fromkeys(map(graph_tokens, range(1, sequences + 1)))
@@ -147,6 +157,15 @@ class StepGraphs:
             self._seen.add(size)
         if size not in self._captured and self._memory is not None:
             self._captured[size] = self._capture(static, run)
+
+    def _prepare_larger(self, size: GraphSize, run: Run) -> None:
+        """Capture the largest size of those up to the next power of two first."""
+        tokens = min(1 << (size.tokens - 1).bit_length(), self._most_tokens)
+        largest = size_with_prompts(tokens, size.blocks, self._most_blocks, self._most_sequences)
+        if largest not in self._captured:
+            chosen = self._chosen.clone()
+            self.prepare(largest, run)
+            self._chosen.copy_(chosen)
 
     def _size(self, step: PackedStep) -> GraphSize:
         blocks = int(step.token_positions.numpy().max()) // self._block + 1

@@ -8,6 +8,7 @@ import functools
 import gc
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,27 @@ def test_prompts_go_on_beside_tokens_that_are_not_known() -> None:
     assert executor.steps[:4] == [[3, 5], [1, 7], [1, 7], [1, 1]]
     assert executor.ahead == 18
     assert (engine.timings.prefill_tokens, engine.timings.steps) == (8 * 3, 13)
+
+
+class _WarmsUp(FakeAheadSession):
+    """Says how far it is."""
+
+    def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
+        done(sequences, longest)
+
+
+def test_an_engine_is_warmed_up_for_all_that_it_takes_before_requests_come() -> None:
+    engine = Engine(Path("engine"), fake(ROWS)[0].manifest, FakePagedExecutor(16, _WarmsUp), None)
+    ready: list[tuple[int, int]] = []
+    engine.warm_up(lambda at, of: ready.append((at, of)))
+    handle = engine.submit([1, 2], max_new_tokens=2)
+    with pytest.raises(RequestError, match="requests are in progress"):
+        engine.warm_up()
+    engine.cancel(handle)
+    engine.warm_up()
+    assert ready == [(ROWS, LONGEST)]
+    for executor in (FakePagedExecutor(16), FakeExecutor()):
+        Engine(Path("engine"), engine.manifest, executor, None).warm_up()
 
 
 @pytest.mark.parametrize("height", [float("nan"), float("inf")])

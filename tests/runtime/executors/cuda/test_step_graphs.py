@@ -98,12 +98,12 @@ def test_which_steps_are_captured() -> None:
 
 def test_all_sizes_of_an_engine_are_known_beforehand() -> None:
     graphs = StepGraphs(64, 4, 5, 4096, CPU)
-    sizes = [*graphs.sizes(5, 200)]
+    sizes = graphs.sizes(5, 200)
     steps = [decode(*((1, 0, [at]) for at in range(count))) for count in range(1, 6)]
     steps += [PackedStep.of([SequenceStep(0, [1] * count, [0, 1, 2, 3])]) for count in (2, 33, 200)]
     taken = [graphs.takes(step) for step in steps]
     assert {static.size for static in taken if static is not None} <= {*sizes} and None not in taken
-    assert len({*sizes}) == len(sizes)
+    assert len({*sizes}) == len(sizes) and sizes[0].tokens == max(size.tokens for size in sizes)
 
 
 def test_ids_of_tokens_that_are_not_known_yet() -> None:
