@@ -250,7 +250,7 @@ def main() -> None:
                         for line in profile(engine, batch):
                             console.print(line, highlight=False)
                     if given.requests:
-                        engine.warm_up()
+                        seconds(engine, given.at_once, FEW)
                         took = seconds(engine, given.at_once, MANY, given.requests)
                         rate = given.requests * MANY / took
                         cells.append(Cell(shape, recipe, "cuda", given.at_once, tokens_per_second=rate))

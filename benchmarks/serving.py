@@ -86,8 +86,8 @@ def shaped(name: str, device: str, dtype: torch.dtype) -> Any:
 
 
 @contextlib.contextmanager
-def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
-    """Make all ways to serve a model."""
+def opened(model: str, device: str, dtype: str, batch: int, prompts: int | None = None) -> Iterator[Opened]:
+    """Make all ways to serve a model; steps with prompts of up to `prompts` tokens are captured, if that is given."""
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(model)
         if model in SHAPES:
@@ -100,6 +100,8 @@ def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
         options: Any = {"target": "torch", "dtype": dtype, "max_batch": batch, "max_seq": longest}
         path = llmc.compile(folder, Path(temporary) / "engine", **options).path
         engine = llmc.load(path, executor="auto", device=device, verify=False)
+        if prompts is not None:
+            engine.executor.captured_prompts = prompts  # type: ignore[attr-defined]
         engine.warm_up()
         static = Static(engine.executor, batch, longest)  # which takes over what has been warmed up
         ways: dict[str, Way] = {"static": static, "in flight": InFlight(engine)}
@@ -234,6 +236,9 @@ def arguments() -> argparse.Namespace:
         "--seconds", type=float, default=45.0, help="about how long to measure; one turn is made always"
     )
     parser.add_argument("--scheduler", action="store_true", help="measure only what the scheduler costs")
+    parser.add_argument(
+        "--captured-prompts", type=int, help="capture steps with prompts of up to so many tokens; 0: none of them"
+    )
     parser.add_argument("--profile", action="store_true", help="say first where the time in flight goes")
     parser.add_argument("--json", action="store_true", help="print JSON; the table goes to standard error")
     given = parser.parse_args()
@@ -250,7 +255,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     console = Console(stderr=given.json, width=110)
     started = time.perf_counter()
-    with opened(given.model, given.device, given.dtype, given.batch) as made:
+    with opened(given.model, given.device, given.dtype, given.batch, given.captured_prompts) as made:
         cost = {"rows": scheduler_cost(made.engine), "blocks": scheduler_cost(made.engine, paged=True)}
         for name, each in cost.items():
             console.print(

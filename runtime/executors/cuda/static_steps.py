@@ -25,6 +25,8 @@ _LEAST_BLOCKS = 4
 _SPLIT = 32
 """From more sequences on, attention fills a GPU without splitting them, so that tables may be as wide as they can."""
 _WIDE_BLOCKS = 64
+_WIDE_TABLES = 1 << 18
+"""Tables of so many blocks in all cost a step with prompts nothing, so that they are as wide as they can be."""
 _LEAST_PROMPT = 32
 _ALIGNED = 4
 """Of so many numbers the beginnings of tensors are multiples: kernels are compiled for pointers to 16 bytes."""
@@ -82,7 +84,8 @@ def size_with_prompts(tokens: int, blocks: int, most_blocks: int, most_sequences
     """The smallest graph for a step with prompts."""
     size = prompt_tokens(tokens)
     sequences = min(size, graph_tokens(most_sequences))
-    return GraphSize(size, sequences, graph_blocks(blocks, most_blocks, _WIDE_BLOCKS), decodes=False)
+    least = max(_WIDE_BLOCKS, _WIDE_TABLES // sequences)
+    return GraphSize(size, sequences, graph_blocks(blocks, most_blocks, least), decodes=False)
 
 
 class StaticTensors:

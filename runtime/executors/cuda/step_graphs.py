@@ -139,14 +139,13 @@ class StepGraphs:
     def _sizes(self, sequences: int, longest: int) -> Iterator[GraphSize]:
         blocks = min(-(-longest // self._block), self._most_blocks)
         sequences = min(sequences, self._most_sequences)
-        counts = dict.fromkeys(map(graph_tokens, range(1, sequences + 1)))
+        widest, most = self._most_blocks, self._most_sequences
+        counts = {graph_tokens(count) for count in range(1, sequences + 1)}
         lengths = range(1, blocks + 1)
-        yield from dict.fromkeys(
-            size_of_decodes(min(n, sequences), m, self._most_blocks) for n in counts for m in lengths
-        )
+        yield from {size_of_decodes(min(n, sequences), blocks, widest) for n in counts for blocks in lengths}
         tokens = range(2, min(self._most_tokens, sequences * longest) + 1)
-        most = self._most_sequences
-        yield from dict.fromkeys(size_with_prompts(n, m, self._most_blocks, most) for n in tokens for m in (1, blocks))
+        widths = sorted({size_with_prompts(2, blocks, widest, most).blocks for blocks in lengths})
+        yield from {size_with_prompts(n, blocks, widest, most) for n in tokens for blocks in widths}
 
     def prepare(self, size: GraphSize, run: Run) -> None:
         """Compile and capture what steps of a size need, by steps of padding alone."""

@@ -8,7 +8,6 @@ import functools
 import gc
 import random
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,24 +105,12 @@ def test_a_higher_priority_takes_rows_and_nothing_is_lost() -> None:
     assert engine.completions(high)[0].token_ids == continuation([4, 5], 3)
 
 
-class _ShortSteps(FakeAheadSession):
-    """Steps of few tokens, so that prompts are cut into chunks."""
-
-    step_tokens = 8
-
-
-@given(
-    seed=st.integers(0, 10**6),
-    caches=st.sampled_from([(16, None), (4, 4 * 24), (16, 16 * 6), (1, 95)]),
-    session=st.sampled_from([FakeAheadSession, _ShortSteps]),
-)
+@given(seed=st.integers(0, 10**6), caches=st.sampled_from([(16, None), (4, 4 * 24), (16, 16 * 6), (1, 95)]))
 @settings(max_examples=80)
-def test_steps_begin_before_tokens_are_known_and_change_nothing(
-    seed: int, caches: tuple[int, int | None], session: type[FakeAheadSession]
-) -> None:
+def test_steps_begin_before_tokens_are_known_and_change_nothing(seed: int, caches: tuple[int, int | None]) -> None:
     """Whether texts end by their lengths, by a token, by a neighbour's priority or by being cancelled."""
     draw = random.Random(seed)
-    executor = FakePagedExecutor(caches[0], session)
+    executor = FakePagedExecutor(caches[0], FakeAheadSession)
     engine, _ = fake(ROWS)
     engine = Engine(engine.path, engine.manifest, executor, None, cache_tokens=caches[1])
     wanted, handles, cancelled = [], [], set()
@@ -160,38 +147,6 @@ def test_tokens_are_computed_before_they_are_known() -> None:
     assert found.token_ids == continuation([1, 2, 3], 20)
     # The first token comes from the prompt's step, after which none is waited for.
     assert executor.ahead == 19
-
-
-def test_prompts_go_on_beside_tokens_that_are_not_known() -> None:
-    executor = FakePagedExecutor(16, _ShortSteps)
-    engine = Engine(Path("engine"), fake(ROWS)[0].manifest, executor, None)
-    prompts = [[1, 2, 3], [*range(4, 24)]]
-    found = engine.generate(prompts, max_new_tokens=10)
-    assert [each.token_ids for each in found] == [continuation(prompt, 10) for prompt in prompts]
-    assert executor.steps[:4] == [[3, 5], [1, 7], [1, 7], [1, 1]]
-    assert executor.ahead == 18
-    assert (engine.timings.prefill_tokens, engine.timings.steps) == (8 * 3, 13)
-
-
-class _WarmsUp(FakeAheadSession):
-    """Says how far it is."""
-
-    def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
-        done(sequences, longest)
-
-
-def test_an_engine_is_warmed_up_for_all_that_it_takes_before_requests_come() -> None:
-    engine = Engine(Path("engine"), fake(ROWS)[0].manifest, FakePagedExecutor(16, _WarmsUp), None)
-    ready: list[tuple[int, int]] = []
-    engine.warm_up(lambda at, of: ready.append((at, of)))
-    handle = engine.submit([1, 2], max_new_tokens=2)
-    with pytest.raises(RequestError, match="requests are in progress"):
-        engine.warm_up()
-    engine.cancel(handle)
-    engine.warm_up()
-    assert ready == [(ROWS, LONGEST)]
-    for executor in (FakePagedExecutor(16), FakeExecutor()):
-        Engine(Path("engine"), engine.manifest, executor, None).warm_up()
 
 
 @pytest.mark.parametrize("height", [float("nan"), float("inf")])

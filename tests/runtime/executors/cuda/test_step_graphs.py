@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from runtime.executors.cuda.executor import CudaExecutor
 from runtime.executors.cuda.kernels.addresses import NO_TOKEN, PADDING, Addresses
 from runtime.executors.cuda.session import CapturingSession
 from runtime.executors.cuda.static_steps import GraphSize, StaticStep, graph_blocks, graph_tokens, prompt_tokens
-from runtime.executors.cuda.step_graphs import StepGraphs, resolved
+from runtime.executors.cuda.step_graphs import Run, StepGraphs, resolved
 from runtime.executors.paged import StepsAhead, WarmsUp
 from tests.runtime.executors.cuda.test_executor import made
 
@@ -94,6 +96,62 @@ def test_which_steps_are_captured() -> None:
     assert not graphs.takes(PackedStep.of([SequenceStep(0, [1] * 65, [0, 1])])), "too many tokens"
     assert not graphs.takes(PackedStep.of([SequenceStep(0, [1, 2], [0], [0, 1, 1])])), "too many logits"
     assert not graphs.takes(PackedStep.of([SequenceStep(0, [1, 2], [0]), three, SequenceStep(0, [3, 4], [1], [])]))
+
+
+class _Replayed:
+    """What stands for a captured graph: it does what was done when it was captured, over what its memory holds now."""
+
+    def __init__(self, replay: Callable[[], None]) -> None:
+        self.replay = replay
+
+
+class _Graphs(StepGraphs):
+    """Graphs without a GPU.
+
+    Attributes:
+        captures: the sizes in the order in which they were captured.
+        ran: how many steps ran op by op.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(64, 4, 4, 256, CPU)
+        self._memory = (0, 0)
+        self.captures: list[GraphSize] = []
+        self.ran = 0
+
+    def plus_one(self, step: PackedStep, addresses: Addresses) -> torch.Tensor:
+        """The logits of a model that counts."""
+        self.ran += 1
+        return torch.nn.functional.one_hot(step.token_ids[step.logit_pos].long() + 1, 300).float()
+
+    def _capture(self, static: StaticStep, run: Run) -> Any:
+        self.captures.append(static.size)
+        return _Replayed(lambda: self._run(static, run))
+
+
+def test_the_second_step_of_a_size_is_captured_and_finds_what_the_step_before_chose() -> None:
+    graphs = _Graphs()
+
+    def prompt(count: int, *first: int) -> PackedStep:
+        """A prompt of so many tokens, beside sequences of a token each."""
+        alone = [SequenceStep(3, [token], [at]) for at, token in enumerate(first)]
+        return PackedStep.of([*alone, SequenceStep(0, [*range(count)], [2, 3])])
+
+    def chosen(step: PackedStep) -> list[int]:
+        static = graphs.takes(step)
+        assert static is not None
+        return [int(token) for token in graphs.step(step, static, graphs.plus_one).argmax(-1)]
+
+    assert chosen(prompt(70, 5, 7)) == [6, 8, 70]
+    assert (graphs.captures, graphs.ran) == ([], 1)
+    # Another graph is captured first: the larger one, whose memory is then shared.
+    assert chosen(prompt(75, -2, -3)) == [9, 71, 75]
+    assert [size.tokens for size in graphs.captures] == [128, 96]
+    assert chosen(prompt(80, -3, -1)) == [76, 10, 80]
+    assert chosen(prompt(100, 1)) == [2, 100] and len(graphs.captures) == 2
+    assert chosen(decode((9, 1, [0]), (-1, 2, [1]))) == [10, 3]
+    assert chosen(decode((-1, 2, [0]), (-2, 3, [1]))) == [11, 4]
+    assert [size.tokens for size in graphs.captures] == [128, 96, 2]
 
 
 def test_all_sizes_of_an_engine_are_known_beforehand() -> None:
