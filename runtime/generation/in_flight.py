@@ -130,22 +130,25 @@ class InFlightBatch:
     def _begin_after(self, begun: Begun) -> Begun | None:
         """Begin the step after one whose tokens are unknown; None if it must be planned, or there is nothing to do.
 
-        It has the sequences that these tokens do not end by their number, and the next chunks of prompts.
+        It has the sequences that these tokens do not end by their number, and the next chunks of prompts; requests that
+        wait are given room that is free.
         """
         scheduler, cache = self.scheduler, self.scheduler.cache
-        if scheduler.waits_for_plan:
-            return None
         going = begun.lengths < begun.ends
         if self._ended:
             going &= np.array([sequence.finish_reason is None for sequence in begun.sequences], dtype=bool)
-        count = int(going.sum())
-        chunks, more = scheduler.prompts(count) if begun.prompts else ([], False)
-        if not (count or chunks) or not all(_is_plain(sequence) for sequence, _ in chunks):
-            return None
         for at in (going & (begun.lengths >= begun.rooms)).nonzero()[0].tolist():
             if not cache.reserve(begun.sequences[at], 1):
                 return None
             begun.rooms[at] = begun.sequences[at].room
+        if scheduler.waits_for_plan:
+            begun.prompts |= scheduler.admit(preempt=False)
+            if scheduler.waits_for_plan:
+                return None
+        count = int(going.sum())
+        chunks, more = scheduler.prompts(count) if begun.prompts else ([], False)
+        if not (count or chunks) or not all(_is_plain(sequence) for sequence, _ in chunks):
+            return None
         self.steps.copy(cache.copies.take())
         self._ended = False
         after = self.steps.go_on(begun, going, chunks)

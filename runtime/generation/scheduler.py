@@ -113,7 +113,7 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """What to compute next; nothing if there is nothing to do."""
         ready = self._ready()  # before others come: those in progress need room to go on
-        if self._admit():
+        if self.admit():
             ready = self._ready()
         plan = StepPlan()
         prompts: list[Sequence] = []
@@ -131,6 +131,32 @@ class Scheduler:
             plan.chunks.append((sequence, count))
             budget -= count
         return plan
+
+    def admit(self, *, preempt: bool = True) -> bool:
+        """Give waiting requests places, as long as there is room; returns whether one has got some.
+
+        Args:
+            preempt: whether requests of lower priority give up theirs for it.
+        """
+        if not self.waiting:
+            return False
+        admitted = False
+        computing = _Beginnings(group.sequences[0] for group in self.running)
+        while self.waiting:
+            group = self.waiting[0]
+            share = not group.wants_prompt_logits
+            if share and self._comes_soon(group.sequences[0].tokens, computing):
+                break
+            if not self.cache.admits(group):
+                if not (preempt and self._preempt_for(group)):
+                    break
+                computing = _Beginnings(group.sequences[0] for group in self.running)
+            self.waiting.pop(0)
+            self.cache.take(group, share=share)
+            insort(self.running, group, key=_order)
+            computing.add(group.sequences[0])
+            admitted = True
+        return admitted
 
     def prompts(self, others: int) -> tuple[list[tuple[Sequence, int]], bool]:
         """The next chunks of prompts in a step that need not be planned, beside sequences that get a token each.
@@ -183,28 +209,6 @@ class Scheduler:
         if shared:
             self.cache.share(first, behind, shared)
         return group.sequences
-
-    def _admit(self) -> bool:
-        """Give waiting requests places, as long as there is room; returns whether one has got some."""
-        if not self.waiting:
-            return False
-        admitted = False
-        computing = _Beginnings(group.sequences[0] for group in self.running)
-        while self.waiting:
-            group = self.waiting[0]
-            share = not group.wants_prompt_logits
-            if share and self._comes_soon(group.sequences[0].tokens, computing):
-                break
-            if not self.cache.admits(group):
-                if not self._preempt_for(group):
-                    break
-                computing = _Beginnings(group.sequences[0] for group in self.running)
-            self.waiting.pop(0)
-            self.cache.take(group, share=share)
-            insort(self.running, group, key=_order)
-            computing.add(group.sequences[0])
-            admitted = True
-        return admitted
 
     def _comes_soon(self, tokens: list[int], computing: _Beginnings) -> bool:
         """Whether a request in progress is about to compute more of a text's beginning than there is of it yet."""

@@ -59,7 +59,8 @@ def test_chunks_of_prompts_ahead_change_no_text(seed: int, caches: tuple[int, in
     draw = random.Random(seed)
     engine = engine_over(FakePagedExecutor(caches[0], _ShortSteps), caches[1])
     common = [draw.randrange(VOCAB) for _ in range(20)]
-    wanted, handles = [], []
+    wanted: list[list[int]] = []
+    handles = []
     while len(wanted) < 9 or not engine.is_idle:
         if len(wanted) < 9 and draw.random() < 0.4:
             own = [draw.randrange(VOCAB) for _ in range(draw.randrange(1, 30))]
