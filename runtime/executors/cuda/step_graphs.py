@@ -82,9 +82,8 @@ class StepGraphs:
         size = self._size(step)
         if size.tokens > self._most_tokens and not size.decodes:
             return None
-        if size not in self._static:
-            self._static[size] = StaticStep(size, self._device)
-        return self._static[size] if self._static[size].holds(step) else None
+        static = self._memory_of(size)
+        return static if static.holds(step) else None
 
     def step(self, step: PackedStep, static: StaticStep, run: Run) -> Tensor:
         """The logits `[R, vocabulary]` of a step.
@@ -149,13 +148,18 @@ class StepGraphs:
 
     def prepare(self, size: GraphSize, run: Run) -> None:
         """Compile and capture what steps of a size need, by steps of padding alone."""
-        static = self._static.setdefault(size, StaticStep(size, self._device))
+        static = self._memory_of(size)
         static.clear()
         if size not in self._seen:
             self._run(static, run)
             self._seen.add(size)
         if size not in self._captured and self._memory is not None:
             self._captured[size] = self._capture(static, run)
+
+    def _memory_of(self, size: GraphSize) -> StaticStep:
+        if size not in self._static:
+            self._static[size] = StaticStep(size, self._device)
+        return self._static[size]
 
     def _prepare_larger(self, size: GraphSize, run: Run) -> None:
         """Capture the largest size of those up to the next power of two first."""
