@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from compiler.errors import TargetError
 from compiler.plugins import Registry, broken_hint, load_installed
@@ -41,6 +41,18 @@ class RankToLoad:
     batch: int | None = None
     group: Communicator | None = None
     paged: bool = False
+
+
+class Explained(Protocol):
+    """How an executor runs a graph."""
+
+    def lines(self) -> Iterable[str]:
+        """It in lines for a person."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """It as a JSON object."""
+        ...
 
 
 class ExecutorKind(ABC):
@@ -80,6 +92,14 @@ class ExecutorKind(ABC):
     def uses_gpu(self, device: str) -> bool:
         """Whether it computes on a GPU, given a device as the user says it."""
         return not self.cpu_only and device.startswith("cuda")
+
+    def explain(self, folder: EngineFolder, target: str) -> Explained | None:
+        """How it would run the first rank of an engine, from the graph alone; None if there is nothing to say.
+
+        Raises:
+            LlmcError: if it cannot run the graph, or this machine lacks what it takes to say so.
+        """
+        return None
 
     @abstractmethod
     def load(self, rank: RankToLoad) -> RankExecutor:

@@ -6,9 +6,10 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from compiler.errors import TargetError
 from compiler.targets import Fit
 from compiler.trt_network.library import PACKAGES
-from runtime.executors.kind import AUTO, ExecutorKind, RankToLoad, register_executor
+from runtime.executors.kind import AUTO, ExecutorKind, Explained, RankToLoad, register_executor
 
 if TYPE_CHECKING:
     from runtime.engine_dir.engine_folder import EngineFolder
@@ -107,12 +108,22 @@ class CudaKind(ExecutorKind):
             return f"torch, which is slower than Triton's kernels: {error}"
         return ""
 
+    def explain(self, folder: EngineFolder, target: str) -> Explained:
+        """Which ops run together; it takes Triton, but no GPU."""
+        _require_triton()
+        from compiler.ir.files import read_graph
+        from runtime.executors.cuda.executor import paged_graph
+        from runtime.executors.cuda.explanation import explain
+
+        return explain(paged_graph(read_graph(folder.path / folder.rank(target)["graph"])))
+
     def uses_gpu(self, device: str) -> bool:
         """It runs nowhere else."""
         return True
 
     def load(self, rank: RankToLoad) -> RankExecutor:
         """Load the graph and the weights of a rank."""
+        _require_triton()
         from runtime.executors.cuda.executor import CudaExecutor
 
         files = rank.folder.rank(rank.target, rank.rank)
@@ -179,6 +190,15 @@ class InterpreterKind(ExecutorKind):
 
 _OLDEST = (8, 0)
 """The least compute capability of GPUs that the kernels of Triton are for."""
+
+
+def _require_triton() -> None:
+    """TargetError if Triton is not installed."""
+    if find_spec("triton") is None:
+        raise TargetError(
+            "the executor cuda needs the Python package triton, which is not installed",
+            hint='pip install "llmc[cuda]", or use --executor torch',
+        )
 
 
 def _capability(device: str) -> tuple[int, int]:
