@@ -15,6 +15,8 @@ from compiler.errors import RequestError, TargetError, is_out_of_memory
 
 # What the caches may take of the memory that is free; steps and the rest of the system need some, too.
 _SHARE = 0.8
+_LEFT_ON_GPU = 6 << 30
+"""So many bytes of a GPU's memory suffice for steps, whatever its share is."""
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -26,11 +28,13 @@ class BlockMemory(NamedTuple):
         where: the memory: ranks with the same have to share it.
         free: how many bytes of it are free; None if that is not known.
         bytes: how many bytes a block takes in all pools of the rank.
+        left: how many free bytes suffice for all else; None if that is not known.
     """
 
     where: str
     free: int | None
     bytes: int
+    left: int | None = None
 
     @classmethod
     def on(cls, device: torch.device, bytes: int) -> BlockMemory:
@@ -39,19 +43,20 @@ class BlockMemory(NamedTuple):
         if device.type == "cuda":
             kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for reuse
             free = torch.cuda.mem_get_info(device)[0] + kept
-            return cls(f"{host}/{torch.cuda.get_device_properties(device).uuid}", free, bytes)
+            return cls(f"{host}/{torch.cuda.get_device_properties(device).uuid}", free, bytes, _LEFT_ON_GPU)
         return cls(host, _available(), bytes)
 
 
 def most_blocks(ranks: Iterable[BlockMemory]) -> int | None:
     """How many blocks all ranks have memory for, while something is left for the rest; None if that is not known."""
-    free: dict[str, int] = {}
+    usable: dict[str, int] = {}
     taken: dict[str, int] = {}
     for rank in ranks:
         if rank.free is not None:
-            free[rank.where] = min(rank.free, free.get(rank.where, rank.free))
+            most = max(int(_SHARE * rank.free), 0 if rank.left is None else rank.free - rank.left)
+            usable[rank.where] = min(most, usable.get(rank.where, most))
             taken[rank.where] = taken.get(rank.where, 0) + rank.bytes
-    return min((int(_SHARE * free[where]) // max(1, taken[where]) for where in free), default=None)
+    return min((usable[where] // max(1, taken[where]) for where in usable), default=None)
 
 
 def _available() -> int | None:

@@ -9,7 +9,7 @@ others have, too, it gets a copy of its own (copy on write).
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass, field
 
@@ -209,6 +209,15 @@ class BlockCache:
                 block = self._by_sequence[sequence].blocks[at]
                 self._found[key], self._keys[block] = block, (key, self._texts)
             texts.append(self._keys[block][1])
+
+    def filled_each(self, sequences: Iterable[Sequence]) -> None:
+        """See `SequenceCache.filled_each`."""
+        block = self.block
+        for sequence in sequences:
+            if (sequence.cached + 1) % block:
+                sequence.cached += 1
+            else:
+                self.filled(sequence, 1)
 
     def release(self, sequence: Sequence) -> None:
         """See `SequenceCache.release`."""

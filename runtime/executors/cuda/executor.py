@@ -28,7 +28,7 @@ from runtime.executors.cuda.kernels.peer_sums import PeerSums, peer_bytes
 from runtime.executors.cuda.kernels.products import Product, Section
 from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
-from runtime.executors.cuda.session import CapturingSession, CudaPagedSession, FusedSession
+from runtime.executors.cuda.session import STEP_TOKENS, CapturingSession, CudaPagedSession, FusedSession
 from runtime.executors.interface import Session
 from runtime.executors.memory import BlockMemory, memory_for_weights
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
@@ -53,7 +53,8 @@ class CudaExecutor:
         interface: what the graph takes and gives.
         fusions: what runs together.
         program: the graph as lowered, its inputs in the order of the interface.
-        captures: whether steps that give each sequence a token are captured.
+        captures: whether steps are captured.
+        captured_prompts: how many tokens steps with prompts have at most that are captured, too, and padded therefore.
     """
 
     name = "cuda"
@@ -101,6 +102,7 @@ class CudaExecutor:
                 fusions=self.fusions,
             )
         self.captures = not why_not_captured(graph, self.fusions)
+        self.captured_prompts = STEP_TOKENS if device.type == "cuda" else 0
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto", group: Communicator | None = None) -> CudaExecutor:

@@ -71,7 +71,7 @@ class Explanation:
     Attributes:
         fused: what runs together.
         plain: what runs by torch's rules.
-        captures: whether steps in which each sequence gets a token are captured as CUDA graphs.
+        captures: whether steps are captured as CUDA graphs.
         why_not_captured: why they are not, as the rest of a sentence.
     """
 
@@ -88,7 +88,7 @@ class Explanation:
             named = "" if why == _NO_FUSION else f" ({_some(same[0].ops)})"
             yield f"by torch: {', '.join(map(str, same))}{named}: {why}"
         never = "" if self.captures else f"not captured: {self.why_not_captured}"
-        yield f"steps of single tokens are {never or 'captured as CUDA graphs'}"
+        yield f"steps are {never or 'captured as CUDA graphs'}"
 
     def to_json(self) -> dict[str, Any]:
         """All of it; the keys are in docs/cli.md."""

@@ -16,6 +16,8 @@ def test_ranks_of_one_memory_share_it_and_the_smallest_counts() -> None:
     assert most_blocks([BlockMemory("a", 1000, 10), BlockMemory("a", 990, 10)]) == 39
     assert most_blocks([BlockMemory("a", 1000, 10), BlockMemory("b", 100, 4)]) == 20
     assert most_blocks([BlockMemory("a", 10, 10)]) == 0
+    assert most_blocks([BlockMemory("a", 1000, 10, 50)]) == 95
+    assert most_blocks([BlockMemory("a", 1000, 10, 900)]) == 80
 
 
 def test_memory_that_is_not_known_limits_nothing() -> None:
@@ -29,7 +31,7 @@ def test_the_systems_own_numbers_are_read(tmp_path: Path, monkeypatch: pytest.Mo
     table.write_text("MemTotal:  9 kB\nMemFree:  1 kB\nMemAvailable:      7 kB\n")
     monkeypatch.setattr(memory, "_MEMINFO", table)
     monkeypatch.setattr(memory, "_GROUP", tmp_path)
-    assert BlockMemory.on(torch.device("cpu"), 3)[1:] == (7 * 1024, 3)
+    assert BlockMemory.on(torch.device("cpu"), 3)[1:] == (7 * 1024, 3, None)
     table.write_text("MemTotal:  9 kB\n")
     assert BlockMemory.on(torch.device("cpu"), 3).free is None
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")

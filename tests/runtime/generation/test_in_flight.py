@@ -145,8 +145,8 @@ def test_tokens_are_computed_before_they_are_known() -> None:
     engine = Engine(Path("engine"), fake(ROWS)[0].manifest, executor, None)
     [found] = engine.generate([[1, 2, 3]], max_new_tokens=20)
     assert found.token_ids == continuation([1, 2, 3], 20)
-    # The first token comes from the prompt's step, the second one is known when the steps ahead begin.
-    assert executor.ahead == 18
+    # The first token comes from the prompt's step, after which none is waited for.
+    assert executor.ahead == 19
 
 
 @pytest.mark.parametrize("height", [float("nan"), float("inf")])

@@ -34,7 +34,7 @@ def test_what_is_said_of_a_graph_is_what_the_executor_does(tmp_path: Path) -> No
     assert [*executor.explain()] == [*explained.lines()]
     assert {each.name: each.count for each in explained.fused}["attention"] == 2
     assert explained.captures and explained.to_json()["captures"]
-    assert "steps of single tokens are captured as CUDA graphs" in explained.lines()
+    assert "steps are captured as CUDA graphs" in explained.lines()
 
 
 def test_weights_without_a_kernel_are_named_with_the_reason(tmp_path: Path) -> None:
@@ -51,4 +51,4 @@ def test_an_attention_of_another_form_is_named_and_keeps_steps_from_being_captur
     assert reasons["paged_attention"].startswith("its context is not laid out as rows of heads")
     assert reasons["paged_kv_update"] == "the attention over what it writes runs by itself"
     assert not explained.captures
-    assert [*explained.lines()][-1].startswith("steps of single tokens are not captured: paged_")
+    assert [*explained.lines()][-1].startswith("steps are not captured: paged_")
