@@ -30,7 +30,14 @@ from runtime.executors.cuda.session import CapturingSession, CudaPagedSession, F
 from runtime.executors.interface import Session
 from runtime.executors.memory import BlockMemory, memory_for_weights
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
-from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
+from runtime.executors.rank_checks import (
+    check_blocks,
+    check_group,
+    check_linear,
+    check_size,
+    check_weights,
+    check_whole,
+)
 from runtime.executors.torch.device import find_device
 from runtime.executors.torch.linear import Linear
 from runtime.executors.torch.lowering import Program, lower, runtime_dtype
@@ -88,6 +95,7 @@ class CudaExecutor:
             warnings.warn(note, stacklevel=2)
         self._spare: CudaPagedSession | None = None
         self.fusions = find_fusions(graph, self._product)
+        check_weights(graph, device)
         with memory_for_weights(device):
             self.program: Program = lower(
                 self.interface.ordered(graph),

@@ -11,6 +11,7 @@ from compiler.errors import EngineError, TargetError
 from compiler.ir.printer import print_graph
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.executors import kinds
+from runtime.executors.kind import RankToLoad, find_executor
 from runtime.load.choice import ExecutorChoice, choose
 from runtime.load.loading import load_engine
 from tests.paths import MODELS
@@ -78,6 +79,34 @@ def test_auto_takes_the_fused_kernels_for_what_torch_would_run_on_a_gpu(tmp_path
     machine("triton", capability=(7, 5))
     choice = automatic(tmp_path, "torch")
     assert choice.executor == "torch" and choice.note.endswith("compute capability 8.0 and newer, and this GPU has 7.5")
+
+
+def test_auto_says_what_keeps_torch_from_using_a_gpu(tmp_path, machine, monkeypatch) -> None:
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update")
+
+    machine("triton", gpu=False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    choice = automatic(tmp_path, "torch")
+    assert choice.executor == "torch"
+    assert "runs on the CPU, because torch can use no GPU: The NVIDIA driver on your system is" in choice.note
+    assert choice.note.endswith("is too old (found version 11040)")
+    assert automatic(tmp_path, "torch", device="cpu").note == ""
+
+
+def test_what_the_executor_cuda_lacks_is_said_before_anything_is_read(tmp_path, machine, monkeypatch) -> None:
+    rank = RankToLoad(folder(tmp_path, "torch"), "torch")
+    machine()
+    with pytest.raises(TargetError, match="needs the Python package triton, which is not installed") as raised:
+        find_executor("cuda").load(rank)
+    assert 'pip install "llmc[cuda]"' in str(raised.value.hint)
+    machine("triton", capability=(7, 5))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(TargetError, match=r"of compute capability 8\.0 and newer, and cuda has 7\.5") as raised:
+        find_executor("cuda").load(rank)
+    assert raised.value.hint == "use --executor torch"
+    with pytest.raises(TargetError, match=r"there is no cuda:1; torch sees 1 GPU$"):
+        find_executor("cuda").load(replace(rank, device="cuda:1"))
 
 
 def test_plans_can_be_emulated_where_nothing_runs_them(tmp_path, machine) -> None:
