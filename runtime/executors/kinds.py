@@ -49,6 +49,7 @@ class TensorRTKind(_RunsPlans):
     name = "tensorrt"
     summary = "TensorRT engines, on a GPU"
     automatic = True
+    timed = True
 
     def fit(self, target: str, device: str) -> Fit:
         """A GPU and the package must be there; if only the package is missing, which is much faster, that is noted."""
@@ -73,6 +74,7 @@ class CudaKind(ExecutorKind):
     summary = "any engine, on a CUDA GPU, by kernels of Triton"
     targets = ("torch",)
     automatic = True
+    timed = True
     pages = True
 
     def fit(self, target: str, device: str) -> Fit:

@@ -12,7 +12,7 @@ from compiler.ir.printer import print_graph
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.executors import kinds
 from runtime.executors.kind import RankToLoad, find_executor
-from runtime.load.choice import ExecutorChoice, choose
+from runtime.load.choice import ExecutorChoice, choose, rivals
 from runtime.load.loading import load_engine
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST, write_engine
@@ -79,6 +79,22 @@ def test_auto_takes_the_fused_kernels_for_what_torch_would_run_on_a_gpu(tmp_path
     machine("triton", capability=(7, 5))
     choice = automatic(tmp_path, "torch")
     assert choice.executor == "torch" and choice.note.endswith("compute capability 8.0 and newer, and this GPU has 7.5")
+
+
+def test_only_plans_and_fused_kernels_that_both_run_here_are_measured(tmp_path, machine) -> None:
+    def compared(*targets, device="auto", paged=False):
+        engine = folder(tmp_path, *targets)
+        return [each.executor for each in rivals(engine, choose(engine, "auto", device), device, paged=paged)]
+
+    write_graph(tmp_path, "fuse-attention")
+    assert compared("torch", "tensorrt-rtx") == ["tensorrt", "cuda"]
+    assert compared("torch", "tensorrt-rtx", paged=True) == ["cuda"]
+    assert compared("torch") == ["cuda"]
+    assert compared("torch", "tensorrt-rtx", device="cpu") == ["torch"]
+    write_graph(tmp_path, "cleanup")
+    assert compared("torch", "tensorrt-rtx") == ["tensorrt"]
+    machine("tensorrt_rtx")
+    assert compared("torch", "tensorrt-rtx") == ["tensorrt"]
 
 
 def test_auto_says_what_keeps_torch_from_using_a_gpu(tmp_path, machine, monkeypatch) -> None:
