@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from compiler.atomic_file import replacing
@@ -79,9 +79,9 @@ def milliseconds_a_step(engine: Engine, batch: int) -> float:
     ids = [[1 + at % (engine.manifest.vocab_size - 1) for at in range(row, row + prompt)] for row in range(batch)]
 
     def seconds(new: int) -> float:
-        start = time.perf_counter()
+        start = perf_counter()
         engine.generate(ids, max_new_tokens=new, ignore_eos=True, add_special_tokens=False, note=lambda text: None)
-        return time.perf_counter() - start
+        return perf_counter() - start
 
     for _ in range(_TURNS):
         seconds(many)  # kernels are made, steps are captured

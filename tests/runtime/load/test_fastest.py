@@ -149,7 +149,7 @@ def test_a_step_is_what_more_tokens_take(monkeypatch: pytest.MonkeyPatch) -> Non
     def now() -> float:
         return sum(1.0 if max(counts) > 1 else 0.005 for counts in executor.steps)
 
-    monkeypatch.setattr(fastest.time, "perf_counter", now)
+    monkeypatch.setattr(fastest, "perf_counter", now)
     engine = Engine(Path("engine"), MANIFEST, executor, None)
     assert milliseconds_a_step(engine, 3) == pytest.approx(5.0)
     assert all(batch == 3 for batch, _ in executor.opened)
