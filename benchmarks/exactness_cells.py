@@ -8,27 +8,24 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from exactness_references import CpuLogits, transformers_logits
 from prompts import prompts
-from torch import Tensor
 
 import llmc
 from compiler.ir.comparison import relative_error
 from compiler.ir.files import read_graph
 from compiler.ir.graph import Graph
-from compiler.ir.step import Step
 from llmc.opt import optimize
 from llmc.verification.compare import Reference, compare
 from llmc.verification.report import Run
 from llmc.verification.test_cases import Recorder, TestCase
-from llmc.verification.tolerance import logits_tolerance, unrounded
+from llmc.verification.tolerance import logits_tolerance
 from runtime.executors.kind import find_executor
-from runtime.executors.torch.executor import TorchExecutor
 from runtime.generation.engine import Engine
 from runtime.generation.requests import Request
 from runtime.load.ranks import run_on_ranks
@@ -77,6 +74,11 @@ class Work:
     def passes(self) -> str:
         """The pipeline for one rank."""
         return ",".join(filter(None, (self.recipe, self.cache)))
+
+    @property
+    def compares_half(self) -> bool:
+        """Whether logits in float16 are compared: of one rank, and not where both weights and caches are quantized."""
+        return self.ranks == 1 and not (self.recipe and self.cache)
 
     @property
     def rounds(self) -> bool:
@@ -130,28 +132,6 @@ class Cell:
         if self.failure or self.wrong or self.error > self.bound:
             return False
         return self.half_error is None or self.half_error <= max(AIM * (self.theirs or 0.0), self.half_bound)
-
-
-class CpuLogits:
-    """What the executor `torch` makes of a graph on the CPU; it stands for `Reference` in `compare`."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._executor = TorchExecutor(graph, device="cpu", rows=1)
-        plain = unrounded(graph)
-        self._plain = None if plain is None else CpuLogits(plain)
-
-    def logits(self, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """The logits from which each of `tokens` is to be chosen, `[tokens, vocabulary]`."""
-        given = [*prompt, *tokens[:-1]]
-        wanted = torch.arange(len(prompt) - 1, len(given), dtype=torch.int32)[None]
-        with torch.inference_mode():
-            return self._executor.open(1, len(given)).step(Step.of_prompts([given]).wanting(wanted))[0].float().clone()
-
-    def rounding(self, prompt: Sequence[int], tokens: Sequence[int]) -> float:
-        """See `Reference.rounding`."""
-        if self._plain is None:
-            return 0.0
-        return 2 * relative_error(self.logits(prompt, tokens), self._plain.logits(prompt, tokens))
 
 
 @dataclass
@@ -209,7 +189,7 @@ def check(work: Work) -> Cell:
     with TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         try:
             ids = _compare_tokens(work, cell, Path(folder))
-            if work.ranks == 1:
+            if work.compares_half:
                 _compare_half(work, cell, ids, Path(folder))
         except Exception as error:  # noqa: BLE001 - it is reported, and the others go on
             cell.failure = f"{type(error).__name__}: {str(error)[:300]}"
@@ -274,27 +254,10 @@ def _compare_half(work: Work, cell: Cell, ids: list[list[int]], folder: Path) ->
     cell.half_error = relative_error(found, exact)
     cell.half_bound = max(reference.rounding(*text) for text in texts) if work.rounds else 0.0
     theirs, right = (
-        torch.cat([_transformers_logits(work.model, dtype, device, *text) for text in texts])
+        torch.cat([transformers_logits(work.model, dtype, device, *text) for text in texts])
         for dtype, device in ((torch.float16, work.device), (torch.float64, "cpu"))
     )
     cell.theirs = relative_error(theirs, right)
-
-
-@torch.inference_mode()
-def _transformers_logits(
-    folder: Path, dtype: torch.dtype, device: str, prompt: Sequence[int], tokens: Sequence[int]
-) -> Tensor:
-    given = torch.tensor([[*prompt, *tokens[:-1]]], device=device)
-    return _transformers(folder, dtype, device)(given).logits[0, len(prompt) - 1 :].double().cpu()
-
-
-@cache
-def _transformers(folder: Path, dtype: torch.dtype, device: str) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
 
 
 def _graph(engine: Path) -> Graph:

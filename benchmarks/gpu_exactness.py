@@ -9,7 +9,7 @@ For every checkpoint in a folder, every recipe and every type of cache:
   if the CPU's own logits of the two differ by no more than that.
 - In float16, logits are compared with the engine's graph in float64, beside those of transformers in float16 on the
   same GPU over the same texts against transformers in float64. The error may be twice as large as theirs; where
-  activations or caches are quantized, as large as above.
+  activations or caches are quantized, as large as above. Of recipes and caches together only float32 is compared.
 
 `--ranks 2` compares engines of two ranks on two GPUs, in float32. Each checkpoint and recipe is a process's work, and
 as many run side by side as there are cores. Leaves with 1 if something is not explained, or was not run in the time.
@@ -29,6 +29,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import torch
 from exactness_cells import CACHES, RECIPES, Cell, Work, check, run_job
 from rich.console import Console
 from rich.table import Table
@@ -121,6 +122,8 @@ def main() -> None:
     if given.job is not None:
         run_job(given.job)
         return
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        sys.exit("there is no CUDA GPU that torch can use")
     os.environ["OMP_NUM_THREADS"] = "1"
     models = checkpoints(given.models)
     if not models:
@@ -138,6 +141,8 @@ def main() -> None:
     began, cells, console = time.monotonic(), [], Console(width=180)
     for cell in finished(works, workers, given.budget):
         cells.append(cell)
+        if len(cells) % 24 == 0:
+            print(f"{len(cells)} after {time.monotonic() - began:.0f} s", flush=True)
         for line in lines_of(cell):
             print(line, flush=True)
     order = {(work.passes or "none"): at for at, work in enumerate(works)}
