@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _PROMPT, _FEW, _MANY = 16, 8, 40
 _TURNS = 2
+_LEAST = 4
+"""The tokens that a sequence must have room for, or there is nothing to measure."""
 _PACKAGES = ("llmc", "torch", "triton", "tensorrt", "tensorrt_rtx")
 """What a measurement depends on."""
 
@@ -48,7 +50,7 @@ def load_fastest(
     Raises:
         LlmcError: if none of them can be loaded; the error of the last.
     """
-    if len(choices) == 1:
+    if len(choices) == 1 or rank.folder.manifest.limits.max_seq < _LEAST:
         return choices[0], _load(choices[0], rank)
     place = _place(choices, rank)
     known = _remembered(place, choices)

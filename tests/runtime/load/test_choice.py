@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from runtime.executors import kinds
 from runtime.executors.kind import RankToLoad, find_executor
 from runtime.load.choice import ExecutorChoice, choose, rivals
 from runtime.load.loading import load_engine
+from runtime.load.ranks import _plan
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST, write_engine
 
@@ -108,6 +111,22 @@ def test_auto_says_what_keeps_torch_from_using_a_gpu(tmp_path, machine, monkeypa
     assert "runs on the CPU, because torch can use no GPU: The NVIDIA driver on your system is" in choice.note
     assert choice.note.endswith("is too old (found version 11040)")
     assert automatic(tmp_path, "torch", device="cpu").note == ""
+
+
+def test_ranks_say_why_they_run_on_the_cpu_and_why_there_is_no_gpu(tmp_path, machine, monkeypatch) -> None:
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update")
+
+    machine("triton", gpu=False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    world: Any = SimpleNamespace(local_rank=0, size=2)
+    plan = _plan(folder(tmp_path, "torch"), world, "auto", "auto", emulate=False)
+    assert (plan.device, plan.choice.executor) == ("cpu", "torch")
+    assert plan.choice.note.endswith("is too old (found version 11040)")
+    with pytest.raises(TargetError, match="no CUDA GPU that torch can use: The NVIDIA driver on your system"):
+        _plan(folder(tmp_path, "torch"), world, "cuda", "auto", emulate=False)
+    assert _plan(folder(tmp_path, "torch"), world, "cpu", "auto", emulate=False).choice.note == ""
 
 
 def test_what_the_executor_cuda_lacks_is_said_before_anything_is_read(tmp_path, machine, monkeypatch) -> None:
