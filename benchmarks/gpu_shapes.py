@@ -34,6 +34,10 @@ SHAPES: dict[str, dict[str, Any]] = {
                     "use_parallel_residual": True, "tie_word_embeddings": False},
     "mpt-7b": {"architectures": ["MPTForCausalLM"], "model_type": "mpt", "d_model": 4096, "n_layers": 32,
                "n_heads": 32, "vocab_size": 50432, "max_seq_len": POSITIONS, "attn_config": {"alibi": True}},
+    "neox-20b": {"architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_size": 6144,
+                 "num_hidden_layers": 44, "num_attention_heads": 64, "intermediate_size": 24576,
+                 "vocab_size": 50432, "max_position_embeddings": POSITIONS, "rotary_pct": 0.25,
+                 "use_parallel_residual": True, "tie_word_embeddings": False},
     "gptj-small": {"architectures": ["GPTJForCausalLM"], "model_type": "gptj", "n_embd": 1024, "n_layer": 4,
                    "n_head": 4, "rotary_dim": 64, "vocab_size": 50400, "n_positions": POSITIONS},
 }  # fmt: skip

@@ -111,7 +111,7 @@ class ContinuousBatching:
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         config = ContinuousBatchingConfig(
-            page_size=self.PAGE,
+            self.PAGE,  # the tokens of a page, first under each of the names that it has had
             num_blocks=batch * -(-longest // self.PAGE),
             max_batch_tokens=step_tokens,
             max_requests_per_batch=batch,

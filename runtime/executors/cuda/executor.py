@@ -21,8 +21,10 @@ from compiler.ir.step import StepDim
 from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Communicator, SingleRank
+from runtime.collectives.nccl_communicator import NcclCommunicator
 from runtime.executors.cuda.explanation import explanation_of, why_not_captured
 from runtime.executors.cuda.fusions import find_fusions
+from runtime.executors.cuda.kernels.peer_sums import PeerSums, peer_bytes
 from runtime.executors.cuda.kernels.products import Product, Section
 from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
@@ -94,8 +96,8 @@ class CudaExecutor:
         for note in self._tuning.notes:
             warnings.warn(note, stacklevel=2)
         self._spare: CudaPagedSession | None = None
-        self.fusions = find_fusions(graph, self._product)
         check_weights(graph, device)
+        self.fusions = find_fusions(graph, self._product, peer_sums(group), group)
         with memory_for_weights(device):
             self.program: Program = lower(
                 self.interface.ordered(graph),
@@ -192,3 +194,11 @@ class CudaExecutor:
         on_device = weight.to(self.device)
         bias_there = None if bias is None else bias.to(self.device)
         return lambda x: torch.nn.functional.linear(x, on_device, bias_there)
+
+
+def peer_sums(group: Communicator) -> PeerSums | None:
+    """How the ranks of a stage add up the results of a few tokens; None where they share no memory. All call it."""
+    if group.size == 1 or not isinstance(group, NcclCommunicator):
+        return None
+    memory = group.peer_memory(peer_bytes(group.size))
+    return None if memory is None else PeerSums(memory)

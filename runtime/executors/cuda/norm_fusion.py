@@ -220,7 +220,7 @@ def _sum_lines(
 ) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
         dtype = state.dtype(total.result)
-        served, left = _groups(state, flow, total.linears)
+        served, left = product_groups(state, flow, total.linears)
         products = [
             (make([parts], [Section(fixed(total.result.type.shape[-1]), None)], None, dtype), len(parts))
             for _, parts in served
@@ -241,7 +241,7 @@ def _sum_lines(
     return lines
 
 
-def _groups(
+def product_groups(
     state: Lowering, flow: Dataflow, linears: Sequence[Op]
 ) -> tuple[list[tuple[list[Op], list[WeightPart]]], list[Op]]:
     """Linears whose weights can be in one product, with the weights; and those that no product serves."""

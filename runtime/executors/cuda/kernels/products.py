@@ -8,17 +8,17 @@ rounded to the 8 bits that the weight has; then integers are multiplied, or floa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+from runtime.executors.cuda.kernels.columns import activate_columns, side_by_side
 from runtime.executors.cuda.kernels.many_rows import multiply_many
 from runtime.executors.cuda.kernels.precompile import Job, job
-from runtime.executors.cuda.kernels.rounding import Rounded, has_float8
+from runtime.executors.cuda.kernels.rounding import Rounded, adds_float8
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
 from runtime.executors.cuda.kernels.tuning import LEAST_TILE, MOST_ROWS, Case, Config, Tuning, bucket
@@ -26,12 +26,6 @@ from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight, We
 
 __all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "WeightPart", "can_serve"]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "gelu": torch.nn.functional.gelu,
-    "gelu_tanh": partial(torch.nn.functional.gelu, approximate="tanh"),
-    "silu": torch.nn.functional.silu,
-}
 _LEAST_STEP = 32  # columns: a step of fewer is masked, if it can be
 _MOST_SHARED = 512  # columns that share a scale: products of more are as fast as if all did
 _MOST_EXACT = 1 << 17  # columns: the sum of fewer products of two int8 numbers is an int32
@@ -223,7 +217,7 @@ class Product:
 
     def _activate(self, y: Tensor, runs: Sequence[_Run]) -> None:
         for run in runs:
-            y[:, run.start : run.stop] = ACTIVATIONS[run.activation](y[:, run.start : run.stop])
+            activate_columns(y[:, run.start : run.stop], run.activation)
 
 
 def row_count(xs: Activations) -> int:
@@ -255,12 +249,12 @@ def _inputs(xs: Activations, weight: JoinedWeight, pair: bool) -> _Inputs:
     rounded = [x for x in xs if isinstance(x, Rounded)]
     values = [x.q if isinstance(x, Rounded) else x for x in xs]
     if not rounded:
-        return _Inputs(values if pair else [torch.cat(values, 1)] if len(values) > 1 else values, [None], 1.0)
+        return _Inputs(values if pair else [side_by_side(values)], [None], 1.0)
     assert pair or len(xs) == 1
     unit = 1.0
     if weight.form == "float8":
         unit = 1 / FLOAT8_BIAS if weight.dtype is torch.float16 else 1.0
-        if not (values[0].device.type == "meta" or has_float8(values[0].device)):
+        if not adds_float8(values[0].device, weight.dtype):
             values = [value.view(torch.uint8) for value in values]
             unit *= FLOAT8_BIAS**2  # both sides are float16 then
     return _Inputs(values, [x.scale for x in rounded], unit)
