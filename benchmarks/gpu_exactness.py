@@ -34,7 +34,7 @@ from exactness_cells import CACHES, RECIPES, Cell, Work, check, run_job
 from rich.console import Console
 from rich.table import Table
 
-_RANKED = 6
+_RANKED = 4
 """How many engines of several ranks run at once."""
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=MODELS, metavar="DIR", help="a folder of checkpoints")
     parser.add_argument("--recipes", default=" ".join(RECIPES[1:]), help="pipelines with spaces between them")
-    parser.add_argument("--caches", default=" ".join(CACHES[1:]), help="passes of caches with spaces between them")
+    parser.add_argument("--caches", help="passes of caches with spaces between them; if not given, none for ranks")
     parser.add_argument("--ranks", type=int, default=1, help="ranks that share each layer, each with a GPU")
     parser.add_argument("--executor", default="cuda")
     parser.add_argument("--device", default="cuda")
@@ -128,10 +128,11 @@ def main() -> None:
     models = checkpoints(given.models)
     if not models:
         sys.exit(f"there is no checkpoint in {given.models}")
+    caches = given.caches.split() if given.caches is not None else CACHES[1:] if given.ranks == 1 else ()
     how = partial(Work, executor=given.executor, device=given.device, ranks=given.ranks)
     works = [
         how(model, recipe, cache)
-        for cache in ("", *given.caches.split())
+        for cache in ("", *caches)
         for recipe in ("", *given.recipes.split())
         for model in models
     ]
