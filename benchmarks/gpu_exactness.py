@@ -6,10 +6,11 @@ For every checkpoint in a folder, every recipe and every type of cache:
   of the executor `torch` on the CPU, and the logits of each step as well. Logits may be off by what the order of sums
   explains (`llmc.verification.tolerance`: 5 eps sqrt(layers) sqrt(4096) of their RMS); where activations or caches are
   quantized, by twice what quantizing them changes, which is measured on the CPU. Another token than the CPU's is a tie
-  if the CPU's own logits of the two differ by no more than that.
+  if the CPU's own logits of the two differ by no more than five standard deviations of the difference of two logits,
+  each of which is off by as much as was measured at that step, or is explained, if that is less.
 - In float16, logits are compared with the engine's graph in float64, beside those of transformers in float16 on the
   same GPU over the same texts against transformers in float64. The error may be twice as large as theirs; where
-  activations or caches are quantized, as large as above. Of recipes and caches together only float32 is compared.
+  activations or caches are quantized, as large as above.
 
 `--ranks 2` compares engines of two ranks on two GPUs, in float32. Each checkpoint and recipe is a process's work, and
 as many run side by side as there are cores. Leaves with 1 if something is not explained, or was not run in the time.
