@@ -6,7 +6,8 @@ For every checkpoint in a folder, every recipe and every type of cache:
   of the executor `torch` on the CPU, and the logits of each step as well. Logits may be off by what the order of sums
   explains (`llmc.verification.tolerance`: 5 eps sqrt(layers) sqrt(4096) of their RMS); where activations or caches are
   quantized, by twice what quantizing them changes, which is measured on the CPU. Another token than the CPU's is a tie
-  if the CPU's own logits of the two differ by no more than that.
+  if the CPU's own logits of the two differ by no more than five standard deviations of the difference of two logits,
+  each of which is off by as much as was measured at that step, or is explained, if that is less.
 - In float16, logits are compared with the engine's graph in float64, beside those of transformers in float16 on the
   same GPU over the same texts against transformers in float64. The error may be twice as large as theirs; where
   activations or caches are quantized, as large as above.
@@ -29,11 +30,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import torch
 from exactness_cells import CACHES, RECIPES, Cell, Work, check, run_job
 from rich.console import Console
 from rich.table import Table
 
-_RANKED = 6
+_RANKED = 4
 """How many engines of several ranks run at once."""
 MODELS = Path(__file__).parents[1] / "examples" / "models"
 
@@ -109,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=MODELS, metavar="DIR", help="a folder of checkpoints")
     parser.add_argument("--recipes", default=" ".join(RECIPES[1:]), help="pipelines with spaces between them")
-    parser.add_argument("--caches", default=" ".join(CACHES[1:]), help="passes of caches with spaces between them")
+    parser.add_argument("--caches", help="passes of caches with spaces between them; if not given, none for ranks")
     parser.add_argument("--ranks", type=int, default=1, help="ranks that share each layer, each with a GPU")
     parser.add_argument("--executor", default="cuda")
     parser.add_argument("--device", default="cuda")
@@ -121,14 +123,17 @@ def main() -> None:
     if given.job is not None:
         run_job(given.job)
         return
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        sys.exit("there is no CUDA GPU that torch can use")
     os.environ["OMP_NUM_THREADS"] = "1"
     models = checkpoints(given.models)
     if not models:
         sys.exit(f"there is no checkpoint in {given.models}")
+    caches = given.caches.split() if given.caches is not None else CACHES[1:] if given.ranks == 1 else ()
     how = partial(Work, executor=given.executor, device=given.device, ranks=given.ranks)
     works = [
         how(model, recipe, cache)
-        for cache in ("", *given.caches.split())
+        for cache in ("", *caches)
         for recipe in ("", *given.recipes.split())
         for model in models
     ]
@@ -138,6 +143,8 @@ def main() -> None:
     began, cells, console = time.monotonic(), [], Console(width=180)
     for cell in finished(works, workers, given.budget):
         cells.append(cell)
+        if len(cells) % 24 == 0:
+            print(f"{len(cells)} after {time.monotonic() - began:.0f} s", flush=True)
         for line in lines_of(cell):
             print(line, flush=True)
     order = {(work.passes or "none"): at for at, work in enumerate(works)}

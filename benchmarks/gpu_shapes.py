@@ -42,8 +42,9 @@ SHAPES: dict[str, dict[str, Any]] = {
                    "n_head": 4, "rotary_dim": 64, "vocab_size": 50400, "n_positions": POSITIONS},
 }  # fmt: skip
 RECIPES = {
-    "fp16": "", "int8": "quant=int8", "int4": "quant=int4:group=128", "int4-zero": "quant=awq", "fp8": "quant=fp8",
-    "w8a8": "quant=int8:act=token", "fp16-kv8": "kv=fp8", "fp8-kv8": "quant=fp8,kv=fp8",
+    "fp16": "", "int8": "quant=int8", "int4": "quant=int4:group=128", "int4-zero": "quant=awq",
+    "fp8": "quant=fp8:act=token", "w8a8": "quant=int8:act=token", "fp16-kv8": "kv=fp8",
+    "fp8-kv8": "quant=fp8:act=token,kv=fp8",
 }  # fmt: skip
 
 

@@ -64,6 +64,8 @@ class ExecutorKind(ABC):
         targets: the targets whose files it runs, the preferred first.
         automatic: whether `--executor auto` may choose it. Of several, the first that was registered is taken; what
             runs files that every engine has comes last.
+        timed: whether `auto` measures on a machine which is the fastest of several such kinds that suit it, instead of
+            taking the first.
         emulates: whether it stands for an executor that this machine cannot have, only slower.
         cpu_only: whether it computes on the CPU, whatever the machine has.
         pages: whether its caches may be paged, also those of an engine that was compiled with linear ones.
@@ -73,6 +75,7 @@ class ExecutorKind(ABC):
     summary: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
     automatic: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
     emulates: ClassVar[bool] = False
     cpu_only: ClassVar[bool] = False
     pages: ClassVar[bool] = False

@@ -49,11 +49,12 @@ class TensorRTKind(_RunsPlans):
     name = "tensorrt"
     summary = "TensorRT engines, on a GPU"
     automatic = True
+    timed = True
 
     def fit(self, target: str, device: str) -> Fit:
         """A GPU and the package must be there; if only the package is missing, which is much faster, that is noted."""
         if device.startswith("cpu") or not _sees_gpu():
-            return Fit(False)
+            return _without_gpu(device)
         if _installed(target):
             return Fit(True)
         return Fit(
@@ -73,23 +74,22 @@ class CudaKind(ExecutorKind):
     summary = "any engine, on a CUDA GPU, by kernels of Triton"
     targets = ("torch",)
     automatic = True
+    timed = True
     pages = True
 
     def fit(self, target: str, device: str) -> Fit:
         """A GPU that Triton serves, and Triton, must be there; if only Triton is missing, that is noted."""
         if device.startswith("cpu") or not _sees_gpu():
-            return Fit(False)
+            return _without_gpu(device)
         if find_spec("triton") is None:
             return Fit(
                 False, "torch, which is slower than Triton's kernels: the Python package triton is not installed"
             )
-        major, minor = _capability(device)
-        if (major, minor) < _OLDEST:
-            oldest = ".".join(map(str, _OLDEST))
+        if (found := _capability(device)) < _OLDEST:
             return Fit(
                 False,
-                f"torch, which is slower than Triton's kernels: these are for compute capability {oldest} and newer, "
-                f"and this GPU has {major}.{minor}",
+                f"torch, which is slower than Triton's kernels: these are for compute capability {_spelled(_OLDEST)} "
+                f"and newer, and this GPU has {_spelled(found)}",
             )
         return Fit(True)
 
@@ -125,7 +125,15 @@ class CudaKind(ExecutorKind):
         """Load the graph and the weights of a rank."""
         _require_triton()
         from runtime.executors.cuda.executor import CudaExecutor
+        from runtime.executors.torch.device import find_device
 
+        where = find_device("cuda" if rank.device == AUTO else rank.device)
+        if where.type == "cuda" and (found := _capability(str(where))) < _OLDEST:
+            raise TargetError(
+                f"the executor cuda is for GPUs of compute capability {_spelled(_OLDEST)} and newer, and {where} has "
+                f"{_spelled(found)}",
+                hint="use --executor torch",
+            )
         files = rank.folder.rank(rank.target, rank.rank)
         return CudaExecutor.load(rank.folder.path / files["graph"], device=rank.device, group=rank.group)
 
@@ -206,6 +214,18 @@ def _capability(device: str) -> tuple[int, int]:
 
     major, minor = torch.cuda.get_device_capability(None if device == AUTO else device)
     return major, minor
+
+
+def _spelled(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def _without_gpu(device: str) -> Fit:
+    """What runs on GPUs does not fit; if something odd keeps torch from using one, that is noted."""
+    from runtime.executors.rank_checks import why_no_gpu
+
+    odd = "" if device.startswith("cpu") else why_no_gpu(odd=True)
+    return Fit(False, odd and f"the CPU, because torch can use no GPU: {odd}")
 
 
 def _installed(target: str) -> bool:

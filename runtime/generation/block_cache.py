@@ -104,8 +104,8 @@ class BlockCache:
             raise RequestError(
                 f"prompt {group.number + 1} has {prompt} tokens and asks for up to {new} new ones{each}, which takes "
                 f"{needed * self.block} tokens of the caches; they hold {self.size * self.block}",
-                hint=f"ask for fewer new tokens, or load the engine with larger caches: --cache-tokens "
-                f"{needed * self.block} (cache_tokens={needed * self.block})",
+                hint="ask for fewer new tokens, or load the engine with larger caches, if there is memory for them: "
+                f"--cache-tokens {needed * self.block} (cache_tokens={needed * self.block})",
             )
 
     def shared_length(self, tokens: ListOf[int]) -> int:

@@ -32,7 +32,14 @@ from runtime.executors.cuda.session import STEP_TOKENS, CapturingSession, CudaPa
 from runtime.executors.interface import Session
 from runtime.executors.memory import BlockMemory, memory_for_weights
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
-from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
+from runtime.executors.rank_checks import (
+    check_blocks,
+    check_group,
+    check_linear,
+    check_size,
+    check_weights,
+    check_whole,
+)
 from runtime.executors.torch.device import find_device
 from runtime.executors.torch.linear import Linear
 from runtime.executors.torch.lowering import Program, lower, runtime_dtype
@@ -90,6 +97,7 @@ class CudaExecutor:
         for note in self._tuning.notes:
             warnings.warn(note, stacklevel=2)
         self._spare: CudaPagedSession | None = None
+        check_weights(graph, device)
         self.fusions = find_fusions(graph, self._product, peer_sums(group), group)
         with memory_for_weights(device):
             self.program: Program = lower(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
@@ -24,6 +25,7 @@ from runtime.executors.torch.lowering import Fusion, running_ops
 from runtime.executors.torch.packed import PackedWeight
 
 _NO_FUSION = "no fusion is for such operations"
+_EXCHANGED = "ranks exchange it; where their GPUs share memory, sums run together with the products before them"
 _HOSTS_WORK = ("paged_attention", "paged_kv_update")
 """The ops that, if no fusion has them, need to know on the host where tokens lie."""
 
@@ -151,6 +153,8 @@ def _why_alone(flow: Dataflow, op: Op) -> str:
         return "the attention over what it writes runs by itself"
     if kind in NORMS:
         return "its weight is computed while the model runs, or its input is not [1, tokens, features]"
+    if kind in COLLECTIVES:
+        return _EXCHANGED
     if kind in ("quantize", "dequantize"):
         return "it rounds neither by a stored scale nor by one of each token, or its rows are too long"
     return _NO_FUSION

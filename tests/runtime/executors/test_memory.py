@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from compiler.errors import RequestError
 from runtime.executors import memory
-from runtime.executors.memory import BlockMemory, most_blocks
+from runtime.executors.memory import BlockMemory, check_pools, most_blocks
 
 
 def test_ranks_of_one_memory_share_it_and_the_smallest_counts() -> None:
@@ -48,3 +49,12 @@ def test_a_containers_limit_counts_if_it_is_lower(tmp_path: Path, monkeypatch: p
         (tmp_path / "memory.current").write_text("3000\n")
         (tmp_path / "memory.stat").write_text("anon 2000\nfile 1000\nfile_mapped 7\n")
         assert BlockMemory.on(torch.device("cpu"), 3).free == free
+
+
+def test_pools_that_do_not_fit_on_a_gpu_say_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 5_000_000)
+    check_pools(100, 64, 5_000_000, torch.device("cuda", 1))
+    check_pools(100, 64, 20_000_000, torch.device("cpu"))
+    with pytest.raises(RequestError, match="caches of 6400 tokens take 20 MB, but cuda:1 has 5 MB free") as raised:
+        check_pools(100, 64, 20_000_000, torch.device("cuda", 1))
+    assert str(raised.value.hint).startswith("lower --cache-tokens (cache_tokens) to 1600 or less, ")

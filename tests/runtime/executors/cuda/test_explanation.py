@@ -52,3 +52,9 @@ def test_an_attention_of_another_form_is_named_and_keeps_steps_from_being_captur
     assert reasons["paged_kv_update"] == "the attention over what it writes runs by itself"
     assert not explained.captures
     assert [*explained.lines()][-1].startswith("steps are not captured: paged_")
+
+
+def test_what_ranks_exchange_is_said_of_a_shard(tmp_path: Path) -> None:
+    explained = explain(paged_graph(made("gpt_neox", "tp=2", tmp_path)))
+    reasons = {each.kind: each.why for each in explained.plain}
+    assert reasons["all_reduce"].startswith("ranks exchange it")
