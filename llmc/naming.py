@@ -12,24 +12,28 @@ _CONFIG = "config.json"
 
 
 def checkpoint_folder(model: str | Path) -> Path:
-    """The folder of the checkpoint that a path or an id of the hub names.
+    """The path of the checkpoint that a path or an id of the hub names: a folder, or a file of layouts of one file.
 
     Raises:
         CheckpointError: if the path names something else, saying what, or there is neither a folder nor such an id.
     """
-    from compiler.frontends import resolve_model
+    from compiler.frontends import is_checkpoint, resolve_model
 
     given = Path(model).expanduser()
+    if is_checkpoint(given):
+        return given
     if given.is_file():
         raise _file_error(given)
-    if given.is_dir() and not (given / _CONFIG).is_file():
+    if given.is_dir():
         raise _folder_error(given)
     return resolve_model(str(model))
 
 
 def dumped_graphs(folder: Path) -> list[Path]:
     """The graphs in a folder such as `--dump-ir` writes, in order; none if it is no such folder."""
-    if is_engine(folder) or (folder / _CONFIG).is_file():
+    from compiler.frontends import is_checkpoint
+
+    if is_engine(folder) or is_checkpoint(folder):
         return []
     return [folder / name for name in names_in(folder) if name.endswith(".ir") and (folder / name).is_file()]
 
