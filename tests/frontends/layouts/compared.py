@@ -1,6 +1,6 @@
 """Whether two checkpoints are one model: their lifted graphs compute the same with the same numbers, bit for bit."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from compiler.errors import LlmcError
 from compiler.frontends import Limits, lift, open_checkpoint
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
+from compiler.ir.op import Op
 from compiler.ir.parser import parse_graph
 from compiler.ir.printer import print_graph
 from compiler.ir.verifier import verify
@@ -33,7 +34,7 @@ def weights(graph: Graph) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     used: dict[str, Tensor] = {}
     for op in graph.ops:
-        if all(value.name in values for value in op.operands):
+        if _is_constant(op, values):
             results = interpreter.evaluate(op, [values[value.name] for value in op.operands], {})
             values |= {value.name: tensor for value, tensor in zip(op.results, results, strict=True)}
         else:
@@ -41,12 +42,17 @@ def weights(graph: Graph) -> dict[str, Tensor]:
     return used
 
 
+def _is_constant(op: Op, constant: Container[str]) -> bool:
+    fixed = all(isinstance(dim, int) for value in op.results for dim in value.type.shape)
+    return fixed and all(value.name in constant for value in op.operands)
+
+
 def computation(graph: Graph) -> list[Any]:
     """The ops that depend on the inputs, without what weights are made of."""
     constant: set[str] = set()
     steps: list[Any] = []
     for op in graph.ops:
-        if all(value.name in constant for value in op.operands):
+        if _is_constant(op, constant):
             constant |= {value.name for value in op.results}
         else:
             steps.append((op.kind.name, op.attrs, [str(v) for v in op.operands], [str(v) for v in op.results]))
