@@ -21,6 +21,7 @@ from compiler.frontends.layouts.neox_config import (
 )
 from compiler.frontends.layouts.neox_files import NeoxFiles, find_neox, holds_neox, relative
 from compiler.frontends.layouts.registry import layout
+from compiler.frontends.layouts.tokenizer_file import find_tokenizer
 from compiler.frontends.torch_file import read_training_file
 from compiler.store.stored_tensor import StoredTensor
 
@@ -79,6 +80,7 @@ def open_neox(path: Path) -> Checkpoint:
         path,
         usual,
         lambda: StoredWeights(names, merged),
+        tokenizer_file=find_tokenizer(path, [step, step.parent], config.take("vocab_file", str, default="")),
         config_files=[relative(path, file) for file in found],
         notes=_notes(config, files),
     )
