@@ -7,6 +7,7 @@ from pathlib import Path
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.layouts.registry import layout_of
+from compiler.plugins import blamed
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -20,6 +21,7 @@ def open_checkpoint(path: str | Path, *, dummy_weights: bool = False) -> Checkpo
     Raises:
         CheckpointError: if there is nothing, or nothing that llmc reads, or some of its files are missing.
         ConfigError: if its config cannot be read, or not be said as a config of a family that llmc knows.
+        PluginError: if a layout that is not llmc's own fails.
     """
     path = Path(path).expanduser()
     found = layout_of(path)
@@ -30,6 +32,7 @@ def open_checkpoint(path: str | Path, *, dummy_weights: bool = False) -> Checkpo
             f"{path} has no config.json",
             hint="give the folder of a checkpoint in the Hugging Face layout, or one of those in docs/checkpoints.md",
         )
-    checkpoint = found.open(path)
+    with blamed(found.open, f"what opens the layout {found.name!r}"):
+        checkpoint = found.open(path)
     checkpoint.dummy_weights = dummy_weights
     return checkpoint
