@@ -128,6 +128,7 @@ def _refuse_variants(config: NeoxConfig) -> None:
     config.only("use_bias_in_mlp", True)
     config.only("use_qk_layernorm", False)
     config.only("use_mup", False)
+    config.only("output_layer_parallelism", "column")
     config.only("sliding_window_width")
     config.only("soft_prompt_tuning", {"enabled": False}, {})
     config.only("num_unique_layers", config.values.get("num_layers"))
