@@ -171,6 +171,12 @@ def test_a_missing_part(expected, tmp_path):
     assert refusal(folder).message == f"{FUSED}.2.bin is missing from {folder}: the model is stored in 4 parts"
 
 
+def test_a_missing_table(expected, tmp_path):
+    folder = write_mpt(expected["mpt"][0], tmp_path, 1)
+    (folder / "1-gpu" / "model.wte.bin").unlink()
+    assert refusal(folder).message == f"model.wte.bin is missing from {folder}"
+
+
 def test_ranks_that_were_left_behind(expected, tmp_path):
     folder = write_opt(expected["opt"][0], tmp_path, 4)
     for path in folder.glob("*/*.[23].bin"):

@@ -251,6 +251,16 @@ def test_several_steps(model, tmp_path):
     assert error.hint == f"give one of them, such as {folder / 'global_step10'}"
 
 
+def test_a_step_that_was_left_behind(model, tmp_path):
+    folder = write_by_layer(model, tmp_path, 1)
+    (folder / "latest").write_text("global_step11")
+    error = refusal(folder)
+    assert error.message == f"{folder / 'latest'} names 'global_step11', which is no folder beside it"
+    assert error.hint == "give one that is there: global_step10"
+    (folder / "global_step10").rename(tmp_path / "moved")
+    assert refusal(folder).message == error.message
+
+
 def test_code_is_never_run(model, tmp_path):
     import os
 
