@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from compiler.backend_trt.options import BuildOptions
 from compiler.backend_trt.plans import PlanSpec, plan_specs
-from compiler.backend_trt.quantized_weights import holds_weights
+from compiler.backend_trt.quantized_weights import weight_form
+from compiler.backend_trt.rules.plugin_products import plugin_products
 from compiler.backend_trt.support.capability import require_able
 from compiler.backend_trt.support.check import require_support
+from compiler.errors import TargetError
+from compiler.ir.analysis import packed_weights
 from compiler.ir.chunks import elements_per_token
 from compiler.ir.graph import Graph
+from compiler.ir.op import Op
+
+_LEAST_FOR_TRITON = (8, 0)
 
 
 def check_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
@@ -18,6 +24,7 @@ def check_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
         TargetError: listing everything in it that TensorRT does not take, or naming a GPU that lacks one of its types.
     """
     require_able(graph, options.compute_capability)
+    _require_triton(options)
     specs = wanted_plans(graph, options)
     for spec in specs:
         require_support(spec.specialize(graph))
@@ -32,6 +39,27 @@ def wanted_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
         widths=options.prompt_sizes,
         capacities=options.capacities,
         facts=graph.facts,
-        few=holds_weights(graph),
+        few=bool(held_weights(graph, options)),
         product=max(1, elements_per_token(graph, 1, 1, holds_scores=lambda op: False)),
     )
+
+
+def held_weights(graph: Graph, options: BuildOptions) -> list[Op]:
+    """The ops that dequantize weights which each plan will hold, because TensorRT takes them as constants only."""
+    products = plugin_products(graph, options.plugins)
+    return [
+        op
+        for op in packed_weights(graph).values()
+        if weight_form(op) == "blocks" and not all(user.name in products for user in graph.users.get(op.name, ()))
+    ]
+
+
+def _require_triton(options: BuildOptions) -> None:
+    """TargetError if plug-ins are wanted on GPUs that Triton's kernels are not for."""
+    old = [one for one in options.compute_capability if tuple(map(int, one.split("."))) < _LEAST_FOR_TRITON]
+    if options.plugins and old:
+        least = ".".join(map(str, _LEAST_FOR_TRITON))
+        raise TargetError(
+            f"the kernels of plug-ins are for compute capability {least} and newer, not for {', '.join(old)}",
+            hint=f"leave out the option plugins={'+'.join(options.plugins)}, or build for newer GPUs only",
+        )
