@@ -27,7 +27,20 @@ from prompts import prompts
 from torch_gpu import GPTJ_6B, MODELS
 
 import llmc
-from compiler.backend_trt import BuildOptions
+from compiler.backend_trt import BuildOptions, build_plans
+from compiler.ir.dtypes import DType
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op, Value, make_op, op_kind
+from compiler.ir.tensor_ref import TensorRef
+from compiler.ir.torch_types import to_torch
+from compiler.store.constant_loader import constant_loader
+from compiler.store.ranks import stored_ranks
+from compiler.store.safetensors_writer import SafetensorsWriter
+from compiler.trt_network.library import load_library
+from compiler.trt_network.plans import read_plans
+from runtime.executors.cuda.executor import CudaExecutor
+from runtime.executors.cuda.plugin_kernels import LAUNCHERS
+from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.generation.engine import Engine
 
 TOKENS = (
@@ -100,47 +113,94 @@ def seconds(engine: Engine, batch: int, new: int) -> float:
     return time.perf_counter() - start
 
 
-def steps(name: str, path: Path, executor: str, batches: tuple[int, ...]) -> None:
+def steps(name: str, engine: Engine) -> None:
     """Milliseconds a step of an engine."""
-    start = time.perf_counter()
-    engine = llmc.load(path, executor=executor, verify=False)
-    say(f"{name}, executor {executor}: loaded in {time.perf_counter() - start:.1f} s")
-    for batch in batches:
+    for batch in BATCHES:
         start = time.perf_counter()
         seconds(engine, batch, 4)
         first = time.perf_counter() - start
-        few = min(seconds(engine, batch, FEW) for _ in range(2))
-        many = min(seconds(engine, batch, MANY) for _ in range(2))
+        seconds(engine, batch, FEW)
+        few, many = (min(seconds(engine, batch, new) for _ in range(2)) for new in (FEW, MANY))
         step = (many - few) / (MANY - FEW) * 1e3
-        say(f"{name}, executor {executor}, batch {batch}: {step:.2f} ms a step (first run {first:.1f} s)")
+        say(f"{name}, batch {batch}: {step:.2f} ms a step (first run {first:.1f} s)")
 
 
-def compiled_shape(config: dict[str, Any], recipe: str, layers: int, folder: Path, plugins: str | None) -> Path:
-    """An engine of the shape with made-up weights."""
-    model = folder / f"shape-{layers}"
-    model.mkdir(exist_ok=True)
-    (model / "config.json").write_text(json.dumps(config | {"n_layer": layers}))
-    build = BuildOptions(batch_sizes=BATCHES, prompt_sizes=(PROMPT,), capacities=(CAPACITY,))
-    if plugins:
-        build = replace(build, plugins=tuple(plugins.split("+")))  # type: ignore[arg-type]
-    start = time.perf_counter()
-    made = llmc.compile(
-        model, folder / "speed", dummy_weights=True, target="tensorrt-rtx", build=build, passes=RECIPES[recipe],
-        max_batch=max(BATCHES), max_input=PROMPT, max_seq=CAPACITY,
-    )  # fmt: skip
-    times = ", ".join(f"{name} {taken:.1f} s" for name, taken in made.timings.items() if taken > 0.5)
-    with_ = f"plugins={plugins}" if plugins else "without plug-ins"
-    say(f"{recipe}, {layers} layers, {with_}: compiled in {time.perf_counter() - start:.0f} s ({times})")
-    return made.path
+def made_up(graph: Graph, folder: Path) -> Graph:
+    """The graph of a rank over a file of made-up weights, which is written here: a block of noise, again and again."""
+    (rank,) = stored_ranks(graph)
+    consts = rank.find("const")
+    file = folder / "rank0.safetensors"
+    with SafetensorsWriter(file, {op.name: op.result.type for op in consts}) as writer:
+        places = writer.places
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2**23, generator=generator)
+    blocks: dict[str, memoryview] = {}
+    with file.open("r+b") as out:
+        for op in consts:
+            kind = f"{op.result.type.dtype} {'scale' in op.name or op.name[-1:].isdigit()} {op.result.type.rank == 1}"
+            if kind not in blocks:
+                blocks[kind] = memoryview(_noise(op.result, noise).numpy().tobytes())
+            out.seek(places[op.name])
+            left = op.result.type.nbytes
+            while left:
+                left -= out.write(blocks[kind][:left])
+    ops = [_placed(op, file.name, places[op.name]) if op.kind.name == "const" else op for op in rank.ops]
+    return replace(rank.with_ops(tuple(ops), rank.outputs), root=str(folder))
 
 
-def speed(config: dict[str, Any], recipe: str, layers: int, folder: Path, executor: str, plugins: str | None) -> None:
+def _placed(op: Op, file: str, offset: int) -> Op:
+    ref = TensorRef(op.result.type, op.name, file, offset)
+    return make_op(op_kind("const"), (), {"data": ref}, (op.name,), op.origin)
+
+
+def _noise(value: Value, noise: torch.Tensor) -> torch.Tensor:
+    """The bytes of numbers such as a constant may hold."""
+    dtype = value.type.dtype
+    if dtype in (DType.i4, DType.i8):
+        return (noise * 40).clamp(-127, 127).to(torch.int8).view(torch.uint8)
+    if "scale" in value.name or value.name[-1:].isdigit():
+        noise = 0.003 * (1 + noise.abs())
+    elif value.type.rank == 1:
+        noise = 1 + 0.1 * noise if value.name.endswith("weight") else 0.1 * noise
+    elif dtype is not DType.f8e4m3:
+        noise = 0.02 * noise
+    return noise.to(to_torch(dtype)).view(torch.uint8)
+
+
+def speed(config: dict[str, Any], recipe: str, layers: int, executor: str, plugins: str | None) -> None:
     """The shape's steps by TensorRT and, where plug-ins are called, by the executor that has the same kernels."""
-    path = compiled_shape(config, recipe, layers, folder, plugins)
-    name = f"{recipe}, {layers} layers, {'plug-ins' if plugins else 'no plug-ins'}"
-    steps(name, path, executor, BATCHES)
-    if plugins and executor != "emulator":
-        attempt("the CUDA executor", lambda: steps(name, path, "cuda", BATCHES))
+    name = f"{recipe}, {layers} layers, {f'plugins={plugins}' if plugins else 'without plug-ins'}"
+    options = BuildOptions(
+        batch_sizes=BATCHES, prompt_sizes=(PROMPT,), capacities=(CAPACITY,), reuse=False,
+        plugins=tuple(plugins.split("+")) if plugins else (),  # type: ignore[arg-type]
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "config.json").write_text(json.dumps(config | {"n_layer": layers}))
+        start = time.perf_counter()
+        dry = llmc.dry_run(
+            folder, folder / "engine", passes=RECIPES[recipe], dummy_weights=True, target="tensorrt-rtx", build=options,
+            max_batch=max(BATCHES), max_input=PROMPT, max_seq=CAPACITY,
+        )  # fmt: skip
+        graph = made_up(dry.graph, folder)
+        written = time.perf_counter() - start
+        load = constant_loader(graph)
+        library = load_library("tensorrt-rtx")
+        plans = build_plans(library, graph, load, folder, "rank0.safetensors", options=options)
+        built = time.perf_counter() - start - written
+        listed = read_plans(folder / plans)
+        size = sum((folder / plan.engine).stat().st_size for plan in listed.plans)
+        say(f"{name}: weights written in {written:.0f} s, {len(listed.plans)} plans ({size:,} bytes) in {built:.1f} s")
+        start = time.perf_counter()
+        emulate = executor == "emulator"
+        loaded = TensorRTExecutor.load(folder, {"plans": plans}, emulate=emulate, launchers=LAUNCHERS)
+        say(f"{name}: loaded in {time.perf_counter() - start:.1f} s")
+        steps(f"{name}, TensorRT", Engine(folder, dry.manifest, loaded, None))
+        del loaded
+        gc.collect()
+        if plugins and not emulate:
+            own = CudaExecutor(graph, device=torch.device("cuda"), load=load)
+            steps(f"{name}, the CUDA executor", Engine(folder, dry.manifest, own, None))
 
 
 def main() -> None:
@@ -167,7 +227,7 @@ def main() -> None:
             sizes = [(given.layers, plugins)]
             sizes += [(given.without, plugins), (given.without, None)] if given.without else []
             for layers, wanted in sizes:
-                attempt(recipe, lambda *a, r=recipe, n=layers, p=wanted: speed(config, r, n, folder, given.executor, p))
+                attempt(recipe, lambda *a, r=recipe, n=layers, p=wanted: speed(config, r, n, given.executor, p))
 
 
 if __name__ == "__main__":
