@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import prod
 
 from compiler.backend_trt.emission import SHARED, Emission, TrtTensor
-from compiler.errors import TargetError
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
@@ -25,7 +24,6 @@ from compiler.trt_network.record import Arranged, TensorRecord, Weight
 _FORMS = {DType.i8: "int8", DType.i4: "int4", DType.f8e4m3: "float8"}
 _LEAST_GROUP = 32
 _MOST_DENSE_ROWS = 64
-_MOST_ZERO = 100
 # What the kernels' conversion of float8 to float16 makes of a number: it is by so much too small.
 _FLOAT8_FACTOR = 256.0
 
@@ -133,7 +131,6 @@ def emit_product(e: Emission, op: Op, product: PluginProduct) -> TrtTensor:
 def _stored(e: Emission, packed: Op, spec: ProductSpec) -> list[TrtTensor]:
     """The inputs of the network for the parts of a quantized weight."""
     q, scale, *zero = packed.operands
-    _check_zeros(e, zero, spec)
     groups = spec.columns // spec.group
     shape: tuple[int, ...] = (spec.rows, spec.columns)
     if spec.form == "int4":
@@ -167,14 +164,6 @@ def _record(e: Emission, value: Value) -> TensorRecord:
     """A constant as a tensor of the weights file."""
     const = e.graph.producers[value.name]
     return TensorRecord(const.attrs["data"].name, BY_DTYPE[value.type.dtype].name, value.type.sizes({}))
-
-
-def _check_zeros(e: Emission, zero: list[Value], spec: ProductSpec) -> None:
-    if zero and spec.form == "int4" and int(e.source.tensor(zero[0]).abs().max()) > _MOST_ZERO:
-        raise TargetError(
-            f"its weight has zero points above {_MOST_ZERO}, which the kernels do not take",
-            hint="leave out the target's option plugins",
-        )
 
 
 def _vector(e: Emission, bias: Value) -> TrtTensor:

@@ -78,7 +78,7 @@ def register_plugins(library: Library, names: Collection[str], launchers: Launch
 
 def _register(library: Library, make: MakeLauncher) -> PluginKernels:
     def start(spec: ProductSpec) -> Enqueue:
-        return _enqueue(make(spec, torch.device("cuda", torch.cuda.current_device())))
+        return enqueue_of(make(spec, torch.device("cuda", torch.cuda.current_device())))
 
     kernels = PluginKernels(start)
     namespace = PRODUCT.split("::")[0]
@@ -98,11 +98,13 @@ def missing_for_plugins(library: Library, names: Collection[str], launchers: Lau
     return None
 
 
-def _enqueue(launch: PluginLauncher) -> Enqueue:
+def enqueue_of(launch: PluginLauncher) -> Enqueue:
+    """What TensorRT's call of a plug-in does, by what launches its kernels."""
+
     def enqueue(
         inputs: Sequence[Any], outputs: Sequence[Any], sources: Sequence[int], results: Sequence[int], stream: int
     ) -> None:
-        given = [_tensor(description, address) for description, address in zip(inputs, sources, strict=False)]
+        given = [_tensor(description, address) for description, address in zip(inputs, sources, strict=True)]
         launch(given, _tensor(outputs[0], results[0]), stream)
 
     return enqueue
