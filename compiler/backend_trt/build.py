@@ -133,7 +133,8 @@ def _build_plan(
     with messages.muted():
         record = read_back(trt, network, library.name)
     config = builder.create_builder_config()
-    configure(trt, config, options, side_by_side=one_row)
+    # Kernels of plug-ins fill the GPU by themselves.
+    configure(trt, config, options, side_by_side=one_row and not record.plugins)
     monitor = progress_monitor(trt, progress) if progress else None
     if monitor is not None:
         config.progress_monitor = monitor
