@@ -50,9 +50,16 @@ TOKENS = (
     ("opt-tiny", "quant=fp8:act=off", "float16", "products"),
     ("gptneox-tiny", "quant=int4:group=32", "float32", "products"),
     ("gptj-tiny", "", "float16", "dense"),
+    ("mpt-tiny", "quant=int8:act=token", "float16", "products+rounded"),
+    ("opt-tiny", "quant=fp8:act=token", "float16", "products+rounded"),
 )
 """Checkpoints, their recipes and types, and the values of the option `plugins`."""
-RECIPES = {"int4": "quant=int4:group=128", "int8": "quant=int8", "fp8": "quant=fp8:act=off", "fp16": ""}
+RECIPES = {
+    "int4": ("quant=int4:group=128", "products"), "int8": ("quant=int8", "products"), "fp16": ("", "dense"),
+    "fp8w": ("quant=fp8:act=off", "products"), "fp8": ("quant=fp8:act=token", "products+rounded"),
+    "w8a8": ("quant=int8:act=token", "products+rounded"),
+}  # fmt: skip
+"""Passes, and the values of the option `plugins`."""
 BATCHES = (1, 8, 64)
 PROMPT, FEW, MANY = 128, 16, 128
 CAPACITY = 256
@@ -179,8 +186,8 @@ def speed(config: dict[str, Any], recipe: str, layers: int, executor: str, plugi
         (folder / "config.json").write_text(json.dumps(config | {"n_layer": layers}))
         start = time.perf_counter()
         dry = llmc.dry_run(
-            folder, folder / "engine", passes=RECIPES[recipe], dummy_weights=True, target="tensorrt-rtx", build=options,
-            max_batch=max(BATCHES), max_input=PROMPT, max_seq=CAPACITY,
+            folder, folder / "engine", passes=RECIPES[recipe][0], dummy_weights=True, target="tensorrt-rtx",
+            build=options, max_batch=max(BATCHES), max_input=PROMPT, max_seq=CAPACITY,
         )  # fmt: skip
         graph = made_up(dry.graph, folder)
         written = time.perf_counter() - start
@@ -223,7 +230,7 @@ def main() -> None:
         for case in TOKENS if given.only != "speed" else ():
             attempt(" ".join(case), lambda case=case: tokens(*case, folder, given.executor, given.prompts))  # type: ignore[misc]
         for recipe in given.recipes.split(",") if given.only != "tokens" else ():
-            plugins = "products+dense" if recipe == "fp16" else "products"
+            plugins = RECIPES[recipe][1]
             sizes = [(given.layers, plugins)]
             sizes += [(given.without, plugins), (given.without, None)] if given.without else []
             for layers, wanted in sizes:

@@ -12,7 +12,7 @@ COMPUTE_CAPABILITIES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM8
 """The compute capabilities an engine can be restricted to: RTX 20 and T4; A100; RTX 30; RTX 40 and L4; RTX 50."""
 DEFAULT_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 """Those that TensorRT-RTX builds for if it is not restricted: without 7.5, which has no bfloat16."""
-Plugin = Literal["products", "dense"]
+Plugin = Literal["products", "rounded", "dense"]
 PLUGINS: tuple[str, ...] = get_args(Plugin)
 VERBOSITIES = {"names": "LAYER_NAMES_ONLY", "detailed": "DETAILED", "none": "NONE"}
 
@@ -32,7 +32,8 @@ class BuildOptions:
         workers: how many plans are built at a time; as many as there are processors if None.
         reuse: whether to take plans that were built before, and to keep new ones for the next time.
         plugins: what becomes layers of llmc's plug-ins, whose kernels Triton compiles where the engine runs:
-            `products`, linears over quantized weights, and `dense`, those over float weights in plans of at most 64
+            `products`, linears over quantized weights whose activations are floats; `rounded`, those whose activations
+            are rounded to the 8 bits that the weight has; `dense`, those over float weights in plans of at most 64
             tokens.
     """
 
@@ -45,7 +46,8 @@ class BuildOptions:
     workers: Annotated[int | None, "how many plans are built at a time; one per processor if none"] = None
     reuse: Annotated[bool, "whether to take plans that were built before, and keep new ones"] = True
     plugins: Annotated[
-        tuple[Plugin, ...], "what llmc's own kernels compute: products over quantized weights, dense ones; see docs"
+        tuple[Plugin, ...],
+        "what llmc's own kernels compute: products over quantized weights, rounded activations too, dense ones",
     ] = ()
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from compiler.ir.evaluators.core import evaluator
 from compiler.ir.int4 import unchunk_int4
 from compiler.trt_emulator.memory import upcast
 from compiler.trt_emulator.table import LayerCall, emulates
-from compiler.trt_network.products import ACTIVATIONS, FORMS, PRODUCT, VERSION, ProductSpec
+from compiler.trt_network.products import ACTIVATIONS, FLOATS, FORMS, PRODUCT, VERSION, ProductSpec
 from compiler.trt_network.record import LayerRecord, NetworkRecord
 
 _SIZES = ("rows", "columns", "group", "chunk", "factor", "zero", "bias")
@@ -32,13 +32,18 @@ def _lacking(layer: LayerRecord, record: NetworkRecord) -> str | None:
 
 
 @emulates(
-    PRODUCT, *_SIZES, inputs=5, check=_lacking, version=(VERSION,), form=FORMS, activation=(None, *ACTIVATIONS)
+    PRODUCT, *_SIZES, inputs=6, check=_lacking, version=(VERSION,), form=FORMS, activation=(None, *ACTIVATIONS),
+    rounded=(None, *FLOATS),
 )  # fmt: skip
 def product(call: LayerCall) -> Tensor:
     """`act(x W^T + b)` in float32, by the interpreter's evaluators."""
     spec = ProductSpec.of(call.layer.params)
-    given = dict(zip(spec.inputs, map(upcast, call.tensors()), strict=True))
-    result: Tensor = evaluator("linear").compute({}, {}, given["x"], _weight(spec, given), *_bias(given))
+    given = dict(zip(spec.inputs, call.tensors(), strict=True))
+    x = upcast(given["x"])
+    if spec.rounded:
+        x = evaluator("dequantize").compute({}, {}, x, given["x_scale"].reshape(*_scale_shape(given), 1))
+    bias = (upcast(given["bias"]),) if spec.bias else ()
+    result: Tensor = evaluator("linear").compute({}, {}, x, _weight(spec, given), *bias)
     if spec.activation is None:
         return result
     kind, attrs = _EVALUATED[spec.activation]
@@ -46,15 +51,17 @@ def product(call: LayerCall) -> Tensor:
     return activated
 
 
-def _bias(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    return (given["bias"],) if "bias" in given else ()
+def _scale_shape(given: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """The dims of the scales of activations but for the last: one for all, or one for each."""
+    x, scale = given["x"], given["x_scale"]
+    return (1,) * (x.ndim - 1) if scale.numel() == 1 else tuple(x.shape[:-1])
 
 
 def _weight(spec: ProductSpec, given: Mapping[str, Tensor]) -> Tensor:
     """The weight `[N, K]` in float32."""
     codes = given["codes"]
     if spec.form == "dense":
-        return codes
+        return upcast(codes)
     if spec.form == "int4":
         codes = unchunk_int4(codes.view(torch.uint8))
     elif spec.form == "float8":

@@ -81,7 +81,7 @@ def _product_class(trt: Any) -> Any:
             """There is one way to compute it, as far as TensorRT knows."""
 
         def get_output_data_types(self, types: Sequence[Any]) -> list[Any]:
-            return [types[0]]
+            return [getattr(trt.DataType, self.spec.rounded) if self.spec.rounded else types[0]]
 
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, expressions: Any) -> list[Any]:
             shape = trt.DimsExprs(inputs[0])
@@ -93,11 +93,16 @@ def _product_class(trt: Any) -> Any:
             return bool(given.format == trt.TensorFormat.LINEAR and given.type == wanted)
 
         def _types(self, dtype: Any) -> list[Any]:
-            floats = (trt.DataType.FLOAT, trt.DataType.HALF, trt.DataType.BF16)
-            x = dtype if dtype in floats else trt.DataType.HALF
-            codes = x if self.spec.form == "dense" else trt.DataType.INT8
-            types = {"x": x, "codes": codes, "scale": trt.DataType.FLOAT, "zero": trt.DataType.INT8, "bias": x}
-            return [*(types[name] for name in self.spec.inputs), x]
+            kinds, spec = trt.DataType, self.spec
+            if spec.rounded:
+                x = codes = kinds.FP8 if spec.form == "float8" else kinds.INT8
+                result = getattr(kinds, spec.rounded)
+            else:
+                x = result = dtype if dtype in (kinds.FLOAT, kinds.HALF, kinds.BF16) else kinds.HALF
+                codes = x if spec.form == "dense" else kinds.INT8
+            scales = dict.fromkeys(("x_scale", "scale"), kinds.FLOAT)
+            types = {"x": x, "codes": codes, **scales, "zero": kinds.INT8, "bias": result}
+            return [*(types[name] for name in spec.inputs), result]
 
         def get_fields_to_serialize(self) -> Any:
             # Numbers, one for each character: the type of fields that every version gives back as it was.

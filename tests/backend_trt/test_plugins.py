@@ -128,6 +128,37 @@ def test_what_the_kernels_do_not_read_is_left_to_tensorrt(tmp_path: Path) -> Non
     assert [op.result.type.shape for op in held_weights(read_graph(tmp_path / "rank0.ir"), PRODUCTS)] == [(64, 128)]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "dtype"),
+    [("int8:act=token", DType.f16), ("fp8:act=token", DType.f16), ("int8:act=token", DType.f32),
+     ("fp8:act=token:weights=channel", DType.bf16)],
+)  # fmt: skip
+def test_activations_of_8_bits_are_multiplied_by_the_kernels_if_asked_for(
+    recipe: str, dtype: DType, tmp_path: Path
+) -> None:
+    graph = run_pipeline(network(dtype), f"quant={recipe}:only=hidden+y").graph
+    options = BuildOptions(reuse=False, plugins=("rounded",))
+    found, expected, record, _ = built(graph, tmp_path, random_inputs(dtype, 2, 3, 256), options)
+    assert (found - expected).norm() / expected.norm() < TOLERANCE[dtype]
+    assert [layer.params["rounded"] for layer in layers(record)] == [
+        {"f16": "HALF", "f32": "FLOAT", "bf16": "BF16"}[str(dtype)]
+    ] * 2
+    assert not {"MATRIX_MULTIPLY", "DEQUANTIZE"} & {layer.kind for layer in record.layers}
+
+
+def test_one_scale_of_activations_is_a_constant_of_the_plan(tmp_path: Path) -> None:
+    b = Builder("static")
+    x = b.input("x", DType.f16, 2, 3, 128)
+    scale = b.literal(dtype=DType.f32, shape=(1, 1, 1), values=(0.03,), name="scale")
+    rounded = b.dequantize(b.quantize(x, scale, dtype=DType.i8), scale, dtype=DType.f16)
+    b.output("y", b.relu(b.linear(rounded, weight(b, DType.i8, (64, 1), zero=False), name="inner"), name="y"))
+    options = BuildOptions(reuse=False, plugins=("rounded",))
+    found, expected, record, _ = built(b.build(), tmp_path, random_inputs(DType.f16, 2, 3, 128), options)
+    assert (found - expected).norm() / expected.norm() < 2e-3
+    (layer,) = layers(record)
+    assert (layer.params["activation"], record.tensors[str(layer.inputs[1])].shape) == ("relu", (1,))
+
+
 def test_activations_of_8_bits_are_multiplied_by_tensorrt(tmp_path: Path) -> None:
     graph = run_pipeline(network(DType.f16), "quant=int8:act=token:only=hidden+y").graph
     found, expected, record, _ = built(graph, tmp_path, random_inputs(DType.f16, 2, 3, 256))
@@ -164,7 +195,7 @@ def test_plug_ins_are_not_for_old_gpus() -> None:
 def test_a_kind_of_plug_in_that_there_is_not() -> None:
     with pytest.raises(TargetError, match="there are no plug-ins for 'product'; did you mean 'products'") as caught:
         BuildOptions(plugins=("product",))  # type: ignore[arg-type]
-    assert caught.value.hint == "choose from: products, dense"
+    assert caught.value.hint == "choose from: products, rounded, dense"
 
 
 class WithoutPlugins:

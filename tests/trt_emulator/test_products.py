@@ -48,6 +48,19 @@ def test_a_weight_is_dequantized(spec: ProductSpec) -> None:
     torch.testing.assert_close(found.double(), inputs[0].double() @ weight.T, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("each", [True, False], ids=["a scale for each", "one scale"])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=["int8", "float8"])
+def test_activations_may_be_rounded(dtype: torch.dtype, each: bool) -> None:
+    spec = ProductSpec("int8" if dtype is torch.int8 else "float8", ROWS, COLUMNS, COLUMNS, rounded="HALF")
+    (x, codes, scale), weight = given(spec)
+    codes = codes if dtype is torch.int8 else codes.view(dtype)
+    x = (x * 30).to(dtype)
+    x_scale = torch.rand((2, 3, 1) if each else (1,), generator=torch.Generator().manual_seed(2)) / 50
+    found = evaluate(PRODUCT, [x, x_scale, codes, scale], "HALF", (2, 3, ROWS), **spec.params)
+    expected = (x.double() * x_scale.double()) @ weight.T
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -7,12 +7,13 @@ not compile a product, so plans of 4-bit weights build in seconds, and all plans
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
-from compiler.backend_trt.emission import SHARED, Emission, TrtTensor
+from compiler.backend_trt.emission import SHARED, Emission, TrtTensor, rule_of
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
+from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.int4 import chunk_of
 from compiler.ir.op import Op, Value
@@ -33,23 +34,27 @@ class PluginProduct:
     """A linear that becomes a layer of the plug-in.
 
     Attributes:
+        quantize: the op that rounds its input to 8 bits; None if it is floats.
         packed: the op that dequantizes its weight; None of a dense one.
         activation: the op that follows and is computed with it; None if there is none.
         spec: what the layer computes.
     """
 
+    quantize: Op | None
     packed: Op | None
     activation: Op | None
     spec: ProductSpec
 
 
-def plugin_products(graph: Graph, kinds: Collection[str], rounded: Collection[str] = ()) -> Mapping[str, PluginProduct]:
+def plugin_products(
+    graph: Graph, kinds: Collection[str], rounded: Mapping[str, Op] = EMPTY
+) -> Mapping[str, PluginProduct]:
     """The linears of a plan's graph that become layers of the plug-in, by their names.
 
     Args:
         graph: the graph of one plan.
-        kinds: which linears: `products` over quantized weights, `dense` over float weights in plans of few tokens.
-        rounded: the inputs that are multiplied in 8 bits, which TensorRT does.
+        kinds: which linears: as `BuildOptions.plugins` has them.
+        rounded: the ops that round inputs that are multiplied in 8 bits, by the names of what is read.
     """
     if not kinds:
         return {}
@@ -57,17 +62,21 @@ def plugin_products(graph: Graph, kinds: Collection[str], rounded: Collection[st
     found = {}
     for op in graph.find("linear"):
         x, weight, *bias = op.operands
-        if x.name in rounded or x.type.dtype not in SHARED or not all(value.name in stored for value in bias):
+        if x.type.dtype not in SHARED or not all(value.name in stored for value in bias):
             continue
-        dequantize = packed.get(weight.name)
+        dequantize, quantize = packed.get(weight.name), rounded.get(x.name)
         if dequantize is not None:
-            spec = _quantized_spec(graph, op, dequantize) if "products" in kinds else None
+            wanted = ("rounded" if quantize else "products") in kinds
+            spec = _quantized_spec(graph, op, dequantize) if wanted else None
         else:
             spec = _dense_spec(graph, op) if "dense" in kinds else None
         if spec is not None:
             activation = _activation(graph, op)
             name = _activation_name(activation) if activation else None
-            found[op.name] = PluginProduct(dequantize, activation, _ended(spec, bool(bias), name))
+            spec = replace(spec, bias=bool(bias), activation=name)
+            if quantize is not None:
+                spec = replace(spec, rounded=BY_DTYPE[op.result.type.dtype].name)
+            found[op.name] = PluginProduct(quantize, dequantize, activation, spec)
     return found
 
 
@@ -98,10 +107,6 @@ def _dense_spec(graph: Graph, op: Op) -> ProductSpec | None:
     return ProductSpec("dense", rows, columns)
 
 
-def _ended(spec: ProductSpec, bias: bool, activation: str | None) -> ProductSpec:
-    return ProductSpec(**{**vars(spec), "bias": bias, "activation": activation})
-
-
 def _activation(graph: Graph, op: Op) -> Op | None:
     """The activation of a linear's result, if nothing else reads that."""
     users = tuple(graph.users.get(op.name, ()))
@@ -118,7 +123,8 @@ def _activation_name(op: Op) -> str:
 def emit_product(e: Emission, op: Op, product: PluginProduct) -> TrtTensor:
     """The layer of a linear; it stands for the activation's result, too, after which it is named then."""
     x, weight, *bias = op.operands
-    inputs = [e[x], *(_stored(e, product.packed, product.spec) if product.packed else [e[weight]])]
+    inputs = _rounded(e, product.quantize) if product.quantize else [e[x]]
+    inputs += _stored(e, product.packed, product.spec) if product.packed else [e[weight]]
     inputs += [_vector(e, bias[0])] if bias else []
     if product.activation is None:
         return e.plugin(plugin_of(e.trt, product.spec, e.kernels), inputs)
@@ -126,6 +132,26 @@ def emit_product(e: Emission, op: Op, product: PluginProduct) -> TrtTensor:
     tensor = e.plugin(plugin_of(e.trt, product.spec, e.kernels), inputs)
     e[product.activation.result] = tensor
     return tensor
+
+
+def _rounded(e: Emission, quantize: Op) -> list[TrtTensor]:
+    """An input in 8 bits, and its scales: one, or one for each token."""
+    scale = quantize.operands[1]
+
+    def codes() -> TrtTensor:
+        rule, op = rule_of("quantize"), e.op
+        assert rule is not None
+        e.op = quantize
+        tensor = rule(e, quantize)
+        e.op = op
+        return tensor
+
+    def scales() -> TrtTensor:
+        if scale.name in e.stored:
+            return e.constant(f"{scale.name}/product", e.source.tensor(scale).float().reshape(1))
+        return e.cast(e[scale], DType.f32, "x scales")
+
+    return [e.once(("rounded", quantize.name), codes), e.once(("x scales", scale.name), scales)]
 
 
 def _stored(e: Emission, packed: Op, spec: ProductSpec) -> list[TrtTensor]:
@@ -137,14 +163,15 @@ def _stored(e: Emission, packed: Op, spec: ProductSpec) -> list[TrtTensor]:
         shape = (spec.columns // spec.chunk, spec.rows, spec.chunk // 2)
         codes = _part(e, q, DType.i8, shape, _arranged(e, "codes", q, spec))
     else:
-        codes = _part(e, q, DType.i8, shape, Weight(_record(e, q).name))
+        dtype = DType.f8e4m3 if spec.form == "float8" and spec.rounded else DType.i8
+        codes = _part(e, q, dtype, shape, Weight(_record(e, q).name))
     scales = _part(e, scale, DType.f32, (groups, spec.rows), _arranged(e, "scale", scale, spec))
     zeros = [_part(e, value, DType.i8, (groups, spec.rows), _arranged(e, "zero", value, spec)) for value in zero]
     return [codes, scales, *zeros]
 
 
 def _part(e: Emission, value: Value, dtype: DType, shape: tuple[int, ...], weight: Weight) -> TrtTensor:
-    name = f"{value.name}/{'x'.join(map(str, shape))}"
+    name = f"{value.name}/{'x'.join(map(str, shape))}.{dtype}"
 
     def make() -> TrtTensor:
         e.weights[name] = weight

@@ -14,7 +14,7 @@ from torch import Tensor
 from compiler.errors import EngineError
 from compiler.trt_emulator.memory import TORCH_TYPES, tensor_at
 from compiler.trt_network.products import PRODUCT, ProductSpec
-from runtime.executors.cuda.kernels.products import Product, Section, Tuning
+from runtime.executors.cuda.kernels.products import Product, Rounded, Section, Tuning
 from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight
 from runtime.executors.tensorrt.plugins import PluginTensor
 
@@ -33,20 +33,27 @@ class ProductLauncher:
         """
         self.spec, self.device = spec, device
         self._tensors: dict[PluginTensor, Tensor] = {}
-        self._products: dict[tuple[PluginTensor, ...], Product] = {}
+        self._products: dict[tuple[tuple[str, PluginTensor], ...], Product] = {}
 
     def __call__(self, inputs: Sequence[PluginTensor], output: PluginTensor, stream: int) -> None:
         """Put the product of `inputs`, in the order of `ProductSpec.inputs`, on a stream; see `PluginLauncher`."""
-        x, *parts = inputs
+        given = dict(zip(self.spec.inputs, inputs, strict=True))
+        x, x_scale = given.pop("x"), given.pop("x_scale", None)
         with _on(stream, self.device):
-            product = self._product(tuple(parts), TORCH_TYPES[x.dtype])
+            product = self._product(tuple(given.items()), TORCH_TYPES[output.dtype])
             rows = self._tensor(x).view(-1, self.spec.columns)
-            product([rows], out=self._tensor(output).view(-1, self.spec.rows))
+            given_rows = rows if x_scale is None else Rounded(rows, self._scales(x_scale))
+            product([given_rows], out=self._tensor(output).view(-1, self.spec.rows))
 
-    def _product(self, parts: tuple[PluginTensor, ...], dtype: torch.dtype) -> Product:
+    def _scales(self, x_scale: PluginTensor) -> Tensor:
+        """The scales of activations: one, or one for each row."""
+        scales = self._tensor(x_scale)
+        return scales.view(1) if scales.numel() == 1 else scales.view(-1, 1)
+
+    def _product(self, parts: tuple[tuple[str, PluginTensor], ...], dtype: torch.dtype) -> Product:
         if parts not in self._products:
             self._make_room(self._products)
-            given = dict(zip(self.spec.inputs[1:], map(self._tensor, parts), strict=True))
+            given = {name: self._tensor(tensor) for name, tensor in parts}
             sections = [Section(self.spec.rows, self.spec.activation)]
             weight = joined_weight(self.spec, given, dtype)
             self._products[parts] = Product.over(weight, sections, given.get("bias"), tuning(self.device))
@@ -65,7 +72,7 @@ class ProductLauncher:
 
 
 def joined_weight(spec: ProductSpec, parts: Mapping[str, Tensor], dtype: torch.dtype) -> JoinedWeight:
-    """The weight of a product from the inputs of its layer, as they lie; `dtype` is that of the activations.
+    """The weight of a product from the inputs of its layer, as they lie; `dtype` is that of the result.
 
     Raises:
         EngineError: if scales are not in the units that the kernels want.
@@ -76,7 +83,7 @@ def joined_weight(spec: ProductSpec, parts: Mapping[str, Tensor], dtype: torch.d
     q = codes.view(torch.uint8) if spec.form in ("int4", "float8") else codes
     return JoinedWeight(
         spec.form, q, parts.get("scale"), parts.get("zero"), spec.group, spec.chunk, spec.rows, (spec.columns,), dtype,
-        whole=False,
+        whole=not spec.zero and spec.group == spec.columns,
     )  # fmt: skip
 
 

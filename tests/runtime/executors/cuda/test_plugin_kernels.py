@@ -24,7 +24,7 @@ from runtime.executors.torch.packed import PackedWeight
 from tests.runtime.executors.cuda.products import Case, assert_right, part
 
 ROWS, COLUMNS = 57, 256
-NAMES = {torch.float16: "HALF", torch.float32: "FLOAT", torch.int8: "INT8"}
+NAMES = {torch.float16: "HALF", torch.float32: "FLOAT", torch.int8: "INT8", torch.float8_e4m3fn: "FP8"}
 SPECS = [
     ProductSpec("dense", ROWS, COLUMNS, bias=True, activation="gelu_tanh"),
     ProductSpec("int8", ROWS, COLUMNS, COLUMNS, bias=True),
@@ -90,6 +90,26 @@ def test_layers_are_computed_from_addresses(spec: ProductSpec, rows: int, device
     for _ in range(2):  # the second time from what is kept
         launch([at(tensor) for tensor in given], at(y), stream)
     check(spec, [tensor.cpu() for tensor in given], weight, y.cpu())
+
+
+@pytest.mark.parametrize("rows", [1, 3, 70])
+@pytest.mark.parametrize("each", [True, False], ids=["a scale for each", "one scale"])
+@pytest.mark.parametrize("form", ["int8", "float8"])
+def test_activations_may_be_rounded(form: str, each: bool, rows: int, device: torch.device) -> None:
+    factor = 256.0 if form == "float8" else 1.0
+    spec = ProductSpec(form, ROWS, COLUMNS, COLUMNS, factor=factor, bias=True, rounded="HALF")
+    (x, codes, scale, bias), weight = inputs_of(spec, rows)
+    dtype = torch.int8 if form == "int8" else torch.float8_e4m3fn
+    x = (x * 30).to(dtype)
+    x_scale = torch.rand((1, rows, 1) if each else (1,), generator=torch.Generator().manual_seed(2)) / 50
+    given = [tensor.to(device) for tensor in (x, x_scale, codes.view(dtype), scale, bias)]
+    y = torch.empty(1, rows, ROWS, dtype=torch.float16, device=device)
+    stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
+    LAUNCHERS[PRODUCT](spec, device)([at(tensor) for tensor in given], at(y), stream)
+    wide = (x.double() * x_scale.double())[0]
+    sides = 2 if rows > 64 else 0
+    expected = wide @ weight.T + bias.double()
+    assert_right(y[0].cpu(), expected, wide.abs() @ weight.abs().T, torch.float16, sides=sides)
 
 
 def test_another_activation_is_read_after_one(device: torch.device) -> None:
