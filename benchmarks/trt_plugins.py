@@ -3,9 +3,10 @@
 Run it with `python benchmarks/trt_plugins.py [--layers N] [--recipes int4,int8] [--without N] [--only tokens|speed]`.
 Everything is compiled here: bundled checkpoints by several recipes, whose tokens are compared with those of the torch
 executor, and a GPT-J-6B shape of `--layers` layers with made-up weights, whose decode steps are timed as users of
-`Engine.generate` see them, (t(128 new) - t(16 new)) / 112 after prompts of 128 tokens, beside those of the CUDA
-executor, which launches the same kernels by itself. `--without N` also builds plans of N layers without plug-ins, which
-takes minutes with 4 bits. Results are printed as they come; what fails is said, and the rest goes on.
+`Engine.generate` see them, (t(128 new) - t(16 new)) / 112 after prompts of 128 tokens. `--own` adds the CUDA executor,
+which launches the same kernels by itself, `--without N` plans of N layers with plug-ins and without, which takes
+minutes with 4 bits. Results are printed as they come; what fails is said, and the rest goes on. What would begin after
+`--budget` seconds is left out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,13 @@ from runtime.generation.engine import Engine
 
 TOKENS = (
     ("gptneox-tiny", "quant=int4:group=32", "float16", "products"),
-    ("gptj-tiny", "quant=int4:group=64", "bfloat16", "products+dense"),
-    ("mpt-tiny", "quant=int8", "float16", "products"),
+    ("opt-tiny", "quant=fp8:act=token", "float16", "products+rounded"),
+    ("mpt-tiny", "quant=int8", "float16", "products+dense"),
+    ("gptj-tiny", "quant=int4:group=64", "bfloat16", "products"),
     ("opt-tiny", "quant=fp8:act=off", "float16", "products"),
+    ("mpt-tiny", "quant=int8:act=token", "float16", "products+rounded"),
     ("gptneox-tiny", "quant=int4:group=32", "float32", "products"),
     ("gptj-tiny", "", "float16", "dense"),
-    ("mpt-tiny", "quant=int8:act=token", "float16", "products+rounded"),
-    ("opt-tiny", "quant=fp8:act=token", "float16", "products+rounded"),
 )
 """Checkpoints, their recipes and types, and the values of the option `plugins`."""
 RECIPES = {
@@ -71,8 +73,11 @@ def say(text: str) -> None:
     print(f"[{time.perf_counter() - START:5.0f} s] {text}", flush=True)
 
 
-def attempt(what: str, run: Callable[[], object]) -> None:
-    """Run it, and say what failed if something does."""
+def attempt(what: str, budget: float, run: Callable[[], object]) -> None:
+    """Run it if there is time, and say what failed if something does."""
+    if time.perf_counter() - START > budget:
+        say(f"left out, for want of time: {what}")
+        return
     try:
         run()
     except Exception as error:  # noqa: BLE001  # the other measurements are worth having
@@ -174,8 +179,8 @@ def _noise(value: Value, noise: torch.Tensor) -> torch.Tensor:
     return noise.to(to_torch(dtype)).view(torch.uint8)
 
 
-def speed(config: dict[str, Any], recipe: str, layers: int, executor: str, plugins: str | None) -> None:
-    """The shape's steps by TensorRT and, where plug-ins are called, by the executor that has the same kernels."""
+def speed(config: dict[str, Any], recipe: str, layers: int, executor: str, plugins: str | None, own: bool) -> None:
+    """The shape's steps by TensorRT and, if wanted, by the executor that has the same kernels."""
     name = f"{recipe}, {layers} layers, {f'plugins={plugins}' if plugins else 'without plug-ins'}"
     options = BuildOptions(
         batch_sizes=BATCHES, prompt_sizes=(PROMPT,), capacities=(CAPACITY,), reuse=False,
@@ -205,9 +210,9 @@ def speed(config: dict[str, Any], recipe: str, layers: int, executor: str, plugi
         steps(f"{name}, TensorRT", Engine(folder, dry.manifest, loaded, None))
         del loaded
         gc.collect()
-        if plugins and not emulate:
-            own = CudaExecutor(graph, device=torch.device("cuda"), load=load)
-            steps(f"{name}, the CUDA executor", Engine(folder, dry.manifest, own, None))
+        if own:
+            cuda = CudaExecutor(graph, device=torch.device("cuda"), load=load)
+            steps(f"{name}, the CUDA executor", Engine(folder, dry.manifest, cuda, None))
 
 
 def main() -> None:
@@ -217,6 +222,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=GPTJ_6B["n_layer"])
     parser.add_argument("--recipes", default="int4", help=f"of {', '.join(RECIPES)}, with commas")
     parser.add_argument("--without", type=int, default=0, metavar="N", help="also N layers with and without plug-ins")
+    parser.add_argument("--own", action="store_true", help="time the CUDA executor, too")
+    parser.add_argument("--cases", type=int, default=3, help=f"of the {len(TOKENS)} cases whose tokens are compared")
+    parser.add_argument("--budget", type=float, default=200.0, metavar="SECONDS")
     parser.add_argument("--width", type=int, default=GPTJ_6B["n_embd"], help="of the shape")
     parser.add_argument("--executor", default="tensorrt", help="the emulator tries this script where there is no GPU")
     given = parser.parse_args()
@@ -227,14 +235,16 @@ def main() -> None:
     config = GPTJ_6B | {"n_embd": given.width}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for case in TOKENS if given.only != "speed" else ():
-            attempt(" ".join(case), lambda case=case: tokens(*case, folder, given.executor, given.prompts))  # type: ignore[misc]
+        for case in TOKENS[: given.cases] if given.only != "speed" else ():
+            run = partial(tokens, *case, folder, given.executor, given.prompts)
+            attempt(" ".join(case), given.budget, run)
         for recipe in given.recipes.split(",") if given.only != "tokens" else ():
             plugins = RECIPES[recipe][1]
             sizes = [(given.layers, plugins)]
             sizes += [(given.without, plugins), (given.without, None)] if given.without else []
             for layers, wanted in sizes:
-                attempt(recipe, lambda *a, r=recipe, n=layers, p=wanted: speed(config, r, n, given.executor, p))
+                run = partial(speed, config, recipe, layers, given.executor, wanted, given.own and wanted is not None)
+                attempt(f"{recipe}, {layers} layers", given.budget, run)
 
 
 if __name__ == "__main__":
