@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.backend_trt.builders import Builders
-from compiler.backend_trt.checks import check_plans
+from compiler.backend_trt.checks import check_plans, products_of
 from compiler.backend_trt.constants import Load
 from compiler.backend_trt.define import NO_PLUGINS, Plugins, define_network, position_ends
 from compiler.backend_trt.forms import apart
@@ -20,7 +20,6 @@ from compiler.backend_trt.profile import add_profile
 from compiler.backend_trt.progress import progress_monitor
 from compiler.backend_trt.readback import read_back
 from compiler.backend_trt.reuse import plan_cache, plan_key
-from compiler.backend_trt.rules.plugin_products import plugin_products
 from compiler.errors import TargetError
 from compiler.ir.graph import Graph
 from compiler.progress import Report, shared_progress
@@ -121,7 +120,7 @@ def _build_plan(
     # Measured on an H100: with one row products of one input are fastest apart and side by side, with several rows
     # joined and one after the other.
     one_row = spec.rows == 1
-    graph = apart(graph, plugin_products(graph, plugins.kinds)) if one_row else graph
+    graph = apart(graph, products_of(graph, plugins.kinds)) if one_row else graph
     messages = Messages(trt, ignored=NO_GPU)
     builder = builders.make(trt, messages.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

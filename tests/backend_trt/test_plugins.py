@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compiler.backend_trt import BuildOptions, build_plans
-from compiler.backend_trt.checks import check_plans, held_weights
+from compiler.backend_trt.checks import check_plans, held_weights, products_of
 from compiler.errors import TargetError
 from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
@@ -120,11 +120,12 @@ def test_an_activation_stays_a_layer_where_the_product_itself_is_read(tmp_path: 
 def test_what_the_kernels_do_not_read_is_left_to_tensorrt(tmp_path: Path) -> None:
     b = Builder("small")
     x = b.input("x", DType.f16, 5, 128)
-    b.output("y", b.linear(x, weight(b, DType.i4, (64, 8), zero=False), name="y"))  # groups of 16
-    graph = b.build()
-    found, expected, record, _ = built(graph, tmp_path, random_inputs(DType.f16, 5, 128))
+    hidden = b.linear(x, weight(b, DType.i4, (64, 8), zero=False))  # groups of 16
+    b.output("y", b.linear(hidden, b.random(key="v", dtype=DType.f16, shape=(32, 64), name="v"), name="y"))
+    graph, options = b.build(), BuildOptions(reuse=False, plugins=("products", "dense"))
+    found, expected, record, _ = built(graph, tmp_path, random_inputs(DType.f16, 5, 128), options)
     assert (found - expected).norm() / expected.norm() < 2e-3
-    assert not record.plugins
+    assert [layer.params["form"] for layer in layers(record)] == ["dense"]
     assert [op.result.type.shape for op in held_weights(read_graph(tmp_path / "rank0.ir"), PRODUCTS)] == [(64, 128)]
 
 
@@ -159,22 +160,31 @@ def test_one_scale_of_activations_is_a_constant_of_the_plan(tmp_path: Path) -> N
     assert (layer.params["activation"], record.tensors[str(layer.inputs[1])].shape) == ("relu", (1,))
 
 
-def test_activations_of_8_bits_are_multiplied_by_tensorrt(tmp_path: Path) -> None:
-    graph = run_pipeline(network(DType.f16), "quant=int8:act=token:only=hidden+y").graph
-    found, expected, record, _ = built(graph, tmp_path, random_inputs(DType.f16, 2, 3, 256))
-    assert (found - expected).norm() / expected.norm() < TOLERANCE[DType.f16]
-    assert not record.plugins
+@pytest.mark.parametrize("recipe", ["", "quant=int8:act=token:only=hidden+y"])
+def test_plug_ins_that_there_is_nothing_for_are_an_error(recipe: str) -> None:
+    graph = run_pipeline(network(DType.f16), recipe).graph if recipe else network(DType.f16)
+    with pytest.raises(TargetError, match="plugins=products was asked for, and no linear of network is") as caught:
+        check_plans(graph, PRODUCTS)
+    assert "choose from products, rounded, dense" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(("rows", "count"), [(64, 2), (65, 0)])
-def test_dense_products_are_for_few_rows(rows: int, count: int, tmp_path: Path) -> None:
+def dense(rows: int) -> Graph:
+    """Two linears over float weights."""
     b = Builder("dense")
     hidden = b.linear(b.input("x", DType.f16, rows, 64), b.random(key="w", dtype=DType.f16, shape=(64, 64), name="w"))
     b.output("y", b.linear(hidden, b.random(key="v", dtype=DType.f16, shape=(32, 64), name="v"), name="y"))
+    return b.build()
+
+
+def test_dense_products_read_the_weights_of_other_plans(tmp_path: Path) -> None:
     options = BuildOptions(reuse=False, plugins=("dense",))
-    found, expected, record, _ = built(b.build(), tmp_path, random_inputs(DType.f16, rows, 64), options)
+    found, expected, record, _ = built(dense(64), tmp_path, random_inputs(DType.f16, 64, 64), options)
     assert (found - expected).norm() / expected.norm() < TOLERANCE[DType.f16]
-    assert len(layers(record)) == count and set(record.weights) == {"w", "v"}
+    assert len(layers(record)) == 2 and set(record.weights) == {"w", "v"}
+
+
+def test_dense_products_are_for_few_rows() -> None:
+    assert [len(products_of(dense(rows), ("dense",))) for rows in (64, 65)] == [2, 0]
 
 
 def test_linears_that_share_a_weight_share_its_inputs(tmp_path: Path) -> None:
