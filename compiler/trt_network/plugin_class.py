@@ -5,6 +5,7 @@ A builder needs of it what its result is like, a runtime what it launches.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -29,10 +30,21 @@ class PluginKernels:
         kept: every plug-in object.
     """
 
-    def __init__(self, start: Callable[[ProductSpec], Enqueue] | None = None) -> None:
+    def __init__(self, start: Callable[[ProductSpec], Enqueue] | None = None, *, lasting: bool = False) -> None:
+        """Keep objects until this one goes; for good if `lasting`.
+
+        TensorRT may use an object until the process ends, and Python drops its own before that.
+        """
         self.start = start
         self.failures: list[str] = []
         self.kept: list[Any] = []
+        self._lasting = lasting
+
+    def keep(self, made: Any) -> None:
+        """Let an object live."""
+        self.kept.append(made)
+        if self._lasting:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
 
 
 def plugin_of(trt: Any, spec: ProductSpec, kernels: PluginKernels) -> Any:
@@ -54,7 +66,7 @@ def _product_class(trt: Any) -> Any:
             self.plugin_version, self.num_outputs = VERSION, 1
             self.spec, self.kernels = spec, kernels
             self.launch: Enqueue | None = None
-            kernels.kept.append(self)
+            kernels.keep(self)
 
         def get_capability_interface(self, kind: Any) -> Any:
             return self
@@ -153,5 +165,5 @@ def creator_of(trt: Any, kernels: PluginKernels) -> Any:
                 return None
 
     creator = Creator()
-    kernels.kept.append(creator)
+    kernels.keep(creator)
     return creator

@@ -80,7 +80,7 @@ def _register(library: Library, make: MakeLauncher) -> PluginKernels:
     def start(spec: ProductSpec) -> Enqueue:
         return enqueue_of(make(spec, torch.device("cuda", torch.cuda.current_device())))
 
-    kernels = PluginKernels(start)
+    kernels = PluginKernels(start, lasting=True)
     namespace = PRODUCT.split("::")[0]
     if not library.trt.get_plugin_registry().register_creator(creator_of(library.trt, kernels), namespace):
         raise TargetError(f"{library.name} refused to register the plug-in {PRODUCT} {VERSION}", hint=EMULATE)
