@@ -22,13 +22,17 @@ class Checkpoint:
         folder: the folder.
         config: the content of `config.json`.
         dummy_weights: whether to make weights up instead of looking for files.
+        optional_weights: whether made-up weights include those that only some checkpoints of the family have.
         notes: what lifting found odd but harmless, for the user.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], *, dummy_weights: bool = False) -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any], *, dummy_weights: bool = False, optional_weights: bool = False
+    ) -> None:
         self.folder = folder
         self.config = config
         self.dummy_weights = dummy_weights
+        self.optional_weights = optional_weights
         self.notes: list[str] = []
 
     @cached_property
