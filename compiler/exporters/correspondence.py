@@ -200,7 +200,7 @@ class _Comparison:
         for name, value in op.attrs.items():
             if name not in _NUMERIC.get(op.kind.name, ()) and own.attrs[name] != value:
                 self._miss(own.results[0], f"has {name}={own.attrs[name]}, where the family has {value}")
-                return False
+                break
         if len(op.operands) != len(own.operands):
             more = "more" if len(own.operands) > len(op.operands) else "fewer"
             self._miss(own.results[0], f"has {more} operands than the family's")
@@ -233,7 +233,6 @@ class _Comparison:
         if len(op.operands) != len(own.operands):
             what = "has a bias, which the family has not" if len(own.operands) > 2 else "lacks the family's bias"
             self._miss(own.results[0], what)
-            return
         weight = op.operands[1]
         self.found.linears[weight.name] = weight
         form, x = input_form(self.graph, own.operands[0])
@@ -246,7 +245,7 @@ class _Comparison:
         if not form.is_plain:
             self.found.inputs[weight.name] = form
         self.stack.append((mine, x))
-        self.stack += zip(op.operands[1:], own.operands[1:], strict=True)
+        self.stack += zip(op.operands[1:], own.operands[1:], strict=False)
 
     def _written(self, value: Value) -> Value:
         """The cache that a value is read from, dequantized; any other value as it is."""
@@ -266,7 +265,8 @@ class _Comparison:
         self.stack += zip(op.operands, (cache, new, *own.operands[2:]), strict=True)
 
     def _miss(self, value: Value, text: str) -> None:
-        self.mismatches.append(_Mismatch(self.graph.producers.get(value.name), text))
+        op = self.graph.producers.get(value.name)
+        self.mismatches.append(_Mismatch(op, text if op is not None else f"the input %{value.name} {text}"))
 
 
 def _called(op: Op | None, value: Value) -> str:
