@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from compiler.errors import ExportError
-from compiler.exporters.correspondence import Correspondence
+from compiler.exporters.correspondence import Correspondence, op_error
 from compiler.exporters.inputs import InputForm
 from compiler.exporters.model import CacheModule, ExportedModel, QuantizedModule
 from compiler.ir.builder import Builder
+from compiler.ir.constants import stream_constants
 from compiler.ir.dtypes import DType
 from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Graph
@@ -50,6 +51,7 @@ class Assembly:
         Raises:
             ExportError: if a tensor of the checkpoint consists of parts that differ in how they are quantized.
         """
+        self._leave_biases_out()
         order = {name: i for i, name in enumerate(self.template.graph.values)}
         parts: dict[str, list[Value]] = {}
         for value in sorted(self.found.linears.values(), key=lambda value: order[value.name]):
@@ -85,6 +87,28 @@ class Assembly:
         """A graph that gives some of the values made so far."""
         whole = replace(self.found.graph, inputs=(), ops=tuple(self.b.ops), outputs=FrozenDict(outputs))
         return eliminate_dead(whole)
+
+    def _leave_biases_out(self) -> None:
+        """Leave out biases that the family has not, which some tools store, if they are zero throughout.
+
+        Raises:
+            ExportError: naming the linear, if one is not.
+        """
+        # An op each: literals are not among what is computed.
+        made = {
+            name: self.b.reshape(bias, shape=bias.type.shape, name="bias") for name, bias in self.found.biases.items()
+        }
+        linears = {value.name: name for name, value in made.items()}
+        computed = stream_constants(self.graph({value.name: value for value in made.values()}))
+        used = {linears[value.name] for value, data in computed if bool(data.any())}
+        graph = self.found.graph
+        first = next((op for op in graph.ops if op.name in (used or made)), None)
+        if used and first is not None:
+            raise op_error(graph, first, "has a bias, which the family has not")
+        if first is not None:
+            self.notes.append(
+                f"linears, such as %{first.name}, have biases of zeros, which the family has not: left out"
+            )
 
     def _is_needed(self, tensor: str) -> bool:
         """Whether every checkpoint of the family has a tensor."""

@@ -64,6 +64,7 @@ class Correspondence:
         quantized: by the same, the weights of linears that are quantized.
         inputs: by the same, what is done to the inputs of those linears, where anything is.
         linears: the values of the template that are weights of linears, in order.
+        biases: the biases of linears that have none in the family, by the linear's name.
         caches: the caches that are quantized, by their names.
         cache_count: how many caches there are.
     """
@@ -74,6 +75,7 @@ class Correspondence:
     quantized: dict[str, LinearWeight] = field(default_factory=dict)
     inputs: dict[str, InputForm] = field(default_factory=dict)
     linears: dict[str, Value] = field(default_factory=dict)
+    biases: dict[str, Value] = field(default_factory=dict)
     caches: dict[str, CacheScale] = field(default_factory=dict)
     cache_count: int = 0
 
@@ -156,17 +158,9 @@ class _Comparison:
         """The error that names the first op of the graph that has no counterpart."""
         order = {op.name: i for i, op in enumerate(self.graph.ops)}
         first = min(self.mismatches, key=lambda miss: -1 if miss.op is None else order[miss.op.name])
-        family = self.graph.facts["family"]
         if first.op is None:
-            return ExportError(f"the graph is no {family} model any more: {first.text}")
-        passes = [name for name in first.op.origin.passes if name]
-        return ExportError(
-            f"{first.op.kind.name} %{first.op.name} from {first.op.origin} {first.text}: "
-            f"no checkpoint of the family {family} says that",
-            hint=f"leave out the pass that made it: {', '.join(passes)}"
-            if passes
-            else "export the checkpoint with passes that leave its structure as it is",
-        )
+            return ExportError(f"the graph is no {self.graph.facts['family']} model any more: {first.text}")
+        return op_error(self.graph, first.op, first.text)
 
     def _pair(self, mine: Value, theirs: Value) -> None:
         theirs = self._written(theirs)
@@ -230,7 +224,9 @@ class _Comparison:
         self.found.plain[mine.name] = theirs
 
     def _linear(self, op: Op, own: Op) -> None:
-        if len(op.operands) != len(own.operands):
+        if len(op.operands) < len(own.operands) and own.operands[2].name in self.constant:
+            self.found.biases[own.name] = own.operands[2]
+        elif len(op.operands) != len(own.operands):
             what = "has a bias, which the family has not" if len(own.operands) > 2 else "lacks the family's bias"
             self._miss(own.results[0], what)
         weight = op.operands[1]
@@ -267,6 +263,18 @@ class _Comparison:
     def _miss(self, value: Value, text: str) -> None:
         op = self.graph.producers.get(value.name)
         self.mismatches.append(_Mismatch(op, text if op is not None else f"the input %{value.name} {text}"))
+
+
+def op_error(graph: Graph, op: Op, text: str) -> ExportError:
+    """The error that an op of a graph has no place in a checkpoint; `text` says what is the matter with it."""
+    passes = [name for name in op.origin.passes if name]
+    return ExportError(
+        f"{op.kind.name} %{op.name} from {op.origin} {text}: "
+        f"no checkpoint of the family {graph.facts['family']} says that",
+        hint=f"leave out the pass that made it: {', '.join(passes)}"
+        if passes
+        else "export the checkpoint with passes that leave its structure as it is",
+    )
 
 
 def _called(op: Op | None, value: Value) -> str:

@@ -128,17 +128,29 @@ def test_an_op_that_a_pass_has_added(neox: Path) -> None:
 def test_a_bias_for_which_the_family_has_no_place(tmp_path: Path) -> None:
     saved_model(tmp_path, "gptj")
 
-    def biased(op: Op, b: RewriteBuilder) -> Value | None:
-        if len(op.operands) > 2:
-            return None
-        bias = b.literal(dtype=op.result.type.dtype, shape=op.operands[1].type.shape[:1], values=(1.0,))
-        x, weight = op.operands
-        return b.linear(x, weight, bias)
-
-    graph = _changed(rewritten(tmp_path, ""), "linear", biased)
+    graph = _changed(rewritten(tmp_path, ""), "linear", _biased(1.0))
     message, _ = refused(graph, tmp_path, "safetensors")
     assert "linear %layers.0.attn.q" in message
     assert "has a bias, which the family has not" in message
+
+
+def test_a_bias_of_zeros_is_left_out(tmp_path: Path) -> None:
+    """Old AutoGPTQ stores one for every linear."""
+    saved_model(tmp_path / "in", "gptj")
+    graph = rewritten(tmp_path / "in", "")
+    again = exported(_changed(graph, "linear", _biased(0.0)), tmp_path / "in", "safetensors", tmp_path / "out")
+    assert outputs_of(again) == outputs_of(graph)
+
+
+def _biased(value: float) -> Callable[[Op, RewriteBuilder], Value | None]:
+    def change(op: Op, b: RewriteBuilder) -> Value | None:
+        if len(op.operands) > 2:
+            return None
+        x, weight = op.operands
+        bias = b.literal(dtype=op.result.type.dtype, shape=weight.type.shape[:1], values=(value,))
+        return b.linear(x, weight, bias)
+
+    return change
 
 
 def test_virtual_tokens(neox: Path) -> None:
