@@ -95,7 +95,7 @@ def written(config: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("passes", ["", "merge-linears,fuse-attention,cleanup", "cleanup,fuse-attention,cache=paged"])
+@pytest.mark.parametrize("passes", ["", "merge-linears,fuse-attention,cleanup,cache=paged"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_tensors(tmp_path: Path, variant: str, passes: str) -> None:
     source = written(VARIANTS[variant], tmp_path / "in")
