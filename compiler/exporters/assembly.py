@@ -120,6 +120,12 @@ class Assembly:
 
     def _module(self, tensor: str, values: Sequence[Value]) -> QuantizedModule:
         name = tensor.removesuffix(".weight")
+        if self._is_turned(self.template.weights[tensor].result):
+            raise ExportError(
+                f"the family stores {tensor!r} with a row for each input, for which no format of quantized weights has "
+                "a place",
+                hint=f"leave it as it is: skip={name}",
+            )
         weights = [self.found.quantized.get(value.name) for value in values]
         known = [weight for weight in weights if weight is not None]
         forms = [self.found.inputs.get(value.name, InputForm()) for value in values]
@@ -170,6 +176,11 @@ class Assembly:
                 found.add(source.type.dtype)
         own = scales[0].type.dtype
         return found.pop() if len(found) == 1 and found <= _NARROW else own
+
+    def _is_turned(self, value: Value) -> bool:
+        """Whether the template transposes a weight, or something that it cuts from it."""
+        users = [op for op in self.template.graph.users.get(value.name, ()) if op.name in self.template.made_of_weights]
+        return any(op.kind.name == "transpose" or any(self._is_turned(result) for result in op.results) for op in users)
 
     def _by_row(self, scale: Value, weight: Value, fused: bool) -> Value:
         """A scale for each row, where a tensor joins several weights that have one scale each."""

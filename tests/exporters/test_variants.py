@@ -8,11 +8,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from compiler.errors import ExportError
 from compiler.exporters.template import make_template
-from compiler.frontends import lift, open_checkpoint
+from compiler.frontends import frontend, lift, open_checkpoint
+from compiler.frontends.attention import Attention
 from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.lifting import Lifting
+from compiler.frontends.modules import embed, projected_attention
+from compiler.frontends.step import ModelShape
 from tests.exporters.digests import outputs_of
 from tests.exporters.exporting import exported, rewritten, tensors_of
+from tests.registrations import forgotten
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
 NEOX = {**SIZES, "intermediate_size": 32}
@@ -113,3 +119,48 @@ def test_quantized(tmp_path: Path, variant: str) -> None:
     graph = rewritten(source, "quant=int8:act=token")
     again = exported(graph, source, "compressed-tensors", tmp_path / "out")
     assert outputs_of(again) == outputs_of(graph)
+
+
+def _lift_tiny(lifting: Lifting) -> None:
+    """A family whose MLP stores its weights with a row for each input, as GPT-2 does."""
+    config = lifting.config
+    hidden, heads = config.size("d_model"), config.size("n_heads")
+    shape = ModelShape(
+        vocab=config.size("vocab_size"),
+        context=32,
+        layers=1,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=hidden // heads,
+        positions="none",
+    )
+    step = lifting.begin(shape)
+    b = step.b
+    x, table = embed(step, "wte", hidden)
+    with b.scope("layers.0", "h.0"):
+        attention = Attention(scale=0.25, mask=step.causal_mask())
+        x = b.add(x, projected_attention(step, x, "h.0.attn", 0, attention, bias=False))
+        weight = b.transpose(step.weights.take("h.0.fc.weight", hidden, hidden, name="stored"), perm=(1, 0))
+        x = b.add(x, b.linear(x, weight, name="fc"))
+    lifting.finish(step, b.linear(step.logit_rows(x), table, name="logits"))
+
+
+def test_a_family_of_a_plug_in(tmp_path: Path) -> None:
+    config = {"model_type": "tiny", "d_model": 16, "n_heads": 2, "vocab_size": 31, "dtype": "float32"}
+    with forgotten():
+        frontend("tiny", "TinyForCausalLM")(_lift_tiny)
+        source = written(config, tmp_path / "in")
+        exported(rewritten(source, ""), source, "safetensors", tmp_path / "out")
+        before, after = tensors_of(source), tensors_of(tmp_path / "out")
+        assert before.keys() == after.keys()
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+        graph = rewritten(source, "quant=int8:skip=fc")
+        assert outputs_of(exported(graph, source, "gptq", tmp_path / "quantized")) == outputs_of(graph)
+        with pytest.raises(ExportError) as caught:
+            exported(rewritten(source, "quant=int8"), source, "gptq", tmp_path / "more")
+    assert caught.value.message == (
+        "the family stores 'h.0.fc.weight' with a row for each input, "
+        "for which no format of quantized weights has a place"
+    )
+    assert caught.value.hint == "leave it as it is: skip=h.0.fc"
