@@ -80,11 +80,13 @@ class LoraAdapter:
         path: its folder, absolute.
         changes: the weights that it changes.
         replaced: tensors that it replaces, by the checkpoint's names; their files are absolute.
+        keeps_ties: whether a head that is tied to the embedding stays so, whichever of the two it changes.
     """
 
     path: Path
     changes: tuple[LowRank, ...]
     replaced: Mapping[str, StoredTensor]
+    keeps_ties: bool = False
 
 
 def read_lora_folder(given: Path) -> LoraAdapter:
@@ -122,7 +124,7 @@ def read_lora_folder(given: Path) -> LoraAdapter:
     if not parts and not replaced:
         raise CheckpointError(f"{file} holds no tensor", hint=_SAVE)
     changes = tuple(_change(file, fields, module, found) for module, found in parts.items())
-    return LoraAdapter(folder, changes, replaced)
+    return LoraAdapter(folder, changes, replaced, fields.take("ensure_weight_tying", bool, default=False))
 
 
 def _check_kind(path: Path, fields: Fields) -> None:
@@ -131,7 +133,7 @@ def _check_kind(path: Path, fields: Fields) -> None:
     if kind != "LORA":
         raise ConfigError(
             f"{path}: the adapter is of the kind {kind!r}; the pass lora merges those of the kind 'LORA'",
-            hint="adapters of virtual tokens are for the pass prompts" if "T" in kind and "TUNING" in kind else _MERGE,
+            hint="adapters of virtual tokens are for the pass prompts" if "TUNING" in kind else _MERGE,
         )
     task = fields.values.get("task_type")
     if task not in (None, "CAUSAL_LM", "FEATURE_EXTRACTION"):

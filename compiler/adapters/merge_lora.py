@@ -23,7 +23,8 @@ from compiler.suggest import did_you_mean
 PASS_NAME = "lora"
 _OTHER = "give an adapter that was trained for this checkpoint"
 # Families whose head some versions of transformers call otherwise than checkpoints do.
-_SPELLINGS = (("lm_head", "embed_out"),)
+_HEAD = "lm_head"
+_SPELLINGS = ((_HEAD, "embed_out"),)
 
 
 @register(PASS_NAME)
@@ -64,7 +65,10 @@ class MergeLora:
         """The graph with changed weights."""
         adapters = [read_lora_folder(folder) for folder in self.adapters]
         scales = self.scale if len(self.scale) > 1 else self.scale * len(adapters)
-        plan = _Plan(graph)
+        heads: tuple[str, ...] = ()
+        if any(_parts_a_tie(graph, adapter) for adapter in adapters):
+            graph, heads = _untied(graph)
+        plan = _Plan(graph, heads)
         for adapter, scale in zip(adapters, scales, strict=True):
             plan.add(adapter, scale)
         return sweep(graph, plan.visit, pass_name=PASS_NAME)
@@ -73,9 +77,9 @@ class MergeLora:
 class _Plan:
     """What is to be done to which weights."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, heads: Sequence[str]) -> None:
         self.graph = graph
-        self.weights = _weights(graph)
+        self.weights = _weights(graph, heads)
         self.changes: dict[str, list[LowRank]] = {}
         self.replaced: dict[str, StoredTensor] = {}
 
@@ -107,26 +111,22 @@ class _Plan:
                     f"{adapter.path} and another adapter both have a {tensor!r} of their own", hint="leave one out"
                 )
             self.replaced[end.name] = stored
-        both = next((name for name in self.replaced if name in self.changes), None)
-        if both is not None:
-            raise PassError(f"%{both} is both changed and replaced by adapters", hint="leave one out")
 
     def visit(self, op: Op, b: RewriteBuilder) -> Replacement:
-        """Change the last op of a weight that is changed."""
-        if op.name in self.replaced:
-            made = _stored(b, self.replaced[op.name], "trained")
-            return made if made.type.dtype is op.result.type.dtype else b.cast(made, dtype=op.result.type.dtype)
-        changes = self.changes.get(op.name)
-        if not changes:
+        """Change the last op of a weight that is replaced, changed, or both: an embedding is stored with its change."""
+        changes, trained = self.changes.get(op.name, ()), self.replaced.get(op.name)
+        if not changes and trained is None:
             return None
-        own = op.operands[0] if op.kind.name == "cast" else b.again(op)
-        assert isinstance(own, Value)
-        total = _wide(b, own, "f32")
+        if trained is not None:
+            total = _stored(b, trained, "trained")
+        else:
+            own = op.operands[0] if op.kind.name == "cast" else b.again(op)
+            assert isinstance(own, Value)
+            total = own
         for change in changes:
-            total = _changed(b, total, change)
+            total = _changed(b, _wide(b, total, "f32"), change)
         dtype = op.result.type.dtype
-        # Of the same type as the last sum where that is float32: a cast to it would be the weight's name only.
-        return total if dtype is DType.f32 else b.cast(total, dtype=dtype, name="merged")
+        return total if total.type.dtype is dtype else b.cast(total, dtype=dtype, name="merged")
 
     def _end(self, adapter: LoraAdapter, tensor: str, shape: Sequence[int]) -> Value:
         """The value of a weight in the model's type, before anything is made of it."""
@@ -134,9 +134,7 @@ class _Plan:
         if name is None:
             raise PassError(
                 f"{adapter.path} changes {tensor!r}, which the model has not{did_you_mean(tensor, self.weights)}",
-                hint="the head may be tied to the embedding, which only PEFT can untie: save the merged model"
-                if tensor.split(".")[-2:-1] in (["lm_head"], ["embed_out"])
-                else _OTHER,
+                hint=_OTHER,
             )
         end = self.weights[name]
         if end.type.shape != tuple(shape):
@@ -145,17 +143,56 @@ class _Plan:
                 f"{shape_text(end.type.shape)}",
                 hint=_OTHER,
             )
-        readers = {op.kind.name for op in self.graph.users.get(end.name, ())}
-        if {"embedding", "linear"} <= readers:
-            raise PassError(
-                f"{adapter.path} changes {tensor!r}, which is the model's embedding and its head at once",
-                hint="let PEFT merge it: model.merge_and_unload().save_pretrained(FOLDER), and compile that",
-            )
         return end
 
 
-def _weights(graph: Graph) -> Mapping[str, Value]:
-    """The weights of the checkpoint by name, in the model's type: past the cast and the transpose of stored ones."""
+def _tables(graph: Graph) -> Mapping[str, Value]:
+    """Tables that are the embedding and the head at once, by the names of the tensors."""
+    both = {"embedding", "linear"}
+    return {
+        name: end
+        for name, end in _weights(graph).items()
+        if both <= {op.kind.name for op in graph.users.get(end.name, ())}
+    }
+
+
+def _parts_a_tie(graph: Graph, adapter: LoraAdapter) -> bool:
+    """Whether an adapter changes one of an embedding and a head that the model has in common."""
+    if adapter.keeps_ties:
+        return False
+    tables = _tables(graph)
+    changed = [*(f"{change.module}.weight" for change in adapter.changes), *adapter.replaced]
+    return bool(tables) and any(
+        tensor.split(".")[-2:-1] in ([_HEAD], ["embed_out"]) or _spelling(tables, tensor) for tensor in changed
+    )
+
+
+def _untied(graph: Graph) -> tuple[Graph, tuple[str, ...]]:
+    """The graph whose head has a table of its own, and the names of the constants that such tables begin with."""
+    tables = {end.name for end in _tables(graph).values()}
+    heads: list[str] = []
+
+    def visit(op: Op, b: RewriteBuilder) -> Replacement:
+        if op.kind.name != "linear" or op.operands[1].name not in tables:
+            return None
+        chain = [graph.producers[op.operands[1].name]]
+        while chain[0].operands:
+            chain.insert(0, graph.producers[chain[0].operands[0].name])
+        made: tuple[Value, ...] = ()
+        for step in chain:
+            made = b.emit(step.kind, made, step.attrs, ("weight",))
+            heads.extend(value.name for value in made if step is chain[0])
+        x, _, *bias = op.operands
+        return b.emit(op.kind, (x, *made, *bias), op.attrs)
+
+    return sweep(graph, visit, pass_name=PASS_NAME), tuple(heads)
+
+
+def _weights(graph: Graph, heads: Sequence[str] = ()) -> Mapping[str, Value]:
+    """The weights of the checkpoint by name, in the model's type: past the cast and the transpose of stored ones.
+
+    Those that begin with the constants `heads` are called as a head's is.
+    """
     found: dict[str, Value] = {}
     for op in graph.ops:
         if op.kind.name not in ("const", "random"):
@@ -166,7 +203,8 @@ def _weights(graph: Graph) -> Mapping[str, Value]:
             if len(users) != 1 or users[0].kind.name not in ("transpose", "cast"):
                 break
             value = users[0].result
-        found[str(op.attrs["data"].name if op.kind.name == "const" else op.attrs["key"])] = value
+        name = str(op.attrs["data"].name if op.kind.name == "const" else op.attrs["key"])
+        found[f"{_HEAD}.weight" if op.name in heads else name] = value
     return found
 
 

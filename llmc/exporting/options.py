@@ -13,8 +13,9 @@ from compiler.suggest import did_you_mean
 from llmc.pipeline import Passes
 
 DEFAULT_SHARD_SIZE = "5GB"
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+# What a thousand, or 1024 with an i behind it, is raised to.
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?", re.IGNORECASE)
 
 
 class ExportKeywords(TypedDict, total=False):
@@ -84,10 +85,13 @@ def shard_size(given: int | str) -> int:
     Raises:
         ExportError: if it is no size, or none that a file can have.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", str(given).strip())
-    unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or float(found[1]) * unit < 1:
+    found = _SIZE.fullmatch(str(given).strip())
+    size = 0
+    if found is not None:
+        number, prefix, binary = found.groups(default="")
+        size = int(float(number) * (1024 if binary else 1000) ** _POWERS[prefix.lower()])
+    if size < 1:
         raise ExportError(
             f"{str(given)!r} is no size of a file", hint="write one such as --max-shard-size 5GB or 500MiB"
         )
-    return int(float(found[1]) * unit)
+    return size

@@ -62,7 +62,10 @@ def merged(source: Path, passes: str, folder: Path) -> tuple[dict[str, Tensor], 
     exported(rewritten(source, passes), source, "safetensors", folder)
     before = load_file(source / "model.safetensors")
     after = tensors_of(folder)
-    return {name: before.get(name, before.get(name.replace("embed_out", "lm_head"))) for name in after}, after  # type: ignore[misc]
+    renamed = {
+        name.replace("lm_head", "embed_out") if "embed_out.weight" in after else name: before[name] for name in before
+    }
+    return renamed, after
 
 
 def delta(tensors: Mapping[str, Tensor], module: str, scaling: float) -> Tensor:
@@ -140,6 +143,34 @@ def test_embeddings_biases_and_whole_modules(checkpoints: Path, tmp_path: Path) 
     assert torch.equal(after["lm_head.weight"], noise(4, 31, 32))
 
 
+@pytest.mark.parametrize("module", ["transformer.wte", "lm_head"])
+def test_a_tied_head_is_untied_where_one_of_the_two_changes(checkpoints: Path, tmp_path: Path, module: str) -> None:
+    """PEFT stores the weight of an embedding beside its change."""
+    source, key = checkpoints / "mpt", f"base_model.model.{module}"
+    table = load_file(source / "model.safetensors")["transformer.wte.weight"]
+    trained = table + 1
+    a, b = noise(1, 3, 31 if module != "lm_head" else 32), noise(2, 32 if module != "lm_head" else 31, 3)
+    names = ("lora_A.weight", "lora_B.weight") if module == "lm_head" else ("lora_embedding_A", "lora_embedding_B")
+    tensors = {f"{key}.base_layer.weight": trained, f"{key}.{names[0]}": a, f"{key}.{names[1]}": b}
+    _, after = merged(source, f"lora={adapter(tmp_path / 'adapter', tensors)}", tmp_path / "out")
+    product = b.double() @ a.double()
+    same(after[f"{module}.weight"], trained.double() + 2 * (product if module == "lm_head" else product.T))
+    other = "lm_head" if module != "lm_head" else "transformer.wte"
+    assert torch.equal(after[f"{other}.weight"], table)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_tie_that_is_kept(checkpoints: Path, tmp_path: Path) -> None:
+    source, key = checkpoints / "mpt", "base_model.model.transformer.wte"
+    a, b = noise(1, 3, 31), noise(2, 32, 3)
+    tensors = {f"{key}.lora_embedding_A": a, f"{key}.lora_embedding_B": b}
+    folder = adapter(tmp_path / "adapter", tensors, ensure_weight_tying=True)
+    before, after = merged(source, f"lora={folder}", tmp_path / "out")
+    assert "lm_head.weight" not in after
+    name = "transformer.wte.weight"
+    same(after[name], before[name].double() + 2 * (b.double() @ a.double()).T)
+
+
 @pytest.mark.parametrize("family", ["gpt_neox", "opt", "mpt"])
 def test_the_sum_is_rounded_once_and_then_quantized(checkpoints: Path, tmp_path: Path, family: str) -> None:
     source = checkpoints / family
@@ -204,13 +235,10 @@ def test_tensors_that_do_not_fit(checkpoints: Path, tmp_path: Path) -> None:
 def test_what_the_pass_refuses(checkpoints: Path, tmp_path: Path) -> None:
     source = checkpoints / "mpt"
     folder = adapter(tmp_path / "a", factors(load_file(source / "model.safetensors"), MODULES["mpt"]))
-    sizes = {"A": (3, 31), "B": (32, 3)}
-    table = {f"base_model.model.transformer.wte.lora_embedding_{x}": noise(0, *size) for x, size in sizes.items()}
     cases = {
         f"quant=int8,lora={folder}": "the graph is quantized already, and adapters are merged before that",
         f"tp=2,lora={folder}": "the graph is split over ranks already",
         f"lora={folder}+{folder}:scale=1+2+3": "lora has 2 adapter folders and 3 scales",
-        f"lora={adapter(tmp_path / 'tied', table)}": "which is the model's embedding and its head at once",
         f"lora={tmp_path / 'nowhere'}": "there is no adapter folder",
     }
     for passes, message in cases.items():
