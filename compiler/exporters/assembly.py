@@ -74,11 +74,11 @@ class Assembly:
             config=self.template.config,
             names=tuple(self.template.weights),
             plain=plain,
+            divisors=tuple(tensor for tensor in plain if not self._is_needed(tensor)),
             quantized={module.name: module for module in quantized.values()},
             others=tuple(tensor.removesuffix(".weight") for tensor in parts if tensor not in quantized),
             caches=tuple(
-                CacheModule(scale.module, scale.which, DType(scale.dtype), scale.scale)
-                for scale in self.found.caches.values()
+                CacheModule(scale.module, scale.which, scale.dtype, scale.scale) for scale in self.found.caches.values()
             ),
             cache_count=self.found.cache_count,
         )

@@ -10,6 +10,7 @@ from compiler.errors import ExportError
 from compiler.exporters.inputs import InputForm, input_form
 from compiler.exporters.template import Template, comparable, make_template
 from compiler.ir.analysis import constant_values
+from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import mesh_of
 from compiler.ir.op import Op, Value
@@ -43,13 +44,13 @@ class CacheScale:
     Attributes:
         module: the attention module of the checkpoint.
         which: `k` or `v`.
-        dtype: the type of what is stored, as the IR spells it.
+        dtype: the type of what is stored.
         scale: its scales.
     """
 
     module: str
     which: str
-    dtype: str
+    dtype: DType
     scale: Value
 
 
@@ -181,8 +182,17 @@ class _Comparison:
             self.stack.append((op.operands[0], theirs))
         elif op.kind.name == "linear" and own.kind.name == "linear":
             self._linear(op, own)
-        elif self._alike(op, own):
-            self._update(op, own) if op.kind.name in _UPDATES else self._operands(op, own)
+        elif self._alike(op, own) and self._same_result(op, mine, own, theirs):
+            if op.kind.name in _UPDATES:
+                self._update(op, own)
+            else:
+                self.stack += zip(op.operands, own.operands, strict=True)
+
+    def _same_result(self, op: Op, mine: Value, own: Op, theirs: Value) -> bool:
+        place, other = op.results.index(mine), own.results.index(theirs)
+        if place != other:
+            self._miss(theirs, f"is result {other} of {own.kind.name}, where the family has result {place}")
+        return place == other
 
     def _divides(self, own: Op) -> bool:
         return own.kind.name == "div" and own.operands[1].name in self.constant
@@ -200,9 +210,6 @@ class _Comparison:
             self._miss(own.results[0], f"has {more} operands than the family's")
             return False
         return True
-
-    def _operands(self, op: Op, own: Op) -> None:
-        self.stack += zip(op.operands, own.operands, strict=True)
 
     def _bind(self, mine: Value, theirs: Value) -> None:
         """A weight of the template is a constant of the graph."""
@@ -231,8 +238,8 @@ class _Comparison:
             self._miss(own.results[0], what)
         weight = op.operands[1]
         self.found.linears[weight.name] = weight
-        form, x = input_form(self.graph, own.operands[0])
         mine = op.operands[0]
+        form, x = input_form(self.graph, own.operands[0], factors=not self._is_multiplied(mine))
         divisors = self.template.graph.producers.get(mine.name)
         key = self.template.divisors(divisors)
         if form.factor is not None and key and divisors is not None:
@@ -242,6 +249,11 @@ class _Comparison:
             self.found.inputs[weight.name] = form
         self.stack.append((mine, x))
         self.stack += zip(op.operands[1:], own.operands[1:], strict=False)
+
+    def _is_multiplied(self, mine: Value) -> bool:
+        """Whether the family itself multiplies a value by a constant."""
+        op = self.template.graph.producers.get(mine.name)
+        return op is not None and op.kind.name == "mul" and op.operands[1].name in constant_values(self.template.graph)
 
     def _written(self, value: Value) -> Value:
         """The cache that a value is read from, dequantized; any other value as it is."""
@@ -256,7 +268,7 @@ class _Comparison:
         writes = self.graph.producers.get(new.name)
         if writes is not None and writes.kind.name == "quantize" and len(writes.operands) == 2:
             which = op.operands[0].name.rpartition(".")[2]
-            self.found.caches[cache.name] = CacheScale(op.origin.module, which, str(new.type.dtype), writes.operands[1])
+            self.found.caches[cache.name] = CacheScale(op.origin.module, which, new.type.dtype, writes.operands[1])
             new = writes.operands[0]
         self.stack += zip(op.operands, (cache, new, *own.operands[2:]), strict=True)
 

@@ -45,8 +45,14 @@ class InputForm:
         return replace(self, divisors=tensor)
 
 
-def input_form(graph: Graph, x: Value) -> tuple[InputForm, Value]:
-    """What is done to the input of a linear, and to what; nothing, and `x` itself, if it is none of that."""
+def input_form(graph: Graph, x: Value, *, factors: bool) -> tuple[InputForm, Value]:
+    """What is done to the input of a linear, and to what; nothing, and `x` itself, if it is none of that.
+
+    Args:
+        graph: the graph.
+        x: the input.
+        factors: whether a product with a constant is something that is done to it.
+    """
     form = InputForm()
     constant = constant_values(graph)
     while (op := graph.producers.get(x.name)) is not None:
@@ -56,7 +62,7 @@ def input_form(graph: Graph, x: Value) -> tuple[InputForm, Value]:
         elif form.order is None and (sort := _sorted(graph, op)) is not None:
             order, x = sort
             form = replace(form, order=order)
-        elif form.factor is None and op.kind.name == "mul" and op.operands[1].name in constant:
+        elif factors and form.factor is None and op.kind.name == "mul" and op.operands[1].name in constant:
             x, factor = op.operands
             form = replace(form, factor=factor)
         else:

@@ -86,6 +86,7 @@ class ExportedModel:
         config: the content of `config.json`, without what says how it is quantized.
         names: the names of all tensors of an unquantized checkpoint, in the order of the model.
         plain: the tensors that are not quantized, by name.
+        divisors: those of them that only some checkpoints of the family have, and that activations are divided by.
         quantized: the linears that are, by name.
         others: the names of the linears that are not.
         caches: the caches that are quantized.
@@ -95,6 +96,7 @@ class ExportedModel:
     config: Mapping[str, Any]
     names: tuple[str, ...]
     plain: Mapping[str, Value]
+    divisors: tuple[str, ...]
     quantized: Mapping[str, QuantizedModule]
     others: tuple[str, ...]
     caches: tuple[CacheModule, ...]

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from compiler.errors import ExportError
 from compiler.ir.graph import Graph
 from tests.exporters.digests import outputs_of
 from tests.exporters.exporting import exported, rewritten, saved_model, tensors_of
@@ -143,3 +145,20 @@ def test_what_awq_cannot_fold_is_divided_after_the_activation(checkpoints: Path,
 def _logits(graph: Graph) -> Callable[[list[int]], torch.Tensor]:
     found = dict(zip(map(tuple, random_rows(31, 0)), run_rows(graph, random_rows(31, 0)), strict=True))
     return lambda row: found[tuple(row)]
+
+
+def test_what_awq_divides_by_is_kept_and_no_other_format_has_a_place_for_it(tmp_path: Path) -> None:
+    writer, config = CASES["awq"]
+    (tmp_path / "in").mkdir()
+    write(FAMILIES["gptj"](), writer, tmp_path / "in", **config)
+    file = tmp_path / "in" / "model.safetensors"
+    scales = torch.linspace(0.5, 2, 64).half()
+    save_file(load_file(file) | {"transformer.h.0.mlp.act.scales": scales}, file)
+    graph = rewritten(tmp_path / "in", "")
+    again = exported(graph, tmp_path / "in", "awq", tmp_path / "out")
+    assert outputs_of(again) == outputs_of(graph)
+    assert torch.equal(tensors_of(tmp_path / "out")["transformer.h.0.mlp.act.scales"].half(), scales)
+    message = "the format gptq has no place for what activations are divided by, as transformer.h.0.mlp.act.scales"
+    with pytest.raises(ExportError) as caught:
+        exported(graph, tmp_path / "in", "gptq", tmp_path / "more")
+    assert (caught.value.message, caught.value.hint) == (message, "formats that can say what the model is: awq")

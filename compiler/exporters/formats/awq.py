@@ -31,6 +31,7 @@ class Awq(Format):
 
     name = "awq"
     summary = "weights in 4 bits, as AutoAWQ writes them"
+    has_divisors = True
 
     def refusal(self, module: QuantizedModule) -> str | None:
         """See `Format.refusal`."""

@@ -45,6 +45,7 @@ class CompressedTensors(Format):
 
     name = "compressed-tensors"
     summary = "int4, int8 and fp8 weights, int8 and fp8 inputs and caches, as llm-compressor writes them"
+    has_caches = True
 
     def needs_quantized(self, model: ExportedModel) -> bool:
         """See `Format.needs_quantized`."""
@@ -67,6 +68,7 @@ class CompressedTensors(Format):
 
     def refusals_of_model(self, model: ExportedModel) -> Iterable[str]:
         """Either all caches are quantized, and to one type, or none is."""
+        yield from super().refusals_of_model(model)
         kinds = {(cache.dtype, _heads(cache) > 1) for cache in model.caches}
         if len(kinds) > 1 or len(model.caches) not in (0, model.cache_count):
             yield (

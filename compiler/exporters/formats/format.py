@@ -25,10 +25,14 @@ class Format(ABC):
     Attributes:
         name: what the command line calls it.
         summary: what it is, in a line.
+        has_caches: whether caches may be quantized.
+        has_divisors: whether activations may be divided by stored numbers.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    has_caches: ClassVar[bool] = False
+    has_divisors: ClassVar[bool] = False
 
     def refusals(self, model: ExportedModel) -> Iterable[str]:
         """Why the format cannot say what a model is, a clause for each reason, the first of which is shown.
@@ -52,8 +56,10 @@ class Format(ABC):
 
     def refusals_of_model(self, model: ExportedModel) -> Iterable[str]:
         """Why the model as a whole cannot be said, though every module can."""
-        if model.caches:
+        if model.caches and not self.has_caches:
             yield "has no place for quantized caches"
+        if model.divisors and not self.has_divisors:
+            yield f"has no place for what activations are divided by, as {model.divisors[0]}"
 
     @abstractmethod
     def tensors(self, b: Builder, module: QuantizedModule) -> list[ExportedTensor]:
