@@ -18,18 +18,15 @@ def pack(integers: Tensor, bits: int, *, order: Sequence[int] = ()) -> Tensor:
         bits: 4 or 8.
         order: for each integer of a word, from the lowest bits up, which element it is; none for their own order.
     """
-    per_word = _WORD // bits
-    plain = integers.long() + (1 << (bits - 1))
-    missing = -plain.shape[-1] % per_word
-    if missing:
-        plain = torch.nn.functional.pad(plain, (0, missing))
-    columns = plain.unflatten(-1, (-1, per_word))
-    if order:
-        columns = columns[..., list(order)]
-    words = torch.zeros(columns.shape[:-1], dtype=torch.long)
-    for place in range(per_word):
-        words |= columns[..., place] << (bits * place)
-    return signed(words)
+    per_word, half = _WORD // bits, 1 << (bits - 1)
+    missing = -integers.shape[-1] % per_word
+    if missing:  # what fills the last word is stored as 0
+        integers = torch.nn.functional.pad(integers, (0, missing), value=-half)
+    columns = integers.unflatten(-1, (-1, per_word))
+    words = torch.zeros(columns.shape[:-1], dtype=torch.int32)
+    for place, element in enumerate(order or range(per_word)):
+        words |= (columns[..., element].to(torch.int32) + half) << (bits * place)
+    return words
 
 
 def signed(words: Tensor) -> Tensor:
