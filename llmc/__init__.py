@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmc.compiling.driver import Compiled, compile
     from llmc.compiling.dry_run import DryRun, dry_run
     from llmc.evaluation.perplexity import Perplexity, measure_perplexity
+    from llmc.exporting.driver import Exported, export
     from llmc.models import lift
     from llmc.opt import optimize
     from llmc.verification.report import Verification
@@ -41,6 +42,7 @@ _HOMES = {
     "Completion": "runtime.generation.completion",
     "DryRun": "llmc.compiling.dry_run",
     "Engine": "runtime.generation.engine",
+    "Exported": "llmc.exporting.driver",
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
     "Manifest": "runtime.engine_dir.manifest",
@@ -50,6 +52,7 @@ _HOMES = {
     "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
     "dry_run": "llmc.compiling.dry_run",
+    "export": "llmc.exporting.driver",
     "format_diff": "compiler.ir.diff",
     "lift": "llmc.models",
     "load": "runtime.load.loading:load_engine",
@@ -68,6 +71,7 @@ __all__ = [
     "Completion",
     "DryRun",
     "Engine",
+    "Exported",
     "Graph",
     "GraphDiff",
     "LlmcError",
@@ -79,6 +83,7 @@ __all__ = [
     "compile",
     "diff",
     "dry_run",
+    "export",
     "format_diff",
     "lift",
     "load",

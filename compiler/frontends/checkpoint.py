@@ -36,6 +36,7 @@ class Checkpoint:
         tokenizer_file: a file of the tokenizers library that is to be taken as it is, if it is not for the other files
             of the folder to say what the tokenizer is.
         dummy_weights: whether to make weights up instead of looking for files.
+        optional_weights: whether made-up weights include those that only some checkpoints of the family have.
         notes: what was found odd but harmless, for the user.
     """
 
@@ -48,6 +49,7 @@ class Checkpoint:
         config_files: Sequence[str] = ("config.json",),
         tokenizer_file: Path | None = None,
         dummy_weights: bool = False,
+        optional_weights: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
         self.folder = folder
@@ -57,6 +59,7 @@ class Checkpoint:
         self.dummy_weights = dummy_weights
         self.notes = list(notes)
         self._read_weights = read_weights
+        self.optional_weights = optional_weights
 
     @cached_property
     def weights(self) -> StoredWeights:

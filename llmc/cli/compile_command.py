@@ -43,10 +43,7 @@ def compile_command(
             "their own, as tensorrt-rtx:workers=1.",
         ),
     ] = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="TYPE", help="float32, float16 or bfloat16; the checkpoint's own if not given."),
-    ] = None,
+    dtype: options.DType = None,
     max_batch: options.MaxBatch = 8,
     max_input: options.MaxInput = None,
     max_seq: options.MaxSeq = None,
@@ -99,22 +96,10 @@ def compile_command(
             help="How many TensorRT plans to build at a time: fewer take less memory. All processors if not given.",
         ),
     ] = None,
-    calib: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A text for quantization to calibrate with, or documents as lines of JSON (.jsonl); a small one in "
-            "English if not given.",
-        ),
-    ] = None,
-    calib_samples: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="How many windows of it to use; as many as it has, up to 128, if not given."),
-    ] = None,
-    calib_length: Annotated[
-        int | None, typer.Option(metavar="N", help="How many tokens a window has; up to 512 if not given.")
-    ] = None,
-    calib_seed: Annotated[int, typer.Option(metavar="N", help="Decides which windows are used.")] = 0,
+    calib: options.Calib = None,
+    calib_samples: options.CalibSamples = None,
+    calib_length: options.CalibLength = None,
+    calib_seed: options.CalibSeed = 0,
     dry_run: Annotated[
         bool,
         typer.Option(

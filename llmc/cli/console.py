@@ -26,6 +26,8 @@ _PHASES = {
     "verify": "verifying the engine",
     "generate": "generating",
     "load": "loading the engine",
+    "files": "writing the config and the tokenizer",
+    "check": "reading the checkpoint back",
 }
 # Of these phases every step gets a line where there are no bars: one may take long.
 _STEP_BY_STEP = ("rewrite",)

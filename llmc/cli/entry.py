@@ -15,6 +15,7 @@ from llmc.cli import options
 from llmc.cli.compile_command import compile_command
 from llmc.cli.diff_command import diff_command
 from llmc.cli.eval_command import eval_app
+from llmc.cli.export_command import export_command
 from llmc.cli.failures import guarded
 from llmc.cli.inspect_command import inspect_command
 from llmc.cli.lift_command import lift_command
@@ -73,6 +74,7 @@ app.command("passes", cls=strict("name one pass, or none"))(guarded(passes_comma
 app.command("ops", cls=strict("name one op, or none"))(guarded(ops_command))
 app.command("targets", cls=strict("name one target, or none"))(guarded(targets_command))
 app.command("opt", cls=strict("passes go after --passes, the file to write after -o"))(guarded(opt_command))
+app.command("export", cls=strict("the folder to write goes after -o"))(guarded(export_command))
 app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
 
 

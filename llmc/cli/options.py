@@ -88,6 +88,26 @@ GraphOutput = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="OUT.ir", help="Where to write; standard output if not given, or for -."),
 ]
+DType = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="TYPE", help="float32, float16 or bfloat16; the checkpoint's own if not given."),
+]
+Calib = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A text for quantization to calibrate with, or documents as lines of JSON (.jsonl); a small one in "
+        "English if not given.",
+    ),
+]
+CalibSamples = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How many windows of it to use; as many as it has, up to 128, if not given."),
+]
+CalibLength = Annotated[
+    int | None, typer.Option(metavar="N", help="How many tokens a window has; up to 512 if not given.")
+]
+CalibSeed = Annotated[int, typer.Option(metavar="N", help="Decides which windows are used.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")

@@ -111,6 +111,7 @@ def compile(
         plugins=used_plugins(rewritten.graph, request.pipeline, request.targets),
         tokens=lifted.tokens,
         generation=lifted.generation.stored,
+        config=lifted.checkpoint.config,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
         capabilities=outline.compute_capabilities,
     )

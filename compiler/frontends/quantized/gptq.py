@@ -47,7 +47,8 @@ class GptqImporter(Uncached):
         quantizer = options.take("meta", dict, default={}).get("quantizer", "")
         gptqmodel = re.search(r"gptqmodel:(\d+)", str(quantizer).lower())
         self.by_word = self.bits != 3 or (gptqmodel is not None and int(gptqmodel[1]) < 7)
-        options.only("dynamic", {})
+        if not all(str(pattern).startswith(_SKIPPED) for pattern in options.take("dynamic", dict, default={})):
+            options.only("dynamic", {})
         options.only("is_marlin_format", False)
         options.only("pack_dtype", "int32")
         for changed in ("activation", "adapter", "rotation"):
@@ -169,6 +170,8 @@ class GptqImporter(Uncached):
         return count * self.bits // 32
 
 
+# Begins a pattern of modules that are not quantized, which what is stored tells as well.
+_SKIPPED = "-:"
 _SCALES = (DType.f32, DType.f16, DType.bf16)
 # By width; one word after the other.
 _SUBTRACTED = {

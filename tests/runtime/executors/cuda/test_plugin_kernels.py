@@ -17,7 +17,7 @@ from compiler.trt_network.library import load_library
 from compiler.trt_network.plugin_class import PluginKernels, plugin_of
 from compiler.trt_network.products import PRODUCT, ProductSpec
 from compiler.trt_network.record import Arranged, TensorRecord
-from runtime.executors.cuda.kernels.products import ACTIVATIONS
+from tests.runtime.executors.cuda.products import ACTIVATIONS
 from runtime.executors.cuda.plugin_kernels import LAUNCHERS
 from runtime.executors.tensorrt.plugins import PluginTensor, enqueue_of
 from runtime.executors.torch.packed import PackedWeight
