@@ -10,6 +10,7 @@ from typing import Any
 
 from compiler.frontends.composed import SourceTensor
 from compiler.frontends.json_file import read_object
+from compiler.frontends.source_options import SourceOptions
 from compiler.ir.frozen import EMPTY
 
 
@@ -34,6 +35,7 @@ class Checkpoint:
         config: the content of the Hugging Face `config.json` of the model, whatever file it comes from.
         config_files: the files that it comes from, relative to the folder.
         dummy_weights: whether to make weights up instead of looking for files.
+        source: what the user says of the weights.
         notes: what was found odd but harmless, for the user.
     """
 
@@ -51,6 +53,7 @@ class Checkpoint:
         self.config = config
         self.config_files = tuple(config_files)
         self.dummy_weights = dummy_weights
+        self.source = SourceOptions()
         self.notes = list(notes)
         self._read_weights = read_weights
 

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 # Importing a layout's module registers it.
-from compiler.frontends.layouts import hugging_face
+from compiler.frontends.layouts import hugging_face, tensorrt_llm
 from compiler.frontends.layouts.opening import is_checkpoint, open_checkpoint
 from compiler.frontends.layouts.registry import LAYOUTS, Layout, layout, layout_of
 
-__all__ = ["LAYOUTS", "Layout", "hugging_face", "is_checkpoint", "layout", "layout_of", "open_checkpoint"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "hugging_face",
+    "is_checkpoint",
+    "layout",
+    "layout_of",
+    "open_checkpoint",
+    "tensorrt_llm",
+]

@@ -14,6 +14,7 @@ from compiler.frontends.quantized.compressed_tensors import CompressedTensors
 from compiler.frontends.quantized.gptq import GptqImporter
 from compiler.frontends.quantized.modelopt import ModelOpt
 from compiler.frontends.quantized.packed import Options, PackedLinear, PackedScheme
+from compiler.frontends.quantized.tensorrt_llm import TensorRtLlm
 from compiler.frontends.read_stored import read_stored
 from compiler.ir.dtypes import DType
 
@@ -24,6 +25,7 @@ _METHODS: dict[str, Callable[[Options], PackedScheme]] = {
     "compressed-tensors": CompressedTensors,
     "gptq": GptqImporter,
     "modelopt": ModelOpt,
+    "tensorrt-llm": TensorRtLlm,
 }
 # Tensors that some tools store among the weights.
 _STORED = {"gptq_bits": "bits", "gptq_groupsize": "group_size"}
