@@ -6,6 +6,7 @@ from pathlib import Path
 
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.layouts.given_weights import follow
 from compiler.frontends.layouts.registry import layout_of
 from compiler.frontends.source_options import SourceOptions
 
@@ -40,5 +41,6 @@ def open_checkpoint(
         )
     checkpoint = found.open(path)
     checkpoint.dummy_weights = dummy_weights
-    checkpoint.source = source or SourceOptions()
+    if source is not None:
+        follow(source, checkpoint, found.name)
     return checkpoint

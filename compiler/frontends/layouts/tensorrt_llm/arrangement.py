@@ -1,7 +1,7 @@
 """Integers in the order in which TensorRT-LLM's kernels for weight-only products read them, put back in their own.
 
 A converter quantizes a matrix `[K, N]` of `K` inputs and `N` outputs and stores its bytes as the kernels of the GPU
-that it runs on want them; no file says for which GPU. On Ampere (and all others that are not named below) the steps are:
+that it runs on want them; no file says for which. On Ampere (and all others that are not named below) the steps are:
 
 1. in each 16 (8 bits) or 32 (4 bits) inputs, input `8b + 2a + c` goes to place `4a + 2b + c`, or `8a + 2b + c`;
 2. the matrix is transposed;
