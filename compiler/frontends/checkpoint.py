@@ -34,6 +34,8 @@ class Checkpoint:
         folder: the folder that the names of its files are relative to, and that holds its tokenizer.
         config: the content of the Hugging Face `config.json` of the model, whatever file it comes from.
         config_files: the files that it comes from, relative to the folder.
+        tokenizer_file: a file of the tokenizers library that is to be taken as it is, if it is not for the other files
+            of the folder to say what the tokenizer is.
         dummy_weights: whether to make weights up instead of looking for files.
         source: what the user says of the weights.
         notes: what was found odd but harmless, for the user.
@@ -46,12 +48,14 @@ class Checkpoint:
         read_weights: Callable[[], StoredWeights] = StoredWeights,
         *,
         config_files: Sequence[str] = ("config.json",),
+        tokenizer_file: Path | None = None,
         dummy_weights: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.config = config
         self.config_files = tuple(config_files)
+        self.tokenizer_file = tokenizer_file
         self.dummy_weights = dummy_weights
         self.source = SourceOptions()
         self.notes = list(notes)
@@ -75,6 +79,11 @@ class Checkpoint:
     def tensors(self) -> Mapping[str, SourceTensor]:
         """Every tensor by its Hugging Face name; CheckpointError as said at `weights`."""
         return self.weights.tensors
+
+    @property
+    def tokenizer(self) -> Path:
+        """The file of the tokenizer, or the folder that may hold one."""
+        return self.tokenizer_file or self.folder
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:

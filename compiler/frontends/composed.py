@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 from compiler.errors import CheckpointError
 from compiler.ir.builder import Builder
@@ -168,11 +167,19 @@ def _accumulated(name: str, parts: Sequence[SourceTensor], factor: float) -> Sou
         if dtype is not DType.f32:
             xs = [b.cast(x, dtype=DType.f32, name=f"{result}.{i}.f32") for i, x in enumerate(xs)]
         last = result if dtype is DType.f32 else f"{result}.f32"
-        total = reduce(lambda x, y: b.add(x, y, name=last if factor == 1.0 else f"{result}.sum"), xs)
+        total = _by_pairs(b, xs, last if factor == 1.0 else f"{result}.sum")
         mean = total if factor == 1.0 else b.scale(total, factor=factor, name=last)
         return mean if dtype is DType.f32 else b.cast(mean, dtype=dtype, name=result)
 
     return ComposedTensor(name, tuple(parts), parts[0].shape, dtype, build)
+
+
+def _by_pairs(b: Builder, xs: Sequence[Value], name: str) -> Value:
+    """The sum of two or more values, added by pairs, so that the sum of 2, 4, 8, ... equal ones is exact."""
+    while len(xs) > 2:
+        pairs = [xs[i : i + 2] for i in range(0, len(xs), 2)]
+        xs = [b.add(*pair, name=f"{name}.{i}") if len(pair) == 2 else pair[0] for i, pair in enumerate(pairs)]
+    return b.add(*xs, name=name)
 
 
 def _common_dtype(name: str, parts: Sequence[SourceTensor]) -> DType:

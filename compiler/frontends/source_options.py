@@ -40,6 +40,15 @@ class SourceOptions:
     scales: Path | None = None
 
 
+def source_options(
+    weights: str | Path | None = None, weights_format: str | None = None, scales: str | Path | None = None
+) -> SourceOptions:
+    """What is said of weights, from paths and the text of a format; RequestError if it names no format."""
+    files = [None if file is None else Path(file).expanduser() for file in (weights, scales)]
+    said = None if weights_format is None else parse_weights_format(weights_format)
+    return SourceOptions(files[0], said, files[1])
+
+
 _SWITCH = {"true": True, "false": False}
 _GPUS = ("ampere", "hopper", "hopper-plain", "volta")
 # Format → option → its values by how they are written; None for integers.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Importing a layout's module registers it.
-from compiler.frontends.layouts import hugging_face, tensorrt_llm
+from compiler.frontends.layouts import hugging_face, neox, tensorrt_llm
 from compiler.frontends.layouts.opening import is_checkpoint, open_checkpoint
 from compiler.frontends.layouts.registry import LAYOUTS, Layout, layout, layout_of
 
@@ -14,6 +14,7 @@ __all__ = [
     "is_checkpoint",
     "layout",
     "layout_of",
+    "neox",
     "open_checkpoint",
     "tensorrt_llm",
 ]

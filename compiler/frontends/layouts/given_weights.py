@@ -35,14 +35,14 @@ def follow(source: SourceOptions, checkpoint: Checkpoint, layout: str) -> None:
             continue
         if layout != HUGGING_FACE:
             raise RequestError(
-                f"{option} {file} needs a checkpoint in the Hugging Face layout beside it; {checkpoint.folder} is of the "
-                f"layout {layout}",
+                f"{option} {file} needs a checkpoint in the Hugging Face layout beside it; {checkpoint.folder} is of "
+                f"the layout {layout}",
                 hint=f"leave {option} out, or give the folder of the original checkpoint",
             )
         if not file.is_file():
             raise CheckpointError(f"there is no file {str(file)!r}", hint=f"give {option} a file")
     if source.weights is not None:
-        path = source.weights.expanduser()
+        path = source.weights
         if path.suffix not in _SUFFIXES:
             raise CheckpointError(f"{path} is no file of weights: its name ends in none of {', '.join(_SUFFIXES)}")
         checkpoint.replace_weights(lambda: _read(checkpoint.folder, path))

@@ -109,7 +109,7 @@ def _options(checkpoint: Checkpoint) -> tuple[str, Options] | None:
 
 
 def _said(checkpoint: Checkpoint, said: WeightsFormat) -> dict[str, Any]:
-    """The options that a user gives, as configs spell them; the width of GPTQ's integers follows from what is stored."""
+    """The options that a user gives, as configs spell them; what is stored tells the width of GPTQ's integers."""
     values = {_SPELLINGS[said.name].get(key, key): value for key, value in said.options.items()}
     if said.name == "gptq" and "bits" not in values and not checkpoint.dummy_weights:
         values["bits"] = _stored_bits(checkpoint)

@@ -1,0 +1,50 @@
+"""The command line takes checkpoints of other layouts as any model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import transformers
+
+from tests.cli.llmc_command import llmc
+from tests.frontends.layouts.neox_writer import write_by_layer
+from tests.paths import MODELS
+
+OPTIONS = ("--dtype", "float32", "--target", "torch", "--max-batch", 1, "--max-seq", 32)
+
+
+@pytest.fixture(scope="module")
+def neox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled GPT-NeoX model as a run with two tensor-parallel parts leaves it, with its tokenizer beside."""
+    folder = tmp_path_factory.mktemp("neox")
+    model = transformers.GPTNeoXForCausalLM.from_pretrained(MODELS / "gptneox-tiny").float()
+    write_by_layer(model, folder, 2)
+    shutil.copy(MODELS / "gptneox-tiny" / "tokenizer.json", folder / "20B_tokenizer.json")
+    return folder
+
+
+def test_a_gpt_neox_directory_runs_as_its_model(neox, engine, tmp_path):
+    made = llmc("compile", neox, "-o", tmp_path / "engine", *OPTIONS)
+    assert made.status == 0, made.err
+    assert "optim_states.pt" not in made.out
+    assert "the state of the training run, which is not read" in made.err
+    prompt = ("--prompt", "def f(x):", "--max-new-tokens", 8, "--temperature", 0)
+    written = llmc("run", tmp_path / "engine", *prompt).out
+    assert written
+    assert written == llmc("run", engine, *prompt).out
+    source = json.loads((tmp_path / "engine" / "manifest.json").read_text())["source"]
+    assert source["folder"] == neox.name
+
+
+def test_it_is_inspected_as_a_checkpoint(neox):
+    found, usual = (json.loads(llmc("inspect", path, "--json").out) for path in (neox, MODELS / "gptneox-tiny"))
+    assert found["kind"] == "checkpoint"
+    assert found["facts"] == {**usual["facts"], "dtype": "f32"}
+
+
+def test_what_is_missing_is_said(neox, tmp_path):
+    folder = shutil.copytree(neox, tmp_path / "neox")
+    (folder / "global_step10" / "layer_02-model_01-model_states.pt").unlink()
+    llmc("compile", folder, "-o", tmp_path / "engine").failed("layer_02-model_01-model_states.pt is missing from")
+    assert not (tmp_path / "engine").exists()
