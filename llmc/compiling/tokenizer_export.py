@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.frontends.file_kinds import is_lfs_pointer
-from llmc.compiling import sentencepiece_model, stored_tokenizer
+from compiler.frontends.gguf_file import is_gguf
+from llmc.compiling import gguf_tokenizer, sentencepiece_model, stored_tokenizer
 from runtime.engine_dir.manifest import NoTokenizer
 from runtime.generation.chat import TEMPLATE_FILES
 
@@ -40,7 +41,7 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None] = la
     """Write the tokenizer of a checkpoint into `folder`, as the tokenizers library reads it.
 
     Args:
-        source: the checkpoint's folder, or a file of the tokenizers library that is taken as it is.
+        source: the checkpoint's folder, a file of the tokenizers library that is taken as it is, or a GGUF file.
         folder: the engine directory under construction.
         note: called with a sentence where the tokenizer is not what transformers would make of it.
 
@@ -51,18 +52,35 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None] = la
         OSError: if the folder cannot be written.
     """
     try:
-        tokenizer = _plain(source) if source.is_file() else _read(source, note)
+        tokenizer = _of_file(source, note) if source.is_file() else _read(source, note)
     except _UnreadableError as error:
         return error.why
     tokenizer.no_truncation()  # files often keep the settings of some training script
     tokenizer.no_padding()
     # Not its method `save`, which reports a full disk as a bare Exception.
     (folder / _READ).write_text(tokenizer.to_str(), encoding="utf-8")
+    if is_gguf(source):
+        for name, text in gguf_tokenizer.settings(source).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return _READ
     beside = source.parent if source.is_file() else source
     for name in _COPIED:
         if (beside / name).is_file():
             shutil.copyfile(beside / name, folder / name)
     return _READ
+
+
+def _of_file(source: Path, note: Callable[[str], None]) -> tokenizers.Tokenizer:
+    """What a file holds; of a GGUF file that holds none that can be read, what lies beside it."""
+    if not is_gguf(source):
+        return _plain(source)
+    try:
+        return gguf_tokenizer.read_tokenizer(source, note)
+    except ValueError as error:
+        if not _files(source.parent):
+            raise _UnreadableError(f"{source.name} cannot be asked: {error}", _SAVE_AS_JSON) from None
+        note(f"the tokenizer is that of {source.parent}: of {source.name}, {error}")
+        return _read(source.parent, note)
 
 
 def has_tokenizer(source: Path) -> bool:

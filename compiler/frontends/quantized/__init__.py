@@ -13,8 +13,9 @@ from compiler.frontends.quantized.awq import AwqImporter
 from compiler.frontends.quantized.compressed_tensors import CompressedTensors
 from compiler.frontends.quantized.gptq import GptqImporter
 from compiler.frontends.quantized.modelopt import ModelOpt
+from compiler.frontends.quantized.of_layouts import OfLayouts
 from compiler.frontends.quantized.packed import Options, PackedLinear, PackedScheme
-from compiler.frontends.quantized.tensorrt_llm import TensorRtLlm
+from compiler.frontends.quantized_form import OF_LAYOUTS
 from compiler.frontends.read_stored import read_stored
 from compiler.frontends.source_options import WeightsFormat
 from compiler.ir.dtypes import DType
@@ -27,8 +28,8 @@ _METHODS: dict[str, Callable[[Options], PackedScheme]] = {
     "gptq": GptqImporter,
     "modelopt": ModelOpt,
 }
-# Those that layouts name; no tool writes them.
-_OF_LAYOUTS: dict[str, Callable[[Options], PackedScheme]] = {"tensorrt-llm": TensorRtLlm}
+# What layouts name whose tensors are brought into one form; no tool writes it.
+_OF_LAYOUTS: dict[str, Callable[[Options], PackedScheme]] = {OF_LAYOUTS: OfLayouts}
 # Tensors that some tools store among the weights.
 _STORED = {"gptq_bits": "bits", "gptq_groupsize": "group_size"}
 # What users call the options of a format → what configs call them.

@@ -32,13 +32,15 @@ class Blocks(NamedTuple):
 
 def _half(x: Tensor, start: int) -> Tensor:
     """The float16 at a byte of each block, as float32, `[blocks, 1]`."""
-    return x[:, start : start + 2].contiguous().view(torch.float16).float()
+    found: Tensor = x[:, start : start + 2].contiguous().view(torch.float16).float()
+    return found
 
 
 def _shifted(x: Tensor, run: int, bits: int) -> Tensor:
     """Each run of bytes once for its lowest `bits` bits, then for the next ones, and so on."""
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8)[None, None, :, None]
-    return ((x.unflatten(1, (-1, run))[:, :, None, :] >> shifts) & ((1 << bits) - 1)).flatten(1)
+    found: Tensor = (x.unflatten(1, (-1, run))[:, :, None, :] >> shifts) & ((1 << bits) - 1)
+    return found.flatten(1)
 
 
 def _signed(x: Tensor, zero: int) -> Tensor:

@@ -76,10 +76,10 @@ def assert_same_tensors(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor
 
 
 def assert_same_logits(path: Path, expected: Path, vocab: int) -> None:
-    """The logits of random rows agree bit for bit."""
+    """The logits of random rows, in float64, agree up to the order in which products over turned weights are summed."""
     rows = random_rows(vocab, seed=1)
     for a, b in zip(run_rows(lifted(path), rows), run_rows(lifted(expected), rows), strict=True):
-        assert torch.equal(a, b)
+        assert (a - b).abs().max() <= 2.0**-40 * b.abs().max()
 
 
 def refusal(path: Path) -> LlmcError:

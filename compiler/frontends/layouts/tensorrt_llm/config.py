@@ -8,9 +8,7 @@ from typing import Any
 
 from compiler.errors import ConfigError
 from compiler.frontends.config import Config
-
-METHOD = "tensorrt-llm"
-"""The `quant_method` under which the scheme of such a checkpoint is found."""
+from compiler.frontends.quantized_form import quantized_form
 
 _INERT = (
     *("architecture", "dtype", "logits_dtype", "producer", "runtime_defaults", "use_prompt_tuning", "model_type"),
@@ -154,7 +152,7 @@ def _algorithm(quantization: Any) -> str | None:
 
 
 def _quantization(config: Config) -> dict[str, Any]:
-    """The options of the scheme `METHOD`; none if nothing is quantized."""
+    """The form of quantized linears; none if nothing is quantized."""
     section = config.section("quantization")
     algorithm, cache = _algorithm(section.values), section.values.get("kv_cache_quant_algo")
     if algorithm is not None and algorithm not in ALGORITHMS:
@@ -164,7 +162,7 @@ def _quantization(config: Config) -> dict[str, Any]:
     if algorithm is None and cache is None:
         return {}
     inputs = None if algorithm is None else ALGORITHMS[algorithm]
-    return {"quant_method": METHOD, "inputs": inputs, "kv_cache": cache}
+    return quantized_form(inputs, cache)
 
 
 def _gpt_neox(config: Config, ranks: RankConfig, notes: list[str]) -> dict[str, Any]:

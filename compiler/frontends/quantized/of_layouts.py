@@ -1,4 +1,4 @@
-"""Linears of TensorRT-LLM checkpoints, as their layout gives them, whatever the algorithm.
+"""Quantized linears as layouts give them that know how they are stored, whatever the tool.
 
 A module that is quantized has `weight` in i8, i4 or f8e4m3 and `weight_scale`; `weight_zero` if it is asymmetric;
 `pre_quant_scale` or `smoother` if its inputs are multiplied or divided by factors; and, if inputs are quantized by
@@ -29,7 +29,7 @@ _CACHES = {"int8": DType.i8, "fp8": DType.f8e4m3, "": None}
 _QUANTIZED = (DType.i8, DType.i4, DType.f8e4m3)
 
 
-class TensorRtLlm:
+class OfLayouts:
     """See `PackedScheme`."""
 
     def __init__(self, options: Options) -> None:
