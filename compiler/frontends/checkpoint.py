@@ -61,6 +61,11 @@ class Checkpoint:
         self.notes = list(notes)
         self._read_weights = read_weights
 
+    @property
+    def read_weights(self) -> Callable[[], StoredWeights]:
+        """What reads the weights."""
+        return self._read_weights
+
     def replace_weights(self, read_weights: Callable[[], StoredWeights]) -> None:
         """Take the weights from elsewhere; before they are asked for."""
         self._read_weights = read_weights

@@ -100,8 +100,8 @@ def _put_around(tokenizer: Tokenizer, keys: Mapping[str, Any], tokens: list[str]
 
     def token(which: str) -> list[tuple[str, int]]:
         number = keys.get(f"tokenizer.ggml.{which}_token_id")
-        wanted = keys.get(f"tokenizer.ggml.add_{which}_token", False) and number is not None and number < len(tokens)
-        return [(tokens[number], number)] if wanted else []
+        wanted = keys.get(f"tokenizer.ggml.add_{which}_token", False)
+        return [(tokens[number], number)] if wanted and isinstance(number, int) and number < len(tokens) else []
 
     before, after = token("bos"), token("eos")
     if before or after:

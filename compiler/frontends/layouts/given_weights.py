@@ -7,6 +7,8 @@ from pathlib import Path
 from compiler.errors import CheckpointError, RequestError
 from compiler.frontends.checkpoint import Checkpoint, StoredWeights
 from compiler.frontends.json_file import read_object
+from compiler.frontends.layouts.file_names import named_from
+from compiler.frontends.layouts.given_scales import apply_scales
 from compiler.frontends.layouts.registry import HUGGING_FACE
 from compiler.frontends.layouts.spellings import respelled, spell
 from compiler.frontends.safetensors_file import read_safetensors
@@ -47,6 +49,8 @@ def follow(source: SourceOptions, checkpoint: Checkpoint, layout: str) -> None:
             raise CheckpointError(f"{path} is no file of weights: its name ends in none of {', '.join(_SUFFIXES)}")
         checkpoint.replace_weights(lambda: _read(checkpoint.folder, path))
     checkpoint.source = source
+    if source.scales is not None:
+        apply_scales(source.scales, checkpoint)
 
 
 def _read(folder: Path, path: Path) -> StoredWeights:
@@ -55,10 +59,3 @@ def _read(folder: Path, path: Path) -> StoredWeights:
     found = read_safetensors(path, file) if path.suffix == ".safetensors" else read_torch_file(path, file)
     _, rename = respelled(read_object(folder / "config.json"))
     return StoredWeights((file,), spell(found, rename))
-
-
-def named_from(folder: Path, path: Path) -> str:
-    """A file's name from a folder, if it lies in it, or else its absolute path."""
-    whole = path.resolve()
-    inside = whole.is_relative_to(folder.resolve())
-    return (whole.relative_to(folder.resolve()) if inside else whole).as_posix()

@@ -32,8 +32,8 @@ class Blocks(NamedTuple):
 
 def _half(x: Tensor, start: int) -> Tensor:
     """The float16 at a byte of each block, as float32, `[blocks, 1]`."""
-    found: Tensor = x[:, start : start + 2].contiguous().view(torch.float16).float()
-    return found
+    half: Tensor = x[:, start : start + 2].contiguous().view(torch.float16)
+    return half.float()
 
 
 def _shifted(x: Tensor, run: int, bits: int) -> Tensor:

@@ -65,7 +65,11 @@ def test_texts_become_the_same_ids(tmp_path: Path) -> None:
 
 
 def test_a_start_token_in_front(tmp_path: Path) -> None:
-    path = write(tmp_path / "model.gguf", lambda writer: (keys(writer), writer.add_add_bos_token(True)))
+    def more(writer: Any) -> None:
+        keys(writer)
+        writer.add_add_bos_token(True)
+
+    path = write(tmp_path / "model.gguf", more)
     write_tokenizer(path, tmp_path)
     found = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert found.encode("Hello").ids[0] == 0
