@@ -27,7 +27,7 @@ def lift(
     """The step graph of a model, before any pass. Only headers of its files are read.
 
     Args:
-        model: a folder in the Hugging Face layout, or an id of the hub.
+        model: a checkpoint of any layout (docs/checkpoints.md), or an id of the hub.
         dummy_weights: whether to make weights up, so that `config.json` suffices.
         weights: a file of weights, instead of those in the folder.
         weights_format: how weights are stored where no file says it, such as `gptq:bits=4:group=128`.

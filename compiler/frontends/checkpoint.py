@@ -76,6 +76,11 @@ class Checkpoint:
         return StoredWeights() if self.dummy_weights else self._read_weights()
 
     @property
+    def config_name(self) -> str:
+        """What messages call the files of its config."""
+        return " and ".join(self.config_files)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files of weights, in order; CheckpointError as said at `weights`."""
         return tuple(self.folder / name for name in self.weights.files)

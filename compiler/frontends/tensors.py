@@ -146,10 +146,10 @@ class Tensors:
         left = [name for name in self.tensors if name not in self.taken and not self._is_ignored(name)]
         if left:
             more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-            first = self.tensors[left[0]]
+            first, config = self.tensors[left[0]], self.checkpoint.config_name
             raise CheckpointError(
-                f"the tensor {first.name!r} in {first.file}{more} has no place in the model that config.json describes",
-                hint="a key of config.json is wrong, or the model is a variant that is not supported",
+                f"the tensor {first.name!r} in {first.file}{more} has no place in the model that {config} describes",
+                hint=f"a key of {config} is wrong, or the model is a variant that is not supported",
             )
         for claim, names in self._contradicted.items():
             self.note(f"{claim}, but {_listed(names)} otherwise: what is stored is used")
@@ -175,10 +175,11 @@ class Tensors:
         self.taken.add(found)
         plain = tuple(int(size) for size in shape)
         if stored.shape != plain:
+            config = self.checkpoint.config_name
             raise CheckpointError(
                 f"the tensor {stored.name!r} in {stored.file} is {shape_text(stored.shape)}, "
                 f"but the config makes it {shape_text(plain)}{_reasons(shape)}",
-                hint="config.json and the weights belong to different models, or a key of config.json is wrong",
+                hint=f"{config} and the weights belong to different models, or a key of {config} is wrong",
             )
         if stored.dtype not in dtypes:
             raise CheckpointError(

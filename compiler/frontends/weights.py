@@ -109,7 +109,9 @@ class Weights(Tensors):
         for head in stored:
             both = [f"{module}.weight" for module in (table, head)]
             if not all(map(self.has, both)) or not self.same(*both):
-                self.contradicted("config.json ties the head to the embedding ('tie_word_embeddings')", both[1])
+                self.contradicted(
+                    f"{self.checkpoint.config_name} ties the head to the embedding ('tie_word_embeddings')", both[1]
+                )
                 return False
             self.drop(both[1])
         return True

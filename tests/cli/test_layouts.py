@@ -48,3 +48,21 @@ def test_what_is_missing_is_said(neox, tmp_path):
     (folder / "global_step10" / "layer_02-model_01-model_states.pt").unlink()
     llmc("compile", folder, "-o", tmp_path / "engine").failed("layer_02-model_01-model_states.pt is missing from")
     assert not (tmp_path / "engine").exists()
+
+
+def test_a_file_of_a_directory_stands_for_nothing(neox):
+    step = neox / "global_step10"
+    file = step / "layer_00-model_00-model_states.pt"
+    llmc("compile", file).failed(f"{file} is a file of a checkpoint, not a checkpoint", f"give its folder: {step}")
+
+
+def test_a_folder_of_directories_names_them(neox, tmp_path):
+    shutil.copytree(neox, tmp_path / "runs" / "first")
+    llmc("compile", tmp_path / "runs").failed(
+        f"{tmp_path / 'runs'} has no config.json", f"it holds checkpoints: give one of them, such as {tmp_path}"
+    )
+
+
+def test_dumps_do_not_go_into_a_checkpoint(neox, tmp_path):
+    made = llmc("compile", neox, "-o", tmp_path / "engine", *OPTIONS, "--dump-ir", neox)
+    made.failed(f"the dumps cannot go to {neox}, which is a checkpoint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint, StoredWeights
 from compiler.frontends.layouts.ft_config import FtModel, gptj_config, mpt_config, neox_config, opt_config, read_model
 from compiler.frontends.layouts.ft_files import CONFIG, FtFiles, ft_folder, holds_ft
-from compiler.frontends.layouts.ft_tensors import Tensors, gptj_tensors, mpt_tensors, neox_tensors, opt_tensors
+from compiler.frontends.layouts.ft_int8 import Int8
+from compiler.frontends.layouts.ft_linears import FtLayers, Tensors
+from compiler.frontends.layouts.ft_tensors import gptj_tensors, mpt_tensors, neox_tensors, opt_tensors
 from compiler.frontends.layouts.registry import layout
 from compiler.frontends.layouts.tokenizer_file import find_tokenizer
 
 _START = 1 << 20  # bytes that tell a head from the embedding
+_HEAD = "lm_head.weight"
+_PROMPTS = ("prompt_table.", "prefix_prompt.")
 
 
 @layout("fastertransformer", holds_ft)
@@ -28,7 +33,12 @@ def open_ft(path: Path) -> Checkpoint:
     model = read_model(place / CONFIG)
     files = FtFiles(path, place, model.dtype)
     _check_degree(model, files)
-    config, tensors = _lifted(model, files)
+    int8 = Int8(model, files)
+    config, tensors = _lifted(FtLayers(model, files, int8))
+    if int8.options is not None:
+        config["quantization_config"] = int8.options
+    int8.finish(files)
+    prompts = files.drop(lambda key: key.startswith(_PROMPTS))
     files.finish()
     return Checkpoint(
         path,
@@ -36,25 +46,24 @@ def open_ft(path: Path) -> Checkpoint:
         lambda: StoredWeights(files.used, tensors),
         config_files=[(place / CONFIG).relative_to(path).as_posix()],
         tokenizer_file=find_tokenizer(path, [place]),
-        notes=_notes(model),
+        notes=[*_notes(model), *int8.notes, *_prompt_notes(prompts)],
     )
 
 
-def _lifted(model: FtModel, files: FtFiles) -> tuple[dict[str, Any], Tensors]:
+def _lifted(f: FtLayers) -> tuple[dict[str, Any], Tensors]:
     """The config and the tensors that transformers has."""
-    match model.family:
+    m, files = f.model, f.files
+    tied = not files.has(_HEAD)
+    match m.family:
         case "gpt_neox":
-            return {**neox_config(model), "tie_word_embeddings": not files.has("lm_head.weight")}, neox_tensors(
-                model, files
-            )
+            return {**neox_config(m), "tie_word_embeddings": tied}, neox_tensors(f)
         case "gptj":
-            return gptj_config(model), gptj_tensors(model, files)
+            return gptj_config(m), gptj_tensors(f)
         case "opt":
             final = files.has("final_layernorm.weight")
-            return opt_config(model, final_norm=final, tied=_is_tied(files)), opt_tensors(model, files)
+            return opt_config(m, final_norm=final, tied=tied or _is_copied(files)), opt_tensors(f)
     bias = _has_bias(files)
-    config = mpt_config(model, bias=bias, tied=not files.has("lm_head.weight"))
-    return config, mpt_tensors(model, files, bias=bias)
+    return mpt_config(m, bias=bias, tied=tied), mpt_tensors(f, bias=bias)
 
 
 def _check_degree(model: FtModel, files: FtFiles) -> None:
@@ -73,11 +82,9 @@ def _check_degree(model: FtModel, files: FtFiles) -> None:
             raise CheckpointError(f"{files.folder} holds {files.degree} parts, which do not divide {size} {what}")
 
 
-def _is_tied(files: FtFiles) -> bool:
-    """Whether the head may be the embedding: both are stored, and begin alike. Lifting compares the whole."""
-    if not files.has("lm_head.weight"):
-        return True
-    table, head = (files.start(key, _START) for key in ("wte", "lm_head.weight"))
+def _is_copied(files: FtFiles) -> bool:
+    """Whether the head may be a copy of the embedding: they begin alike. Lifting compares the whole."""
+    table, head = (files.start(key, _START) for key in ("wte", _HEAD))
     return table == head
 
 
@@ -97,3 +104,11 @@ def _notes(model: FtModel) -> list[str]:
     if model.family in ("gpt_neox", "gptj") and not {"max_pos_seq_len", "n_positions"} & model.section.values.keys():
         notes.append(f"{CONFIG} does not say how long sequences may be: {model.context} tokens are assumed (--max-seq)")
     return notes
+
+
+def _prompt_notes(prompts: Sequence[str]) -> list[str]:
+    """What to do with the virtual tokens of tasks, which are no part of the model."""
+    if not prompts:
+        return []
+    more = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
+    return [f"model.{prompts[0]}.*bin{more}: virtual tokens of a task, which --prompts TASK=FILE adds to an engine"]

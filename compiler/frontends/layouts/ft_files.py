@@ -78,13 +78,13 @@ class FtFiles:
         """The files that were used, in order."""
         return tuple(sorted(self._used))
 
-    def has(self, key: str) -> bool:
-        """Whether there is a tensor of that name, whole or in parts."""
-        return key in self._found
+    def has(self, key: str, rank: int | None = None) -> bool:
+        """Whether there is a tensor of that name, whole or in parts; with a rank, whether it has that part."""
+        return key in self._found and (rank is None or rank in self._found[key])
 
-    def drop(self, wanted: Callable[[str], bool]) -> list[str]:
-        """Say of tensors that they tell nothing new; returns the names of those that are there."""
-        dropped = [key for key in self._found if wanted(key)]
+    def drop(self, wanted: Callable[[str], bool], *, unused_only: bool = False) -> list[str]:
+        """Say of tensors, or of those that were not used, that they tell nothing new; returns their names."""
+        dropped = [key for key in self._found if wanted(key) and not (unused_only and self._is_used(key))]
         for key in dropped:
             del self._found[key]
         return dropped
@@ -124,6 +124,9 @@ class FtFiles:
                         f"the file {file} has no place in the model that {CONFIG} describes",
                         hint=f"the tensor {key!r} belongs to another model, or to a variant that is not supported",
                     )
+
+    def _is_used(self, key: str) -> bool:
+        return not self._used.isdisjoint(self._found[key].values())
 
     def _file(self, key: str, rank: int | None) -> str:
         ranks = self._found.get(key, {})
