@@ -31,6 +31,7 @@ class Checkpoint:
     """What a model is lifted from. Opening one reads its config; the headers of its weights are read when asked for.
 
     Attributes:
+        path: what it was opened by: its folder, or its file.
         folder: the folder that the names of its files are relative to, and that holds its tokenizer.
         config: the content of the Hugging Face `config.json` of the model, whatever file it comes from.
         config_files: the files that it comes from, relative to the folder.
@@ -52,7 +53,7 @@ class Checkpoint:
         dummy_weights: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
-        self.folder = folder
+        self.path = self.folder = folder
         self.config = config
         self.config_files = tuple(config_files)
         self.tokenizer_file = tokenizer_file

@@ -111,10 +111,10 @@ def _read(source: Path, note: Callable[[str], None]) -> tokenizers.Tokenizer:
             raise _UnreadableError(
                 f"{name} is a Git LFS pointer, not the file itself", "fetch it (git lfs pull), and compile again"
             )
-    if files[0] != _READ and "auto_map" in _settings(source):
+    if files[0] not in (_READ, *sentencepiece_model.FILES) and "auto_map" in _settings(source):
         raise _UnreadableError("it is Python code of the checkpoint's, which llmc does not run", _SAVE_AS_JSON)
     if files[0] in sentencepiece_model.FILES:
-        return _from_sentencepiece(source, files[0])
+        return _from_sentencepiece(source, files[0], note)
     if files[0] == "vocab.json" and not (source / "merges.txt").is_file():
         raise _UnreadableError(
             "vocab.json says what the tokens are, but merges.txt, which says how texts become tokens, is missing",
@@ -199,8 +199,11 @@ def _plain(file: Path) -> tokenizers.Tokenizer:
         ) from None
 
 
-def _from_sentencepiece(source: Path, file: str) -> tokenizers.Tokenizer:
-    """The SentencePiece model itself; transformers says only what its class puts around a text."""
+def _from_sentencepiece(source: Path, file: str, note: Callable[[str], None]) -> tokenizers.Tokenizer:
+    """The SentencePiece model itself; transformers says only what its class puts around a text.
+
+    A class that is code of the checkpoint's cannot be asked that.
+    """
     if missing := sentencepiece_model.missing_packages():
         raise _UnreadableError(
             f"its checkpoint has a SentencePiece model, {file}, and reading one takes {' and '.join(missing)}, "
@@ -215,7 +218,13 @@ def _from_sentencepiece(source: Path, file: str) -> tokenizers.Tokenizer:
     if [tokenizer.encode(text).ids for text in texts] != sentencepiece_model.own_ids(source / file, texts):
         raise _UnreadableError(f"{file} cannot be converted exactly", _SAVE_AS_JSON)
     _add_declared(tokenizer, source)
-    _put_around(tokenizer, _load(source, file))
+    if "auto_map" in _settings(source):
+        note(
+            "the tokenizer's class is Python code of the checkpoint's, which llmc does not run: the engine's is "
+            f"{file} itself, which puts no tokens around a text"
+        )
+    else:
+        _put_around(tokenizer, _load(source, file))
     return tokenizer
 
 

@@ -1,77 +1,26 @@
-"""Scales that AMMO or ModelOpt exported beside a checkpoint, applied to its weights, inputs and caches.
-
-They are arrays of an .npz file, whose names are paths: `_np:layers:0:attention:qkv:q:weights_scaling_factor`, or
-without the `q`, where the model has one module for all three. A JSON file beside it says how they quantize.
-"""
+"""Scales of AMMO or ModelOpt, applied to a checkpoint's weights, inputs and caches."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from compiler.errors import CheckpointError, ConfigError
 from compiler.frontends.checkpoint import Checkpoint, StoredWeights
 from compiler.frontends.composed import ComposedTensor, SourceTensor, joined, reshaped
-from compiler.frontends.json_file import read_object
-from compiler.frontends.layouts.file_names import named_from
+from compiler.frontends.layouts.scales_file import ATTENTION, QKV, Scales, read_scales
 from compiler.frontends.layouts.tensorrt_llm.families import FAMILIES, Names
-from compiler.frontends.npz_file import read_npz
 from compiler.frontends.quantized_form import quantized_form
 from compiler.frontends.read_stored import read_stored
 from compiler.ir.builder import Builder
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
-from compiler.store.stored_tensor import StoredTensor
 
-_ENTRY = re.compile(r"(?:_np:)?layers:(\d+):(.+):([a-z_0-9]+)")
-_KINDS = ("weights_scaling_factor", "activation_scaling_factor", "prequant_scaling_factor")
-_CACHES = ("attention", "kv_cache_scaling_factor")
 _MODULES = ("attention:dense", "mlp:fc", "mlp:proj")
-_QKV = "attention:qkv"
-
-
-@dataclass(frozen=True)
-class _Algorithm:
-    """The type of weights, the largest value of that type, how inputs are rounded, and the type of caches."""
-
-    dtype: DType
-    largest: int
-    inputs: str | None
-    cache: str
-
-
-_ALGORITHMS: Mapping[str, _Algorithm] = {
-    "fp8": _Algorithm(DType.f8e4m3, 448, "static", "fp8"),
-    "int8_sq": _Algorithm(DType.i8, 127, "static", "int8"),
-    "int8_wo": _Algorithm(DType.i8, 127, None, "int8"),
-    "int4_awq": _Algorithm(DType.i4, 7, None, "int8"),
-}
 # How far the largest weight that a scale stands for may be from that of the weights: calibration cuts some off.
 _LEAST, _MOST = 0.25, 1.2
-
-
-@dataclass
-class Scales:
-    """The arrays of a file, by layer and module.
-
-    Attributes:
-        file: what to call it.
-        algorithm: how they quantize.
-        layers: for each layer the arrays of each module, by their last name.
-    """
-
-    file: str
-    algorithm: _Algorithm
-    layers: list[dict[str, dict[str, StoredTensor]]] = field(default_factory=list)
-
-    @property
-    def cache(self) -> str | None:
-        """The type of caches, if their scales are there."""
-        name, kind = _CACHES
-        return self.algorithm.cache if self.layers and kind in self.layers[0].get(name, {}) else None
 
 
 def apply_scales(file: Path, checkpoint: Checkpoint) -> None:
@@ -89,7 +38,7 @@ def apply_scales(file: Path, checkpoint: Checkpoint) -> None:
     family = str(checkpoint.config.get("model_type"))
     if family not in FAMILIES:
         raise ConfigError(f"scales can be given for {', '.join(FAMILIES)}; the checkpoint is of the family {family!r}")
-    scales = _read(file, checkpoint.folder)
+    scales = read_scales(file, checkpoint.folder, FAMILIES[family])
     checkpoint.config["quantization_config"] = quantized_form(scales.algorithm.inputs, scales.cache)
     usual = checkpoint.read_weights
 
@@ -99,56 +48,6 @@ def apply_scales(file: Path, checkpoint: Checkpoint) -> None:
         return StoredWeights((*stored.files, scales.file), found)
 
     checkpoint.replace_weights(read)
-
-
-def _read(path: Path, folder: Path) -> Scales:
-    """The scales of a file, an .npz or the JSON beside it."""
-    arrays, said = _files(path)
-    file = named_from(folder, arrays)
-    found: dict[int, dict[str, dict[str, StoredTensor]]] = {}
-    for name, tensor in read_npz(arrays, file).items():
-        match = _ENTRY.fullmatch(name)
-        if match and (match[3] in _KINDS or (match[2], match[3]) == _CACHES):
-            found.setdefault(int(match[1]), {}).setdefault(match[2], {})[match[3]] = tensor
-    if not found or sorted(found) != list(range(len(found))):
-        raise CheckpointError(
-            f"{file} holds no scales of layers, such as '_np:layers:0:attention:dense:weights_scaling_factor'",
-            hint="give the .npz file that AMMO or ModelOpt exported",
-        )
-    layers = [found[i] for i in range(len(found))]
-    algorithm = read_object(said).get("quantization") if said is not None else None
-    name = str(algorithm) if algorithm else _told(layers)
-    if name not in _ALGORITHMS:
-        raise ConfigError(
-            f"{said} says the quantization {name!r}, which is not supported; supported: {', '.join(_ALGORITHMS)}"
-        )
-    return Scales(file, _ALGORITHMS[name], layers)
-
-
-def _files(path: Path) -> tuple[Path, Path | None]:
-    """The file of arrays, and the JSON file beside it, if it is there."""
-    if path.suffix == ".json":
-        arrays = path.with_name(f"{path.stem}_rank0.npz")
-        if not arrays.is_file():
-            raise CheckpointError(
-                f"{arrays.name} is missing beside {path}", hint="give the .npz file: --scales FILE.npz"
-            )
-        return arrays, path
-    if path.suffix != ".npz":
-        raise CheckpointError(f"{path} is no file of scales: its name ends in neither .npz nor .json")
-    said = path.with_name(re.sub(r"_rank\d+$", "", path.stem) + ".json")
-    return path, said if said.is_file() else None
-
-
-def _told(layers: Sequence[Mapping[str, Mapping[str, StoredTensor]]]) -> str:
-    """The quantization that the shapes of the scales tell."""
-    module = next(iter(kinds for kinds in layers[0].values() if "weights_scaling_factor" in kinds), {})
-    scale = module.get("weights_scaling_factor")
-    if scale is None or scale.elements == 1:
-        return "fp8"
-    if len(scale.shape) > 1 and scale.shape[-1] > 1:
-        return "int4_awq"
-    return "int8_sq" if "activation_scaling_factor" in module else "int8_wo"
 
 
 class _Applied:
@@ -176,25 +75,29 @@ class _Applied:
                     self._kinds(layer, module, i),
                 )
             if self.scales.cache is not None:
-                scale = self._kinds(layer, _CACHES[0], i).get(_CACHES[1])
-                if scale is None:
-                    raise self._misfit(f"layer {i} has no {_CACHES[1]!r}")
-                base = self._weight(f"{prefix}{self.names.modules['attention.dense']}").removesuffix(
-                    f"{self.names.modules['attention.dense']}.weight"
-                )
-                for which in "kv":
-                    self.tensors[f"{base}{self.names.attention}.{which}_scale"] = reshaped(scale.name, scale, 1)
+                self._caches(self._kinds(layer, ATTENTION, i), prefix, i)
         self._check_first()
         return self.tensors
 
-    def _attention(self, layer: Mapping[str, Mapping[str, StoredTensor]], prefix: str) -> None:
-        parts = [layer.get(f"{_QKV}:{which}") for which in "qkv"]
+    def _caches(self, kinds: Mapping[str, SourceTensor], prefix: str, number: int) -> None:
+        """The scales of cached keys and values, together or each."""
+        dense = self.names.modules["attention.dense"]
+        base = self._weight(f"{prefix}{dense}").removesuffix(f"{dense}.weight")
+        for which in "kv":
+            own = f"{which}_cache_scaling_factor"
+            scale = kinds.get(own) or kinds.get("kv_cache_scaling_factor")
+            if scale is None:
+                raise self._misfit(f"layer {number} has no {own!r}")
+            self.tensors[f"{base}{self.names.attention}.{which}_scale"] = reshaped(scale.name, scale, 1)
+
+    def _attention(self, layer: Mapping[str, Mapping[str, SourceTensor]], prefix: str) -> None:
+        parts = [layer.get(f"{QKV}:{which}") for which in "qkv"]
         modules = [self._weight(prefix + module) for module in self.names.qkv]
-        if _QKV in layer:
+        if QKV in layer:
             for weight in modules:
-                self._linear(weight, layer[_QKV])
+                self._linear(weight, layer[QKV])
         elif any(part is None for part in parts):
-            raise self._misfit(f"it has no scales of {_QKV!r} in the layer {prefix.rstrip('.')}")
+            raise self._misfit(f"it has no scales of {QKV!r} in the layer {prefix.rstrip('.')}")
         elif len(modules) == len(parts):
             for weight, part in zip(modules, parts, strict=True):
                 self._linear(weight, part or {})
@@ -225,8 +128,8 @@ class _Applied:
         return joined(weight, columns, 0)
 
     def _kinds(
-        self, layer: Mapping[str, Mapping[str, StoredTensor]], module: str, number: int
-    ) -> Mapping[str, StoredTensor]:
+        self, layer: Mapping[str, Mapping[str, SourceTensor]], module: str, number: int
+    ) -> Mapping[str, SourceTensor]:
         if module not in layer:
             raise self._misfit(f"it has no scales of {module!r} in layer {number}")
         return layer[module]
@@ -265,7 +168,8 @@ class _Applied:
         out, width = stored.shape
         if scale.elements == 1:
             return reshaped(scale.name, scale, 1, 1)
-        if scale.shape[0] != out or scale.elements % out or width % (scale.elements // out):
+        rows = scale.shape[0] in (out, scale.elements)
+        if not rows or scale.elements % out or width % (scale.elements // out):
             raise self._misfit(f"{scale.name!r} is {shape_text(scale.shape)}; {weight!r} is {shape_text(stored.shape)}")
         return reshaped(scale.name, scale, out, scale.elements // out)
 

@@ -40,7 +40,7 @@ def open_checkpoint(
             hint="give the folder of a checkpoint in the Hugging Face layout, or one of those in docs/checkpoints.md",
         )
     checkpoint = found.open(path)
-    checkpoint.dummy_weights = dummy_weights
+    checkpoint.path, checkpoint.dummy_weights = path, dummy_weights
     if source is not None:
         follow(source, checkpoint, found.name)
     return checkpoint

@@ -27,13 +27,13 @@ class Blocks(NamedTuple):
         """The numbers in float32: rounded after the product, and after the sum."""
         grouped = self.integers.float().unflatten(1, (self.scales.shape[1], -1))
         product = grouped * self.scales[:, :, None]
-        return (product if self.offsets is None else product + self.offsets[:, :, None]).flatten(1)
+        total: Tensor = product if self.offsets is None else product + self.offsets[:, :, None]
+        return total.flatten(1)
 
 
 def _half(x: Tensor, start: int) -> Tensor:
     """The float16 at a byte of each block, as float32, `[blocks, 1]`."""
-    half: Tensor = x[:, start : start + 2].contiguous().view(torch.float16)
-    return half.float()
+    return x[:, start : start + 2].contiguous().view(torch.float16).float()
 
 
 def _shifted(x: Tensor, run: int, bits: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from compiler.errors import LlmcError
@@ -198,6 +199,7 @@ def test_files_that_hold_none_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "compressed.npz", x=np.zeros(3))
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object))
     (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "README.md").write_text("")
     (tmp_path / "scales.json").write_text(json.dumps({"quantization": "fp8"}))
     for name, message in [
         ("compressed.npz", "is compressed"),
@@ -205,7 +207,8 @@ def test_files_that_hold_none_are_refused(tmp_path: Path) -> None:
         ("text.npz", "is no .npz file that can be read"),
         ("scales.json", "scales_rank0.npz is missing"),
         ("config.json", "config_rank0.npz is missing"),
-        ("model.safetensors", "ends in neither .npz nor .json"),
+        ("model.safetensors", "holds no scales of layers"),
+        ("README.md", "ends in none of .json"),
         ("nowhere.npz", "there is no file"),
     ]:
         with pytest.raises(LlmcError, match=message.replace("|", r"\|")):
@@ -217,3 +220,37 @@ def test_a_quantized_checkpoint_takes_no_scales(tmp_path: Path) -> None:
     np.savez(tmp_path / "scales.npz", **arrays(model, fp8))
     write(model, fp8, tmp_path, quantization_config={"quant_method": "modelopt", "quant_algo": "FP8"})
     llmc("lift", tmp_path, "--scales", tmp_path / "scales.npz").failed("the checkpoint is quantized already")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".pt", ".safetensors"])
+@pytest.mark.parametrize("algorithm", ["fp8", "int8_sq", "int4_awq"])
+def test_largest_values_in_a_state_of_the_model(tmp_path: Path, model: Any, algorithm: str, suffix: str) -> None:
+    """What the quantizers of AMMO and ModelOpt keep, from which scales follow."""
+    writer, usual = ALGORITHMS[algorithm]
+    original, exported = tmp_path / "original", tmp_path / "exported"
+    model.save_pretrained(original)
+    largest = {"fp8": 448, "int8_sq": 127, "int4_awq": 7}[algorithm]
+    state: dict[str, Tensor] = {}
+
+    for name, module in linears(model).items():
+        written = writer(module.weight.detach().double()).tensors
+        groups = module.weight.detach().float()
+        if "pre_quant_scale" in written:
+            groups = (groups / written["pre_quant_scale"]).unflatten(1, (-1, 16)).flatten(0, 1)
+            state[f"{name}.input_quantizer._pre_quant_scale"] = written["pre_quant_scale"]
+        amax = groups.abs().amax() if algorithm == "fp8" else groups.abs().amax(1, keepdim=True)
+        state[f"{name}.weight_quantizer._amax"] = amax
+        if "input_scale" in written:
+            state[f"{name}.input_quantizer._amax"] = torch.tensor(0.05 * largest)
+        state[f"{name}.weight"] = module.weight.detach().clone()
+    file = tmp_path / f"state{suffix}"
+    if suffix == ".npz":
+        arrays_: dict[str, Any] = {name: tensor.numpy() for name, tensor in state.items()}
+        np.savez(file, **arrays_)
+    elif suffix == ".pt":
+        torch.save(state, file)
+    else:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+    write(model, writer, exported)
+    write_json(exported / "hf_quant_config.json", modelopt_config(usual, group_size=16))
+    assert_same_model(original, exported, source=source_options(scales=file))
