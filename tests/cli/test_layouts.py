@@ -1,16 +1,22 @@
 """The command line takes checkpoints of other layouts as any model."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import transformers
+from safetensors.torch import load_file
+from torch import Tensor
 
 from tests.cli.llmc_command import llmc
+from tests.frontends.layouts.compared import assert_same_tensors
+from tests.frontends.layouts.ft_writer import write_gptj, write_mpt, write_neox, write_opt
 from tests.frontends.layouts.neox_writer import write_by_layer
 from tests.paths import MODELS
 
+FT_WRITERS = {"gptneox": write_neox, "gptj": write_gptj, "opt": write_opt, "mpt": write_mpt}
 OPTIONS = ("--dtype", "float32", "--target", "torch", "--max-batch", 1, "--max-seq", 32)
 
 
@@ -66,3 +72,22 @@ def test_a_folder_of_directories_names_them(neox, tmp_path):
 def test_dumps_do_not_go_into_a_checkpoint(neox, tmp_path):
     made = llmc("compile", neox, "-o", tmp_path / "engine", *OPTIONS, "--dump-ir", neox)
     made.failed(f"the dumps cannot go to {neox}, which is a checkpoint")
+
+
+def engine_of(model: Path, place: Path) -> tuple[str, dict[str, Tensor]]:
+    """The graph of a model's engine, without where its weights lie in their file, and the weights."""
+    made = llmc("compile", model, "-o", place, *OPTIONS)
+    assert made.status == 0, made.err
+    return re.sub(r" at \d+", "", (place / "rank0.ir").read_text()), load_file(place / "rank0.safetensors")
+
+
+@pytest.mark.parametrize("family", FT_WRITERS)
+def test_the_engine_of_a_fastertransformer_directory_is_that_of_its_model(family, tmp_path):
+    """The same graph and the same bits of weights, so that it computes the same bits."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODELS / f"{family}-tiny").float()
+    FT_WRITERS[family](model, tmp_path / "ft", 2, max_pos_seq_len=512)
+    model.save_pretrained(tmp_path / "hf")
+    graph, weights = engine_of(tmp_path / "ft", tmp_path / "found")
+    wanted, expected = engine_of(tmp_path / "hf", tmp_path / "expected")
+    assert graph.splitlines() == wanted.splitlines()
+    assert_same_tensors(weights, expected)

@@ -8,7 +8,15 @@ from typing import Any
 
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint, StoredWeights
-from compiler.frontends.layouts.ft_config import FtModel, gptj_config, mpt_config, neox_config, opt_config, read_model
+from compiler.frontends.layouts.ft_config import (
+    FtModel,
+    gptj_config,
+    has_alibi,
+    mpt_config,
+    neox_config,
+    opt_config,
+    read_model,
+)
 from compiler.frontends.layouts.ft_files import CONFIG, FtFiles, ft_folder, holds_ft
 from compiler.frontends.layouts.ft_int8 import Int8
 from compiler.frontends.layouts.ft_linears import FtLayers, Tensors
@@ -18,6 +26,7 @@ from compiler.frontends.layouts.tokenizer_file import find_tokenizer
 
 _START = 1 << 20  # bytes that tell a head from the embedding
 _HEAD = "lm_head.weight"
+_EXACT_GELU = "GELU is computed exactly, as in transformers; FasterTransformer approximated it by tanh"
 _PROMPTS = ("prompt_table.", "prefix_prompt.")
 
 
@@ -100,7 +109,11 @@ def _has_bias(files: FtFiles) -> bool:
 def _notes(model: FtModel) -> list[str]:
     notes = []
     if model.family == "gpt_neox":
-        notes.append("GELU is computed exactly, as in transformers; FasterTransformer approximated it by tanh")
+        notes.append(_EXACT_GELU)
+    if model.family == "mpt" and not {"layernorm_eps", "layer_norm_epsilon"} & model.section.values.keys():
+        notes.append(f"{CONFIG} does not say 'layernorm_eps': 1e-6 is taken, as FasterTransformer does")
+    if model.family == "mpt" and has_alibi(model.section):
+        notes.append(_EXACT_GELU)
     if model.family in ("gpt_neox", "gptj") and not {"max_pos_seq_len", "n_positions"} & model.section.values.keys():
         notes.append(f"{CONFIG} does not say how long sequences may be: {model.context} tokens are assumed (--max-seq)")
     return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,12 +29,14 @@ class Section:
         if text is None and default is not None:
             return default
         try:
-            value = int(self._required(keys, text))
+            value = float(self._required(keys, text))  # products of a ratio are written as 64.0
         except ValueError:
-            raise self.invalid(keys, "it must be an integer") from None
+            value = math.nan
+        if not value.is_integer():
+            raise self.invalid(keys, "it must be an integer")
         if value < 1:
             raise self.invalid(keys, "it must be at least 1")
-        return value
+        return int(value)
 
     def number(self, *keys: str, default: float) -> float:
         """A number; ConfigError if it is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -137,10 +137,18 @@ def _refuse_variants(config: NeoxConfig) -> None:
     config.only("num_kv_heads", config.values.get("num_attention_heads"))
     if config.take("gpt_j_residual", bool, default=False):
         config.only("gpt_j_tied", False)
-    for kinds, _ in config.take("attention_config", list, default=[]):
-        for kind in kinds if isinstance(kinds, list) else [kinds]:
-            if kind not in ("global", "flash"):
-                raise config.unsupported("attention_config", kind, ("global", "flash"))
+    for kind in _attention_kinds(config.take("attention_config", list, default=[])):
+        if kind not in ("global", "flash"):
+            raise config.unsupported("attention_config", kind, ("global", "flash"))
+
+
+def _attention_kinds(entries: Sequence[Any]) -> Iterator[Any]:
+    """The kinds in a list such as `[[["global", "flash"], 6]]`, in which a number says how often, or in a plain one."""
+    for entry in entries:
+        if isinstance(entry, list):
+            yield from _attention_kinds(entry)
+        elif not isinstance(entry, int) and entry != "all":
+            yield entry
 
 
 def _activation(config: NeoxConfig) -> str:

@@ -9,6 +9,7 @@ from compiler.frontends.checkpoint import Checkpoint
 from compiler.frontends.layouts.given_weights import follow
 from compiler.frontends.layouts.registry import layout_of
 from compiler.frontends.source_options import SourceOptions
+from compiler.plugins import blamed
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -29,6 +30,7 @@ def open_checkpoint(
     Raises:
         CheckpointError: if there is nothing, or nothing that llmc reads, or some of its files are missing.
         ConfigError: if its config cannot be read, or not be said as a config of a family that llmc knows.
+        PluginError: if a layout that is not llmc's own fails.
     """
     path = Path(path).expanduser()
     found = layout_of(path)
@@ -39,7 +41,8 @@ def open_checkpoint(
             f"{path} has no config.json",
             hint="give the folder of a checkpoint in the Hugging Face layout, or one of those in docs/checkpoints.md",
         )
-    checkpoint = found.open(path)
+    with blamed(found.open, f"what opens the layout {found.name!r}"):
+        checkpoint = found.open(path)
     checkpoint.path, checkpoint.dummy_weights = path, dummy_weights
     if source is not None:
         follow(source, checkpoint, found.name)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
-from compiler.plugins import Registry, load_installed
+from compiler.plugins import Registry, blamed, load_installed
 
 
 class Layout(NamedTuple):
@@ -46,9 +46,21 @@ HUGGING_FACE = "hugging-face"
 
 
 def layout_of(path: Path) -> Layout | None:
-    """The layout of the checkpoint at a path; None if there is no checkpoint that llmc knows."""
+    """The layout of the checkpoint at a path; None if there is no checkpoint that llmc knows, or none it may read.
+
+    Raises:
+        PluginError: if what tells a layout that is not llmc's own fails.
+    """
     load_installed()
     if not path.exists():
         return None
     others = (found for name, found in LAYOUTS.items() if name != HUGGING_FACE)
-    return next((found for found in (*others, LAYOUTS[HUGGING_FACE]) if found.matches(path)), None)
+    return next((found for found in (*others, LAYOUTS[HUGGING_FACE]) if _matches(found, path)), None)
+
+
+def _matches(found: Layout, path: Path) -> bool:
+    try:
+        with blamed(found.matches, f"what tells the layout {found.name!r}"):
+            return found.matches(path)
+    except OSError:  # a folder that may not be listed
+        return False

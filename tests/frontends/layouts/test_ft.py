@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from compiler.errors import ConfigError
-from compiler.frontends import open_checkpoint
-from tests.frontends.layouts.compared import assert_same_logits, assert_same_model, lifted, refusal, weights
+from compiler.frontends import lift, open_checkpoint
+from tests.frontends.layouts.compared import LIMITS, assert_same_logits, assert_same_model, lifted, refusal, weights
 from tests.frontends.layouts.ft_writer import write_gpt2, write_gptj, write_mpt, write_neox, write_opt
 from tests.frontends.models import logits_of, neox_config, random_model
 from tests.frontends.steps import assert_same_logits as assert_logits_of
@@ -135,6 +135,24 @@ def test_biases_of_one_sum_over_ranks_are_used_as_stored(tmp_path):
     graph = lifted(write_neox(model, tmp_path, 4))
     bias = model.state_dict()["gpt_neox.layers.0.attention.dense.bias"]
     assert torch.equal(weights(graph)["layers.0.attn.out.bias"], bias)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_that_are_made_up(expected, tmp_path, family):
+    folder = FAMILIES[family][1](expected[family][0], tmp_path, 2)
+    graph = lift(open_checkpoint(folder, dummy_weights=True), limits=LIMITS)
+    assert not list(graph.find("const"))
+    assert graph.facts["parameters"] == lifted(folder).facts["parameters"]
+
+
+def test_a_norm_whose_epsilon_is_not_said(tmp_path):
+    config = transformers.GPT2Config(vocab_size=32, n_embd=16, n_head=4, n_layer=1, n_positions=32)
+    model = random_model(transformers.GPT2LMHeadModel, config, seed=5)
+    folder = write_gpt2(model, tmp_path, 1, layernorm_eps="", inter_size="64.0")
+    assert open_checkpoint(folder).notes == [
+        "config.ini does not say 'layernorm_eps': 1e-6 is taken, as FasterTransformer does"
+    ]
+    assert {op.attrs["eps"] for op in lifted(folder).find("layer_norm")} == {1e-6}
 
 
 def test_a_missing_part(expected, tmp_path):

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from compiler.errors import CheckpointError, ConfigError
-from compiler.frontends import open_checkpoint
-from tests.frontends.layouts.compared import assert_same_logits, assert_same_model, lifted, refusal, weights
+from compiler.frontends import lift, open_checkpoint
+from tests.frontends.layouts.compared import LIMITS, assert_same_logits, assert_same_model, lifted, refusal, weights
 from tests.frontends.layouts.neox_writer import write_by_layer, write_by_rank
 from tests.frontends.models import neox_config, random_model
 
@@ -129,6 +129,18 @@ def test_the_files_of_the_run_are_named(model, tmp_path):
     ]
     assert len(checkpoint.files) == 2 * 5
     assert checkpoint.config_files == ("global_step10/configs/local_setup.yml", "global_step10/configs/model.yml")
+
+
+def test_weights_that_are_made_up(model, tmp_path):
+    folder = write_by_layer(model, tmp_path, 2)
+    graph = lift(open_checkpoint(folder, dummy_weights=True), limits=LIMITS)
+    assert not list(graph.find("const"))
+    assert graph.facts["parameters"] == lifted(folder).facts["parameters"]
+
+
+@pytest.mark.parametrize("kinds", [[[["flash"], 2]], [[["global", "flash"], "all"]], ["global", "flash"]])
+def test_attention_to_all_that_was_before(model, expected, tmp_path, kinds):
+    assert_same_model(write_by_layer(model, tmp_path, 1, **{"attention-config": kinds}), expected)
 
 
 def test_a_missing_part(model, tmp_path):
