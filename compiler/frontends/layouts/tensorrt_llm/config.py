@@ -30,6 +30,11 @@ ALGORITHMS: Mapping[str, str | None] = {
     "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN": "token",
     "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN": "token",
 }
+# What is stored says as much; of modules that are not quantized, too.
+_TOLD = (
+    *("quant_algo", "kv_cache_quant_algo", "group_size", "has_zero_point", "pre_quant_scale", "exclude_modules"),
+    *("use_weight_only", "weight_only_precision", "smoothquant_val", "clamp_val", "use_meta_recipe"),
+)
 _UNQUANTIZED = ("NO_QUANT", "None")
 _CACHES = ("INT8", "FP8")
 
@@ -154,6 +159,7 @@ def _algorithm(quantization: Any) -> str | None:
 def _quantization(config: Config) -> dict[str, Any]:
     """The form of quantized linears; none if nothing is quantized."""
     section = config.section("quantization")
+    section.ignore(*_TOLD)
     algorithm, cache = _algorithm(section.values), section.values.get("kv_cache_quant_algo")
     if algorithm is not None and algorithm not in ALGORITHMS:
         raise section.unsupported("quant_algo", algorithm, ALGORITHMS)
