@@ -36,10 +36,20 @@ def read_npz(path: Path, file: str) -> Mapping[str, StoredTensor]:
         CheckpointError: if it is damaged, compressed, or holds Python objects.
     """
     read_start(path, file)
+    damage = (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        SyntaxError,
+        KeyError,
+        TypeError,
+        NotImplementedError,
+        struct.error,
+    )
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
             return {info.filename.removesuffix(".npy"): _array(info, raw, file) for info in archive.infolist()}
-    except (zipfile.BadZipFile, OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error) as error:
+    except damage as error:
         raise CheckpointError(f"{file} is no .npz file that can be read ({error})", hint=AGAIN) from None
 
 

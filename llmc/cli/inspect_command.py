@@ -23,6 +23,9 @@ def inspect_command(
     ] = None,
     json_output: options.Json = False,
     dummy_weights: options.DummyWeights = False,
+    weights: options.Weights = None,
+    weights_format: options.WeightsFormat = None,
+    scales: options.Scales = None,
     plugin: options.Plugins = None,
     debug: options.Debug = False,
 ) -> None:
@@ -42,7 +45,8 @@ def inspect_command(
     from runtime.load.ignored_options import Case, ignored_notes
 
     notes: list[str] = []
-    facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers, note=notes.append)
+    source = {"weights": weights, "weights_format": weights_format, "scales": scales}
+    facts = inspect_path(path, dummy_weights=dummy_weights, source=source, layers=layers, note=notes.append)
     notes += ignored_notes(Case(json_output, "with --json all plans are shown", {"--plan": plan is not None}))
     sections = {name: target for name, target in target_sections().items() if name in facts}
     rows = [row for name, target in sections.items() for row in target.fact_rows(facts[name], plan)]

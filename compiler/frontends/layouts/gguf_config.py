@@ -8,6 +8,7 @@ from typing import Any
 
 from compiler.errors import ConfigError
 from compiler.frontends.config import Config
+from compiler.frontends.file_kinds import AGAIN
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,16 @@ def _special_tokens(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {usual: value for usual, value in found.items() if value is not None}
 
 
-def _sizes(config: Config) -> tuple[int, int, int, int]:
-    """Width, heads, layers and the width of the MLP."""
+def _sizes(config: Config, tensors: Collection[str]) -> tuple[int, int, int, int]:
+    """Width, heads, layers and the width of the MLP; ConfigError if they do not fit each other or the tensors."""
     hidden, heads = config.size("embedding_length"), config.size("attention.head_count")
     if hidden % heads:
         raise ConfigError(f"'embedding_length' is {hidden}, which 'attention.head_count' = {heads} does not divide")
-    return hidden, heads, config.size("block_count"), config.size("feed_forward_length", default=4 * hidden)
+    layers = config.size("block_count")
+    stored = len({name.split(".")[1] for name in tensors if name.startswith("blk.")})
+    if layers != stored:
+        raise ConfigError(f"'block_count' is {layers}, but the file holds {stored} layers", hint=AGAIN)
+    return hidden, heads, layers, config.size("feed_forward_length", default=4 * hidden)
 
 
 def _epsilon(config: Config) -> float:
@@ -83,7 +88,7 @@ def _epsilon(config: Config) -> float:
 
 
 def _gpt_neox(config: Config, tensors: Collection[str], vocab: int) -> dict[str, Any]:
-    hidden, heads, layers, inner = _sizes(config)
+    hidden, heads, layers, inner = _sizes(config, tensors)
     head_dim = hidden // heads
     rotary = config.take("rope.dimension_count", int, default=head_dim)
     fraction = rotary / head_dim
@@ -107,7 +112,7 @@ def _gpt_neox(config: Config, tensors: Collection[str], vocab: int) -> dict[str,
 
 
 def _gptj(config: Config, tensors: Collection[str], vocab: int) -> dict[str, Any]:
-    hidden, heads, layers, inner = _sizes(config)
+    hidden, heads, layers, inner = _sizes(config, tensors)
     config.only("attention.head_count_kv", heads)
     config.only("rope.freq_base", 10000.0)
     return {
@@ -126,7 +131,7 @@ def _gptj(config: Config, tensors: Collection[str], vocab: int) -> dict[str, Any
 
 
 def _mpt(config: Config, tensors: Collection[str], vocab: int) -> dict[str, Any]:
-    hidden, heads, layers, inner = _sizes(config)
+    hidden, heads, layers, inner = _sizes(config, tensors)
     kv_heads = config.size("attention.head_count_kv", default=heads)
     bias_max = config.take("attention.max_alibi_bias", float, default=0.0)
     return {

@@ -192,6 +192,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (lambda data: data.replace(b"token_embd", b"token_xxxx"), "'token_embd.weight' is missing"),
         (lambda data: data.replace(b"mpt.block_count", b"mpt.block_xxxxx"), "'block_count' is missing"),
         (lambda data: data.replace(b"attn_output", b"attn_norm.q"), "has no place"),
+        (
+            lambda data: data.replace(b"blk.0.ffn_up", b"blk.1.ffn_up"),
+            "'block_count' is 1, but the file holds 2 layers",
+        ),
     ],
 )
 def test_damaged_and_foreign_files_are_refused(whole: bytes, tmp_path: Path, spoil: Any, message: str) -> None:

@@ -1,5 +1,6 @@
 """Files of weights, and formats, that a user names: GPTQ files beside a checkpoint in the Hugging Face layout."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,11 @@ def test_on_the_command_line(original: Path, tmp_path: Path) -> None:
     graph = llmc("lift", original, *said)
     assert graph.status == 0, graph.err
     assert " unpack" in graph.out
+    shown = llmc("inspect", original, "--json", *said)
+    assert json.loads(shown.out)["ops"]["unpack"], shown.err
+    assert shown.err == ""
+    assert llmc("opt", original, "-o", tmp_path / "a.ir", *said).out == ""
+    assert "i4" in (tmp_path / "a.ir").read_text()
     made = llmc("compile", original, "-o", tmp_path / "a.engine", "--target", "torch", *said)
     assert made.status == 0, made.err
     llmc("compile", original, "-o", tmp_path / "b.engine", "--weights-format", "gptk").failed(
