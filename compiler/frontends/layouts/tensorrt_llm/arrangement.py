@@ -15,7 +15,7 @@ first three are left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,11 +87,10 @@ def rearranged(tensor: StoredTensor, bits: int, inputs: int, outputs: int, arran
     words = replace(tensor, dtype=DType.i32, layout=(tensor.nbytes // 4,), perm=None)
     dtype = DType.i4 if bits == 4 else DType.i8
 
-    def build(b: Builder, xs: object, name: str) -> Value:
-        value: Value = xs[0]  # type: ignore[index]
+    def build(b: Builder, xs: Sequence[Value], name: str) -> Value:
         order = _ORDER[bits] if arrangement.in_words else ()
         plain = b.unpack(
-            value, bits=bits, axis=0, order=order, signed=not arrangement.in_words, name=f"{name}.integers"
+            xs[0], bits=bits, axis=0, order=order, signed=not arrangement.in_words, name=f"{name}.integers"
         )
         return _placed(b, plain, bits, inputs, outputs, arrangement, name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from compiler.frontends.composed import ComposedTensor, SourceTensor, joined, reshaped, sliced
@@ -131,10 +131,10 @@ def padded_above(name: str, tensor: SourceTensor, rows: int) -> SourceTensor:
     width, dtype = tensor.shape[1], tensor.dtype
     assert dtype is not None
 
-    def build(b: Builder, xs: object, result: str) -> Value:
+    def build(b: Builder, xs: Sequence[Value], result: str) -> Value:
         zeros = b.literal(dtype=DType.f32, shape=(rows, width), values=(0.0,), name=f"{result}.zeros")
         typed = zeros if dtype is DType.f32 else b.cast(zeros, dtype=dtype, name=f"{result}.above")
-        return b.concat(typed, xs[0], axis=0, name=result)  # type: ignore[index]
+        return b.concat(typed, xs[0], axis=0, name=result)
 
     return ComposedTensor(name, (tensor,), (rows + tensor.shape[0], width), dtype, build)
 
