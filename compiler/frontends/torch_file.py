@@ -56,7 +56,7 @@ _TRAINING_NAMES = (
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "torch.Size", "torch.device"),
     *("torch.bfloat16", "torch.float16", "torch.float32", "torch.float64", "torch.int32", "torch.int64"),
 )
-_TRAINING_PACKAGES = ("deepspeed.", "megatron.")
+_TRAINING_PACKAGES = ("composer.", "datetime.", "deepspeed.", "llmfoundry.", "megatron.", "omegaconf.", "torchmetrics.")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _CONVERT = "convert the checkpoint to safetensors where you trust it: model.save_pretrained(FOLDER)"
 # What zipfile and the arithmetic on a damaged file's numbers raise.

@@ -112,5 +112,4 @@ def without_calibration(settings: CalibrationSettings, *, used: bool) -> Case:
 def default_output(model: str | Path) -> Path:
     """Where the engine of a model goes if nothing is said: `NAME.engine` in the current folder."""
     path = Path(model).expanduser().resolve()
-    name = path.stem if path.is_file() else path.name
-    return Path(f"{name or 'model'}.engine")
+    return Path(f"{(path.stem if path.is_file() else path.name) or 'model'}.engine")

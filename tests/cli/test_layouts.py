@@ -10,6 +10,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llmc.compiling.request import default_output
 from tests.cli.llmc_command import llmc
 from tests.frontends.layouts.compared import assert_same_tensors
 from tests.frontends.layouts.ft_writer import write_gptj, write_mpt, write_neox, write_opt
@@ -91,3 +92,9 @@ def test_the_engine_of_a_fastertransformer_directory_is_that_of_its_model(family
     wanted, expected = engine_of(tmp_path / "hf", tmp_path / "expected")
     assert graph.splitlines() == wanted.splitlines()
     assert_same_tensors(weights, expected)
+
+
+def test_the_default_place_of_a_model_of_one_file_has_no_ending(tmp_path):
+    (tmp_path / "run.pt").touch()
+    assert default_output(tmp_path / "run.pt") == Path("run.engine")
+    assert default_output(tmp_path) == Path(f"{tmp_path.name}.engine")

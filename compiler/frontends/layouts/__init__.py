@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 # Importing a layout's module registers it.
-from compiler.frontends.layouts import ft, gguf, hugging_face, neox, tensorrt_llm
+from compiler.frontends.layouts import composer, ft, gguf, hugging_face, neox, tensorrt_llm
 from compiler.frontends.layouts.opening import is_checkpoint, open_checkpoint
 from compiler.frontends.layouts.registry import LAYOUTS, Layout, layout, layout_of
 
 __all__ = [
     "LAYOUTS",
     "Layout",
+    "composer",
     "ft",
     "gguf",
     "hugging_face",

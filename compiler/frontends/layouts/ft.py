@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from compiler.frontends.checkpoint import Checkpoint, StoredWeights
 from compiler.frontends.layouts.ft_config import (
     FtModel,
     gptj_config,
-    has_alibi,
     mpt_config,
     neox_config,
     opt_config,
@@ -26,7 +25,6 @@ from compiler.frontends.layouts.tokenizer_file import find_tokenizer
 
 _START = 1 << 20  # bytes that tell a head from the embedding
 _HEAD = "lm_head.weight"
-_EXACT_GELU = "GELU is computed exactly, as in transformers; FasterTransformer approximated it by tanh"
 _PROMPTS = ("prompt_table.", "prefix_prompt.")
 
 
@@ -55,7 +53,7 @@ def open_ft(path: Path) -> Checkpoint:
         lambda: StoredWeights(files.used, tensors),
         config_files=[(place / CONFIG).relative_to(path).as_posix()],
         tokenizer_file=find_tokenizer(path, [place]),
-        notes=[*_notes(model), *int8.notes, *_prompt_notes(prompts)],
+        notes=[*_notes(model, exact_gelu=_is_exact(config)), *int8.notes, *_prompt_notes(prompts)],
     )
 
 
@@ -106,17 +104,21 @@ def _has_bias(files: FtFiles) -> bool:
     return False
 
 
-def _notes(model: FtModel) -> list[str]:
+def _notes(model: FtModel, *, exact_gelu: bool) -> list[str]:
     notes = []
-    if model.family == "gpt_neox":
-        notes.append(_EXACT_GELU)
+    if exact_gelu:
+        notes.append("GELU is computed exactly, as in transformers; FasterTransformer approximated it by tanh")
     if model.family == "mpt" and not {"layernorm_eps", "layer_norm_epsilon"} & model.section.values.keys():
         notes.append(f"{CONFIG} does not say 'layernorm_eps': 1e-6 is taken, as FasterTransformer does")
-    if model.family == "mpt" and has_alibi(model.section):
-        notes.append(_EXACT_GELU)
     if model.family in ("gpt_neox", "gptj") and not {"max_pos_seq_len", "n_positions"} & model.section.values.keys():
         notes.append(f"{CONFIG} does not say how long sequences may be: {model.context} tokens are assumed (--max-seq)")
     return notes
+
+
+def _is_exact(config: Mapping[str, Any]) -> bool:
+    """Whether GELU is computed exactly, which FasterTransformer never did."""
+    function = config.get("ffn_config", {}).get("ffn_act_fn", {"approximate": "tanh"})
+    return config.get("hidden_act") == "gelu" or function["approximate"] == "none"
 
 
 def _prompt_notes(prompts: Sequence[str]) -> list[str]:

@@ -126,6 +126,11 @@ def has_alibi(section: Section) -> bool:
     return section.flag("use_attention_linear_bias", default=by_name)
 
 
+def is_gpt(section: Section, *, bias: bool) -> bool:
+    """Whether a model of the family of MPT is a GPT such as GPT-2: MPTs have ALiBi, or at least no biases."""
+    return bias and not has_alibi(section)
+
+
 def norms_first(section: Section) -> bool:
     """Whether norms stand before each half of a layer, or after it."""
     said = section.text("layernorm_type", "norm_position_type", default="pre_layernorm").lower()
@@ -202,7 +207,7 @@ def opt_config(m: FtModel, *, final_norm: bool, tied: bool) -> dict[str, Any]:
 
 
 def mpt_config(m: FtModel, *, bias: bool, tied: bool) -> dict[str, Any]:
-    """The config of an MPT model, or of a GPT as a variant of it: with learned positions and GELU by tanh."""
+    """The config of an MPT model, or of a GPT as a variant of it: with learned positions, biases and GELU by tanh."""
     if not norms_first(m.section):
         raise m.section.invalid(("layernorm_type", "norm_position_type"), "it must be pre_layernorm with GELU")
     alibi = has_alibi(m.section)
@@ -220,7 +225,7 @@ def mpt_config(m: FtModel, *, bias: bool, tied: bool) -> dict[str, Any]:
         "attn_config": {"alibi": alibi, "kv_n_heads": None if m.kv_heads == m.heads else m.kv_heads},
         "ffn_config": {
             "ffn_hidden_size": m.inner,
-            "ffn_act_fn": {"name": "gelu", "approximate": "none" if alibi else "tanh"},
+            "ffn_act_fn": {"name": "gelu", "approximate": "tanh" if is_gpt(m.section, bias=bias) else "none"},
         },
         "norm_eps": m.section.number("layernorm_eps", "layer_norm_epsilon", default=1e-6),
         "norm_type": "low_precision_layernorm",

@@ -40,7 +40,7 @@ def ft_folder(path: Path) -> Path:
 
 def _folders(path: Path) -> list[Path]:
     inner = sorted(folder for folder in path.iterdir() if _PARTS.fullmatch(folder.name) and folder.is_dir())
-    return [f for f in (path, *inner) if (f / CONFIG).is_file() and (f / "model.wte.bin").is_file()]
+    return [f for f in (path, *inner) if (f / CONFIG).is_file() and any(f.glob("model.*.bin"))]
 
 
 class FtFiles:

@@ -18,10 +18,11 @@ from compiler.frontends.layouts.neox_config import (
     layer_count,
     read_config,
     transformers_config,
+    usual_end_of_text,
 )
 from compiler.frontends.layouts.neox_files import NeoxFiles, find_neox, holds_neox, relative
 from compiler.frontends.layouts.registry import layout
-from compiler.frontends.layouts.tokenizer_file import find_tokenizer
+from compiler.frontends.layouts.tokenizer_file import find_tokenizer, id_of_token
 from compiler.frontends.torch_file import read_training_file
 from compiler.store.stored_tensor import StoredTensor
 
@@ -31,6 +32,7 @@ Merge = Callable[[str, Sequence[SourceTensor]], SourceTensor]
 _BY_ROWS: Merge = partial(joined, axis=0)
 _BY_COLUMNS: Merge = partial(joined, axis=1)
 _MODULE = "module"
+_END_OF_TEXT = "<|endoftext|>"
 _TOGETHER = "the files belong to different checkpoints, or the config is another model's"
 
 
@@ -73,14 +75,16 @@ def open_neox(path: Path) -> Checkpoint:
     _check_degree(config, files)
     vocab = sum(_shape(state, "word_embeddings.weight")[0] for state in states[0])
     inner = sum(_shape(state, "mlp.dense_h_to_4h.weight")[0] for state in states[2])
-    usual = transformers_config(config, vocab, inner)
+    tokenizer = find_tokenizer(path, [step, step.parent], config.take("vocab_file", str, default=""))
+    ending = None if tokenizer is None else id_of_token(tokenizer, _END_OF_TEXT)
+    usual = transformers_config(config, vocab, inner, usual_end_of_text(config) if ending is None else ending)
     merged = _merged(states, layers, parallel=usual["use_parallel_residual"])
     names = tuple(relative(path, step / name) for name in files.names)
     return Checkpoint(
         path,
         usual,
         lambda: StoredWeights(names, merged),
-        tokenizer_file=find_tokenizer(path, [step, step.parent], config.take("vocab_file", str, default="")),
+        tokenizer_file=tokenizer,
         config_files=[relative(path, file) for file in found],
         notes=_notes(config, files),
     )

@@ -73,13 +73,19 @@ def read_config(files: Sequence[Path]) -> NeoxConfig:
     return NeoxConfig(merged)
 
 
-def transformers_config(config: NeoxConfig, vocab: int, inner: int) -> dict[str, Any]:
+def usual_end_of_text(config: NeoxConfig) -> int:
+    """The id of the token that ends texts in the vocabularies that the library's users have."""
+    return 50256 if "GPT2" in str(config.values.get("tokenizer_type")) else 0
+
+
+def transformers_config(config: NeoxConfig, vocab: int, inner: int, ending: int) -> dict[str, Any]:
     """The config that transformers would have.
 
     Args:
         config: the run's.
         vocab: the rows of the stored embedding, padding included, which transformers keeps, too.
         inner: the width of the stored MLP.
+        ending: the token that ends texts, and stands between them.
 
     Raises:
         ConfigError: if a key is missing, or the model is one that transformers' GPT-NeoX cannot be.
@@ -89,7 +95,6 @@ def transformers_config(config: NeoxConfig, vocab: int, inner: int) -> dict[str,
     if config.size("intermediate_size", default=inner) != inner:
         raise config.invalid("intermediate_size", f"the stored weights have {inner}")
     longest = config.size("max_position_embeddings", default=0) or config.size("seq_length")
-    ending = _end_of_text(config)
     return {
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",
@@ -128,6 +133,7 @@ def _refuse_variants(config: NeoxConfig) -> None:
     config.only("use_bias_in_mlp", True)
     config.only("use_qk_layernorm", False)
     config.only("use_mup", False)
+    config.only("output_layer_parallelism", "column")
     config.only("sliding_window_width")
     config.only("soft_prompt_tuning", {"enabled": False}, {})
     config.only("num_unique_layers", config.values.get("num_layers"))
@@ -162,8 +168,3 @@ def _rotary(config: NeoxConfig) -> float:
     if config.choice("pos_emb", {"rotary": True, "none": False}, default="learned"):
         return config.real("rotary_pct", 1.0)
     return 0.0
-
-
-def _end_of_text(config: NeoxConfig) -> int:
-    """The id of the token that ends texts, which is that of the usual vocabularies."""
-    return 50256 if "GPT2" in str(config.values.get("tokenizer_type")) else 0

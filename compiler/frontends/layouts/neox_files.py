@@ -53,7 +53,9 @@ def holds_neox(path: Path) -> bool:
     """Whether a path looks like a GPT-NeoX directory. transformers writes such files beside its own, which count."""
     if not path.is_dir() or (path / "config.json").is_file():
         return False
-    return _holds_model(path) or any(_holds_model(step) for step in _steps(path))
+    return (
+        _holds_model(path) or any(_holds_model(step) for step in _steps(path)) or bool(_STEP.fullmatch(_latest(path)))
+    )
 
 
 def find_neox(path: Path) -> NeoxFiles:
@@ -101,6 +103,12 @@ def _complete(step: Path, found: Mapping[int, str], pattern: str, degree: int) -
     return tuple(found[rank] for rank in range(degree))
 
 
+def _latest(path: Path) -> str:
+    """The step that `latest` names; empty if there is no such file."""
+    file = path / _LATEST
+    return file.read_text("utf-8", errors="replace").strip() if file.is_file() else ""
+
+
 def _holds_model(folder: Path) -> bool:
     return any(_LAYER.fullmatch(file.name) or _RANK.fullmatch(file.name) for file in folder.glob("*_states.pt"))
 
@@ -114,14 +122,11 @@ def _step(path: Path) -> Path:
     if _holds_model(path):
         return path
     steps = [step for step in _steps(path) if _holds_model(step)]
-    latest = path / _LATEST
-    if latest.is_file():
-        name = latest.read_text("utf-8", errors="replace").strip()
+    latest, name = path / _LATEST, _latest(path)
+    if name:
         if Path(name).name != name or not (path / name).is_dir():
-            there = ", ".join(step.name for step in steps)
-            raise CheckpointError(
-                f"{latest} names {name!r}, which is no folder beside it", hint=f"give one that is there: {there}"
-            )
+            there = f"give one that is there: {', '.join(step.name for step in steps)}" if steps else _TOGETHER
+            raise CheckpointError(f"{latest} names {name!r}, which is no folder beside it", hint=there)
         if not _holds_model(path / name):
             raise CheckpointError(f"{path / name}, which {latest} names, holds no model", hint=_TOGETHER)
         return path / name

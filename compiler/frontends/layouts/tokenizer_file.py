@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,3 +24,14 @@ def find_tokenizer(folder: Path, others: Iterable[Path] = (), named: str = "") -
     names = [name, _USUAL] if name.endswith(".json") and "vocab" not in name else [_USUAL]
     places = dict.fromkeys((folder, *others))
     return next((place / name for place in places for name in names if (place / name).is_file()), None)
+
+
+def id_of_token(file: Path, token: str) -> int | None:
+    """The id of a token in a file of the tokenizers library; None if it has none, or cannot be read."""
+    try:
+        content = json.loads(file.read_text("utf-8"))
+        added = {entry["content"]: entry["id"] for entry in content.get("added_tokens", ())}
+        found = added.get(token, content["model"]["vocab"].get(token))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # whoever reads the tokenizer says what is wrong with it
+    return found if isinstance(found, int) else None

@@ -118,6 +118,16 @@ def test_gpt2_is_a_variant_of_mpt(tmp_path):
     assert_logits_of(graph, logits_of(model), vocab=32, seed=1)
 
 
+def test_learned_positions_of_mpt(tmp_path):
+    """Without biases it is an MPT, whose GELU is exact."""
+    model = mpt()
+    folder = write_mpt(model, tmp_path, 2, has_positional_encoding=True, use_attention_linear_bias=False)
+    torch.zeros(32, 16).numpy().tofile(folder / "2-gpu" / "model.wpe.bin")
+    graph = lifted(folder)
+    assert graph.facts["positions"] == "learned"
+    assert {op.attrs.get("tanh", False) for op in graph.find("gelu")} == {False}
+
+
 def test_the_folder_of_the_parts_itself(expected, tmp_path):
     model, folder = expected["gptj"]
     assert_same_model(write_gptj(model, tmp_path, 2) / "2-gpu", folder)
@@ -159,6 +169,12 @@ def test_a_missing_part(expected, tmp_path):
     folder = write_mpt(expected["mpt"][0], tmp_path, 4)
     (folder / "4-gpu" / f"{FUSED}.2.bin").unlink()
     assert refusal(folder).message == f"{FUSED}.2.bin is missing from {folder}: the model is stored in 4 parts"
+
+
+def test_a_missing_table(expected, tmp_path):
+    folder = write_mpt(expected["mpt"][0], tmp_path, 1)
+    (folder / "1-gpu" / "model.wte.bin").unlink()
+    assert refusal(folder).message == f"model.wte.bin is missing from {folder}"
 
 
 def test_ranks_that_were_left_behind(expected, tmp_path):

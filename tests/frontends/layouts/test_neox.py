@@ -1,5 +1,6 @@
 """GPT-NeoX directories in several parts lift to the model that transformers has, and damaged ones are refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,28 @@ def test_several_steps(model, tmp_path):
     error = refusal(folder)
     assert error.message == f"{folder} holds 2 steps and no file 'latest' that names one"
     assert error.hint == f"give one of them, such as {folder / 'global_step10'}"
+
+
+def test_a_step_that_was_left_behind(model, tmp_path):
+    folder = write_by_layer(model, tmp_path, 1)
+    (folder / "latest").write_text("global_step11")
+    error = refusal(folder)
+    assert error.message == f"{folder / 'latest'} names 'global_step11', which is no folder beside it"
+    assert error.hint == "give one that is there: global_step10"
+    (folder / "global_step10").rename(tmp_path / "moved")
+    assert refusal(folder).message == error.message
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("HFTokenizer", 0), ("GPT2BPETokenizer", 50256)])
+def test_the_token_that_ends_texts(model, tmp_path, kind, ending):
+    folder = write_by_layer(model, tmp_path, 1, **{"tokenizer-type": kind})
+    assert open_checkpoint(folder).config["eos_token_id"] == ending
+    added = [{"id": 7, "content": "<|endoftext|>"}]
+    (folder / "20B_tokenizer.json").write_text(json.dumps({"added_tokens": added, "model": {"vocab": {}}}))
+    assert open_checkpoint(folder).config["eos_token_id"] == 7
+    assert open_checkpoint(folder).tokenizer == folder / "20B_tokenizer.json"
+    (folder / "20B_tokenizer.json").write_text("{")
+    assert open_checkpoint(folder).config["eos_token_id"] == ending
 
 
 def test_code_is_never_run(model, tmp_path):

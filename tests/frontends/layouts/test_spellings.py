@@ -1,13 +1,18 @@
-"""MPT checkpoints with the names and flat configs of the time before llm-foundry, as Replit-code v1 has them."""
+"""MPT checkpoints with the names and flat configs of the time before llm-foundry, and runs as Composer saves them."""
 
+import datetime
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import MptConfig, MptForCausalLM
 
+from compiler.frontends import is_checkpoint, open_checkpoint
+from tests.cli.llmc_command import llmc
 from tests.frontends.layouts.compared import assert_same_model, lifted, refusal
 from tests.frontends.models import random_model
 
@@ -98,3 +103,54 @@ def test_both_spellings_of_one_tensor(usual, tmp_path):
     tensors["transformer.blocks.0.ffn.up_proj.weight"] = tensors[name].clone()
     save_file(tensors, folder / "model.safetensors")
     assert {name, "transformer.blocks.0.ffn.up_proj.weight"} <= set(refusal(folder).message.split("'"))
+
+
+def composer(folder: Path, path: Path, prefix: str = "model.", **state: Any) -> Path:
+    """A run that has trained the model of a folder."""
+    tensors = {prefix + name: tensor for name, tensor in load_file(folder / "model.safetensors").items()}
+    config = json.loads((folder / "config.json").read_text())
+    model = {"config": {"file_extension": ".json", "content": config}, "class": "llmfoundry.MPTForCausalLM"}
+    tokenizer = {"tokenizer": {"file_extension": ".json", "content": {"version": "1.0"}}}
+    moments = {name: {"exp_avg": torch.zeros_like(tensor)} for name, tensor in tensors.items()}
+    run = {
+        "model": tensors,
+        "optimizers": {
+            "DecoupledAdamW": {"state": moments, "param_groups": [{"betas": (0.9, 0.95), "params": [*tensors]}]}
+        },
+        "timestamp": {"Timestamp": {"epoch": 1, "total_wct": datetime.timedelta(seconds=3)}},
+        "integrations": {"huggingface": {"model": model, "tokenizer": tokenizer}},
+        **state,
+    }
+    torch.save({"state": run, "rng": [{"numpy": np.random.RandomState(0).get_state(), "torch": torch.zeros(2)}]}, path)
+    return path
+
+
+@pytest.mark.parametrize("spelling", ["usual", "old"])
+def test_a_run_that_composer_saved(usual, tmp_path, spelling):
+    folder = usual if spelling == "usual" else old(usual, tmp_path / "old", model_type="mosaic_gpt")
+    path = composer(folder, tmp_path / "ep0-ba9-rank0.pt")
+    assert_same_model(path, usual)
+    assert open_checkpoint(path).notes == [
+        "ep0-ba9-rank0.pt: of the state of the training run only the model is read",
+        "the tokenizer within ep0-ba9-rank0.pt is not read: put its tokenizer.json beside it",
+    ]
+
+
+def test_a_run_without_a_config(usual, tmp_path):
+    path = composer(usual, tmp_path / "run.pt", integrations={"huggingface": {}})
+    assert refusal(path).message == (
+        f"{path} has no state.integrations.huggingface.model.config.content, as Composer saves models of transformers"
+    )
+
+
+def test_a_file_of_torch_that_is_no_run(tmp_path):
+    torch.save({"w": torch.zeros(3)}, tmp_path / "weights.pt")
+    (tmp_path / "notes.pt").write_text("no archive")
+    assert not any(map(is_checkpoint, tmp_path.iterdir()))
+
+
+def test_a_run_on_the_command_line(usual, tmp_path):
+    path = composer(usual, tmp_path / "run.pt")
+    made = llmc("compile", path, "-o", tmp_path / "engine", "--dtype", "float32", "--max-seq", 16, "--target", "torch")
+    assert made.status == 0, made.err
+    assert json.loads(llmc("inspect", path, "--json").out)["facts"]["family"] == "mpt"
