@@ -102,6 +102,11 @@ def read_scales(path: Path, folder: Path, names: Names) -> Scales:
         elif quantizer and (kind := _QUANTIZERS.get((quantizer[3], quantizer[4]))):
             place = int(quantizer[1]), _called(quantizer[2], names), kind
             amax += [place] if quantizer[4] == "amax" else []
+        elif entry and entry[3].endswith("_scaling_factor_2"):
+            raise ConfigError(
+                f"{file} has scales of scales ({name!r}), which are not supported",
+                hint=f"supported are the quantizations {', '.join(_ALGORITHMS)}",
+            )
         else:
             continue
         found.setdefault(place[0], {}).setdefault(place[1], {})[place[2]] = tensor

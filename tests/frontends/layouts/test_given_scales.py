@@ -175,6 +175,10 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda found: found.update({f"{DENSE}weights_scaling_factor": np.ones(7, np.float32)}),
         "is [7]; 'gpt_neox.layers.0.attention.dense.weight' is [32,32]",
     ),
+    "scales of scales": (
+        lambda found: found.update({f"{DENSE}weights_scaling_factor_2": np.ones(1, np.float32)}),
+        "has scales of scales",
+    ),
     "no scales at all": (lambda found: found.clear(), "holds no scales of layers"),
 }
 

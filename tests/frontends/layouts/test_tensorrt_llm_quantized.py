@@ -311,3 +311,33 @@ def test_parts_of_other_scales_are_refused(tmp_path: Path) -> None:
 def test_an_algorithm_that_is_not_supported_is_named(tmp_path: Path) -> None:
     folder = trtllm.write(mpt(), tmp_path, quantization={"quant_algo": "NVFP4"})
     assert "'quantization.quant_algo' is 'NVFP4', which is not supported" in refusal(folder).message
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "linear", "more"),
+    [
+        ("W4A16_AWQ", exported(int4_groups, as_int8=True), "zero"),
+        ("W8A16", trtllm.weight_only(8), "prequant_scaling_factor"),
+        (None, trtllm.plain, "weights_scaling_factor"),
+    ],
+)
+def test_tensors_without_a_part_in_the_form_of_a_linear_are_refused(
+    tmp_path: Path, algorithm: str | None, linear: trtllm.LinearWriter, more: str
+) -> None:
+    def with_more(weight: Tensor) -> dict[str, Tensor]:
+        return {**linear(weight), more: torch.ones(weight.shape[1])}
+
+    folder = trtllm.write(neox(), tmp_path, linear=with_more, quantization={"quant_algo": algorithm})
+    assert f"{more}' in rank0.safetensors has no place in a linear that is" in refusal(folder).message
+
+
+def test_scales_of_a_head_that_is_not_quantized_are_dropped(tmp_path: Path) -> None:
+    """As TensorRT-LLM drops them."""
+    model, quantization = mpt(), {"quant_algo": "FP8"}
+    linear = exported(with_inputs(fixed_float8))
+    original = trtllm.write(model, tmp_path / "original", linear=linear, quantization=quantization)
+    folder = trtllm.write(model, tmp_path / "scales", linear=linear, quantization=quantization)
+    path = folder / "rank0.safetensors"
+    scales = {f"lm_head.{kind}_scaling_factor": torch.ones(1) for kind in ("weights", "activation")}
+    save_file(load_file(path) | scales, path)
+    assert_same_model(folder, original)

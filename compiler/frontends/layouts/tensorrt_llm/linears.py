@@ -27,16 +27,8 @@ Stored = dict[str, StoredTensor]
 """The tensors of a linear of one rank, by what is behind its name; `to_int` is the scale of its inputs, inverted."""
 
 KINDS = (
-    *(
-        "weight",
-        "bias",
-        "per_channel_scale",
-        "weights_scaling_factor",
-        "activation_scaling_factor",
-        "zero",
-        "act_scale",
-    ),
-    *("prequant_scaling_factor", "smoother"),
+    *("weight", "bias", "per_channel_scale", "weights_scaling_factor", "activation_scaling_factor"),
+    *("zero", "act_scale", "prequant_scaling_factor", "smoother"),
 )
 """What may be behind the name of a linear."""
 
@@ -66,31 +58,47 @@ class Forms:
         Raises:
             CheckpointError: if its tensors do not fit each other or these sizes.
         """
-        result: Linear = {}
-        if "bias" in stored:
-            result["bias"] = stored["bias"]
         weight, algorithm = stored["weight"], self.algorithm or ""
         scale = stored.get("per_channel_scale") or stored.get("weights_scaling_factor")
-        if scale is None or (
-            weight.dtype in _FLOATS and "zero" not in stored and not _is_words(weight, inputs, outputs)
-        ):
-            return result | {"weight": weight}
-        if algorithm in ("W8A16", "W4A16"):
-            bits = int(algorithm[1])
-            result["weight"] = self._rearranged(weight, scale, bits, inputs, outputs)
-            result["weight_scale"] = reshaped(scale.name, scale, outputs, 1)
+        found: Linear = {"weight": weight}
+        uses: Sequence[str] = ()
+        if scale is None or _is_float(weight, inputs, outputs):
+            # Of a head that is not quantized, ModelOpt exports scales all the same; TensorRT-LLM drops them.
+            if weight.name == "lm_head.weight":
+                uses = ("weights_scaling_factor", "activation_scaling_factor")
+        elif algorithm in ("W8A16", "W4A16"):
+            uses = ("per_channel_scale",)
+            found["weight"] = self._rearranged(weight, scale, int(algorithm[1]), inputs, outputs)
+            found["weight_scale"] = reshaped(scale.name, scale, outputs, 1)
         elif algorithm.endswith("_GPTQ"):
-            result |= self._by_groups(stored, scale, 8 if algorithm == "W8A16_GPTQ" else 4, inputs, outputs)
+            uses = ("weights_scaling_factor", "zero")
+            found |= self._by_groups(stored, scale, 8 if algorithm == "W8A16_GPTQ" else 4, inputs, outputs)
         elif algorithm == "W4A16_AWQ":
-            result |= {"weight": _int4(weight, inputs, outputs), "weight_scale": scale}
+            uses = ("weights_scaling_factor", "prequant_scaling_factor")
+            found |= {"weight": _int4(weight, inputs, outputs), "weight_scale": scale}
         else:
-            result |= _eight_bits(stored, scale, outputs, floats=algorithm.startswith("FP8"))
+            uses = tuple(kind for kind in KINDS if kind != "zero")
+            found |= _eight_bits(stored, scale, outputs, floats=algorithm.startswith("FP8"))
+        self._check_used(stored, uses)
+        if "bias" in stored:
+            found["bias"] = stored["bias"]
         if "prequant_scaling_factor" in stored:
             factors = stored["prequant_scaling_factor"]
-            result["pre_quant_scale"] = reshaped(factors.name, factors, inputs)
+            found["pre_quant_scale"] = reshaped(factors.name, factors, inputs)
         if "smoother" in stored:
-            result["smoother"] = reshaped(stored["smoother"].name, stored["smoother"], inputs)
-        return result
+            found["smoother"] = reshaped(stored["smoother"].name, stored["smoother"], inputs)
+        return found
+
+    def _check_used(self, stored: Stored, uses: Sequence[str]) -> None:
+        """CheckpointError, naming it, if a tensor has no part in the form of its linear."""
+        for kind, tensor in stored.items():
+            if kind not in ("weight", "bias", "to_int", *uses):
+                how = f"quantized by {self.algorithm}" if self.algorithm else "not quantized"
+                raise CheckpointError(
+                    f"the tensor {tensor.name!r} in {tensor.file} has no place in a linear that is {how}, "
+                    f"with a weight of {stored['weight'].spelling}",
+                    hint="config.json ('quantization') and the weights belong to different checkpoints",
+                )
 
     def _rearranged(
         self, weight: StoredTensor, scale: StoredTensor, bits: int, inputs: int, outputs: int
@@ -144,9 +152,9 @@ class Forms:
             )
 
 
-def _is_words(weight: StoredTensor, inputs: int, outputs: int) -> bool:
-    """Whether what is stored as floats is too small to be the floats of a matrix: several integers in each."""
-    return weight.elements < inputs * outputs
+def _is_float(weight: StoredTensor, inputs: int, outputs: int) -> bool:
+    """Whether a matrix is stored as floats: what is smaller is several integers in each."""
+    return weight.dtype in _FLOATS and weight.elements >= inputs * outputs
 
 
 def _int4(weight: StoredTensor, inputs: int, outputs: int) -> SourceTensor:
