@@ -202,6 +202,7 @@ def write(
     row_bias: str = "copied",
     parallel_embedding: int | None = None,
     per_layer: Mapping[str, Tensor] | None = None,
+    share_embedding: bool = False,
     **keys: Any,
 ) -> Path:
     """Write a checkpoint.
@@ -215,6 +216,7 @@ def write(
         quantization: what the config says of it.
         row_bias: what ranks store of the bias of a linear whose inputs are shared out: `copied`, `first` or `shares`.
         parallel_embedding: the dim by which the table of tokens is shared out; None for a copy in each rank.
+        share_embedding: whether the head is the table of tokens, which the last ranks have as well as the first.
         per_layer: what each rank has for each layer besides.
         keys: of the config.
     """
@@ -228,6 +230,7 @@ def write(
         "mapping": {"world_size": tp * pp, "tp_size": tp, "pp_size": pp},
         "use_parallel_embedding": parallel_embedding is not None,
         "embedding_sharding_dim": parallel_embedding or 0,
+        "share_embedding_table": share_embedding,
         **keys,
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -256,15 +259,16 @@ def write(
                 if name.endswith("layernorm"):
                     tensors |= _named(prefix + name, stored)
             tensors |= {prefix + name: tensor for name, tensor in (per_layer or {}).items()}
-        if stage == 0:
+        if stage == 0 or (share_embedding and stage == pp - 1):
             table = parts.embedding
             dim = parallel_embedding
             tensors["transformer.vocab_embedding.weight"] = table if dim is None else table.chunk(tp, dim)[r]
-            if parts.positions is not None:
+            if parts.positions is not None and stage == 0:
                 tensors["transformer.position_embedding.weight"] = parts.positions
         if stage == pp - 1:
             tensors |= _named("transformer.ln_f", parts.final_norm)
-            tensors |= {f"lm_head.{kind}": tensor.chunk(tp, 0)[r] for kind, tensor in parts.head.items()}
+            if not share_embedding:
+                tensors |= {f"lm_head.{kind}": tensor.chunk(tp, 0)[r] for kind, tensor in parts.head.items()}
         copied = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
         save_file(copied, folder / f"rank{rank}.safetensors")
     return folder

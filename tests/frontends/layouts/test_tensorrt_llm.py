@@ -21,8 +21,8 @@ from tests.frontends.steps import edit_config
 SIZES = {"vocab_size": 32, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3}
 
 
-def neox() -> Any:
-    config = neox_config(**SIZES, intermediate_size=64, max_position_embeddings=32)
+def neox(**keys: Any) -> Any:
+    config = neox_config(**SIZES, intermediate_size=64, max_position_embeddings=32, **keys)
     return random_model(transformers.GPTNeoXForCausalLM, config, 0)
 
 
@@ -75,6 +75,26 @@ def test_ranks_make_the_model_that_was_converted(
 def test_a_table_of_tokens_that_is_shared_out(originals: dict[str, tuple[Any, Path]], dim: int, tmp_path: Path) -> None:
     model, original = originals["gpt_neox"]
     assert_same_model(trtllm.write(model, tmp_path, tp=4, parallel_embedding=dim), original)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "opt", "mpt"])
+@pytest.mark.parametrize(("tp", "pp"), [(2, 1), (2, 3)])
+def test_a_table_of_tokens_that_is_the_head(family: str, tp: int, pp: int, tmp_path: Path) -> None:
+    """Of several stages the last has it as well as the first."""
+    model = MODELS[family]()
+    if family == "gpt_neox":
+        model = neox(tie_word_embeddings=True)
+    model.save_pretrained(tmp_path / "original")
+    folder = trtllm.write(
+        model,
+        tmp_path / "ranks",
+        tp=tp,
+        pp=pp,
+        parallel_embedding=0,
+        share_embedding=True,
+        max_position_embeddings=32,
+    )
+    assert_same_model(folder, tmp_path / "original")
 
 
 def test_a_bias_that_only_the_first_rank_has(originals: dict[str, tuple[Any, Path]], tmp_path: Path) -> None:

@@ -66,6 +66,15 @@ def test_weight_only_integers_are_put_back_in_order(tmp_path: Path, bits: int, g
     assert_same_model(folder, original)
 
 
+def test_the_first_versions_say_weight_only_in_two_keys(tmp_path: Path) -> None:
+    model, linear = neox(), trtllm.weight_only(8)
+    folder = trtllm.write(model, tmp_path / "new", linear=linear, quantization={"quant_algo": "W8A16"})
+    said = {"use_weight_only": True, "weight_only_precision": "int8"}
+    assert_same_model(trtllm.write(model, tmp_path / "old", linear=linear, quantization=said), folder)
+    plain = trtllm.write(model, tmp_path / "plain", quantization={**said, "use_weight_only": False})
+    assert not list(lifted(plain).find("dequantize"))
+
+
 def test_integers_of_4_bits_may_be_in_several_orders(tmp_path: Path) -> None:
     """What fits is taken, and noted; a user who knows the GPU says so."""
     model = neox(2 * WIDTH)

@@ -23,7 +23,8 @@ _ENGINE = ("pretrained_config", "build_config")
 
 def _matches(path: Path) -> bool:
     content = _content(path)
-    return "architecture" in content or all(key in content for key in _ENGINE)
+    own = "architecture" in content and "architectures" not in content
+    return own or all(key in content for key in _ENGINE)
 
 
 def _content(path: Path) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from compiler.frontends.quantized_form import quantized_form
 
 _INERT = (
     *("architecture", "dtype", "logits_dtype", "producer", "runtime_defaults", "use_prompt_tuning", "model_type"),
-    *("max_lora_rank", "use_parallel_embedding", "embedding_sharding_dim", "share_embedding_table", "quantization"),
+    *("max_lora_rank", "use_parallel_embedding", "embedding_sharding_dim", "quantization"),
     *("max_prompt_embedding_table_size", "kv_dtype", "disable_weight_only_quant_plugin", "use_fused_mlp"),
 )
 # quant_algo → how inputs are rounded; None for those that are not.
@@ -99,7 +99,7 @@ def translated(values: Mapping[str, Any]) -> Translated:
         "architectures": [architecture],
         "vocab_size": ranks.vocab,
         "dtype": config.take("dtype", str),
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.take("share_embedding_table", bool, default=False),
     }
     notes: list[str] = []
     own = _FAMILIES[architecture](config, ranks, notes)
