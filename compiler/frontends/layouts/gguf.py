@@ -30,7 +30,12 @@ _COMPUTED = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _DROPPED = ("rope_freqs.weight",)
 
 
-@layout("gguf", is_gguf)
+def _matches(path: Path) -> bool:
+    """By its first bytes; a file of that name that is something else is said to be so when it is opened."""
+    return path.is_file() and (is_gguf(path) or path.suffix == ".gguf")
+
+
+@layout("gguf", _matches)
 def open_gguf(path: Path) -> Checkpoint:
     """Open the file.
 

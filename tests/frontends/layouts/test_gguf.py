@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compiler.frontends import open_checkpoint
 from compiler.ir.dtypes import DType
+from tests.cli.llmc_command import llmc
 from tests.frontends.layouts.compared import (
     assert_same_logits,
     assert_same_model,
@@ -200,6 +201,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 )
 def test_damaged_and_foreign_files_are_refused(whole: bytes, tmp_path: Path, spoil: Any, message: str) -> None:
     assert message in refusal(changed(tmp_path / "model.gguf", spoil(whole))).message
+
+
+def test_what_only_has_the_name_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    for data, message in (
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"x", "is no GGUF"),
+    ):
+        assert message in refusal(changed(path, data)).message
+    llmc("compile", tmp_path).failed(f"{tmp_path} has no config.json", f"such as {path}")
 
 
 def test_other_quantizations_are_named(tmp_path: Path) -> None:
