@@ -109,6 +109,9 @@ def compile_command(
         ),
     ] = False,
     dummy_weights: options.DummyWeights = False,
+    weights: options.Weights = None,
+    weights_format: options.WeightsFormat = None,
+    scales: options.Scales = None,
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
     explain: options.Explain = False,
@@ -126,6 +129,7 @@ def compile_command(
     llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
     llmc compile my-checkpoint -o my.engine --target tensorrt-rtx --batch-sizes 1,8,64 --max-batch 64
     llmc compile my-checkpoint --passes quant=awq,tp=2 --dry-run --dump-ir dumps
+    llmc compile my-checkpoint --weights gptq.safetensors --weights-format gptq:bits=4:group=128
     llmc compile my-checkpoint --prompts sentiment=adapters/sentiment --prompts topic=adapters/topic
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
@@ -149,6 +153,9 @@ def compile_command(
         max_input=max_input,
         max_seq=max_seq,
         dummy_weights=dummy_weights,
+        weights=weights,
+        weights_format=weights_format,
+        scales=scales,
         build={name: value for name, value in build.items() if value is not None},
         dump_ir=dump_ir,
         explain=explain,

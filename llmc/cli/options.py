@@ -59,6 +59,25 @@ DumpIr = Annotated[
 DummyWeights = Annotated[
     bool, typer.Option("--dummy-weights", help="Make weights up, to test size and speed: config.json suffices.")
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A file of weights, instead of those in the checkpoint's folder."),
+]
+WeightsFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="How weights are stored where no file says it: gptq:bits=4:group=128, awq:group=128, "
+        "tensorrt-llm:gpu=hopper.",
+    ),
+]
+Scales = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Scales that AMMO or ModelOpt exported (.npz or .json), to quantize weights, inputs and caches with.",
+    ),
+]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt. May be repeated.")]
 PromptIds = Annotated[
     list[str] | None, typer.Option(metavar="IDS", help="A prompt as token ids, such as 1,2,3. May be repeated.")

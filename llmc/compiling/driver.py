@@ -139,7 +139,7 @@ def _write(
         digest = source_digest(checkpoint, report)
     complete = replace(
         manifest,
-        source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
+        source=Source(checkpoint.path.resolve().name, digest, checkpoint.dummy_weights),
         targets=files,
         tokenizer=None if isinstance(tokenizer, NoTokenizer) else tokenizer,
         no_tokenizer=tokenizer if isinstance(tokenizer, NoTokenizer) else None,

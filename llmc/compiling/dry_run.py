@@ -110,7 +110,7 @@ def dry_run(
         tokens=lifted.tokens,
         generation=lifted.generation.stored,
         capabilities=outline.compute_capabilities,
-        source=Source(lifted.checkpoint.folder.resolve().name, "", request.dummy_weights),
+        source=Source(lifted.checkpoint.path.resolve().name, "", request.dummy_weights),
     )
     return DryRun(
         path=request.place,

@@ -55,6 +55,7 @@ def open_subject(
     path: str | Path,
     *,
     dummy_weights: bool = False,
+    source: Mapping[str, Any] = EMPTY,
     limits: Mapping[str, int | None] = EMPTY,
     note: Callable[[str], None] = lambda text: None,
 ) -> Subject:
@@ -63,6 +64,7 @@ def open_subject(
     Args:
         path: the path; `-` for a graph on standard input.
         dummy_weights: whether the weights of a checkpoint may be missing.
+        source: `weights`, `weights_format` and `scales` for lifting a checkpoint; None for none.
         limits: `max_batch`, `max_input` and `max_seq` for lifting a checkpoint; None for those of `llmc.lift`.
         note: called with a sentence about each thing that is odd but harmless.
 
@@ -75,7 +77,7 @@ def open_subject(
     given = Path(path).expanduser()
     is_model_file = given.is_file() and is_checkpoint(given)  # of a layout of one file
     lifts = is_model_file or not (given.is_file() or given.suffix == ".ir" or opens_as_engine(given))
-    wishes = {f"--{name.replace('_', '-')}": limit is not None for name, limit in limits.items()}
+    wishes = {f"--{name.replace('_', '-')}": wish is not None for name, wish in (*limits.items(), *source.items())}
     for text in ignored_notes(
         Case(not lifts, f"{path} is not lifted, but has a graph", {**wishes, "--dummy-weights": dummy_weights})
     ):
@@ -93,7 +95,7 @@ def open_subject(
     if graphs := dumped_graphs(given):
         raise dumps_error(given, graphs)
     chosen: Any = {name: limit for name, limit in limits.items() if limit is not None}
-    return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights, note=note, **chosen))
+    return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights, note=note, **source, **chosen))
 
 
 def _graph_in(file: Path) -> Graph:
@@ -125,6 +127,7 @@ def inspect_path(
     path: str | Path,
     *,
     dummy_weights: bool = False,
+    source: Mapping[str, Any] = EMPTY,
     layers: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -133,6 +136,7 @@ def inspect_path(
     Args:
         path: a checkpoint, an engine, an `.ir` file, or a folder of such files.
         dummy_weights: whether the weights of a checkpoint may be missing.
+        source: `weights`, `weights_format` and `scales` for lifting a checkpoint; None for none.
         layers: whether to list the layers of an engine's execution plans, too.
         note: called with a sentence about each thing that is odd but harmless.
 
@@ -144,7 +148,7 @@ def inspect_path(
         if layers:
             raise _no_layers(path)
         return {"kind": "dumps", "path": str(path), "graphs": [_dump(file) for file in graphs]}
-    subject = open_subject(path, dummy_weights=dummy_weights, note=note)
+    subject = open_subject(path, dummy_weights=dummy_weights, source=source, note=note)
     graph, manifest = subject.graph, subject.manifest
     facts: dict[str, Any] = {"kind": subject.kind, "path": str(subject.path), "facts": dict(graph.facts)}
     facts["facts"].pop(TASKS, None)

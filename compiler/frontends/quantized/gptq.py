@@ -76,7 +76,9 @@ class GptqImporter(Uncached):
         return PackedLinear(q, scale, zero, enter)
 
     def _note_unsaid(self, weights: Weights) -> None:
-        """Say which options are missing: what is stored tells as much."""
+        """Say which options a file leaves out: what is stored tells as much. A user need not give them."""
+        if self.options.file.startswith("--"):
+            return
         known = {"group_size": self.group, "desc_act": self.sorted, "sym": self.symmetric}
         if unsaid := [key for key, value in known.items() if value is None]:
             keys = " and ".join(map(repr, unsaid))

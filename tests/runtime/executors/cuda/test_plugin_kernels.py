@@ -17,11 +17,10 @@ from compiler.trt_network.library import load_library
 from compiler.trt_network.plugin_class import PluginKernels, plugin_of
 from compiler.trt_network.products import PRODUCT, ProductSpec
 from compiler.trt_network.record import Arranged, TensorRecord
-from tests.runtime.executors.cuda.products import ACTIVATIONS
 from runtime.executors.cuda.plugin_kernels import LAUNCHERS
 from runtime.executors.tensorrt.plugins import PluginTensor, enqueue_of
 from runtime.executors.torch.packed import PackedWeight
-from tests.runtime.executors.cuda.products import Case, assert_right, part
+from tests.runtime.executors.cuda.products import ACTIVATIONS, Case, assert_right, part
 
 ROWS, COLUMNS = 57, 256
 NAMES = {torch.float16: "HALF", torch.float32: "FLOAT", torch.int8: "INT8", torch.float8_e4m3fn: "FP8"}
