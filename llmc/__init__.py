@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llmc.compiling.driver import Compiled, compile
     from llmc.compiling.dry_run import DryRun, dry_run
     from llmc.evaluation.perplexity import Perplexity, measure_perplexity
+    from llmc.evaluation.summaries import Summaries, SummarySettings
+    from llmc.evaluation.summarize import summarize
     from llmc.models import lift
     from llmc.opt import optimize
     from llmc.verification.report import Verification
@@ -46,6 +48,8 @@ _HOMES = {
     "Manifest": "runtime.engine_dir.manifest",
     "Perplexity": "llmc.evaluation.perplexity",
     "SamplingParams": "runtime.generation.sampling_params",
+    "Summaries": "llmc.evaluation.summaries",
+    "SummarySettings": "llmc.evaluation.summaries",
     "Verification": "llmc.verification.report",
     "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
@@ -58,6 +62,7 @@ _HOMES = {
     "parse": "compiler.ir.parser:parse_graph",
     "read_graph": "compiler.ir.files",
     "register_pass": "compiler.passes",
+    "summarize": "llmc.evaluation.summarize",
     "to_text": "compiler.ir.printer:print_graph",
     "verify": "llmc.verification.verify",
     "write_graph": "compiler.ir.files",
@@ -74,6 +79,8 @@ __all__ = [
     "Manifest",
     "Perplexity",
     "SamplingParams",
+    "Summaries",
+    "SummarySettings",
     "Verification",
     "__version__",
     "compile",
@@ -87,6 +94,7 @@ __all__ = [
     "parse",
     "read_graph",
     "register_pass",
+    "summarize",
     "to_text",
     "verify",
     "write_graph",

@@ -26,6 +26,11 @@ _PHASES = {
     "verify": "verifying the engine",
     "generate": "generating",
     "load": "loading the engine",
+    "warm up": "warming up",
+    "summarize": "summarizing",
+    "load transformers": "loading the checkpoint with transformers",
+    "warm up transformers": "warming up transformers",
+    "summarize by transformers": "summarizing by transformers",
 }
 # Of these phases every step gets a line where there are no bars: one may take long.
 _STEP_BY_STEP = ("rewrite",)
