@@ -139,3 +139,20 @@ def table(rows: Sequence[tuple[str, str]], *, wrap: bool = True) -> str:
             name = ""
         lines.append(wrapper.fill(f"{name:{width}}  {text}".rstrip()))
     return "\n".join(lines)
+
+
+def grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns under headings; all but the first stand to the right, as figures do."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, header in enumerate(headers):
+        shown.add_column(header, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    console = RichConsole(width=terminal_width(), color_system=None, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
