@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from compiler.ir.parser import parse_graph as parse
     from compiler.ir.printer import print_graph as to_text
     from compiler.passes import register_pass
+    from llmc.benchmarking.bench import Benchmark, BenchOptions, bench
     from llmc.compiling.driver import Compiled, compile
     from llmc.compiling.dry_run import DryRun, dry_run
     from llmc.evaluation.perplexity import Perplexity, measure_perplexity
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "BenchOptions": "llmc.benchmarking.bench",
+    "Benchmark": "llmc.benchmarking.bench",
     "Compiled": "llmc.compiling.driver",
     "Completion": "runtime.generation.completion",
     "DryRun": "llmc.compiling.dry_run",
@@ -51,6 +54,7 @@ _HOMES = {
     "Summaries": "llmc.evaluation.summaries",
     "SummarySettings": "llmc.evaluation.summaries",
     "Verification": "llmc.verification.report",
+    "bench": "llmc.benchmarking.bench",
     "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
     "dry_run": "llmc.compiling.dry_run",
@@ -69,6 +73,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchOptions",
+    "Benchmark",
     "Compiled",
     "Completion",
     "DryRun",
@@ -83,6 +89,7 @@ __all__ = [
     "SummarySettings",
     "Verification",
     "__version__",
+    "bench",
     "compile",
     "diff",
     "dry_run",

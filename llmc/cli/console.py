@@ -26,9 +26,9 @@ _PHASES = {
     "verify": "verifying the engine",
     "generate": "generating",
     "load": "loading the engine",
+    "bandwidth": "measuring the bandwidth of the memory",
     "warm up": "warming up",
     "summarize": "summarizing",
-    "load transformers": "loading the checkpoint with transformers",
     "warm up transformers": "warming up transformers",
     "summarize by transformers": "summarizing by transformers",
 }
@@ -141,8 +141,11 @@ def table(rows: Sequence[tuple[str, str]], *, wrap: bool = True) -> str:
     return "\n".join(lines)
 
 
-def grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns under headings; all but the first stand to the right, as figures do."""
+def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: bool = True) -> str:
+    """Columns under headings; all but the first stand to the right, as figures do.
+
+    On a terminal, what is wider than it is wrapped within its column, unless that is not wanted.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console as RichConsole
     from rich.table import Table
@@ -152,7 +155,8 @@ def grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         shown.add_column(header, justify="right" if place else "left", overflow="fold")
     for row in rows:
         shown.add_row(*row)
-    console = RichConsole(width=terminal_width(), color_system=None, highlight=False, markup=False)
+    width = terminal_width() if wrap and sys.stdout.isatty() else 10_000
+    console = RichConsole(width=width, color_system=None, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(shown)
     return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())

@@ -189,8 +189,8 @@ def _show(result: Summaries, threshold: float | None, notes: list[str], *, json_
     if not quiet:
         for text in notes:
             note(text)
-        if not json_output:
-            print(_text(result))
+    if not json_output:
+        print(_text(result))
     if not holds:
         sys.stdout.flush()
         print(f"error: ROUGE-1 is {result.rouge1:.2f}, below the threshold of {threshold:g}", file=sys.stderr)

@@ -181,7 +181,7 @@ def summarize_loaded(
         note(text)
     runs = [_by_engine(engine, task, phases, note)]
     if task.against is not None:
-        with phases.phase("load transformers"):
+        with phases.phase("loading transformers"):
             model = load_transformers(
                 task.against,
                 dtype=task.dtype or engine.manifest.dtype,

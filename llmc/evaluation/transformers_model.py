@@ -38,13 +38,20 @@ class TransformersModel:
         return f"transformers {transformers.__version__}, {dtype}, {self.model.device}"
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[list[int]]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        on_token: Callable[[], object] | None = None,
+    ) -> list[list[int]]:
         """Extend prompts as one batch, padded on the left.
 
         Args:
             prompts: token ids of each.
             params: how; what is read of it is the number of new tokens, whether ends count, beams, their length
                 penalty, and how tokens are drawn.
+            on_token: called when each row has got a token more, without beams.
 
         Returns:
             The new tokens of each, without what pads them; an end token that ended a text is the last.
@@ -69,9 +76,26 @@ class TransformersModel:
             wish |= {"length_penalty": params.length_penalty, "early_stopping": params.early_stopping}
         tensors = (torch.tensor(each, device=self.model.device) for each in (rows, mask))
         ids, attention_mask = tensors
-        texts = self.model.generate(ids, attention_mask=attention_mask, generation_config=GenerationConfig(**wish))
+        config, watching = GenerationConfig(**wish), _watching(on_token)
+        texts = self.model.generate(
+            ids, attention_mask=attention_mask, generation_config=config, stopping_criteria=watching
+        )
         ends = () if params.ignore_eos else self.end_ids
         return [_until_end(text[longest:], ends) for text in texts.tolist()]
+
+
+def _watching(on_token: Callable[[], object] | None) -> Any:
+    """What stops nothing, and calls a function at each token; None for none."""
+    if on_token is None:
+        return None
+    from transformers import StoppingCriteriaList
+
+    def came(input_ids: torch.Tensor, scores: Any, **more: Any) -> torch.Tensor:
+        input_ids[:, -1].cpu()  # until the tokens are there
+        on_token()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    return StoppingCriteriaList([came])
 
 
 def _until_end(tokens: list[int], end_ids: Sequence[int]) -> list[int]:
