@@ -7,7 +7,10 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
+
+import torch
 
 from compiler.errors import RequestError
 from compiler.suggest import did_you_mean
@@ -103,7 +106,9 @@ class CTranslate2Runner:
         with tempfile.TemporaryDirectory(prefix="llmc-") as folder:
             made = Path(folder) / "model"
             ctranslate2.converters.TransformersConverter(str(place)).convert(str(made))
-            self._model = ctranslate2.Generator(str(made), device=kind, compute_type=dtype)
+            self._model = ctranslate2.Generator(
+                str(made), device=kind, compute_type=dtype, intra_threads=torch.get_num_threads()
+            )
 
     def run(self, prompts: Sequence[Sequence[int]], output: int) -> Times:
         """See `Runner.run`. A run with a single new token before tells the time of the first."""
@@ -156,6 +161,6 @@ def open_tool(name: str, model: str, *, dtype: str, device: str, longest: int, n
     except RequestError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever another tool fails with, the user is told
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        reason = shorten(str(error), 200) or type(error).__name__
         raise RequestError(f"{name} cannot load {model}: {reason}", hint="leave --against-tool out") from None
     return made
