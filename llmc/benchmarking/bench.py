@@ -20,6 +20,7 @@ from llmc.inspection.facts import graph_files
 from llmc.progress import Phases, counter
 from llmc.step_cost import Bandwidth, StepBytes, bytes_of_ranks, measured_bandwidth, step_bytes
 from runtime.engine_dir.manifest import Manifest, read_manifest
+from runtime.executors.kind import EXECUTORS
 from runtime.generation.engine import Engine
 
 BATCHES, INPUTS, OUTPUTS = (1, 8), (128,), (64,)
@@ -235,15 +236,18 @@ def _runners(
 
 
 def device_of(engine: Engine, device: str) -> str:
-    """Where an engine runs: `cpu`, or the GPU."""
+    """Where an engine runs that was loaded for a device: `cpu`, or the GPU; of several ranks, that of rank 0."""
     import torch
 
     found = getattr(engine.executor, "device", None)
     if found is not None:
         return str(found)
-    if engine.executor.name.startswith(("cuda", "tensorrt")) and torch.cuda.is_available():
-        return device if device.startswith("cuda") else "cuda"
-    return "cpu"
+    name = engine.executor.name.partition(" on ")[0]
+    kind = EXECUTORS.find(name)
+    on_gpu = kind.uses_gpu(device) if kind is not None else name.startswith("tensorrt")  # by its target
+    if not on_gpu or not torch.cuda.is_available():
+        return "cpu"
+    return device if device.startswith("cuda") else "cuda"
 
 
 def _engine_bytes(engine: Engine, place: str) -> StepBytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -158,10 +159,11 @@ def _saved(source: ArticleSource, path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _library() -> Any:
-    """The `datasets` library, which shows no bars of its own."""
+    """The `datasets` library, which shows no bars and warnings of its own: what is wrong is said once, by an error."""
     datasets = extra_module("datasets", "datasets", "to read this data set")
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return datasets
 
 

@@ -13,12 +13,12 @@ import llmc as api
 from compiler.ir.files import read_graph
 from llmc.benchmarking.bench import _prompts
 from llmc.benchmarking.runs import Load
-from llmc.step_cost import step_bytes
+from llmc.step_cost import Bandwidth, step_bytes
 from tests.cli.llmc_command import llmc
 from tests.paths import MODELS
 
 MODEL = MODELS / "gptneox-tiny"
-SMALL = ("--input", 6, "--output", 3, "--repeat", 2, "--warm-up", 0)
+SMALL = ("--device", "cpu", "--input", 6, "--output", 3, "--repeat", 2, "--warm-up", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,8 @@ def small_array(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_figures_bound_and_memory(engine: Path) -> None:
-    result = llmc("bench", engine, "--batch", "1,3", "--input", "6,20", "--output", 3, "--repeat", 2, "--json")
+    given = ("--batch", "1,3", "--input", "6,20", "--output", 3, "--repeat", 2, "--device", "cpu")
+    result = llmc("bench", engine, *given, "--json")
     assert result.status == 0, result.err
     content = json.loads(result.out)
     step = step_bytes(read_graph(engine / "rank0.ir"))
@@ -78,7 +79,7 @@ def test_what_is_measured_by_default_is_what_the_engine_takes(engine: Path, monk
                 on_update(SimpleNamespace(token_id=1, group=SimpleNamespace(number=number)))
 
     monkeypatch.setattr(api.Engine, "generate", generate)
-    result = llmc("bench", engine)
+    result = llmc("bench", engine, "--device", "cpu")
     assert result.status == 0, result.err
     assert set(seen) == {(1, 32, 32)}
     assert len(seen) == 1 + 3
@@ -144,9 +145,13 @@ def test_another_tool_is_given_the_same_load(engine: Path, monkeypatch: pytest.M
     llmc("bench", engine, *given, *SMALL, "-q").failed("vllm cannot load", "--against-tool")
 
 
-def test_the_compiler_says_what_a_token_takes_at_least(tmp_path: Path) -> None:
-    result = llmc("compile", MODEL, "-o", tmp_path / "e", "--max-seq", 32, "--dtype", "float32")
-    (line,) = [line for line in result.out.splitlines() if line.startswith("bound ")]
-    assert "a token takes " in line
-    assert "ms or more: 3.7 MB of weights are read at " in line
-    assert line.endswith("/s (measured on this CPU)")
+def test_the_compiler_says_what_a_token_takes_at_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ("compile", MODEL, "-o", tmp_path / "e", "--max-seq", 32, "--dtype", "float32")
+    for rate, said in (
+        (Bandwidth(2e9, "measured on this CPU"), "a token takes 1.85 ms or more: {} at 2 GB/s (measured on this CPU)"),
+        (None, "{} for a token"),
+    ):
+        monkeypatch.setattr("llmc.step_cost.usual_bandwidth", lambda rate=rate: rate)
+        for more in ((), ("--dry-run",)):
+            (line,) = [line for line in llmc(*given, *more).out.splitlines() if line.startswith("bound ")]
+            assert line.removeprefix("bound").strip() == said.format("3.7 MB of weights are read")
