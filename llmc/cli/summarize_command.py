@@ -36,9 +36,7 @@ def summarize_command(
             "such as cnn_dailymail, or the ten of llmc's own sample.",
         ),
     ] = "sample",
-    articles: Annotated[
-        int | None, typer.Option(metavar="N", help="How many articles to summarize at most; 20 if not given.")
-    ] = 20,
+    articles: Annotated[int | None, typer.Option(metavar="N", help="How many articles to summarize at most.")] = 20,
     every: Annotated[bool, typer.Option("--all", help="Summarize all articles of the data set.")] = False,
     split: Annotated[str, typer.Option(metavar="NAME", help="The part of a folder or of the hub's data set.")] = "test",
     config: Annotated[

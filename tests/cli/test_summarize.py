@@ -103,6 +103,14 @@ def test_people_get_tables(engine: Path) -> None:
     assert "note: --length-penalty 2.0 has no effect without a beam search" in result.err
 
 
+def test_what_is_drawn_follows_from_the_seed(engine: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, how in (("a", ("--seed", 1)), ("b", ("--seed", 1)), ("c", ("--seed", 2))):
+        summarized(engine, *SHORT, "--articles", 2, "--top-k", 20, *how, "-o", tmp_path / name)
+        found[name] = [row["summary"] for row in texts(tmp_path / name)]
+    assert found["a"] == found["b"] != found["c"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
