@@ -65,6 +65,7 @@ class TransformersModel:
             "max_new_tokens": params.max_new_tokens,
             "do_sample": not params.greedy and params.num_beams == 1,
             "num_beams": params.num_beams,
+            "use_cache": True,  # whatever the checkpoint's config says
             "pad_token_id": self.pad_id,
             "eos_token_id": None if params.ignore_eos else list(self.end_ids) or None,
         }
