@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def export_command(
     model: Annotated[
-        str, typer.Argument(help="A folder in the Hugging Face layout, an id of the hub, or an engine of one rank.")
+        str, typer.Argument(help="A checkpoint of any layout, an id of the hub, or an engine of one rank.")
     ],
     format: Annotated[
         str,
@@ -44,6 +44,9 @@ def export_command(
     calib_samples: options.CalibSamples = None,
     calib_length: options.CalibLength = None,
     calib_seed: options.CalibSeed = 0,
+    weights: options.Weights = None,
+    weights_format: options.WeightsFormat = None,
+    scales: options.Scales = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="For an engine of an older llmc: the config.json of its checkpoint."),
@@ -76,6 +79,9 @@ def export_command(
         calib_samples=calib_samples,
         calib_length=calib_length,
         calib_seed=calib_seed,
+        weights=weights,
+        weights_format=weights_format,
+        scales=scales,
         config=config,
         verify=not no_verify,
     )

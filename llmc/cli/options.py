@@ -131,6 +131,10 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or 
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
 ]
+Hostfile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Hosts for an engine of several ranks, a line each: HOST slots=N."),
+]
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Do not compare an engine's files with their digests: starts sooner.")
 ]

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from compiler.errors import ExportError, LlmcError
 from compiler.exporters import ExportPlan, Format, find_format, plan_export, write_shards
 from compiler.frontends import Limits, lift, open_checkpoint
+from compiler.frontends.source_options import source_options
 from compiler.ir.graph import Graph
 from compiler.passes import Pass, parse_pipeline
 from compiler.passes.quant.report import QuantizationErrorReport
@@ -204,6 +205,7 @@ def _request(model: str | Path, options: ExportOptions, pipeline: tuple[Pass, ..
         targets={},
         limits=Limits(),
         dummy_weights=False,
+        source=source_options(options.weights, options.weights_format, options.scales),
         dump=None,
         explain=False,
         calibration=calibration_settings(

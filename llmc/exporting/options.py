@@ -28,6 +28,9 @@ class ExportKeywords(TypedDict, total=False):
     calib_samples: int | None
     calib_length: int | None
     calib_seed: int
+    weights: str | Path | None
+    weights_format: str | None
+    scales: str | Path | None
     config: str | Path | None
     plugins: Sequence[str | Path]
     verify: bool
@@ -45,6 +48,9 @@ class ExportOptions:
         calib_samples: how many windows of it to use; up to 128 if None.
         calib_length: how many tokens a window has; up to 512 if None.
         calib_seed: decides which windows are used.
+        weights: a file of weights, instead of those in the checkpoint's folder.
+        weights_format: how weights are stored where no file says it, such as `gptq:bits=4:group=128`.
+        scales: a file of scales of AMMO or ModelOpt, which weights, inputs and caches are quantized with.
         config: for an engine that does not hold it: the `config.json` of its checkpoint, or the folder that has it.
         plugins: Python files that register passes, ops or families.
         verify: of an engine, whether to compare the digest of every file first.
@@ -57,6 +63,9 @@ class ExportOptions:
     calib_samples: int | None = None
     calib_length: int | None = None
     calib_seed: int = 0
+    weights: str | Path | None = None
+    weights_format: str | None = None
+    scales: str | Path | None = None
     config: str | Path | None = None
     plugins: Sequence[str | Path] = ()
     verify: bool = True
@@ -75,7 +84,8 @@ class ExportOptions:
     def given(self) -> dict[str, bool]:
         """Whether each option that says what to make of a checkpoint is given, by its name on the command line."""
         usual = ExportOptions()
-        names = ("passes", "dtype", "calib", "calib_samples", "calib_length", "calib_seed")
+        names: tuple[str, ...] = ("passes", "dtype", "calib", "calib_samples", "calib_length", "calib_seed")
+        names += ("weights", "weights_format", "scales")
         return {f"--{name.replace('_', '-')}": getattr(self, name) != getattr(usual, name) for name in names}
 
 

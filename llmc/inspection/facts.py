@@ -26,6 +26,7 @@ from compiler.targets import TARGETS, Target, describe_targets
 from compiler.text_files import decode_text
 from llmc.models import lift
 from llmc.naming import dumped_graphs, dumps_error, whole_of_file
+from llmc.step_cost import cache_bytes_per_token
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import MANIFEST, Manifest, opens_as_engine
 from runtime.load.ignored_options import Case, ignored_notes
@@ -229,14 +230,9 @@ def _weights(graph: Graph) -> dict[str, Any]:
 def _cache(graph: Graph) -> dict[str, int]:
     """Bytes of the caches: for one token of one sequence, and for the largest batch of the longest sequences."""
     states, layout = graph.states(), layout_of(graph)
-    limits = {name: dim.max for name, dim in graph.dims.items()}
-    least, tokens = {**limits, **dim_sizes(batch=1, capacity=1)}, 1
+    sizes = {name: dim.max for name, dim in graph.dims.items()}
     if isinstance(layout, PagedLayout):
-        blocks = limits[StepDim.BATCH] * layout.blocks_for(limits[StepDim.CAPACITY])
-        limits = {**limits, **dim_sizes(blocks=blocks)}
-        least, tokens = {**limits, **dim_sizes(blocks=1)}, layout.block
-
-    def held(sizes: Mapping[str, int]) -> int:
-        return sum(prod(value.type.sizes(sizes)) * value.type.dtype.bits // 8 for value, _ in states.values())
-
-    return {"states": len(states), "bytes_per_token": held(least) // tokens, "bytes_at_limits": held(limits)}
+        blocks = sizes[StepDim.BATCH] * layout.blocks_for(sizes[StepDim.CAPACITY])
+        sizes = {**sizes, **dim_sizes(blocks=blocks)}
+    held = sum(prod(value.type.sizes(sizes)) * value.type.dtype.bits // 8 for value, _ in states.values())
+    return {"states": len(states), "bytes_per_token": cache_bytes_per_token(graph), "bytes_at_limits": held}
