@@ -20,8 +20,9 @@ from triton.backends.compiler import GPUTarget
 
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
+from runtime.executors.cuda.kernels.wide import arranged, wide
 
-_KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed}
+_KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed, "wide": wide, "arranged": arranged}
 
 
 class Job(NamedTuple):

@@ -2,13 +2,15 @@
 
 A weight is a grid of parts that are kept as one matrix: sections of the result beside each other (q, k, v and up of a
 layer, say), columns for one input or for two (attention's context and the MLP's hidden values). Few rows are computed
-by kernels that read a weight as it is stored (see `skinny`); many rows by cuBLAS (see `many_rows`). Activations may be
-rounded to the 8 bits that the weight has; then integers are multiplied, or float8 numbers.
+by kernels that read a weight as it is stored (see `skinny` and, for more rows of quantized weights, `wide`); many rows
+by cuBLAS (see `many_rows`). Activations may be rounded to the 8 bits that the weight has; then integers are multiplied,
+or float8 numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,13 +18,24 @@ import torch
 import triton
 from torch import Tensor
 
+from runtime.executors.cuda.kernels.launches import Launch, can_tile, fit
 from runtime.executors.cuda.kernels.many_rows import multiply_many
 from runtime.executors.cuda.kernels.precompile import Job, job
 from runtime.executors.cuda.kernels.rounding import Rounded, has_float8
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
-from runtime.executors.cuda.kernels.tuning import LEAST_TILE, MOST_ROWS, Case, Config, Tuning, bucket
+from runtime.executors.cuda.kernels.tuning import (
+    BY_LIBRARY,
+    LEAST_TILE,
+    LIBRARY,
+    MOST_ROWS,
+    MOST_TILED,
+    Case,
+    Tuning,
+    bucket,
+)
 from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight, WeightPart, can_serve, join
+from runtime.executors.cuda.kernels.wide import arranged, wide
 
 __all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "WeightPart", "can_serve"]
 
@@ -32,12 +45,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": partial(torch.nn.functional.gelu, approximate="tanh"),
     "silu": torch.nn.functional.silu,
 }
-_LEAST_STEP = 32  # columns: a step of fewer is masked, if it can be
 _MOST_SHARED = 512  # columns that share a scale: products of more are as fast as if all did
-_MOST_EXACT = 1 << 17  # columns: the sum of fewer products of two int8 numbers is an int32
-_MOST_FLOAT8 = 128  # columns whose products matrix instructions add up, with fewer bits than float32 has
 _UNKNOWN = {"dot": ("SLICES",), "gemv": ("SLICES",), "sliced": ("SUB", "CHUNK", "SAME", "EVEN_K")}
-_INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 Activations = Sequence[Tensor | Rounded]
@@ -62,16 +71,6 @@ class _Run(NamedTuple):
     activation: str
     start: int
     stop: int
-
-
-class Launch(NamedTuple):
-    """A configuration that fits a product, and what follows from it."""
-
-    config: Config
-    bk: int
-    split: int
-    part_k: int
-    constants: dict[str, Any]
 
 
 class Product:
@@ -126,25 +125,23 @@ class Product:
         Rounded activations are of the type that `weight.rounded` says.
         """
         rows = row_count(xs)
-        if rows == 0 or rows > MOST_ROWS:
-            y = torch.empty(rows, self.weight.rows, dtype=self.dtype, device=self.device)
-            if rows:
-                multiply_many(xs, self.weight, self.bias, y)
-                self._activate(y, self._runs)
-            return y
+        if rows == 0:
+            return torch.empty(0, self.weight.rows, dtype=self.dtype, device=self.device)
         y = self.compute(self.launch(rows, rounded=_are_rounded(xs)), xs)
         self._activate(y, self._outside)
         return y
 
     def partial(self, xs: Activations) -> Tensor:
         """Float32 `[S, T, N]` that add up over `S >= 1` to the product without bias and activations."""
-        rows, n = row_count(xs), self.weight.rows
-        if 0 < rows <= MOST_ROWS:
-            return self.compute(self.launch(rows, partial=True, rounded=_are_rounded(xs)), xs, partial=True)
-        y = torch.empty(1, rows, n, device=self.device)
-        if rows:
-            multiply_many(xs, self.weight, None, y[0])
-        return y
+        rows = row_count(xs)
+        if rows == 0:
+            return torch.empty(1, 0, self.weight.rows, device=self.device)
+        return self.compute(self.launch(rows, partial=True, rounded=_are_rounded(xs)), xs, partial=True)
+
+    def has_kernel(self, xs: Activations) -> bool:
+        """Whether a kernel that reads the weight as it is stored computes the product with such activations."""
+        rows = row_count(xs)
+        return rows > 0 and self.launch(rows, rounded=_are_rounded(xs)).config.kind != LIBRARY
 
     def case(self, rows: int, partial: bool = False, rounded: bool = False) -> Case:
         """What launches for so many rows are chosen for."""
@@ -154,7 +151,9 @@ class Product:
         return Case(weight.form, bits, group, weight.rows, weight.k, bucket(rows), partial)
 
     def launch(self, rows: int, partial: bool = False, rounded: bool = False) -> Launch:
-        """The launch for so many rows, at most `MOST_ROWS`; chosen once."""
+        """The launch for so many rows, at least one; chosen once."""
+        if rows > (MOST_TILED if can_tile(self.weight, rounded) else MOST_ROWS):
+            return fit(BY_LIBRARY, self.weight, rows, rounded)
         key = bucket(rows), partial, rounded
         if key not in self._launches:
             config = self.table.config(self.case(rows, partial, rounded))
@@ -170,6 +169,8 @@ class Product:
         rows, n = row_count(xs), self.weight.rows
         parts = torch.empty(launch.split, rows, n, device=self.device) if partial or launch.split > 1 else None
         y = None if partial else torch.empty(rows, n, dtype=self.dtype, device=self.device)
+        if launch.config.kind == LIBRARY:
+            return self._by_library(xs, y, parts, q)
         with torch.cuda.device_of(self.weight.q):
             for kernel, grid, arguments, constants in self._calls(launch, xs, y, parts, q):
                 kernel[grid](*arguments, **constants)
@@ -177,8 +178,20 @@ class Product:
         assert result is not None
         return result
 
+    def _by_library(self, xs: Activations, y: Tensor | None, parts: Tensor | None, q: Tensor | None) -> Tensor:
+        weight = self.weight if q is None else replace(self.weight, q=q)
+        if y is None:
+            assert parts is not None
+            multiply_many(xs, weight, None, parts[0])
+            return parts
+        multiply_many(xs, weight, self.bias, y)
+        self._activate(y, () if self._end.run is None else (self._end.run,))
+        return y
+
     def jobs(self, launch: Launch, xs: Activations, partial: bool = False) -> list[Job]:
-        """What is to be compiled for a launch."""
+        """What is to be compiled for a launch; nothing for that of a library."""
+        if launch.config.kind == LIBRARY:
+            return []
         rows, n = row_count(xs), self.weight.rows
         parts = torch.empty(launch.split, rows, n, device="meta") if partial or launch.split > 1 else None
         y = None if partial else torch.empty(rows, n, dtype=self.dtype, device="meta")
@@ -188,12 +201,33 @@ class Product:
     def _calls(
         self, launch: Launch, xs: Activations, y: Tensor | None, parts: Tensor | None, q: Tensor | None = None
     ) -> list[_Call]:
-        """The kernels of a launch: one that writes `y` or parts of it; where there are both, one that sums parts up."""
+        """The kernels of a launch: the last writes `y` or its parts; where there are both, one sums these up."""
+        calls = self._wide if launch.config.kind == "wide" else self._narrow
         if parts is None:
             assert y is not None
-            return [self._call(launch, xs, y, q, self._end)]
-        first = self._call(launch, xs, parts, q, _NO_EPILOGUE)
-        return [first] if y is None else [first, _sum_call(parts, y, self._end, self.early)]
+            return calls(launch, xs, y, q, self._end)
+        first = calls(launch, xs, parts, q, _NO_EPILOGUE)
+        return first if y is None else [*first, _sum_call(parts, y, self._end, self.early)]
+
+    def _wide(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> list[_Call]:
+        """Activations in the order of `wide`, and the product by it."""
+        weight, config = self.weight, launch.config
+        words = (weight.q if q is None else q).view(torch.int32)
+        values = _inputs(xs, weight, pair=True).values
+        x0, x1 = values[0], values[-1]
+        rows, k, constants = len(x0), weight.k, launch.constants
+        tiles = triton.cdiv(rows, config.bm)
+        x = torch.empty(tiles * config.bm, k, dtype=x0.dtype, device=y.device)
+        order = {"PAIR": len(values) == 2, "U": constants["U"], "BLOCK": 1024, **_start(self.early)}
+        sizes = (rows, k, x0.shape[1], x0.stride(0), x1.stride(0))
+        first = _Call(arranged, (triton.cdiv(k, 1024), len(x)), (x0, x1, x, *sizes), order)
+        operands = (x, words, *_or(words, weight.scale, weight.zero, end.bias), y, rows, weight.rows, k, launch.part_k)
+        options = {"num_warps": config.warps, "num_stages": config.stages, **_start(self.early)}
+        grid = (tiles * triton.cdiv(weight.rows, config.bn), launch.split)
+        return [first, _Call(wide, grid, operands, {**constants, **end.constants(), **options})]
+
+    def _narrow(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> list[_Call]:
+        return [self._call(launch, xs, y, q, end)]
 
     def _call(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> _Call:
         weight, config = self.weight, launch.config
@@ -287,70 +321,9 @@ class _Call(NamedTuple):
     constants: dict[str, Any]
 
 
-def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) -> Launch:
-    """A configuration as a weight can use it: steps that divide its columns, parts that are whole steps."""
-    if (rows > 1 or rounded) and config.kind == "gemv":
-        config = config._replace(kind="dot", bn=64, bk=128)
-    if config.kind == "sliced" and (rounded or not _can_slice(config, weight)):
-        config = config._replace(kind="dot", bn=64, bk=128, warps=4)
-    k = weight.k
-    bk = max(config.bk, weight.chunk)
-    while bk > 16 and any(columns % bk for columns in weight.columns):
-        bk //= 2
-    pair = len(weight.columns) == 2
-    one_scale = weight.group in (0, k)
-    if bk < _LEAST_STEP and one_scale and weight.form != "int4":  # the last step is masked
-        bk = max(16, min(config.bk, triton.next_power_of_2(k)))
-        pair = pair and not any(columns % bk for columns in weight.columns)
-    steps = -(-k // bk)
-    split = max(1, min(config.split, steps))
-    if k % bk == 0:
-        while steps % split:
-            split -= 1
-    part_k = -(-steps // split) * bk
-    split = -(-k // part_k)
-    if weight.scale is None:
-        scale = 0
-    else:
-        scale = 1 if one_scale or weight.group % part_k == 0 else 2
-        if rounded and (pair or part_k >= _MOST_EXACT):
-            scale = 2
-    half = weight.chunk // 2
-    block = half or bk
-    sub = min(block, weight.group & -weight.group) if scale == 2 and not one_scale else block
-    if rounded and weight.form == "float8":
-        sub = min(sub, _MOST_FLOAT8)
-    constants = {
-        "FORM": weight.form,
-        "PAIR": pair,
-        "SCALE": scale,
-        "ZERO": weight.zero is not None,
-        "GROUP": 0 if one_scale else weight.group,
-        "BN": config.bn,
-        "BK": bk,
-        "SUB": sub,
-        "CHUNK": weight.chunk,
-        "SLICES": config.warps,
-        "SAME": half > 0 and weight.group % weight.chunk == 0,
-        "EVEN_N": weight.rows % config.bn == 0,
-        "EVEN_K": k % bk == 0,
-        "NATIVE": not _INTERPRETED,
-        "PART": part_k if _INTERPRETED else 0,
-    }
-    return Launch(config, bk, split, part_k, constants)
-
-
 def _start(early: bool) -> dict[str, Any]:
     """The constants of a kernel that starts before the one in front of it has ended, or does not."""
     return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
-
-
-def _can_slice(config: Config, weight: JoinedWeight) -> bool:
-    """Whether all slices are whole, and the columns of each share a scale."""
-    width = config.bk // config.warps
-    whole = not any(columns % config.bk for columns in weight.columns)
-    one_scale = weight.group == 0 or weight.group % width == 0
-    return whole and one_scale and (width == weight.chunk if weight.chunk else width >= _LEAST_STEP)
 
 
 def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue, early: bool) -> _Call:

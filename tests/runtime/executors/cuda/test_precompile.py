@@ -5,7 +5,7 @@ import torch
 
 from runtime.executors.cuda.kernels.precompile import Job, precompile
 from runtime.executors.cuda.kernels.rounding import Rounded
-from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, Case, build
+from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, WIDE, Case, build
 
 
 def jobs(case: Case, device: torch.device, *, hopper: bool = False) -> list[Job]:
@@ -33,6 +33,10 @@ def test_kernels_compile(capability, device):
     ]
     cases.append(Case("int4", 128, rows=1, config=LAUNCHES["gemv"]))
     cases += [Case(form, group, rows=1, config=SLICED) for form, group in (("int4", 128), ("int8", 0), ("dense", 0))]
+    cases += [Case(form, group, zero, dtype, rows=70, columns=(256, 128), config=WIDE._replace(bn=64, bm=64))
+              for form, group, zero, dtype in (("int8", 0, False, torch.float16), ("int8", 64, True, torch.bfloat16),
+                                               ("int4", 64, True, torch.float16), ("int4", 128, False, torch.bfloat16),
+                                               ("float8", 0, False, torch.bfloat16))]  # fmt: skip
     for form in ("int8", "float8"):
         cases += [Case(form, columns=columns, rounded=True) for columns in ((256,), (128, 256))]
     compiled = [job for case in cases for job in jobs(case, device, hopper=capability >= (9, 0))]

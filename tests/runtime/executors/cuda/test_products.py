@@ -9,7 +9,7 @@ from compiler.ir.dtypes import DType
 from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section
 from runtime.executors.cuda.kernels.tuning import Config, Tuning
 from runtime.executors.torch.packed import PackedWeight
-from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, Case, assert_right, build
+from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, WIDE, Case, assert_right, build
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 FORMS = [
@@ -39,7 +39,7 @@ def check(case: Case, device: torch.device) -> None:
     built = build(case, device)
     y = built.product(built.xs)
     assert y.dtype is case.dtype
-    many = case.rows > MOST_ROWS and case.form != "dense"
+    many = case.rows > MOST_ROWS and case.form != "dense" and not built.product.has_kernel(built.xs)
     sides = (2 if case.rounded else 1) if many else 0
     assert_right(y, built.expected, built.sums, case.dtype, sides=sides)
     parts = built.product.partial(built.xs)
@@ -69,6 +69,42 @@ def test_warps_sum_up_slices(form, rows, split, device):
     launch = build(case, device).product.launch(rows)
     assert launch.config.kind == "sliced" and launch.constants["PAIR"]
     check(case, device)
+
+
+QUANTIZED = [form for form in FORMS if form.form != "dense"]
+
+
+@pytest.mark.parametrize("form", QUANTIZED, ids=named)
+def test_tiles_of_rows_are_multiplied(form, device):
+    case = form._replace(rows=33, columns=(256,), sections=(Section(40, "relu"),), bias=True, config=WIDE)
+    launch = build(case, device).product.launch(case.rows)
+    assert launch.config == WIDE and launch.constants["SCALE"] == (2 if 0 < form.group < 256 else 1)
+    check(case, device)
+
+
+@pytest.mark.parametrize("form", [Case("int8", 64, True), Case("int4", 128), Case("float8")], ids=named)
+def test_tiles_of_more_rows_are_multiplied(form, device):
+    columns = (128, 256)
+    case = form._replace(rows=66, columns=columns, dtype=BF16, config=WIDE._replace(bn=64, bk=256, bm=128))
+    check(case, device)
+
+
+@pytest.mark.parametrize("form", [Case("int8"), Case("int8", 64, True), Case("int4", 128, True)], ids=named)
+def test_sums_of_tiles_of_rows_are_split(form, device):
+    case = form._replace(rows=66, columns=(384,), config=WIDE._replace(split=3, bk=128))
+    assert build(case, device).product.launch(case.rows).split == 3
+    check(case, device)
+
+
+@pytest.mark.parametrize("form", [Case("dense"), Case("int8", columns=(50,)), Case("int8", dtype=F32)], ids=named)
+def test_what_tiles_of_rows_cannot_multiply_is_multiplied_otherwise(form, device):
+    kinds = [build(form._replace(config=WIDE), device).product.launch(rows).config.kind for rows in (64, 65, 512, 513)]
+    assert kinds == ["dot", "library", "library", "library"]
+
+
+def test_more_rows_than_tiles_are_for_are_left_to_libraries(device):
+    product = build(Case("int8", config=WIDE), device).product
+    assert [product.launch(rows).config.kind for rows in (64, 65, 512, 513)] == ["wide", "wide", "wide", "library"]
 
 
 def test_slices_that_have_several_scales_are_multiplied_otherwise(device):
@@ -188,9 +224,10 @@ def cases(draw: st.DrawFn) -> Case:
     activation = draw(st.sampled_from([None, "relu", "silu", "gelu_tanh"]))
     sections = [Section(draw(st.integers(1, 40)), draw(st.sampled_from([None, activation]))) for _ in range(2)]
     rows = draw(st.sampled_from([1, 1, 2, 5, 33, 66]))
-    kind = draw(st.sampled_from(["dot", "gemv", "sliced"]))
+    kind = draw(st.sampled_from(["dot", "gemv", "sliced", "wide"]))
     split = draw(st.sampled_from([1, 2, 5]))
-    config = Config(kind, draw(st.sampled_from([16, 64])), draw(st.sampled_from([64, 256])), 4, 3, split)
+    bm = 32 if kind == "wide" else 0
+    config = Config(kind, draw(st.sampled_from([16, 64])), draw(st.sampled_from([64, 256])), 4, 3, split, bm)
     zero = form in ("int8", "int4") and draw(st.booleans())
     return Case(
         form, draw(st.sampled_from(groups)), zero, draw(st.sampled_from([F16, BF16, F32])), rows, sections, columns,
