@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from runtime.executors.cuda.kernels.weights import DENSE, JoinedWeight
 _LEAST_STEP = 32  # columns: a step of fewer is masked, if it can be
 _MOST_EXACT = 1 << 17  # columns: the sum of fewer products of two int8 numbers is an int32
 _MOST_FLOAT8 = 128  # columns whose products matrix instructions add up, with fewer bits than float32 has
+_LEAST_WHOLE = 512  # columns that share a scale and are summed up in a loop of their own
 _MOST_TOGETHER = 64  # columns of which a thread reads a quarter at once
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
 
@@ -93,8 +95,10 @@ def _fit_wide(config: Config, weight: JoinedWeight) -> Launch:
     split, part_k = _parts(k, bk, config.split)
     one_scale = weight.group == k
     scale = 1 if one_scale or weight.group % part_k == 0 else 2
+    whole = math.gcd(weight.group, part_k)
     constants = {
         "FORM": weight.form,
+        "WHOLE": whole if scale == 2 and whole % bk == 0 and whole >= _LEAST_WHOLE else 0,
         "SCALE": scale,
         "ZERO": weight.zero is not None,
         "GROUP": 0 if one_scale else weight.group,

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from triton.errors import TritonError
 
+from runtime.executors.cuda.kernels.launches import Launch, fit
 from runtime.executors.cuda.kernels.precompile import Job, precompile
-from runtime.executors.cuda.kernels.products import Launch, Product, fit
+from runtime.executors.cuda.kernels.products import Product
 from runtime.executors.cuda.kernels.rounding import Rounded, RowScale, quantize_rows
 from runtime.executors.cuda.kernels.tuning import Case, Config
 

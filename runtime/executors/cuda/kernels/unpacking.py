@@ -214,10 +214,10 @@ def word_values(word, FORM: tl.constexpr, X: tl.constexpr, NATIVE: tl.constexpr)
     Values of one word are converted by one thread, however the words are spread over threads.
     """
     if NATIVE:
-        if FORM == "int8":
-            TEXT: tl.constexpr = _INT8_F16 if X == tl.float16 else _INT8_BF16
-        else:
-            TEXT: tl.constexpr = _FLOAT8_F16 if X == tl.float16 else _FLOAT8_BF16
+        HALF: tl.constexpr = X == tl.float16
+        INT8: tl.constexpr = _INT8_F16 if HALF else _INT8_BF16
+        FLOAT8: tl.constexpr = _FLOAT8_F16 if HALF else _FLOAT8_BF16
+        TEXT: tl.constexpr = INT8 if FORM == "int8" else FLOAT8
         front, back = tl.inline_asm_elementwise(
             TEXT, "=&r,=&r,r", [word], dtype=(tl.int32, tl.int32), is_pure=True, pack=1
         )

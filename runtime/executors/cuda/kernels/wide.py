@@ -109,13 +109,14 @@ def wide(
     FORM: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPAN: tl.constexpr, U: tl.constexpr, CHUNK: tl.constexpr,
-    EVEN_N: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
+    WHOLE: tl.constexpr, EVEN_N: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """A tile of `BM` rows and `BN` columns of the result, summed over `part_k` columns of the weight.
 
     Part `s` of the sum goes to `y[s]`, which is `[M, N]`. The weight `w` is in words of 32 bits, and `x` is what
-    `arranged` gave, with space for whole tiles. `SPAN` columns of a step of `BK` share their scale. The other
-    parameters are those of `skinny`.
+    `arranged` gave, with space for whole tiles. `SPAN` columns of a step of `BK` share their scale; where several
+    steps do, `WHOLE` columns are summed up before they are scaled, else that is 0. The other parameters are those of
+    `skinny`.
     """
     across = tl.cdiv(M, BM)  # tiles that read the same rows of the weight, one after the other
     tile = tl.program_id(0)
@@ -129,7 +130,15 @@ def wide(
         start_early(w, wide_n, start // 4, N, K // 4, FORM, BN, CHUNK // 4)
     first = (start // GROUP) * N if GROUP else 0
     acc = tl.zeros((BN, BM), tl.float32)
-    for step in range(0, part_k if NATIVE else PART, BK):
+    if WHOLE:
+        for begin in range(0, part_k if NATIVE else PART, WHOLE):
+            g = ((start + begin) // GROUP) * N
+            p = tl.zeros((BN, BM), tl.float32)
+            for step in range(0, WHOLE, BK):
+                p = added(p, x, w, zero + g if ZERO else zero, start + begin + step, n, wide_n, m, N, K,
+                          FORM, ZERO, BN, BK, U, CHUNK, EVEN_N, X, NATIVE)  # fmt: skip
+            acc += p * row_values(scale + g, n, N, EVEN_N)[:, None]
+    for step in range(0, 0 if WHOLE else part_k if NATIVE else PART, BK):
         for s in tl.static_range(BK // SPAN):
             at = start + step + s * SPAN
             g = (at // GROUP) * N if GROUP else 0

@@ -37,6 +37,7 @@ def test_kernels_compile(capability, device):
               for form, group, zero, dtype in (("int8", 0, False, torch.float16), ("int8", 64, True, torch.bfloat16),
                                                ("int4", 64, True, torch.float16), ("int4", 128, False, torch.bfloat16),
                                                ("float8", 0, False, torch.bfloat16))]  # fmt: skip
+    cases.append(Case("int8", rows=70, columns=(512, 1024), config=WIDE._replace(bn=64, bm=64)))
     for form in ("int8", "float8"):
         cases += [Case(form, columns=columns, rounded=True) for columns in ((256,), (128, 256))]
     compiled = [job for case in cases for job in jobs(case, device, hopper=capability >= (9, 0))]

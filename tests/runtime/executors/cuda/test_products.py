@@ -89,6 +89,14 @@ def test_tiles_of_more_rows_are_multiplied(form, device):
     check(case, device)
 
 
+@pytest.mark.parametrize("form", [Case("int8", zero=True), Case("int4")], ids=named)
+def test_columns_of_an_input_are_summed_up_before_they_are_scaled(form, device):
+    config = WIDE._replace(bn=64, bk=256, bm=64)
+    case = form._replace(rows=33, columns=(512, 1024), config=config)
+    assert build(case, device).product.launch(case.rows).constants["WHOLE"] == 512
+    check(case, device)
+
+
 @pytest.mark.parametrize("form", [Case("int8"), Case("int8", 64, True), Case("int4", 128, True)], ids=named)
 def test_sums_of_tiles_of_rows_are_split(form, device):
     case = form._replace(rows=66, columns=(384,), config=WIDE._replace(split=3, bk=128))

@@ -114,7 +114,7 @@ def test_entries_that_cannot_be_are_left_out(tmp_path, monkeypatch):
     again.read()
     assert again.known == {
         CASE._replace(rows=64).key: MEASURED,
-        CASE._replace(rows=256).key: Config(*wide, 64),
+        CASE._replace(rows=256).key: Config("wide", 64, 64, 4, 4, 1, 64),
         CASE._replace(rows=1).key: MEASURED,
     }
 
