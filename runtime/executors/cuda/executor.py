@@ -23,7 +23,8 @@ from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.cuda.fusions import find_fusions
-from runtime.executors.cuda.kernels.products import Product, Section
+from runtime.executors.cuda.kernels.preparing import Preparation
+from runtime.executors.cuda.kernels.products import Product, Section, Use
 from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
 from runtime.executors.cuda.session import CapturingSession, CudaPagedSession, FusedSession
@@ -50,6 +51,7 @@ class CudaExecutor:
         fusions: what runs together.
         program: the graph as lowered, its inputs in the order of the interface.
         captures: whether steps that give each sequence a token are captured.
+        preparation: what the first step waits for; None where nothing is compiled.
     """
 
     name = "cuda"
@@ -84,6 +86,7 @@ class CudaExecutor:
         self._tuning = Tuning.of(device)
         for note in self._tuning.notes:
             warnings.warn(note, stacklevel=2)
+        self._products: list[Product] = []
         self._spare: CudaPagedSession | None = None
         self.fusions = find_fusions(graph, self._product)
         with memory_for_weights(device):
@@ -99,6 +102,7 @@ class CudaExecutor:
         fused = {op.name for fusion in self.fusions for op in fusion.ops}
         static = all(op.name in fused or op.kind.name not in _HOSTS_WORK for op in graph.ops)
         self.captures = static and self.interface.is_whole
+        self.preparation = self._prepared(tunes=group.size == 1)
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto", group: Communicator | None = None) -> CudaExecutor:
@@ -181,8 +185,20 @@ class CudaExecutor:
         sections: Sequence[Section],
         bias: Tensor | None,
         dtype: torch.dtype,
+        use: Use,
     ) -> Product:
-        return Product(parts, sections, bias, dtype, self.device, self._tuning)
+        product = Product(parts, sections, bias, dtype, self.device, self._tuning, use)
+        self._products.append(product)
+        return product
+
+    def _prepared(self, *, tunes: bool) -> Preparation | None:
+        if self.device.type != "cuda":
+            return None
+        most = self.graph.dims[StepDim.BATCH].max
+        preparation = Preparation(most, torch.cuda.get_device_capability(self.device), tunes=tunes)
+        with torch.cuda.device(self.device):
+            preparation.begin(self._products)
+        return preparation
 
     def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         on_device = weight.to(self.device)

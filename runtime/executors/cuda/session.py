@@ -27,6 +27,7 @@ class CudaPagedSession(ProgramPools):
 
     def __init__(self, executor: CudaExecutor, blocks: int) -> None:
         super().__init__(executor, blocks)
+        self._preparation = executor.preparation
         self._graphs: DecodeGraphs | None = None
         if executor.captures:
             most = executor.graph.dims[StepDim.BATCH].max
@@ -35,6 +36,7 @@ class CudaPagedSession(ProgramPools):
     @torch.inference_mode()
     def step(self, step: PackedStep, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `PagedStageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
+        self._prepare()
         with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
             if self._graphs is not None and self._graphs.takes(step):
                 return {LOGITS: self._graphs.step(step)}
@@ -45,8 +47,13 @@ class CudaPagedSession(ProgramPools):
     def step_ahead(self, step: PackedStep) -> ChosenTokens:
         """See `runtime.executors.paged.StepsAhead.step_ahead`; only if the executor captures steps."""
         assert self._graphs is not None
+        self._prepare()
         with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
             return self._graphs.step_ahead(step)
+
+    def _prepare(self) -> None:
+        if self._preparation is not None:
+            self._preparation.wait()
 
     def _on_device(self) -> AbstractContextManager[object]:
         """Kernels are launched on the current GPU, wherever their tensors are."""

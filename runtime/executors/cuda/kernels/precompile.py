@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -52,40 +53,62 @@ def _typical(size: int) -> int:
     return 16 if size % 16 == 0 else 17
 
 
-def precompile(jobs: Sequence[Job], capability: tuple[int, int], seconds: float, workers: int | None = None) -> str:
-    """Compile kernels in processes, for some seconds at most; returns in words what was done.
+class Compilation:
+    """Processes that compile kernels. What fails here fails again, and is reported, where the kernel is used.
 
-    What fails here fails again, and is reported, where the kernel is used.
+    Attributes:
+        kernels: how many kernels there are.
+        late: how many processes had not ended when the time was over, or `stop` was called.
     """
-    unique = list({json.dumps(j): j for j in jobs}.values())
-    count = max(1, min(len(unique), workers or (os.cpu_count() or 2)))
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    start = time.monotonic()
-    processes = []
-    for i in range(count):
-        text = json.dumps({"capability": capability, "jobs": unique[i::count]})
-        command = [sys.executable, "-m", __name__ if __name__ != "__main__" else __spec__.name]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
-        assert process.stdin is not None
-        process.stdin.write(text)
-        process.stdin.close()
-        process.stdin = None
-        processes.append(process)
-    failed: list[str] = []
-    late = 0
-    for process in processes:
-        try:
-            output, errors = process.communicate(timeout=max(0.1, seconds - (time.monotonic() - start)))
-            failed += json.loads(output) if process.returncode == 0 else [errors[-300:]]
-        except subprocess.TimeoutExpired:
-            late += 1
-            process.kill()
-            process.communicate()
-    took = time.monotonic() - start
-    text = f"{len(unique)} kernels compiled by {count} processes in {took:.1f} s"
-    return text + (f", {late} not done in time" if late else "") + "".join(f"\n  failed: {f}" for f in failed[:10])
+
+    def __init__(self, jobs: Sequence[Job], capability: tuple[int, int], workers: int | None = None) -> None:
+        """Start the processes: `workers`, or as many as there are processors."""
+        unique = list({json.dumps(j): j for j in jobs}.values())
+        count = max(1, min(len(unique), workers or (os.cpu_count() or 2)))
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        self.kernels, self.late = len(unique), 0
+        self._start = time.monotonic()
+        self._processes: list[subprocess.Popen[str]] = []
+        for i in range(count):
+            text = json.dumps({"capability": capability, "jobs": unique[i::count]})
+            command = [sys.executable, "-m", __name__ if __name__ != "__main__" else __spec__.name]
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+            self._processes.append(process)
+            assert process.stdin is not None
+            with suppress(OSError):  # it has ended, which is seen below
+                process.stdin.write(text)
+                process.stdin.close()
+            process.stdin = None
+
+    def finish(self, seconds: float) -> str:
+        """Wait until all is compiled, until so many seconds after the start at most; says in words what was done."""
+        failed: list[str] = []
+        for process in self._processes:
+            try:
+                output, errors = process.communicate(timeout=max(0.1, seconds - (time.monotonic() - self._start)))
+                failed += json.loads(output) if process.returncode == 0 else [errors[-300:]]
+            except subprocess.TimeoutExpired:
+                self.late += 1
+                process.kill()
+                process.communicate()
+        took = time.monotonic() - self._start
+        text = f"{self.kernels} kernels compiled by {len(self._processes)} processes in {took:.1f} s"
+        text += f", {self.late} not done in time" if self.late else ""
+        return text + "".join(f"\n  failed: {f}" for f in failed[:10])
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            if process.poll() is None:
+                self.late += 1
+                process.kill()
+
+
+def precompile(jobs: Sequence[Job], capability: tuple[int, int], seconds: float, workers: int | None = None) -> str:
+    """Compile kernels in processes, for some seconds at most; returns in words what was done."""
+    return Compilation(jobs, capability, workers).finish(seconds)
 
 
 class _NoDriver:

@@ -37,7 +37,7 @@ from runtime.executors.cuda.kernels.tuning import (
 from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight, WeightPart, can_serve, join
 from runtime.executors.cuda.kernels.wide import arranged, wide
 
-__all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "WeightPart", "can_serve"]
+__all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "Use", "WeightPart", "can_serve"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -65,6 +65,18 @@ class Section(NamedTuple):
     activation: str | None
 
 
+class Use(NamedTuple):
+    """How a product is called.
+
+    Attributes:
+        partial: whether by `Product.partial`, for few rows.
+        rounded: whether with activations that are rounded, each row with a scale of its own.
+    """
+
+    partial: bool = False
+    rounded: bool = False
+
+
 class _Run(NamedTuple):
     """Consecutive columns with one activation."""
 
@@ -77,6 +89,7 @@ class Product:
     """A product with a weight that stays; see the module.
 
     Attributes:
+        use: how it is called.
         early: whether kernels start before the kernel in front of them has ended, and wait for it once their first
             reads are under way; on GPUs of compute capability 9.0 and more. False at first.
     """
@@ -89,6 +102,7 @@ class Product:
         dtype: torch.dtype,
         device: torch.device,
         table: Tuning,
+        use: Use | None = None,
     ) -> None:
         """Join the weight and move it to the device.
 
@@ -100,6 +114,7 @@ class Product:
             dtype: the type of the activations and of the result: float16, bfloat16 or float32.
             device: where the product is computed.
             table: which launches to use.
+            use: how it will be called, if it is not as by default.
         """
         self.weight = join(parts, dtype, device)
         self.bias = None if bias is None else bias.to(device, dtype)
@@ -107,6 +122,7 @@ class Product:
         self.dtype = dtype
         self.device = device
         self.table = table
+        self.use = use or Use()
         self.early = False
         self._runs = _runs(sections)
         self._launches: dict[tuple[int, bool, bool], Launch] = {}
@@ -187,6 +203,14 @@ class Product:
         multiply_many(xs, weight, self.bias, y)
         self._activate(y, () if self._end.run is None else (self._end.run,))
         return y
+
+    def examples(self, rows: int) -> list[Tensor | Rounded]:
+        """Activations without memory, as those that it is called with."""
+        shapes = [(rows, k) for k in self.weight.columns]
+        if not self.use.rounded:
+            return [torch.empty(shape, dtype=self.dtype, device="meta") for shape in shapes]
+        narrow = [torch.empty(shape, dtype=self.weight.rounded, device="meta") for shape in shapes]
+        return [Rounded(q, torch.empty(rows, 1, device="meta")) for q in narrow]
 
     def jobs(self, launch: Launch, xs: Activations, partial: bool = False) -> list[Job]:
         """What is to be compiled for a launch; nothing for that of a library."""

@@ -38,6 +38,7 @@ _LIKE = {"NVIDIA H200": "NVIDIA H100 80GB HBM3"}
 _FORMAT = 1
 _KINDS = ("dot", "sliced", "gemv", LIBRARY)
 _TILE_ROWS = (32, 64, 128, 256)
+_NEAR = 2.0  # the distance of cases whose launches are taken for each other, without measuring
 _FEW = 16  # rows: of more, each warp would have to read as many for a few columns of the result
 _PROGRAMS = (0.9, 6)  # a multiprocessor, between which splits are tried
 
@@ -165,10 +166,11 @@ class Tuning:
         tuning.read()
         return tuning
 
-    @property
-    def is_known(self) -> bool:
-        """Whether launches have been measured on such a GPU."""
-        return bool(self.known) or self.gpu in _all_shipped()
+    def is_known(self, case: Case) -> bool:
+        """Whether launches of such a case, or of one near to it, have been measured on such a GPU."""
+        measured = self.known | (self.shipped if self.gpu in _all_shipped() else {})
+        cases = (Case.parse(key) for key in measured)
+        return any(other is not None and case.distance(other) <= _NEAR for other in cases)
 
     def config(self, case: Case) -> Config:
         """The launch for a case: the one that was measured, or one by the nearest case, or by rules."""
@@ -253,7 +255,7 @@ def tiles(case: Case) -> tuple[Config, ...]:
     """Launches of unsplit sums worth measuring; the first is the best guess."""
     by_rows = _wide_tiles(case) if case.rows > _FEW and case.form != "dense" and case.bits == 16 else ()
     if case.rows > MOST_ROWS:
-        return (*by_rows, BY_LIBRARY)
+        return (*by_rows[:1], BY_LIBRARY, *by_rows[1:])
     return (*(Config(*tile, split=1) for tile in _tiles(case)), *by_rows)
 
 
@@ -286,8 +288,9 @@ def _tiles(case: Case) -> tuple[_Tile, ...]:
         row = (("gemv", 8, 256, 4, 3), ("gemv", 4, 512, 4, 3)) if one else ()
         return (*row, ("dot", 32, 64, 4, 3), ("dot", 64, 32, 4, 4))
     if case.bits == 8:
+        more = () if few else (("dot", 64, 256, 8, 4), ("dot", 64, 128, 4, 8), ("dot", 128, 256, 4, 3))
         return (("dot", 64, 256, 4, 4), ("dot", 128, 128, 4, 5), ("dot", 64, 128, 4, 6), ("dot", 128, 256, 8, 3),
-                ("dot", 128, 128, 8, 5), ("dot", 64, 512, 4, 3), ("dot", 256, 128, 8, 4))  # fmt: skip
+                ("dot", 128, 128, 8, 5), ("dot", 64, 512, 4, 3), ("dot", 256, 128, 8, 4), *more)  # fmt: skip
     if case.form == "dense":
         row = (("gemv", 4, 1024, 4, 3), ("gemv", 8, 512, 4, 3)) if one else ()
         row += (("sliced", 32, 256, 4, 4), ("sliced", 16, 512, 4, 4)) if few else ()

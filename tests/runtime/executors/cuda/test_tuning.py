@@ -5,7 +5,7 @@ import json
 import pytest
 
 from compiler.cache import cache_folder
-from runtime.executors.cuda.kernels.tuning import BY_LIBRARY, SPLITS, Case, Config, Tuning, tiles
+from runtime.executors.cuda.kernels.tuning import BY_LIBRARY, SPLITS, Case, Config, Tuning, _shipped, tiles
 
 H100 = ("NVIDIA H100", 132, 232448)
 CASE = Case("int4", 16, 128, 4096, 4096, 16, False)
@@ -128,6 +128,14 @@ def test_a_folder_that_cannot_be_written_is_noted(tmp_path, monkeypatch):
     assert "cannot be kept" in tuning.notes[0]
 
 
-def test_gpus_that_are_like_a_measured_one_are_known():
-    h100, h200, other = (Tuning(gpu, *H100[1:]).is_known for gpu in ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "other"))
-    assert (h100, h200, other) == (True, True, False)
+def test_shapes_near_to_those_measured_on_such_a_gpu_are_known():
+    case = Case("int8", 16, 0, 4096, 16384, 64, False)
+    near, far = case._replace(n=6144), case._replace(n=64)
+    gpus = ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "other")
+    assert _shipped("other") == _shipped(gpus[0])
+    tables = [Tuning(gpu, *H100[1:], shipped=_shipped(gpu)) for gpu in gpus]
+    assert [[table.is_known(each) for each in (case, near, far)] for table in tables] == [
+        [True, True, False], [True, True, False], [False, False, False]
+    ]  # fmt: skip
+    tables[-1].keep(far, MEASURED)
+    assert tables[-1].is_known(far) and not tables[-1].is_known(far._replace(form="float8"))
