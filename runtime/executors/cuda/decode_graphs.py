@@ -8,7 +8,7 @@ the step are padding, which writes nothing.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -144,6 +144,14 @@ class DecodeGraphs:
         size = graph_tokens(most_tokens)
         self._chosen = torch.zeros(size, 2, dtype=torch.int32, device=device)
         self._host = [torch.zeros(size, 2, dtype=torch.int32, pin_memory=on_gpu) for _ in range(2)]
+
+    def rehearse(self, sizes: Sequence[int]) -> None:
+        """Run steps of so many tokens, all of them padding, over the narrowest tables and the widest."""
+        for tokens in sizes:
+            for blocks in sorted({graph_blocks(1, self._most), graph_blocks(self._most, self._most)}):
+                static = StaticStep(tokens, blocks, self._device)
+                static.step.token_rows.fill_(PADDING)
+                self._run(static.step, static.addresses(self._block))
 
     @staticmethod
     def takes(step: PackedStep) -> bool:

@@ -102,7 +102,7 @@ class CudaExecutor:
         fused = {op.name for fusion in self.fusions for op in fusion.ops}
         static = all(op.name in fused or op.kind.name not in _HOSTS_WORK for op in graph.ops)
         self.captures = static and self.interface.is_whole
-        self.preparation = self._prepared(tunes=group.size == 1)
+        self.preparation = self._prepared(alone=group.size == 1)
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto", group: Communicator | None = None) -> CudaExecutor:
@@ -191,11 +191,11 @@ class CudaExecutor:
         self._products.append(product)
         return product
 
-    def _prepared(self, *, tunes: bool) -> Preparation | None:
+    def _prepared(self, *, alone: bool) -> Preparation | None:
         if self.device.type != "cuda":
             return None
         most = self.graph.dims[StepDim.BATCH].max
-        preparation = Preparation(most, torch.cuda.get_device_capability(self.device), tunes=tunes)
+        preparation = Preparation(most, torch.cuda.get_device_capability(self.device), alone=alone)
         with torch.cuda.device(self.device):
             preparation.begin(self._products)
         return preparation

@@ -14,6 +14,7 @@ from compiler.ir.step import LOGITS, StepDim
 from runtime.executors.cuda.access import StepAccess
 from runtime.executors.cuda.decode_graphs import ChosenTokens, DecodeGraphs
 from runtime.executors.cuda.kernels.addresses import Addresses
+from runtime.executors.cuda.kernels.preparing import Preparation
 from runtime.executors.memory import memory_for
 from runtime.executors.paged import WholePagedSession
 from runtime.executors.torch.paged_session import ProgramPools
@@ -32,6 +33,8 @@ class CudaPagedSession(ProgramPools):
         if executor.captures:
             most = executor.graph.dims[StepDim.BATCH].max
             self._graphs = DecodeGraphs(self._logits, self.block, executor.most_blocks, most, self._device)
+            if self._preparation is not None:
+                self._rehearse(self._graphs, self._preparation)
 
     @torch.inference_mode()
     def step(self, step: PackedStep, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,6 +53,12 @@ class CudaPagedSession(ProgramPools):
         self._prepare()
         with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
             return self._graphs.step_ahead(step)
+
+    @torch.inference_mode()
+    def _rehearse(self, graphs: DecodeGraphs, preparation: Preparation) -> None:
+        inputs = [f"{value.type}" for value in self._executor.graph.inputs]
+        with self._on_device():
+            preparation.rehearse(graphs.rehearse, "\n".join([*inputs, self._executor.program.source]))
 
     def _prepare(self) -> None:
         if self._preparation is not None:

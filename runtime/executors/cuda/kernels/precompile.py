@@ -6,13 +6,15 @@ jobs, and says in one line of JSON what failed.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +25,7 @@ from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
 from runtime.executors.cuda.kernels.wide import arranged, wide
 
-_KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed, "wide": wide, "arranged": arranged}
+KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed, "wide": wide, "arranged": arranged}
 
 
 class Job(NamedTuple):
@@ -53,6 +55,47 @@ def _typical(size: int) -> int:
     return 16 if size % 16 == 0 else 17
 
 
+class Recorded(NamedTuple):
+    """A kernel to compile that was recorded at its call.
+
+    Attributes:
+        module: where it is defined.
+        kernel: its name there.
+        specialization: how it is called, as Triton writes it down.
+    """
+
+    module: str
+    kernel: str
+    specialization: str
+
+
+@contextmanager
+def recording() -> Iterator[list[Recorded]]:
+    """A block in which kernels that this thread calls, and that are not compiled yet, are recorded instead.
+
+    Those that are compiled run, so calls must be harmless. Yields the list of what is recorded, without repetitions,
+    which is filled when the block ends. Kernels of products are for `job`: Triton reads their form "int8" as a type.
+    """
+    found: dict[Recorded, None] = {}
+    kernels: list[Recorded] = []
+    here, before = threading.get_ident(), triton.knobs.runtime.jit_cache_hook
+
+    def hook(*args: Any, **call: Any) -> bool:
+        if threading.get_ident() != here or call["is_manual_warmup"]:
+            return bool(before(*args, **call)) if before is not None else False
+        kernel = call["fn"].jit_function.fn
+        specialization = call["compile"]["specialization_data"]
+        found.setdefault(Recorded(kernel.__module__, kernel.__qualname__, specialization))
+        return True
+
+    triton.knobs.runtime.jit_cache_hook = hook
+    try:
+        yield kernels
+    finally:
+        triton.knobs.runtime.jit_cache_hook = before
+        kernels += found
+
+
 class Compilation:
     """Processes that compile kernels. What fails here fails again, and is reported, where the kernel is used.
 
@@ -61,7 +104,7 @@ class Compilation:
         late: how many processes had not ended when the time was over, or `stop` was called.
     """
 
-    def __init__(self, jobs: Sequence[Job], capability: tuple[int, int], workers: int | None = None) -> None:
+    def __init__(self, jobs: Sequence[Job | Recorded], capability: tuple[int, int], workers: int | None = None) -> None:
         """Start the processes: `workers`, or as many as there are processors."""
         unique = list({json.dumps(j): j for j in jobs}.values())
         count = max(1, min(len(unique), workers or (os.cpu_count() or 2)))
@@ -133,12 +176,17 @@ def main() -> None:
     major, minor = given["capability"]
     triton.runtime.driver.set_active(_NoDriver(GPUTarget("cuda", major * 10 + minor, 32)))
     failed = []
-    for name, arguments, constants in given["jobs"]:
-        values = [getattr(torch, a) if isinstance(a, str) else a for a in arguments]
+    for kernel, second, third in given["jobs"]:
         try:
-            _KERNELS[name].warmup(*values, grid=(1, 1), **constants)
+            if isinstance(third, str):
+                getattr(importlib.import_module(kernel), second).preload(third)
+            else:
+                KERNELS[kernel].warmup(
+                    *(getattr(torch, a) if isinstance(a, str) else a for a in second), grid=(1, 1), **third
+                )
         except Exception as error:  # noqa: BLE001  # what fails is said, and the others are compiled
-            failed.append(f"{name} {constants}: {type(error).__name__}: {str(error)[:300]}")
+            what = f"{second}" if isinstance(third, str) else f"{kernel} {third}"
+            failed.append(f"{what}: {type(error).__name__}: {str(error)[:300]}")
     print(json.dumps(failed))  # noqa: T201
 
 

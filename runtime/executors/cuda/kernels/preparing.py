@@ -14,8 +14,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +28,7 @@ from triton.errors import TritonError
 from compiler.cache import cache_folder
 from runtime.executors.cuda.kernels.launches import can_tile
 from runtime.executors.cuda.kernels.measuring import tune
-from runtime.executors.cuda.kernels.precompile import Compilation, Job
+from runtime.executors.cuda.kernels.precompile import KERNELS, Compilation, Job, Recorded, recording
 from runtime.executors.cuda.kernels.products import Product
 from runtime.executors.cuda.kernels.tuning import BUCKETS, MOST_ROWS, MOST_TILED, Case, bucket
 
@@ -74,68 +74,93 @@ def unknown_cases(products: Iterable[Product], most: int) -> dict[Case, tuple[Pr
 
 
 class Preparation:
-    """The preparation of an executor's products."""
+    """The preparation of an executor's kernels."""
 
-    def __init__(self, most_rows: int, capability: tuple[int, int], *, tunes: bool) -> None:
+    def __init__(self, most_rows: int, capability: tuple[int, int], *, alone: bool) -> None:
         """Prepare for steps; see `begin`.
 
         Args:
             most_rows: how many rows of one token each steps have at most.
             capability: the GPU's compute capability.
-            tunes: whether launches may be measured; not if several processes load at once.
+            alone: whether no other rank loads a part of the same model: launches are measured, and steps rehearsed,
+                only then.
         """
-        self._most, self._capability = most_rows, capability
-        self._tunes = tunes and os.environ.get(TUNE) != "0"
-        self._thread: Thread | None = None
-        self._compilation: Compilation | None = None
+        self._most, self._capability, self._alone = most_rows, capability, alone
+        self._threads: list[Thread] = []
+        self._compilations: list[Compilation] = []
         self._kernels = 0
         self._start = 0.0
         self._ended = False
 
     def begin(self, products: Sequence[Product]) -> None:
-        """Measure launches of products, if they are not known, and begin to compile kernels."""
-        if self._tunes:
+        """Measure launches of products, if they are not known, and begin to compile their kernels."""
+        if self._alone and os.environ.get(TUNE) != "0":
             self._tune(products)
-        jobs = jobs_of(products, self._most)
-        if not jobs:
-            return
-        self._kernels, self._start = len(jobs), time.monotonic()
-        self._thread = Thread(target=self._compile, args=(jobs,), name="llmc-kernels", daemon=True)
-        self._thread.start()
+        self._start = time.monotonic()
         atexit.register(self._stop)
+        jobs = jobs_of(products, self._most)
+        self._compile(jobs, json.dumps(jobs))
+
+    def rehearse(self, steps: Callable[[Sequence[int]], None], model: str) -> None:
+        """Begin to compile what decode steps call beside products.
+
+        Args:
+            steps: runs a step for each of some numbers of tokens; kernels that are not compiled do not run. Called only
+                if it was not yet for such a model, and if no other rank has to take part.
+            model: what such steps follow from.
+        """
+        if not self._alone or self._ended or _is_noted(_note(model, self._capability)):
+            return
+        kernels: list[Recorded] = []
+        try:
+            with recording() as kernels:
+                steps([*(rows for rows in BUCKETS if rows < self._most), self._most])
+        except (RuntimeError, ValueError, TypeError, TritonError):  # what it is about is said by the first step
+            return
+        self._compile([kernel for kernel in kernels if kernel.kernel not in KERNELS], model)
 
     def wait(self) -> None:
         """Wait until the kernels are compiled; long waits are said on standard error, and come to an end."""
-        if self._thread is None:
+        if self._ended:
             return
-        self._thread.join(_QUIET_SECONDS)
-        if self._thread.is_alive():
+        quiet, end = time.monotonic() + _QUIET_SECONDS, self._start + _COMPILE_SECONDS
+        if not self._done_at(quiet):
             _say(f"compiling {self._kernels} kernels for this GPU, which are kept on disk")
-            self._thread.join(max(0.0, self._start + _COMPILE_SECONDS - time.monotonic()))
+            self._done_at(end)
             _say(f"kernels compiled in {time.monotonic() - self._start:.0f} s")
         self._stop()
 
+    def _done_at(self, deadline: float) -> bool:
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
     def _stop(self) -> None:
         self._ended = True
-        compilation = self._compilation
-        if compilation is not None:
+        for compilation in self._compilations:
             compilation.stop()
-        self._thread = None
         atexit.unregister(self._stop)
 
-    def _compile(self, jobs: Sequence[Job]) -> None:
-        try:
-            with _turn(jobs, self._capability) as done:
-                if done:
-                    return
-                if self._ended:
-                    raise TimeoutError
-                self._compilation = Compilation(jobs, self._capability)
-                self._compilation.finish(_COMPILE_SECONDS)
-                if self._compilation.late:  # the next process goes on where this one ended
-                    raise TimeoutError
-        except (OSError, ValueError, RuntimeError):
+    def _compile(self, jobs: Sequence[Job | Recorded], key: str) -> None:
+        if not jobs:
             return
+        self._kernels += len(jobs)
+        thread = Thread(target=self._compile_here, args=(jobs, key), name="llmc-kernels", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _compile_here(self, jobs: Sequence[Job | Recorded], key: str) -> None:
+        # What fails or is late is left to the next process, or to where it is used.
+        with suppress(OSError, ValueError, RuntimeError), _turn(_note(key, self._capability)) as done:
+            if done:
+                return
+            if self._ended:
+                raise TimeoutError
+            compilation = Compilation(jobs, self._capability)
+            self._compilations.append(compilation)
+            compilation.finish(_COMPILE_SECONDS)
+            if compilation.late:
+                raise TimeoutError
 
     def _tune(self, products: Sequence[Product]) -> None:
         needs = unknown_cases(products, self._most)
@@ -165,24 +190,35 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
+def _note(key: str, capability: tuple[int, int]) -> Path:
+    """The file that notes that kernels are compiled."""
+    text = json.dumps([key, capability, triton.__version__, _sources()])
+    return cache_folder() / f"kernels-{sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _is_noted(note: Path) -> bool:
+    """Whether kernels are compiled, and Triton's cache is where it was then."""
+    where = triton.knobs.cache.dir
+    try:
+        return note.read_text(encoding="utf-8") == where and Path(where).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
-def _turn(jobs: Sequence[Job], capability: tuple[int, int]) -> Iterator[bool]:
+def _turn(note: Path) -> Iterator[bool]:
     """A block that one process at a time is in, of those with the same kernels; yields whether they are compiled.
 
     They are noted to be if the block ends well. OSError if the cache folder cannot be written to.
     """
-    text = json.dumps([jobs, capability, triton.__version__, _sources()])
-    path = cache_folder() / f"kernels-{sha256(text.encode()).hexdigest()[:16]}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with note.open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        where = triton.knobs.cache.dir
-        done = file.read() == where and Path(where).is_dir()
+        done = _is_noted(note)
         yield done
         if not done:
             file.truncate(0)
-            file.write(where)
+            file.write(triton.knobs.cache.dir)
 
 
 @cache

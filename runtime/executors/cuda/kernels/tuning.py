@@ -37,7 +37,7 @@ _LIKE = {"NVIDIA H200": "NVIDIA H100 80GB HBM3"}
 """GPUs that take the launches of another, of as many multiprocessors."""
 _FORMAT = 1
 _KINDS = ("dot", "sliced", "gemv", LIBRARY)
-_TILE_ROWS = (32, 64, 128, 256)
+_TILE_ROWS = (16, 32, 64, 128, 256)
 _NEAR = 2.0  # the distance of cases whose launches are taken for each other, without measuring
 _FEW = 16  # rows: of more, each warp would have to read as many for a few columns of the result
 _PROGRAMS = (0.9, 6)  # a multiprocessor, between which splits are tried

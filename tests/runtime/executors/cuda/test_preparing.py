@@ -1,7 +1,12 @@
 """Kernels compiled side by side, and launches measured, before the first step."""
 
 import json
+import os
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +15,15 @@ import triton
 from compiler.cache import cache_folder
 from runtime.executors.cuda.kernels import launches, measuring, preparing
 from runtime.executors.cuda.kernels.measuring import best_guesses
-from runtime.executors.cuda.kernels.precompile import Compilation
+from runtime.executors.cuda.kernels.precompile import Compilation, Recorded
 from runtime.executors.cuda.kernels.preparing import Preparation, jobs_of, rows_to_prepare, unknown_cases
 from runtime.executors.cuda.kernels.products import Use
 from runtime.executors.cuda.kernels.tuning import BUCKETS, Config, Tuning
+from tests.runtime.executors.cuda import rehearsed
 from tests.runtime.executors.cuda.products import WIDE, Case, build
 
 HOPPER = (9, 0)
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(autouse=True)
@@ -64,19 +71,16 @@ def test_large_products_that_nothing_is_known_of_are_measured(device, monkeypatc
 
 def test_one_process_compiles_what_several_need(device, capsys):
     made = product(Case("int8", config=WIDE), device)
+    compiled = []
     for _ in range(2):
-        preparation = Preparation(1, HOPPER, tunes=False)
+        preparation = Preparation(1, HOPPER, alone=False)
         preparation.begin([made])
-        thread = preparation._thread
-        assert thread is not None
+        (thread,) = preparation._threads
         thread.join()
-        compilation = preparation._compilation
         preparation.wait()
         preparation.wait()
-        if compilation is not None:
-            assert compilation.late == 0
-            first = compilation
-    assert compilation is None and first.kernels == 1
+        compiled.append([(each.kernels, each.late) for each in preparation._compilations])
+    assert compiled == [[(1, 0)], []]
     (note,) = cache_folder().iterdir()
     assert note.read_text() == triton.knobs.cache.dir
     assert capsys.readouterr().err == ""
@@ -85,7 +89,7 @@ def test_one_process_compiles_what_several_need(device, capsys):
 def test_a_wait_is_said_and_comes_to_an_end(device, monkeypatch, capsys):
     monkeypatch.setattr(preparing, "_QUIET_SECONDS", 0.0)
     monkeypatch.setattr(preparing, "_COMPILE_SECONDS", 0.1)
-    preparation = Preparation(1, HOPPER, tunes=False)
+    preparation = Preparation(1, HOPPER, alone=False)
     start = time.monotonic()
     preparation.begin([product(Case("int8"), device)])
     preparation.wait()
@@ -98,10 +102,10 @@ def test_a_wait_is_said_and_comes_to_an_end(device, monkeypatch, capsys):
 def test_no_cache_folder_fails_no_load(device, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    preparation = Preparation(1, HOPPER, tunes=False)
+    preparation = Preparation(1, HOPPER, alone=False)
     preparation.begin([product(Case("int8"), device)])
     preparation.wait()
-    assert preparation._compilation is None
+    assert not preparation._compilations
 
 
 def test_processes_that_are_stopped_are_late(device):
@@ -123,12 +127,46 @@ def test_measuring_can_be_left_out_and_its_failure_is_a_warning(device, monkeypa
     monkeypatch.setattr(preparing, "tune", tune)
     made = product(Case("int8"), device)
     with pytest.warns(UserWarning, match="could not be measured: RuntimeError: no memory"):
-        Preparation(8, HOPPER, tunes=True).begin([made])
+        Preparation(8, HOPPER, alone=True).begin([made])
     assert asked == [(2, preparing._SECONDS_OF_SHAPE)]
     assert "2 of 2 products measured" in capsys.readouterr().err
     monkeypatch.setenv("LLMC_TUNE", "0")
-    Preparation(8, HOPPER, tunes=True).begin([made])
+    Preparation(8, HOPPER, alone=True).begin([made])
     assert len(asked) == 1
+
+
+def test_what_steps_call_is_recorded_and_compiled(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", rehearsed.__name__, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernels, failed = done.stdout.strip().split("\n")
+    assert {"_add_norm", "decode", "skinny"} <= set(kernels.split())
+    assert failed == "[]"
+
+
+def test_steps_are_rehearsed_once_and_their_failure_is_no_error(device, monkeypatch):
+    compiled: list[object] = []
+    sizes: list[object] = []
+
+    @contextmanager
+    def recording():
+        yield [Recorded("a", "decode", ""), Recorded("b", "skinny", "")]
+
+    monkeypatch.setattr(preparing, "recording", recording)
+    monkeypatch.setattr(Preparation, "_compile", lambda self, jobs, key: compiled.append((jobs, key)))
+    for alone in (False, True):
+        Preparation(20, HOPPER, alone=alone).rehearse(sizes.append, "model")
+    assert sizes == [[1, 8, 16, 20]]
+    assert compiled == [([Recorded("a", "decode", "")], "model")]
+
+    def failing(sizes):
+        raise RuntimeError("out of memory")
+
+    Preparation(20, HOPPER, alone=True).rehearse(failing, "model")
+    monkeypatch.setattr(preparing, "_is_noted", lambda note: True)
+    Preparation(20, HOPPER, alone=True).rehearse(sizes.append, "model")
+    assert len(compiled) == len(sizes) == 1
 
 
 def test_few_candidates_are_of_different_tiles():

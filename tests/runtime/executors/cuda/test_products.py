@@ -76,7 +76,7 @@ QUANTIZED = [form for form in FORMS if form.form != "dense"]
 
 @pytest.mark.parametrize("form", QUANTIZED, ids=named)
 def test_tiles_of_rows_are_multiplied(form, device):
-    case = form._replace(rows=33, columns=(256,), sections=(Section(40, "relu"),), bias=True, config=WIDE)
+    case = form._replace(rows=17, columns=(256,), sections=(Section(40, "relu"),), bias=True, config=WIDE)
     launch = build(case, device).product.launch(case.rows)
     assert launch.config == WIDE and launch.constants["SCALE"] == (2 if 0 < form.group < 256 else 1)
     check(case, device)
@@ -85,21 +85,21 @@ def test_tiles_of_rows_are_multiplied(form, device):
 @pytest.mark.parametrize("form", [Case("int8", 64, True), Case("int4", 128), Case("float8")], ids=named)
 def test_tiles_of_more_rows_are_multiplied(form, device):
     columns = (128, 256)
-    case = form._replace(rows=66, columns=columns, dtype=BF16, config=WIDE._replace(bn=64, bk=256, bm=128))
+    case = form._replace(rows=66, columns=columns, dtype=BF16, config=WIDE._replace(bn=64, bm=128))
     check(case, device)
 
 
 @pytest.mark.parametrize("form", [Case("int8", zero=True), Case("int4")], ids=named)
 def test_columns_of_an_input_are_summed_up_before_they_are_scaled(form, device):
-    config = WIDE._replace(bn=64, bk=256, bm=64)
-    case = form._replace(rows=33, columns=(512, 1024), config=config)
+    config = WIDE._replace(bn=64, bk=256)
+    case = form._replace(rows=9, columns=(512, 1024), config=config)
     assert build(case, device).product.launch(case.rows).constants["WHOLE"] == 512
     check(case, device)
 
 
 @pytest.mark.parametrize("form", [Case("int8"), Case("int8", 64, True), Case("int4", 128, True)], ids=named)
 def test_sums_of_tiles_of_rows_are_split(form, device):
-    case = form._replace(rows=66, columns=(384,), config=WIDE._replace(split=3, bk=128))
+    case = form._replace(rows=9, columns=(384,), config=WIDE._replace(split=3, bn=64))
     assert build(case, device).product.launch(case.rows).split == 3
     check(case, device)
 
@@ -234,7 +234,7 @@ def cases(draw: st.DrawFn) -> Case:
     rows = draw(st.sampled_from([1, 1, 2, 5, 33, 66]))
     kind = draw(st.sampled_from(["dot", "gemv", "sliced", "wide"]))
     split = draw(st.sampled_from([1, 2, 5]))
-    bm = 32 if kind == "wide" else 0
+    bm = 16 if kind == "wide" else 0
     config = Config(kind, draw(st.sampled_from([16, 64])), draw(st.sampled_from([64, 256])), 4, 3, split, bm)
     zero = form in ("int8", "int4") and draw(st.booleans())
     return Case(
