@@ -40,6 +40,7 @@ _CANDIDATES = 8  # of a case
 _SMALL = 1 << 20  # values of a weight: of fewer, no launch takes long
 _COMPILE_SECONDS = 45.0
 _QUIET_SECONDS = 2.0
+_MOST_WORKERS = 8  # each takes some 0.5 GB
 
 
 def rows_to_prepare(product: Product, most: int) -> list[int]:
@@ -98,8 +99,9 @@ class Preparation:
             self._tune(products)
         self._start = time.monotonic()
         atexit.register(self._stop)
-        jobs = jobs_of(products, self._most)
-        self._compile(jobs, json.dumps(jobs))
+        with suppress(RuntimeError, ValueError, TypeError):  # which the first step says
+            jobs = jobs_of(products, self._most)
+            self._compile(jobs, json.dumps(jobs))
 
     def rehearse(self, steps: Callable[[Sequence[int]], None], model: str) -> None:
         """Begin to compile what decode steps call beside products.
@@ -156,7 +158,8 @@ class Preparation:
                 return
             if self._ended:
                 raise TimeoutError
-            compilation = Compilation(jobs, self._capability)
+            workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+            compilation = Compilation(jobs, self._capability, workers)
             self._compilations.append(compilation)
             compilation.finish(_COMPILE_SECONDS)
             if compilation.late:

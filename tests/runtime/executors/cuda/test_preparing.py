@@ -108,6 +108,18 @@ def test_no_cache_folder_fails_no_load(device, tmp_path, monkeypatch):
     assert not preparation._compilations
 
 
+def test_kernels_that_cannot_be_listed_fail_no_load(device, monkeypatch):
+    made = product(Case("int8"), device)
+
+    def failing(rows):
+        raise RuntimeError("no such type")
+
+    monkeypatch.setattr(made, "examples", failing)
+    preparation = Preparation(1, HOPPER, alone=False)
+    preparation.begin([made])
+    preparation.wait()
+
+
 def test_processes_that_are_stopped_are_late(device):
     compilation = Compilation(jobs_of([product(Case("int8"), device)], 1), HOPPER)
     compilation.stop()
