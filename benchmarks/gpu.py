@@ -1,10 +1,13 @@
-"""Decode steps and throughput on one GPU: `python benchmarks/gpu.py`, or with `--shapes gptj-6b --recipes fp16,int8`.
+"""llmc, vLLM and transformers on one GPU: `python benchmarks/gpu.py`, or with `--shapes gptj-6b --recipes fp16,int8`.
 
-For shapes of 6 to 7 billion parameters with random weights: milliseconds a step of each recipe and batch, as a user of
-`Engine.generate` sees them, (t(128 new) - t(16 new)) / 112 after prompts of 128 tokens; and tokens a second of many
-requests. Beside them stands the bound: the bytes of the weights that a step reads over the bandwidth of reading a large
-array, measured in the same run. Tokens of the example checkpoints are compared with those of the CPU first, so that no
-fast wrong kernel passes.
+For shapes of 6 to 7 billion parameters with random weights, all in one run and by the same formula: milliseconds a step
+of each recipe and batch, as a user sees them, (t(128 new) - t(16 new)) / 112 after prompts of 128 tokens; with
+`--prompt 2048` the time until the first new token of such a prompt; with `--requests 512` tokens a second. Beside them
+stand what bounds a step, the bytes of the weights that it reads over the bandwidth of reading a large array, and what
+share of the rate of a large product in float16 a prompt reaches; both are measured in the same run.
+
+vLLM is measured where it can be imported, in a process of its own; `--vllm FOLDER` says where it lies. TensorRT is with
+`--executors cuda,tensorrt`. That tokens are right is what `gpu_exactness.py` shows.
 """
 
 from __future__ import annotations
@@ -15,261 +18,219 @@ import json
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+import gpu_vllm
 import torch
-from prompts import prompts
+from gpu_contenders import OURS, of_transformers, run_of, transformers
+from gpu_limits import bandwidth, matrix_peak
+from gpu_profile import profile
+from gpu_shapes import RECIPES, SHAPES, prompt_operations, weight_bytes
+from gpu_timing import Figure, Load, What, measure
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-import llmc
-from compiler.ir.analysis import stored_values
-from compiler.ir.dtypes import DType
-from compiler.ir.evaluators.core import evaluator
-from compiler.ir.graph import Graph
-from compiler.ir.op import Value
-from compiler.ir.torch_types import to_torch
-from runtime.executors.cuda.executor import CudaExecutor
-from runtime.generation.engine import Engine
-
-MODELS = Path(__file__).parents[1] / "examples" / "models"
-SHAPES: dict[str, dict[str, Any]] = {
-    "gptj-6b": {"model_type": "gptj", "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64,
-                "vocab_size": 50400, "n_positions": 2048},
-    "opt-6.7b": {"model_type": "opt", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-                 "ffn_dim": 16384, "vocab_size": 50272, "max_position_embeddings": 2048},
-    "pythia-6.9b": {"model_type": "gpt_neox", "hidden_size": 4096, "num_hidden_layers": 32,
-                    "num_attention_heads": 32, "intermediate_size": 16384, "vocab_size": 50432,
-                    "max_position_embeddings": 2048, "rotary_pct": 0.25, "use_parallel_residual": True},
-    "mpt-7b": {"model_type": "mpt", "d_model": 4096, "n_layers": 32, "n_heads": 32, "vocab_size": 50432,
-               "max_seq_len": 2048, "attn_config": {"alibi": True}},
-    "gptj-small": {"model_type": "gptj", "n_embd": 1024, "n_layer": 4, "n_head": 4, "rotary_dim": 64,
-                   "vocab_size": 50400, "n_positions": 2048},
-}  # fmt: skip
-RECIPES = {
-    "fp16": "", "int8": "quant=int8", "int4": "quant=int4:group=128", "int4-zero": "quant=awq", "fp8": "quant=fp8",
-    "w8a8": "quant=int8:act=token", "fp16-kv8": "kv=fp8", "fp8-kv8": "quant=fp8,kv=fp8",
-}  # fmt: skip
-PROMPT, FEW, MANY = 128, 16, 128
+CONSOLE = Console(width=160)
+say = partial(CONSOLE.print, highlight=False, markup=False)
 
 
 @dataclass
-class Cell:
-    """A figure of the table: milliseconds a step, or tokens a second."""
+class Entry:
+    """A figure, and whose it is."""
 
     shape: str
     recipe: str
-    executor: str
+    who: str
+    what: What
     batch: int
-    ms: float | None = None
-    bound_ms: float | None = None
-    tokens_per_second: float | None = None
+    value: float
 
 
-def random_constants(graph: Graph, device: torch.device) -> Callable[[Value], Tensor]:
-    """Random numbers in place of a graph's weights, made on the device; literals as they are."""
-    generator = torch.Generator(device).manual_seed(1)
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a shape's figures.
 
-    def load(value: Value) -> Tensor:
-        op = graph.producers[value.name]
-        if op.kind.name == "literal":
-            tensor: Tensor = evaluator("literal").compute(op.attrs, {})
-            return tensor
-        if op.kind.name == "reshape":
-            return load(op.operands[0]).reshape(op.attrs["shape"])
-        sizes = value.type.sizes({})
-        if value.type.dtype in (DType.i8, DType.i4):
-            most = 127 if value.type.dtype is DType.i8 else 7
-            return torch.randint(-most, most + 1, sizes, dtype=torch.int8, device=device, generator=generator)
-        noise = torch.randn(sizes, device=device, generator=generator)
-        if value.name.rsplit(".", 1)[-1].isdigit() or "scale" in value.name:
-            most = 127 if any(user.operands[0].type.dtype is DType.i8 for user in graph.users[value.name]) else 7
-            return (0.02 / most * (1 + noise.abs())).to(to_torch(value.type.dtype))
-        if len(sizes) == 1:
-            noise = 1 + 0.1 * noise if value.name.endswith("weight") else 0.1 * noise
-        else:
-            noise = 0.02 * noise
-        return noise.to(to_torch(value.type.dtype))
+    Attributes:
+        step_ms: the time of reading the weights.
+        prompt_ms: the time of a prompt's operations at the rate of a large product in float16.
+    """
 
-    return load
+    step_ms: float
+    prompt_ms: float
 
 
-def engine_of(shape: str, recipe: str, folder: Path, batch: int, device: torch.device) -> Engine:
-    """An engine of a shape whose weights are random, in memory alone."""
-    config = {**SHAPES[shape], "dtype": "float16"}
-    (folder / "config.json").write_text(json.dumps(config))
-    with warnings.catch_warnings(action="ignore"):
-        passes = ",".join(filter(None, (RECIPES[recipe], "merge-linears=off")))
-        dry = llmc.dry_run(folder, folder / "engine", passes=passes, dummy_weights=True, target="torch",
-                           max_batch=batch, max_seq=512)  # fmt: skip
-    executor = CudaExecutor(dry.graph, device=device, load=random_constants(dry.graph, device))
-    return Engine(folder / "engine", dry.manifest, executor, None)
+class Measuring:
+    """All that is measured of all shapes and recipes."""
 
-
-def weight_bytes(executor: CudaExecutor) -> int:
-    """The bytes of the weights that a step reads: all but the tables of embeddings."""
-    graph = executor.graph
-    tables = {op.operands[0].name for op in graph.find("embedding")}
-    stored = stored_values(graph)
-    read = {value.name: value for kind in ("linear", "dequantize") for op in graph.find(kind) for value in op.operands}
-    return sum(
-        value.type.nbytes for name, value in read.items()
-        if name in stored and (name not in tables or len(graph.users[name]) > 1)
-    )  # fmt: skip
-
-
-def bandwidth() -> float:
-    """Bytes a second at which the GPU sums a large array."""
-    array = torch.ones(2**14, 2**16, device="cuda")
-    best = float("inf")
-    for _ in range(6):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        array.sum(1)
-        end.record()
-        end.synchronize()
-        best = min(best, start.elapsed_time(end) / 1e3)
-    return array.nbytes / best
-
-
-def seconds(engine: Engine, batch: int, new_tokens: int, requests: int | None = None) -> float:
-    """The time to extend prompts of 128 tokens, `batch` at once."""
-    vocabulary = engine.manifest.vocab_size
-    generator = torch.Generator().manual_seed(batch)
-    ids = torch.randint(3, vocabulary, (requests or batch, PROMPT), generator=generator).tolist()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    engine.generate(ids, max_new_tokens=new_tokens, ignore_eos=True)
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def step_cells(engine: Engine, batches: list[int]) -> Iterator[tuple[int, float]]:
-    """Milliseconds a step at each batch."""
-    for batch in batches:
-        seconds(engine, batch, MANY)
-        seconds(engine, batch, MANY)  # what it meets for the second time is captured
-        few, many = (
-            min(seconds(engine, batch, FEW) for _ in range(2)),
-            min(seconds(engine, batch, MANY) for _ in range(2)),
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.entries: list[Entry] = []
+        self.limits: dict[tuple[str, str], Limits] = {}
+        self.reads, self.peak = bandwidth(), matrix_peak()
+        torch.cuda.empty_cache()
+        say(
+            f"{torch.cuda.get_device_name()}, torch {torch.__version__}: reads {self.reads / 1e12:.2f} TB/s, "
+            f"a product in float16 {self.peak / 1e12:.0f} TFLOP/s"
         )
-        yield batch, (many - few) / (MANY - FEW) * 1e3
+
+    def load(self, shape: str) -> Load:
+        """What is measured of a shape."""
+        given = self.given
+        return Load(SHAPES[shape]["vocab_size"], given.batches, given.prompt, given.requests, given.at_once)
+
+    def all_of(self, shape: str, recipe: str, folder: Path) -> None:
+        """Measure everything of a shape and a recipe; what fails is said, and leaves out its own figures only."""
+        whos = [*self.given.executors, *(["vLLM"] if self.given.with_vllm else [])]
+        whos += ["transformers"] if self.given.transformers and recipe == "fp16" else []
+        for who in whos:
+            began = time.perf_counter()
+            try:
+                for figure in self.figures(who, shape, recipe, folder / who):
+                    entry = Entry(shape, recipe, who, *figure)
+                    self.entries.append(entry)
+                    say(f"{shape} {recipe} {who}: {told(entry)}")
+            except Exception as error:  # noqa: BLE001 - the others are measured all the same
+                say(f"{shape} {recipe} {who}: {type(error).__name__}: {str(error)[:400]}")
+            gc.collect()
+            torch.cuda.empty_cache()
+            say(f"  ({time.perf_counter() - began:.0f} s)")
+
+    def figures(self, who: str, shape: str, recipe: str, folder: Path) -> Iterator[Figure]:
+        """The figures of one of them."""
+        load = self.load(shape)
+        if who == "vLLM":
+            config = {**SHAPES[shape], "torch_dtype": "float16"}
+            log = self.given.logs / f"vllm-{shape}-{recipe}.log"
+            for found in gpu_vllm.figures(config, recipe, load, self.given.vllm, self.given.vllm_limit, log):
+                if isinstance(found, str):
+                    raise RuntimeError(found)
+                yield found
+        elif who == "transformers":
+            with transformers(shape, recipe, folder, load) as run:
+                yield from measure(run, of_transformers(load), warm=1)
+        else:
+            with OURS[who](shape, recipe, folder, load) as engine:
+                if who == "cuda":
+                    graph = engine.executor.graph  # type: ignore[attr-defined]
+                    operations = prompt_operations(graph, shape, self.given.prompt)
+                    bound = Limits(weight_bytes(graph) / self.reads * 1e3, operations / self.peak * 1e3)
+                    self.limits[shape, recipe] = bound
+                    for line in engine.executor.explain() if self.given.profile else ():  # type: ignore[attr-defined]
+                        say(f"  {line}")
+                yield from measure(run_of(engine), load)
+                for batch in self.given.batches if self.given.profile else ():
+                    for line in profile(engine, batch):
+                        say(line)
+
+    def table(self) -> Table:
+        """Who against whom; the ratio is vLLM's time over llmc's, or llmc's rate over vLLM's: above 1 llmc is ahead."""
+        whos = list(dict.fromkeys(entry.who for entry in self.entries))
+        table = Table("shape", "recipe", "", "bound", *whos, "vLLM : llmc", "of the bound")
+        values = {(e.shape, e.recipe, e.what, e.batch, e.who): e.value for e in self.entries}
+        for shape, recipe, what, batch in dict.fromkeys(key[:4] for key in values):
+            row = {who: values.get((shape, recipe, what, batch, who)) for who in whos}
+            best, bound = self._best(row, what), self._bound(shape, recipe, what)
+            ratio = _ratio(row.get("vLLM"), best)
+            if what == "throughput":
+                ratio = _ratio(best, row.get("vLLM"))
+            words = {"step": f"ms a step, batch {batch}", "prompt": f"ms, {self.given.prompt} tokens of prompt",
+                     "throughput": f"tokens/s, {batch} at once"}  # fmt: skip
+            numbers = [_number(row[who], what) for who in whos]
+            share = _ratio(bound, best)
+            table.add_row(shape, recipe, words[what], _number(bound, what), *numbers, _number(ratio, "step"),
+                          "" if share is None else f"{share:.0%}")  # fmt: skip
+        return table
+
+    def _best(self, row: dict[str, float | None], what: What) -> float | None:
+        """The better of llmc's own figures."""
+        ours = [value for who, value in row.items() if who in OURS and value is not None]
+        return (max if what == "throughput" else min)(ours, default=None)
+
+    def _bound(self, shape: str, recipe: str, what: What) -> float | None:
+        known = self.limits.get((shape, recipe))
+        if known is None or what == "throughput":
+            return None
+        return known.step_ms if what == "step" else known.prompt_ms
 
 
-def same_tokens(passes: str, dtype: str, folder: Path) -> str:
-    """Of how many prompts of the example checkpoints the GPU's tokens are the CPU's."""
-    equal = total = 0
-    for model in sorted(MODELS.glob("*-tiny")):
-        with warnings.catch_warnings(action="ignore"):
-            engine = llmc.compile(model, folder / "tokens", dtype=dtype, passes=passes, target="torch").path
-            gpu, cpu = (
-                [
-                    c.token_ids
-                    for c in llmc.load(engine, device=device, executor=executor).generate(prompts(), max_new_tokens=48)
-                ]
-                for device, executor in (("cuda", "cuda"), ("cpu", "torch"))
-            )
-        equal += sum(a == b for a, b in zip(gpu, cpu, strict=True))
-        total += len(cpu)
-    return f"{equal} of {total}"
+def told(entry: Entry) -> str:
+    """`batch 8: 4.31 ms a step`."""
+    if entry.what == "throughput":
+        return f"{entry.batch} at once: {entry.value:.0f} tokens/s"
+    return f"batch {entry.batch}: {entry.value:.2f} ms {'a step' if entry.what == 'step' else 'to the first token'}"
 
 
-def profile(engine: Engine, batch: int, steps: int = 20) -> Iterator[str]:
-    """Where the time of a step goes in which `batch` sequences decode, kernel by kernel."""
-    from torch.autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
 
-    gc.collect()
-    torch.cuda.empty_cache()  # of what earlier sessions held
-    engine = Engine(engine.path, engine.manifest, engine.executor, None)  # whose pools go with it
-    prompt = list(range(3, 3 + PROMPT))
-    requests = [engine.submit(prompt, max_new_tokens=MANY, ignore_eos=True) for _ in range(batch)]
-    while any(len(each.tokens) <= PROMPT + 4 for request in requests for each in request.sequences):
-        engine.step()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(steps):
-        engine.step()
-    torch.cuda.synchronize()
-    wall = (time.perf_counter() - start) / steps
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        for _ in range(steps):
-            engine.step()
-        torch.cuda.synchronize()
-    for request in requests:
-        engine.cancel(request)
-    kernels = [event for event in found.key_averages() if event.device_type == DeviceType.CUDA]
-    total = sum(event.self_device_time_total for event in kernels) / steps
-    yield f"batch {batch}: {wall * 1e6:.0f} us a step, of which kernels {total:.0f}"
-    for event in sorted(kernels, key=lambda each: -each.self_device_time_total)[:14]:
-        spent = event.self_device_time_total / steps
-        yield f"  {spent:7.0f} us, {event.count / steps:5.1f} x {spent * steps / event.count:6.1f}  {event.key[:90]}"
+
+def _number(value: float | None, what: What) -> str:
+    return "" if value is None else f"{value:.0f}" if what == "throughput" else f"{value:.2f}"
+
+
+def names(known: dict[str, object] | dict[str, str]) -> object:
+    """A type of arguments: names of what is known, joined by commas."""
+
+    def parse(text: str) -> list[str]:
+        given = [name for name in text.split(",") if name]
+        for name in given:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"there is no {name!r}; there are: {', '.join(known)}")
+        return given
+
+    return parse
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", type=names(SHAPES), default=["gptj-6b"])  # type: ignore[arg-type]
+    parser.add_argument("--recipes", type=names(RECIPES), default=["fp16", "int8", "int4"])  # type: ignore[arg-type]
+    parser.add_argument("--executors", type=names(OURS), default=["cuda"], help="of cuda, tensorrt")  # type: ignore[arg-type]
+    parser.add_argument(
+        "--batches", type=lambda text: tuple(map(int, filter(None, text.split(",")))), default=(1, 8, 64)
+    )
+    parser.add_argument("--prompt", type=int, default=0, help="time the first token of a prompt of so many, too")
+    parser.add_argument("--requests", type=int, default=0, help="measure the throughput of so many requests, too")
+    parser.add_argument("--at-once", type=int, default=256, help="how many of them run at once")
+    parser.add_argument("--vllm", default="", metavar="FOLDER", help="where vLLM lies, if it is not installed")
+    parser.add_argument("--no-vllm", action="store_true", help="leave vLLM out")
+    parser.add_argument("--vllm-limit", type=float, default=240, help="the seconds that one run of it may take")
+    parser.add_argument("--transformers", action="store_true", help="measure transformers, too, in float16")
+    parser.add_argument("--profile", action="store_true", help="show the kernels of a step")
+    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()), help="the folder for vLLM's logs")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    given = parser.parse_args()
+    given.with_vllm = not given.no_vllm and bool(given.vllm or find_spec("vllm"))
+    return given
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="gptj-6b")
-    parser.add_argument("--recipes", default="fp16,int8,int4")
-    parser.add_argument("--batches", default="1,8,64")
-    parser.add_argument("--requests", type=int, default=0, help="measure the throughput of so many requests, too")
-    parser.add_argument("--at-once", type=int, default=256, help="how many of them run at once")
-    parser.add_argument("--tokens", default="", help="compare tokens of these recipes first, such as fp16,int8")
-    parser.add_argument("--profile", action="store_true", help="show the kernels of a step")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    given = parser.parse_args()
+    """Print the table."""
+    given = arguments()
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA GPU that torch can use")
-    device, console = torch.device("cuda"), Console()
-    reads = bandwidth()
-    console.print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, reads {reads / 1e12:.2f} TB/s")
-    batches = [int(size) for size in given.batches.split(",") if size]
-    cells: list[Cell] = []
+    given.logs.mkdir(parents=True, exist_ok=True)
+    measuring = Measuring(given)
+    if not given.with_vllm and not given.no_vllm:
+        say("vLLM is not installed: --vllm FOLDER says where it lies")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        for recipe in filter(None, given.tokens.split(",")):
-            for dtype in ("float32", "float16"):
-                console.print(f"{recipe}, {dtype}: {same_tokens(RECIPES[recipe], dtype, folder)} prompts as on the CPU")
-        for shape in given.shapes.split(","):
-            for recipe in given.recipes.split(","):
-                began = time.perf_counter()
-                try:
-                    most = max(batches + ([given.at_once] if given.requests else []))
-                    engine = engine_of(shape, recipe, folder, most, device)
-                    bound = weight_bytes(engine.executor) / reads * 1e3
-                    for line in engine.executor.explain() if given.profile else ():
-                        console.print(f"  {line}")
-                    for batch, ms in step_cells(engine, batches):
-                        cells.append(Cell(shape, recipe, "cuda", batch, ms, bound))
-                        console.print(f"{shape} {recipe} batch {batch}: {ms:.2f} ms a step, bound {bound:.2f}")
-                    for batch in batches if given.profile else ():
-                        for line in profile(engine, batch):
-                            console.print(line, highlight=False)
-                    if given.requests:
-                        seconds(engine, given.at_once, FEW)
-                        took = seconds(engine, given.at_once, MANY, given.requests)
-                        rate = given.requests * MANY / took
-                        cells.append(Cell(shape, recipe, "cuda", given.at_once, tokens_per_second=rate))
-                        console.print(f"{shape} {recipe}: {given.requests} requests at {rate:.0f} tokens/s")
-                except Exception as error:  # noqa: BLE001 - the other cells are measured all the same
-                    console.print_exception()
-                    console.print(f"{shape} {recipe}: {type(error).__name__}: {str(error)[:300]}")
-                engine = None
-                gc.collect()
-                torch.cuda.empty_cache()
-                console.print(f"  ({time.perf_counter() - began:.0f} s)")
-    table = Table("shape", "recipe", "executor", "batch", "ms a step", "bound", "tokens/s")
-    for cell in cells:
-        table.add_row(cell.shape, cell.recipe, cell.executor, str(cell.batch), *(
-            "" if number is None else f"{number:.2f}" for number in (cell.ms, cell.bound_ms, cell.tokens_per_second)
-        ))  # fmt: skip
-    console.print(table)
+        for shape in given.shapes:
+            for recipe in given.recipes:
+                measuring.all_of(shape, recipe, Path(temporary) / shape / recipe)
+    CONSOLE.print(measuring.table())
     if given.json:
-        given.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
+        found = {
+            "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "bytes_per_second": measuring.reads,
+            "operations_per_second": measuring.peak,
+            "limits": [{"shape": key[0], "recipe": key[1], **asdict(each)} for key, each in measuring.limits.items()],
+            "figures": [asdict(entry) for entry in measuring.entries],
+        }  # fmt: skip
+        given.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

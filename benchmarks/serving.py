@@ -14,13 +14,15 @@ got the tokens that static batching gave them: in float32 all should, in 16 bits
 
 A model is a checkpoint folder, or the name of a shape with random weights. Where transformers' batching cannot run, the
 script says why and goes on. `--scheduler` measures only what the scheduler costs: steps of 64 sequences over a session
-that computes nothing.
+that computes nothing. `--profile` serves three more loads in flight and says where the time goes: steps by kind, the
+host's work by part, kernels that were compiled, and the share of the time in which the GPU was busy.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import statistics
@@ -40,6 +42,7 @@ from rich.console import Console
 from rich.table import Table
 from scheduler_cost import scheduler_cost
 from serving_load import Figures, Lengths, load_of
+from serving_profile import profile
 from serving_ways import InFlight, Static, Way, continuous_batching
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
@@ -84,8 +87,8 @@ def shaped(name: str, device: str, dtype: torch.dtype) -> Any:
 
 
 @contextlib.contextmanager
-def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
-    """Make all ways to serve a model."""
+def opened(model: str, device: str, dtype: str, batch: int, prompts: int | None = None) -> Iterator[Opened]:
+    """Make all ways to serve a model; steps with prompts of up to `prompts` tokens are captured, if that is given."""
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(model)
         if model in SHAPES:
@@ -98,11 +101,17 @@ def opened(model: str, device: str, dtype: str, batch: int) -> Iterator[Opened]:
         options: Any = {"target": "torch", "dtype": dtype, "max_batch": batch, "max_seq": longest}
         path = llmc.compile(folder, Path(temporary) / "engine", **options).path
         engine = llmc.load(path, executor="auto", device=device, verify=False)
-        ways: dict[str, Way] = {"static": Static(engine.executor, batch, longest), "in flight": InFlight(engine)}
+        if prompts is not None:
+            engine.executor.captured_prompts = prompts  # type: ignore[attr-defined]
+        engine.warm_up()
+        static = Static(engine.executor, batch, longest)  # which takes over what has been warmed up
+        ways: dict[str, Way] = {"static": static, "in flight": InFlight(engine)}
         if engine.executor.name == "torch":  # the executor of GPUs has paged caches in any case
             paged = TorchExecutor.load(path / "rank0.ir", device=device, block=DEFAULT_BLOCK)
             ways["in flight, paged"] = InFlight(Engine(path, engine.manifest, paged, None))
         notes = []
+        gc.collect()
+        gc.freeze()  # what is there now is not looked through any more, as in a server that is warm
         try:
             way = stack.enter_context(continuous_batching(theirs, batch, longest, STEP_TOKENS))
             ways["transformers"] = way
@@ -155,10 +164,12 @@ def measure(made: Opened, count: int, rate: float, lengths: Lengths, turns: int,
 
 
 def step_times(made: Opened, batch: int, lengths: Lengths) -> dict[str, float]:
-    """About how many seconds each way takes for a token of a full batch; all has been run once then."""
+    """About how many seconds each way takes for a token of a full batch; all has been warmed up then."""
     found = {}
     for name, way in made.ways.items():
         vocabulary = made.engine.manifest.vocab_size
+        if name == "in flight":
+            made.engine.warm_up()
         if torch.device(made.engine.executor.device).type == "cuda":  # type: ignore[attr-defined]
             way.serve(load_of(batch, vocabulary, float("inf"), Lengths(lengths.prompt, (4, 8)), seed=1000))
         load = load_of(batch, vocabulary, float("inf"), Lengths((16, 24), (12, 12)), seed=1001)
@@ -228,6 +239,10 @@ def arguments() -> argparse.Namespace:
         "--seconds", type=float, default=45.0, help="about how long to measure; one turn is made always"
     )
     parser.add_argument("--scheduler", action="store_true", help="measure only what the scheduler costs")
+    parser.add_argument(
+        "--captured-prompts", type=int, help="capture steps with prompts of up to so many tokens; 0: none of them"
+    )
+    parser.add_argument("--profile", action="store_true", help="say first where the time in flight goes")
     parser.add_argument("--json", action="store_true", help="print JSON; the table goes to standard error")
     given = parser.parse_args()
     if min(1 if given.requests is None else given.requests, given.batch, given.turns) < 1:
@@ -243,7 +258,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     console = Console(stderr=given.json, width=110)
     started = time.perf_counter()
-    with opened(given.model, given.device, given.dtype, given.batch) as made:
+    with opened(given.model, given.device, given.dtype, given.batch, given.captured_prompts) as made:
         cost = {"rows": scheduler_cost(made.engine), "blocks": scheduler_cost(made.engine, paged=True)}
         for name, each in cost.items():
             console.print(
@@ -256,6 +271,12 @@ def main() -> None:
             steps = step_times(made, given.batch, lengths)
             rate = given.rate or 1.5 * given.batch / (lengths.mean_output * steps["in flight"])
             count = given.requests or requests_within(given.seconds, steps, given.batch, lengths)
+            if given.profile:
+                report["profile"] = {}
+                for title, turn in profile(made.ways["in flight"], made.engine, count, rate, lengths):
+                    report["profile"][title] = turn.to_json()
+                    for line in turn.lines(title):
+                        console.print(line, highlight=False, soft_wrap=True)
             ready = time.perf_counter() - started
             found = measure(made, count, rate, lengths, given.turns, given.seconds)
             coming = "all at once" if rate == float("inf") else f"{rate:.1f} per second"

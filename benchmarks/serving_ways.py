@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -110,13 +111,15 @@ class ContinuousBatching:
         from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-        config = ContinuousBatchingConfig(
-            page_size=self.PAGE,
-            num_blocks=batch * -(-longest // self.PAGE),
-            max_batch_tokens=step_tokens,
-            max_requests_per_batch=batch,
-            auto_switch_to_flash=flash,
-        )
+        wishes = {
+            "num_blocks": batch * -(-longest // self.PAGE),
+            "max_batch_tokens": step_tokens,
+            "max_requests_per_batch": batch,
+            "auto_switch_to_flash": flash,  # not in all releases; without it, the attention is the model's
+        }
+        known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
+        # The tokens of a page come first, under each of the names that they have had.
+        config = ContinuousBatchingConfig(self.PAGE, **{name: wish for name, wish in wishes.items() if name in known})
         greedy = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=longest)
         self.manager = model.init_continuous_batching(generation_config=greedy, continuous_batching_config=config)
         self.manager.warmup()

@@ -24,7 +24,7 @@ def lift(
     """The step graph of a model, before any pass. Only headers of its files are read.
 
     Args:
-        model: a folder in the Hugging Face layout, or an id of the hub.
+        model: a checkpoint of any layout (docs/checkpoints.md), or an id of the hub.
         dummy_weights: whether to make weights up, so that `config.json` suffices.
         max_batch: how many sequences a step takes at most.
         max_input: how many new tokens per row; `max_seq` if None.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.composed import SourceTensor
 from compiler.frontends.quantized import PackedLinear, PackedScheme
 from compiler.frontends.quantized.packed import Enter
 from compiler.frontends.tensors import Tensors
@@ -108,7 +109,9 @@ class Weights(Tensors):
         for head in stored:
             both = [f"{module}.weight" for module in (table, head)]
             if not all(map(self.has, both)) or not self.same(*both):
-                self.contradicted("config.json ties the head to the embedding ('tie_word_embeddings')", both[1])
+                self.contradicted(
+                    f"{self.checkpoint.config_name} ties the head to the embedding ('tie_word_embeddings')", both[1]
+                )
                 return False
             self.drop(both[1])
         return True
@@ -173,13 +176,14 @@ class Weights(Tensors):
     def _dequantized(self, parts: Iterable[Value], name: str) -> Value:
         return self.b.dequantize(*parts, dtype=self.dtype, name=name)
 
-    def _load(self, stored: StoredTensor, name: str) -> Value:
+    def _load(self, stored: SourceTensor, name: str) -> Value:
         """Const, then transpose if it is stored transposed, then cast if stored in another type; the last is `name`."""
         assert stored.dtype is not None
         cast = stored.dtype is not self.dtype
         if not cast:
             return self.append(stored, name)
-        value = self.append(stored, f"{name}.transposed" if stored.perm else f"{name}.stored", f"{name}.stored")
+        turned = isinstance(stored, StoredTensor) and stored.perm is not None
+        value = self.append(stored, f"{name}.transposed" if turned else f"{name}.stored", f"{name}.stored")
         return self.b.cast(value, dtype=self.dtype, name=name)
 
     def _made_up(self, tensor: str, shape: tuple[int, ...], name: str) -> Value:

@@ -6,7 +6,6 @@ This module alone spells the names of the inputs of a packed step. The caches ar
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,6 +63,26 @@ class Span(NamedTuple):
     def length(self) -> int:
         """How many tokens the sequence has after the step."""
         return self.past + self.new
+
+
+class Spans(NamedTuple):
+    """The tokens of all sequences in a packed step, `i32` arrays with a number for each; see `Span`.
+
+    Attributes:
+        rows: the row of the block tables that is each sequence's.
+        starts: its first token in the step.
+        counts: how many tokens it gets.
+        pasts: how many of its tokens are in the caches already.
+    """
+
+    rows: Ints
+    starts: Ints
+    counts: Ints
+    pasts: Ints
+
+    def of(self, which: npt.NDArray[np.bool_]) -> Spans:
+        """Those of some sequences."""
+        return Spans(*(each[which] for each in self))
 
 
 class PackedStep(NamedTuple):
@@ -125,13 +144,21 @@ class PackedStep(NamedTuple):
 
     def spans(self) -> list[Span]:
         """The tokens of each sequence that has some, in order."""
-        rows, positions = self.token_rows.tolist(), self.token_positions.tolist()
-        spans, start = [], 0
-        while start < len(rows):
-            stop = max(start + 1, bisect_right(rows, rows[start], start))
-            spans.append(Span(rows[start], start, stop, positions[start]))
-            start = stop
-        return spans
+        arrays = self.span_arrays()
+        stops = arrays.starts + arrays.counts
+        columns = (arrays.rows, arrays.starts, stops, arrays.pasts)
+        return [Span(*numbers) for numbers in zip(*(column.tolist() for column in columns), strict=True)]
+
+    def span_arrays(self) -> Spans:
+        """The same as arrays."""
+        import numpy as np
+
+        rows = self.token_rows.numpy()
+        begins = np.ones(len(rows), dtype=bool)
+        begins[1:] = rows[1:] != rows[:-1]
+        starts = begins.nonzero()[0].astype(np.int32)
+        counts = np.diff(starts, append=np.int32(len(rows))).astype(np.int32, copy=False)
+        return Spans(rows[starts], starts, counts, self.token_positions.numpy()[starts])
 
     @property
     def decodes(self) -> bool:
@@ -145,7 +172,7 @@ class PackedStep(NamedTuple):
         Raises:
             RequestError: saying what is wrong.
         """
-        if self._decodes_within(block, blocks):
+        if self._is_sound(block, blocks):
             return
         if not self.tokens or not len(self.token_positions) == len(self.token_rows) == self.tokens:
             raise RequestError(
@@ -166,11 +193,11 @@ class PackedStep(NamedTuple):
             raise RequestError(f"the logits of a token are wanted that is none of the {self.tokens} of the step")
         self._check_tables(spans, block, blocks)
 
-    def _decodes_within(self, block: int, blocks: int) -> bool:
-        """Whether every sequence gets one token, and nothing is wrong: the same as `check`, at once for all of them."""
+    def _is_sound(self, block: int, blocks: int) -> bool:
+        """Whether nothing is wrong: the same as `check`, at once for all sequences. What it is not sure of is False."""
         import numpy as np
 
-        if not self.tokens or not len(self.token_positions) == len(self.token_rows) == self.tokens or not self.decodes:
+        if not self.tokens or not len(self.token_positions) == len(self.token_rows) == self.tokens:
             return False
         positions, rows, tables, wanted = (
             field.numpy() for field in (self.token_positions, self.token_rows, self.block_tables, self.logit_pos)
@@ -179,15 +206,25 @@ class PackedStep(NamedTuple):
             return False
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.tokens:
             return False
-        held = tables[rows]
-        last = positions // block
-        needed = np.arange(tables.shape[1]) <= last[:, None]
-        written = held[np.arange(len(rows)), last]
-        return bool(
-            (((held >= 0) & (held < blocks)) | ~needed).all()
-            and (((held == written[:, None]) & needed).sum(1) == 1).all()
-            and len({*written.tolist()}) == len(rows)
-        )
+        following = rows[1:] == rows[:-1]
+        if not ((rows[1:] >= rows[:-1]).all() and (positions[1:] == positions[:-1] + 1)[following].all()):
+            return False
+        spans = self.span_arrays()
+        lasts = (spans.pasts + spans.counts - 1) // block
+        held = tables[spans.rows, : int(lasts.max()) + 1]
+        places = np.arange(held.shape[1], dtype=np.int32)
+        needed = places <= lasts[:, None]
+        if not ((held >= 0) & (held < blocks) | ~needed).all():
+            return False
+        if following.any():
+            written = held[needed & (places >= spans.pasts[:, None] // block)]
+            pairs = np.sort((held + np.arange(len(held), dtype=np.int64)[:, None] * blocks)[needed])
+            alone = not (pairs[1:] == pairs[:-1]).any()
+        else:
+            written = held[np.arange(len(held)), lasts]
+            alone = bool((((held == written[:, None]) & needed).sum(1) == 1).all())
+        written = np.sort(written)
+        return alone and not (written[1:] == written[:-1]).any()
 
     def _is_scattered(self, spans: Sequence[Span]) -> bool:
         """Whether the tokens of a span are not those of one row, or do not follow each other."""

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def compile_command(
-    model: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout, or an id of the hub.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint (docs/checkpoints.md lists layouts), or an id of the hub.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="The engine directory; NAME.engine if not given."),

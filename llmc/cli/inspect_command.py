@@ -21,6 +21,16 @@ def inspect_command(
         str | None,
         typer.Option(metavar="NAME", help="The TensorRT plan to show; if not given, the first for one token a row."),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say how an engine runs: which operations together, and why the others not."),
+    ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="With --explain: by which executor; all that run operations together if not given."
+        ),
+    ] = None,
     json_output: options.Json = False,
     dummy_weights: options.DummyWeights = False,
     plugin: options.Plugins = None,
@@ -35,15 +45,23 @@ def inspect_command(
     llmc inspect examples/models/mpt-tiny
     llmc inspect my.engine --json
     llmc inspect my.engine --layers --plan decode-b1-c512
+    llmc inspect my.engine --executor cuda --explain
     llmc inspect dumps
     llmc inspect dumps/00-lift.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
+    from llmc.inspection.execution import explain_execution
     from llmc.inspection.facts import inspect_path, target_sections
     from runtime.load.ignored_options import Case, ignored_notes
 
     notes: list[str] = []
     facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers, note=notes.append)
-    notes += ignored_notes(Case(json_output, "with --json all plans are shown", {"--plan": plan is not None}))
+    notes += ignored_notes(
+        Case(json_output, "with --json all plans are shown", {"--plan": plan is not None}),
+        Case(not explain, "only --explain asks an executor", {"--executor": executor is not None}),
+    )
+    executions = explain_execution(path, executor or "auto", note=notes.append) if explain else {}
+    if explain:
+        facts["execution"] = {name: each.to_json() for name, each in executions.items()}
     sections = {name: target for name, target in target_sections().items() if name in facts}
     rows = [row for name, target in sections.items() for row in target.fact_rows(facts[name], plan)]
     listed = [text for name, target in sections.items() if layers and (text := target.layer_lines(facts[name], plan))]
@@ -55,8 +73,9 @@ def inspect_command(
         print(json.dumps({**facts, **({"notes": notes} if notes else {})}, indent=2))
     elif facts["kind"] == "dumps":
         print(table([("dumps", facts["path"]), *_dump_rows(facts["graphs"])]))
-    elif listed:
-        print("\n".join(listed))
+    elif listed or explain:
+        told_of = [line for name, each in executions.items() for line in (f"by {name}:", *each.lines())]
+        print("\n".join([*listed, *told_of]))
     else:
         told = {file for name, target in sections.items() for file in target.plan_files(facts[name])}
         print(table([*_rows(facts, told), *rows]))

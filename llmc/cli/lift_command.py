@@ -11,7 +11,9 @@ from llmc.cli.console import note
 
 
 def lift_command(
-    model: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout, or an id of the hub.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint (docs/checkpoints.md lists layouts), or an id of the hub.")
+    ],
     output: options.GraphOutput = None,
     max_batch: options.MaxBatch = 8,
     max_input: options.MaxInput = None,

@@ -79,7 +79,7 @@ def compile(
         llmc.compile("my-checkpoint", "my.engine", passes="quant=awq,tp=2", max_batch=16)
 
     Args:
-        model: a folder in the Hugging Face layout, or an id of the hub.
+        model: a checkpoint of any layout (docs/checkpoints.md), or an id of the hub.
         output: the engine directory; `NAME.engine` in the current folder, after the model's name, if None.
         options: how it is compiled.
         progress: called as work proceeds; see `compiler.progress.Progress`.

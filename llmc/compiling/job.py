@@ -52,7 +52,7 @@ def _beyond_training(graph: Graph) -> list[str]:
 def export_tokenizer(job: Job, checkpoint: Checkpoint, folder: Path) -> str | NoTokenizer:
     """See `llmc.compiling.tokenizer_export.write_tokenizer`; if there is none, that is noted."""
     with job.phase("tokenizer"):
-        written = write_tokenizer(checkpoint.folder, folder, job.notes.append)
+        written = write_tokenizer(checkpoint.tokenizer, folder, job.notes.append)
     if isinstance(written, NoTokenizer):
         why = f"{written.reason}; {written.mend}"
         job.notes.append(f"the engine has no tokenizer: {why}, or give llmc run token ids (--prompt-ids)")
@@ -89,6 +89,6 @@ def lift_model(job: Job, request: CompileRequest) -> LiftedModel:
         generation = generation_defaults(checkpoint.generation_config, vocab_size)
     job.notes += [*checkpoint.notes, *_beyond_training(graph), *generation.notes]
     made_up = vocab_size if checkpoint.dummy_weights else None
-    calibration = request.calibration.source(checkpoint.folder, job.progress, made_up=made_up)
+    calibration = request.calibration.source(checkpoint.tokenizer, job.progress, made_up=made_up)
     calibration.check(graph)
     return LiftedModel(checkpoint, graph, tokens, generation, calibration)

@@ -97,4 +97,5 @@ def without_calibration(settings: CalibrationSettings, *, used: bool) -> Case:
 
 def default_output(model: str | Path) -> Path:
     """Where the engine of a model goes if nothing is said: `NAME.engine` in the current folder."""
-    return Path(f"{Path(model).expanduser().resolve().name or 'model'}.engine")
+    path = Path(model).expanduser().resolve()
+    return Path(f"{(path.stem if path.is_file() else path.name) or 'model'}.engine")

@@ -37,10 +37,10 @@ _AGAIN = "download or copy the file again, and compile again"
 
 
 def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None] = lambda text: None) -> str | NoTokenizer:
-    """Write the tokenizer of the checkpoint in `source` into `folder`, as the tokenizers library reads it.
+    """Write the tokenizer of a checkpoint into `folder`, as the tokenizers library reads it.
 
     Args:
-        source: the checkpoint's folder.
+        source: the checkpoint's folder, or a file of the tokenizers library that is taken as it is.
         folder: the engine directory under construction.
         note: called with a sentence where the tokenizer is not what transformers would make of it.
 
@@ -51,22 +51,23 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None] = la
         OSError: if the folder cannot be written.
     """
     try:
-        tokenizer = _read(source, note)
+        tokenizer = _plain(source) if source.is_file() else _read(source, note)
     except _UnreadableError as error:
         return error.why
     tokenizer.no_truncation()  # files often keep the settings of some training script
     tokenizer.no_padding()
     # Not its method `save`, which reports a full disk as a bare Exception.
     (folder / _READ).write_text(tokenizer.to_str(), encoding="utf-8")
+    beside = source.parent if source.is_file() else source
     for name in _COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        if (beside / name).is_file():
+            shutil.copyfile(beside / name, folder / name)
     return _READ
 
 
 def has_tokenizer(source: Path) -> bool:
-    """Whether there are files of a tokenizer in a folder."""
-    return bool(_files(source))
+    """Whether a path is the file of a tokenizer, or a folder that holds files of one."""
+    return source.is_file() or bool(_files(source))
 
 
 def _files(source: Path) -> list[str]:

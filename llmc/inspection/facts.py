@@ -12,6 +12,7 @@ from typing import Any
 
 import llmc.own_targets  # noqa: F401
 from compiler.errors import EngineError, GraphError, ParseError
+from compiler.frontends import is_checkpoint
 from compiler.ir.files import read_graph
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
@@ -72,13 +73,14 @@ def open_subject(
         text = decode_text(sys.stdin.buffer.read(), "standard input", ParseError).text
         return Subject("graph", Path(path), parse_graph(text))
     given = Path(path).expanduser()
-    lifts = not (given.is_file() or given.suffix == ".ir" or opens_as_engine(given))
+    is_model_file = given.is_file() and is_checkpoint(given)  # of a layout of one file
+    lifts = is_model_file or not (given.is_file() or given.suffix == ".ir" or opens_as_engine(given))
     wishes = {f"--{name.replace('_', '-')}": limit is not None for name, limit in limits.items()}
     for text in ignored_notes(
         Case(not lifts, f"{path} is not lifted, but has a graph", {**wishes, "--dummy-weights": dummy_weights})
     ):
         note(text)
-    if given.is_file() or (given.suffix == ".ir" and not given.exists()):
+    if (given.is_file() and not is_model_file) or (given.suffix == ".ir" and not given.exists()):
         if given.name == MANIFEST:
             return open_subject(given.parent, note=note)
         graph = _graph_in(given)

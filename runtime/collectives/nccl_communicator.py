@@ -13,6 +13,7 @@ from compiler.errors import TargetError
 from runtime.collectives.communicator import joined
 from runtime.collectives.mpi_communicator import MpiCommunicator
 from runtime.collectives.nccl_library import DTYPES, MAX, SUM, Nccl, load_nccl
+from runtime.collectives.peer_memory import PeerMemory
 
 
 class NcclCommunicator:
@@ -44,6 +45,10 @@ class NcclCommunicator:
         make = ctypes.pythonapi.PyCapsule_New
         make.argtypes, make.restype = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p], ctypes.py_object
         return make(self._comm, None, None)
+
+    def peer_memory(self, nbytes: int) -> PeerMemory | None:
+        """Memory that the GPUs of the group share; see `PeerMemory.over`. All ranks call it."""
+        return PeerMemory.over(self._group, self.device, nbytes)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """See `Communicator.all_reduce`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from compiler.errors import TargetError
 from compiler.plugins import Registry, broken_hint, load_installed
@@ -43,6 +43,18 @@ class RankToLoad:
     paged: bool = False
 
 
+class Explained(Protocol):
+    """How an executor runs a graph."""
+
+    def lines(self) -> Iterable[str]:
+        """It in lines for a person."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """It as a JSON object."""
+        ...
+
+
 class ExecutorKind(ABC):
     """A kind of executor, under `@register_executor`.
 
@@ -52,6 +64,8 @@ class ExecutorKind(ABC):
         targets: the targets whose files it runs, the preferred first.
         automatic: whether `--executor auto` may choose it. Of several, the first that was registered is taken; what
             runs files that every engine has comes last.
+        timed: whether `auto` measures on a machine which is the fastest of several such kinds that suit it, instead of
+            taking the first.
         emulates: whether it stands for an executor that this machine cannot have, only slower.
         cpu_only: whether it computes on the CPU, whatever the machine has.
         pages: whether its caches may be paged, also those of an engine that was compiled with linear ones.
@@ -61,6 +75,7 @@ class ExecutorKind(ABC):
     summary: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
     automatic: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
     emulates: ClassVar[bool] = False
     cpu_only: ClassVar[bool] = False
     pages: ClassVar[bool] = False
@@ -80,6 +95,14 @@ class ExecutorKind(ABC):
     def uses_gpu(self, device: str) -> bool:
         """Whether it computes on a GPU, given a device as the user says it."""
         return not self.cpu_only and device.startswith("cuda")
+
+    def explain(self, folder: EngineFolder, target: str) -> Explained | None:
+        """How it would run the first rank of an engine, from the graph alone; None if there is nothing to say.
+
+        Raises:
+            LlmcError: if it cannot run the graph, or this machine lacks what it takes to say so.
+        """
+        return None
 
     @abstractmethod
     def load(self, rank: RankToLoad) -> RankExecutor:

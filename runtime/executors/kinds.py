@@ -6,9 +6,10 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from compiler.errors import TargetError
 from compiler.targets import Fit
 from compiler.trt_network.library import PACKAGES
-from runtime.executors.kind import AUTO, ExecutorKind, RankToLoad, register_executor
+from runtime.executors.kind import AUTO, ExecutorKind, Explained, RankToLoad, register_executor
 
 if TYPE_CHECKING:
     from runtime.engine_dir.engine_folder import EngineFolder
@@ -48,11 +49,12 @@ class TensorRTKind(_RunsPlans):
     name = "tensorrt"
     summary = "TensorRT engines, on a GPU"
     automatic = True
+    timed = True
 
     def fit(self, target: str, device: str) -> Fit:
         """A GPU and the package must be there; if only the package is missing, which is much faster, that is noted."""
         if device.startswith("cpu") or not _sees_gpu():
-            return Fit(False)
+            return _without_gpu(device)
         if _installed(target):
             return Fit(True)
         return Fit(
@@ -72,23 +74,22 @@ class CudaKind(ExecutorKind):
     summary = "any engine, on a CUDA GPU, by kernels of Triton"
     targets = ("torch",)
     automatic = True
+    timed = True
     pages = True
 
     def fit(self, target: str, device: str) -> Fit:
         """A GPU that Triton serves, and Triton, must be there; if only Triton is missing, that is noted."""
         if device.startswith("cpu") or not _sees_gpu():
-            return Fit(False)
+            return _without_gpu(device)
         if find_spec("triton") is None:
             return Fit(
                 False, "torch, which is slower than Triton's kernels: the Python package triton is not installed"
             )
-        major, minor = _capability(device)
-        if (major, minor) < _OLDEST:
-            oldest = ".".join(map(str, _OLDEST))
+        if (found := _capability(device)) < _OLDEST:
             return Fit(
                 False,
-                f"torch, which is slower than Triton's kernels: these are for compute capability {oldest} and newer, "
-                f"and this GPU has {major}.{minor}",
+                f"torch, which is slower than Triton's kernels: these are for compute capability {_spelled(_OLDEST)} "
+                f"and newer, and this GPU has {_spelled(found)}",
             )
         return Fit(True)
 
@@ -107,14 +108,32 @@ class CudaKind(ExecutorKind):
             return f"torch, which is slower than Triton's kernels: {error}"
         return ""
 
+    def explain(self, folder: EngineFolder, target: str) -> Explained:
+        """Which ops run together; it takes Triton, but no GPU."""
+        _require_triton()
+        from compiler.ir.files import read_graph
+        from runtime.executors.cuda.executor import paged_graph
+        from runtime.executors.cuda.explanation import explain
+
+        return explain(paged_graph(read_graph(folder.path / folder.rank(target)["graph"])))
+
     def uses_gpu(self, device: str) -> bool:
         """It runs nowhere else."""
         return True
 
     def load(self, rank: RankToLoad) -> RankExecutor:
         """Load the graph and the weights of a rank."""
+        _require_triton()
         from runtime.executors.cuda.executor import CudaExecutor
+        from runtime.executors.torch.device import find_device
 
+        where = find_device("cuda" if rank.device == AUTO else rank.device)
+        if where.type == "cuda" and (found := _capability(str(where))) < _OLDEST:
+            raise TargetError(
+                f"the executor cuda is for GPUs of compute capability {_spelled(_OLDEST)} and newer, and {where} has "
+                f"{_spelled(found)}",
+                hint="use --executor torch",
+            )
         files = rank.folder.rank(rank.target, rank.rank)
         return CudaExecutor.load(rank.folder.path / files["graph"], device=rank.device, group=rank.group)
 
@@ -181,11 +200,32 @@ _OLDEST = (8, 0)
 """The least compute capability of GPUs that the kernels of Triton are for."""
 
 
+def _require_triton() -> None:
+    """TargetError if Triton is not installed."""
+    if find_spec("triton") is None:
+        raise TargetError(
+            "the executor cuda needs the Python package triton, which is not installed",
+            hint='pip install "llmc[cuda]", or use --executor torch',
+        )
+
+
 def _capability(device: str) -> tuple[int, int]:
     import torch
 
     major, minor = torch.cuda.get_device_capability(None if device == AUTO else device)
     return major, minor
+
+
+def _spelled(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def _without_gpu(device: str) -> Fit:
+    """What runs on GPUs does not fit; if something odd keeps torch from using one, that is noted."""
+    from runtime.executors.rank_checks import why_no_gpu
+
+    odd = "" if device.startswith("cpu") else why_no_gpu(odd=True)
+    return Fit(False, odd and f"the CPU, because torch can use no GPU: {odd}")
 
 
 def _installed(target: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -63,10 +63,10 @@ class PagedSession(Protocol):
 
 
 class Chosen(Protocol):
-    """The most likely tokens after those of a step that may still be running."""
+    """The most likely tokens by the logits of a step that may still be running."""
 
     def wait(self) -> tuple[list[int], list[float]]:
-        """The token after each token of the step, in order, and its logit; waits until the step has run."""
+        """The token by each of the step's logits, in order, and its logit; waits until the step has run."""
         ...
 
 
@@ -75,14 +75,32 @@ class StepsAhead(Protocol):
     """A paged session that need not wait for the tokens of a step to begin with the next one."""
 
     def step_ahead(self, step: PackedStep) -> Chosen:
-        """Begin a step in which every sequence gets one token, and choose the most likely next ones.
+        """Begin a step, and choose the most likely next tokens.
 
         Args:
-            step: the step; it wants the logits of all its tokens. The token id `-1 - i` stands for what was chosen
-                after token `i` of the step before, which this method has begun, too.
+            step: the step; it wants one logit a sequence at most, and at least one in all. The token id `-1 - i` stands
+                for what was chosen by logit `i` of the step before, which this method has begun, too.
 
         Raises:
             RequestError: as of `PagedSession.step`.
+        """
+        ...
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A paged session that can do beforehand what the first steps of each size take long for."""
+
+    def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
+        """Compile, and capture, what steps take. No sequence may be in progress.
+
+        Args:
+            sequences: how many sequences steps have at most.
+            longest: how many tokens a sequence has at most.
+            done: called with how many sizes of steps are ready, and of how many.
+
+        Raises:
+            RequestError: if the memory does not suffice.
         """
         ...
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compiler.errors import EngineError, RequestError, TargetError
+from compiler.ir.analysis import stored_values
 from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.graph import Graph
 from compiler.ir.step import StepDim
 from compiler.ir.step_interface import StepInterface
+from compiler.sizes import bytes_text
+from runtime.executors.memory import free_bytes, weights_error
 
 if TYPE_CHECKING:
+    import torch
+
     from runtime.collectives.communicator import Communicator
 
 
@@ -55,6 +60,40 @@ def check_size(graph: Graph, batch: int, capacity: int) -> None:
         limit = graph.dims[dim].max
         if not 1 <= size <= limit:
             raise RequestError(f"{size} {what} were asked for; the engine is built for 1 to {limit}")
+
+
+def check_weights(graph: Graph, device: torch.device) -> None:
+    """TargetError if a GPU has no room for the weights of a graph; before any is read. A CPU's memory is not asked."""
+    if device.type != "cuda":
+        return
+    stored = stored_values(graph)
+    read = {value.name: value for op in graph.ops if op.name not in stored for value in op.operands}
+    size = sum(value.type.nbytes for name, value in read.items() if name in stored)
+    if size > (free := free_bytes(device)):
+        raise weights_error(device, f"they take {bytes_text(size)}, and {bytes_text(free)} is free")
+
+
+def why_no_gpu(*, odd: bool = False) -> str:
+    """What torch says of why it can use no GPU, in a sentence without a full stop; empty if it can.
+
+    Args:
+        odd: whether to say only what is odd, such as a driver that is too old, and not that the machine has no GPU, or
+            that torch is built without CUDA.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return ""
+    try:
+        torch.cuda.init()
+    except Exception as error:  # noqa: BLE001 - of whatever kind
+        text = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        return "" if odd and any(words in text for words in _NO_GPU) else text
+    return ""
+
+
+_NO_GPU = ("not compiled with CUDA", "Found no NVIDIA driver", "No CUDA GPUs are available")
+"""What torch says where there is no GPU."""
 
 
 def check_group(graph: Graph, group: Communicator) -> None:

@@ -9,7 +9,7 @@ others have, too, it gets a copy of its own (copy on write).
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass, field
 
@@ -104,8 +104,8 @@ class BlockCache:
             raise RequestError(
                 f"prompt {group.number + 1} has {prompt} tokens and asks for up to {new} new ones{each}, which takes "
                 f"{needed * self.block} tokens of the caches; they hold {self.size * self.block}",
-                hint=f"ask for fewer new tokens, or load the engine with larger caches: --cache-tokens "
-                f"{needed * self.block} (cache_tokens={needed * self.block})",
+                hint="ask for fewer new tokens, or load the engine with larger caches, if there is memory for them: "
+                f"--cache-tokens {needed * self.block} (cache_tokens={needed * self.block})",
             )
 
     def shared_length(self, tokens: ListOf[int]) -> int:
@@ -209,6 +209,15 @@ class BlockCache:
                 block = self._by_sequence[sequence].blocks[at]
                 self._found[key], self._keys[block] = block, (key, self._texts)
             texts.append(self._keys[block][1])
+
+    def filled_each(self, sequences: Iterable[Sequence]) -> None:
+        """See `SequenceCache.filled_each`."""
+        block = self.block
+        for sequence in sequences:
+            if (sequence.cached + 1) % block:
+                sequence.cached += 1
+            else:
+                self.filled(sequence, 1)
 
     def release(self, sequence: Sequence) -> None:
         """See `SequenceCache.release`."""

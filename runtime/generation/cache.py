@@ -5,6 +5,7 @@ There are two kinds. A linear session gives each sequence a row (`row_cache`), a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as ListOf
 from typing import NamedTuple, Protocol
 
@@ -113,6 +114,10 @@ class SequenceCache(Protocol):
 
     def filled(self, sequence: Sequence, count: int) -> None:
         """So many more tokens of a sequence have been computed."""
+        ...
+
+    def filled_each(self, sequences: Iterable[Sequence]) -> None:
+        """One more token of each of some sequences has been computed."""
         ...
 
     def release(self, sequence: Sequence) -> None:

@@ -23,11 +23,12 @@ from runtime.generation.completion import Completion, Piece, completions
 from runtime.generation.generation_config import generation_defaults
 from runtime.generation.groups import GroupMaker
 from runtime.generation.in_flight import InFlightBatch, Update
+from runtime.generation.open_steps import open_steps
 from runtime.generation.requests import check_prompt, plain_ids, prompt_list
 from runtime.generation.sampling_checks import whole
 from runtime.generation.sampling_params import SamplingParams
 from runtime.generation.sequence import SequenceGroup
-from runtime.generation.session_steps import open_steps
+from runtime.generation.session_steps import SessionSteps
 from runtime.generation.timings import Timings
 from runtime.generation.tokenizer import Tokenizer
 
@@ -237,9 +238,7 @@ class Engine:
         with self._lock:
             group = maker.make(self._submitted, prompt, wish, priority, task=task)
             if self._batch is None:
-                limits = self.manifest.limits
-                steps = open_steps(self.executor, limits.max_batch, limits.max_seq, self.cache_tokens, spare=True)
-                self._batch = InFlightBatch.over(steps)
+                self._batch = InFlightBatch.over(self._open_steps())
             self._batch.scheduler.add(group)
             self._submitted += 1
         return group
@@ -251,6 +250,30 @@ class Engine:
                 return []
             self.timings = self._batch.timings
             return self._batch.step()
+
+    def warm_up(self, done: Callable[[int, int], None] | None = None) -> None:
+        """Do now what the first steps of each size would take long for, so that no request waits for it.
+
+        On a GPU, the executor `cuda` compiles its kernels and captures steps for all numbers of sequences and lengths
+        that the engine takes, which takes some seconds; what was compiled is kept on disk. Others have nothing to do.
+
+        Args:
+            done: called with how many sizes of steps are ready, and of how many.
+
+        Raises:
+            RequestError: if submitted requests are in progress, or the memory does not suffice.
+        """
+        limits = self.manifest.limits
+        with self._lock:
+            if not self.is_idle:
+                raise RequestError("requests are in progress", hint="warm up before the first one is submitted")
+            steps = self._open_steps() if self._batch is None else self._batch.steps
+            steps.warm_up(limits.max_batch, limits.max_seq, done or (lambda ready, of: None))
+
+    def _open_steps(self) -> SessionSteps:
+        """A session for all sequences that may run at once."""
+        limits = self.manifest.limits
+        return open_steps(self.executor, limits.max_batch, limits.max_seq, self.cache_tokens, spare=True)
 
     @property
     def is_idle(self) -> bool:

@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass, field
+from itertools import compress
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
-from runtime.generation.log_probabilities import token_logprobs
-from runtime.generation.sampler import Choice, choose
+from runtime.generation.log_probabilities import TokenLogprobs, token_logprobs
+from runtime.generation.sampler import choose
 from runtime.generation.sampling import not_finite
 from runtime.generation.scheduler import Scheduler, StepPlan
 from runtime.generation.sequence import FinishReason, Sequence, SequenceGroup
@@ -24,7 +26,7 @@ from runtime.generation.timings import Timings
 _POSITIONS = 64
 
 
-@dataclass
+@dataclass(slots=True)
 class Update:
     """What a step has brought a request.
 
@@ -57,6 +59,7 @@ class InFlightBatch:
     scheduler: Scheduler
     timings: Timings = field(default_factory=Timings)
     _begun: Begun | None = None  # a step that goes on while its tokens are waited for
+    _ended: bool = False  # whether one of its sequences may have ended
 
     @classmethod
     def over(cls, steps: SessionSteps, *, step_tokens: int | None = None) -> InFlightBatch:
@@ -67,9 +70,11 @@ class InFlightBatch:
     def step(self) -> list[Update]:
         """Compute one step; returns what came of it, nothing if there is nothing to do."""
         started = time.perf_counter()
-        updates = [update for group in self._late() for update in self._end_all(group, "time")]
+        updates = [update for group in self.scheduler.late() for update in self._end_all(group, "time")]
         plan = StepPlan() if self._begun else self.scheduler.plan()
-        tokens = len(self._begun.sequences) if self._begun else plan.tokens
+        tokens, prefill = plan.tokens, bool(plan.chunks)
+        if self._begun:
+            tokens, prefill = self._begun.tokens, self._begun.tokens > len(self._begun.sequences)
         try:
             updates += self._go_on() if self._begun else self._follow(plan)
         except BaseException:
@@ -78,20 +83,21 @@ class InFlightBatch:
             self.scheduler.forget_caches()
             raise
         if tokens:
-            self.timings.add(time.perf_counter() - started, tokens, prefill=bool(plan.chunks))
+            self.timings.add(time.perf_counter() - started, tokens, prefill=prefill)
             self.timings.preemptions = self.scheduler.preemptions
         return updates
 
     def _follow(self, plan: StepPlan) -> list[Update]:
         """Do what was planned, in as few steps of the session as cost little padding."""
         self.steps.copy(self.scheduler.cache.copies.take())
-        if plan.decodes and not plan.chunks and all(map(_is_plain, plan.decodes)):
-            self._begun = self.steps.begin(plan.decodes)
+        chunks: list[Chunk] = [*((sequence, 1) for sequence in plan.decodes), *plan.chunks]
+        if chunks and all(_is_plain(sequence) for sequence, _ in chunks):
+            self._begun = self.steps.begin(chunks)
             if self._begun is not None:
+                self._begun.prompts = self.scheduler.sequences > len(self._begun.sequences)
                 return self._go_on()
         updates: list[Update] = []
-        left: list[Chunk] = [(sequence, 1) for sequence in plan.decodes]
-        left += [chunk for chunk in plan.chunks if not chunk[0].group.wants_prompt_logits]
+        left = [chunk for chunk in chunks if not chunk[0].group.wants_prompt_logits]
         while left:
             chunks, left = self.steps.split(left)
             updates += self._take(*self.steps.run(chunks))
@@ -105,31 +111,49 @@ class InFlightBatch:
         """Begin the step after the one that has begun, if it need not be planned, and take the tokens of the latter."""
         assert self._begun is not None
         begun, self._begun = self._begun, None
-        self._begun = self._begin_after(begun)
-        going = set() if self._begun is None else {*self._begun.sequences}
+        after = self._begun = self._begin_after(begun)
         updates: list[Update] = []
-        for sequence, token, logit in zip(begun.sequences, *begun.chosen.wait(), strict=True):
+        tokens, logits = begun.chosen.wait()
+        finite = all(map(math.isfinite, logits))
+        for sequence, token, logit in zip(begun.sequences, tokens, logits, strict=True):
             if sequence.finish_reason is not None:
                 continue
-            if not math.isfinite(logit) and not sequence.group.params.remove_invalid_values:
+            if finite or math.isfinite(logit) or sequence.group.params.remove_invalid_values:
+                updates.append(self._append(sequence, token))
+            else:
                 updates += self._fail(sequence.group, not_finite(logit))
-                continue
-            updates.append(self._append(sequence, Choice(token)))
-            if sequence in going and sequence.finish_reason is None:
-                self.scheduler.cache.filled(sequence, 1)
+        if after is not None:
+            going = compress(begun.sequences, after.kept)
+            self.scheduler.cache.filled_each(each for each in going if each.finish_reason is None)
         return updates
 
     def _begin_after(self, begun: Begun) -> Begun | None:
-        """Begin the next step of the sequences that the latest one, still unknown, does not end by their lengths."""
-        if self.scheduler.waits_for_plan:
-            return None
-        going = [sequence for sequence in begun.sequences if not _ends_with(sequence)]
-        cache = self.scheduler.cache
-        for sequence in going:
-            if len(sequence.tokens) >= sequence.room and not cache.reserve(sequence, 1):
+        """Begin the step after one whose tokens are unknown; None if it must be planned, or there is nothing to do.
+
+        It has the sequences that these tokens do not end by their number, and the next chunks of prompts; requests that
+        wait are given room that is free.
+        """
+        scheduler, cache = self.scheduler, self.scheduler.cache
+        going = begun.lengths < begun.ends
+        if self._ended:
+            going &= np.array([sequence.finish_reason is None for sequence in begun.sequences], dtype=bool)
+        for at in (going & (begun.lengths >= begun.rooms)).nonzero()[0].tolist():
+            if not cache.reserve(begun.sequences[at], 1):
                 return None
+            begun.rooms[at] = begun.sequences[at].room
+        if scheduler.waits_for_plan:
+            begun.prompts |= scheduler.admit(preempt=False)
+            if scheduler.waits_for_plan:
+                return None
+        count = int(going.sum())
+        chunks, more = scheduler.prompts(count) if begun.prompts else ([], False)
+        if not (count or chunks) or not all(_is_plain(sequence) for sequence, _ in chunks):
+            return None
         self.steps.copy(cache.copies.take())
-        return self.steps.begin(going, after=begun) if going else None
+        self._ended = False
+        after = self.steps.go_on(begun, going, chunks)
+        after.prompts = more
+        return after
 
     def holds(self, group: SequenceGroup) -> bool:
         """Whether a request is one of this batch that has not ended."""
@@ -138,10 +162,6 @@ class InFlightBatch:
     def cancel(self, group: SequenceGroup) -> list[Update]:
         """Take a request out; what it has got so far stays."""
         return list(self._end_all(group, "cancelled"))
-
-    def _late(self) -> list[SequenceGroup]:
-        groups = (*self.scheduler.running, *self.scheduler.waiting)
-        return [group for group in groups if group.params.max_time is not None and group.is_late]
 
     def _prompt_logprobs(self, sequence: Sequence, count: int) -> None:
         """Compute some of a prompt's tokens, and report their log-probabilities; the last token is left."""
@@ -182,7 +202,7 @@ class InFlightBatch:
                     updates += self._fail(sequence.group, result)
                 else:
                     assert result is not None
-                    updates.append(self._append(sequence, result))
+                    updates.append(self._append(sequence, result.token, result.logprobs))
         return updates
 
     def _fork(self, first: Sequence) -> list[Sequence]:
@@ -198,30 +218,28 @@ class InFlightBatch:
             self.scheduler.cache.share(first, forked, first.cached)
         return forked
 
-    def _append(self, sequence: Sequence, choice: Choice) -> Update:
+    def _append(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None = None) -> Update:
         """Give a sequence its next token."""
-        group, token = sequence.group, choice.token
+        group, stream, text = sequence.group, sequence.stream, ""
         assert sequence.sampled is not None
-        sequence.sampled.append(token)
+        sequence.sampled.token_ids.append(token)
         sequence.tokens.append(token)
-        if choice.logprobs is not None:
-            sequence.logprobs.append(choice.logprobs)
+        if logprobs is not None:
+            sequence.logprobs.append(logprobs)
         ended = token in group.stop_ids
-        text = ""
-        if sequence.stream is not None and not ended:
-            text = sequence.stream.append(token)
-        reason: FinishReason | None = None
-        if ended or (sequence.stream is not None and sequence.stream.stopped):
-            reason = "stop"
-        elif len(sequence.tokens) - len(group.model_prompt) >= group.context.max_new_tokens:
-            reason = "length"
-        if reason is not None:
-            text += self._finish(sequence, reason)
-        return Update(group, sequence, token, text, finished=not group.sequences)
+        if stream is not None and not ended:
+            text = stream.append(token)
+            ended = stream.stopped
+        if ended:
+            text += self._finish(sequence, "stop")
+        elif len(sequence.tokens) >= group.longest:
+            text += self._finish(sequence, "length")
+        return Update(group, sequence, token, text, not group.sequences)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> str:
         """End a sequence; returns what was held back of its text."""
         sequence.finish_reason = reason
+        self._ended = True
         self.scheduler.end(sequence)
         return sequence.stream.finish() if sequence.stream is not None else ""
 
@@ -232,6 +250,7 @@ class InFlightBatch:
     def _end_all(self, group: SequenceGroup, reason: FinishReason) -> Iterator[Update]:
         """End a request for a reason that is not in its texts."""
         self.scheduler.remove(group)
+        self._ended = True
         for sequence in group.sequences:
             sequence.finish_reason = reason
             text = sequence.stream.finish() if sequence.stream is not None else ""
@@ -266,11 +285,6 @@ def _is_plain(sequence: Sequence) -> bool:
         and sampled.params.greedy
         and not sampled.rules
         and group.params.logprobs is None
-        and all(each.cached for each in group.sequences)
+        and not group.wants_prompt_logits
+        and (len(group.sequences) == 1 or all(each.cached for each in group.sequences))
     )
-
-
-def _ends_with(sequence: Sequence) -> bool:
-    """Whether the next token of a sequence will be its last, or it has ended."""
-    new = len(sequence.tokens) - len(sequence.group.model_prompt)
-    return sequence.finish_reason is not None or new + 1 >= sequence.group.context.max_new_tokens

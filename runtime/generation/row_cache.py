@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as ListOf
 
 from runtime.generation.cache import LEAST_SHARED, PendingCopies
@@ -99,6 +100,11 @@ class RowCache:
     def filled(self, sequence: Sequence, count: int) -> None:
         """See `SequenceCache.filled`."""
         sequence.cached += count
+
+    def filled_each(self, sequences: Iterable[Sequence]) -> None:
+        """See `SequenceCache.filled_each`."""
+        for sequence in sequences:
+            sequence.cached += 1
 
     def release(self, sequence: Sequence) -> None:
         """See `SequenceCache.release`: its tokens stay known until another sequence takes the row."""

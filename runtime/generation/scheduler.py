@@ -10,7 +10,7 @@ again later, from its tokens, and loses nothing.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -55,6 +55,7 @@ class Scheduler:
         self.running: list[SequenceGroup] = []
         self.preemptions = 0
         self._step_tokens = step_tokens
+        self._timed: list[SequenceGroup] = []
 
     @property
     def is_idle(self) -> bool:
@@ -67,19 +68,30 @@ class Scheduler:
         if not self.waiting:
             return False
         group = self.waiting[0]
-        return self.cache.admits(group) or any(other.priority < group.priority for other in self.running)
+        return self.cache.admits(group) or self._comes_before(group)
+
+    @property
+    def sequences(self) -> int:
+        """How many sequences the requests in progress have."""
+        return sum(len(group.sequences) for group in self.running)
+
+    def late(self) -> list[SequenceGroup]:
+        """The requests that have used up the time that they may take."""
+        return [group for group in self._timed if group.is_late]
 
     def add(self, group: SequenceGroup) -> None:
         """Take up a request, whose sequences exist and have no places; RequestError if it can never be served."""
         self.cache.check(group)
-        insort(self.waiting, group, key=lambda each: each.order)
+        insort(self.waiting, group, key=_order)
+        if group.params.max_time is not None:
+            self._timed.append(group)
 
     def remove(self, group: SequenceGroup) -> None:
         """Forget a request: it has ended, or nobody wants it any more."""
-        if group in self.waiting:
-            self.waiting.remove(group)
+        self._forget_time(group)
+        if _taken(self.waiting, group):
             return
-        self.running.remove(group)
+        _taken(self.running, group)
         self._release(group.sequences)
 
     def end(self, sequence: Sequence) -> None:
@@ -89,7 +101,8 @@ class Scheduler:
         group.sequences.remove(sequence)
         group.finished.append(sequence)
         if not group.sequences:
-            self.running.remove(group)
+            _taken(self.running, group)
+            self._forget_time(group)
 
     def forget_caches(self) -> None:
         """Let all requests in progress be computed again, and nothing be shared with what the caches held."""
@@ -100,7 +113,7 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """What to compute next; nothing if there is nothing to do."""
         ready = self._ready()  # before others come: those in progress need room to go on
-        if self._admit():
+        if self.admit():
             ready = self._ready()
         plan = StepPlan()
         prompts: list[Sequence] = []
@@ -118,6 +131,54 @@ class Scheduler:
             plan.chunks.append((sequence, count))
             budget -= count
         return plan
+
+    def admit(self, *, preempt: bool = True) -> bool:
+        """Give waiting requests places, as long as there is room; returns whether one has got some.
+
+        Args:
+            preempt: whether requests of lower priority give up theirs for it.
+        """
+        if not self.waiting:
+            return False
+        admitted = False
+        computing = _Beginnings(group.sequences[0] for group in self.running)
+        while self.waiting:
+            group = self.waiting[0]
+            share = not group.wants_prompt_logits
+            if share and self._comes_soon(group.sequences[0].tokens, computing):
+                break
+            if not self.cache.admits(group):
+                if not (preempt and self._preempt_for(group)):
+                    break
+                computing = _Beginnings(group.sequences[0] for group in self.running)
+            self.waiting.pop(0)
+            self.cache.take(group, share=share)
+            insort(self.running, group, key=_order)
+            computing.add(group.sequences[0])
+            admitted = True
+        return admitted
+
+    def prompts(self, others: int) -> tuple[list[tuple[Sequence, int]], bool]:
+        """The next chunks of prompts in a step that need not be planned, beside sequences that get a token each.
+
+        Args:
+            others: how many sequences get one; all of their tokens that are known are in the caches.
+
+        Returns:
+            The chunks, and whether prompts are left after them.
+        """
+        budget, chunks = self._step_tokens - others, []
+        for group in self.running:
+            for sequence in group.sequences:
+                if not (pending := sequence.pending):
+                    continue
+                count = min(pending, budget)
+                if count > 0:
+                    chunks.append((sequence, count))
+                    budget -= count
+                if count < pending:
+                    return chunks, True
+        return chunks, False
 
     def _ready(self) -> list[Sequence]:
         """The sequences in progress that can take tokens, with room for them, in order."""
@@ -149,39 +210,29 @@ class Scheduler:
             self.cache.share(first, behind, shared)
         return group.sequences
 
-    def _admit(self) -> bool:
-        """Give waiting requests places, as long as there is room; returns whether one has got some."""
-        admitted = False
-        while self.waiting:
-            group = self.waiting[0]
-            share = not group.wants_prompt_logits
-            if share and self._comes_soon(group.sequences[0].tokens):
-                break
-            if not self.cache.admits(group) and not self._preempt_for(group):
-                break
-            self.waiting.remove(group)
-            self.cache.take(group, share=share)
-            insort(self.running, group, key=lambda each: each.order)
-            admitted = True
-        return admitted
-
-    def _comes_soon(self, tokens: list[int]) -> bool:
+    def _comes_soon(self, tokens: list[int], computing: _Beginnings) -> bool:
         """Whether a request in progress is about to compute more of a text's beginning than there is of it yet."""
-        computing = [group.sequences[0] for group in self.running if group.sequences[0].pending > 1]
-        if not computing:
+        alike = computing.like(tokens)
+        if not alike:
             return False
         shared = self.cache.shared_length(tokens)
-        for first in computing:
+        for first in alike:
             common = min(common_length(tokens, first.tokens), len(tokens) - 1)
             if self.cache.shareable(common) >= max(shared, first.cached) + LEAST_SHARED:
                 return True
         return False
 
+    def _comes_before(self, group: SequenceGroup) -> bool:
+        """Whether a request in progress has a lower priority: the last one, if there is one."""
+        return bool(self.running) and self.running[-1].priority < group.priority
+
     def _preempt_for(self, group: SequenceGroup) -> bool:
         """Make room for a request by taking it from such of lower priority; False if that would not suffice."""
+        if not self._comes_before(group):
+            return False
         lower = [other for other in self.running if other.priority < group.priority]
         losing = [sequence for other in lower for sequence in other.sequences]
-        if not losing or not self.cache.admits(group, losing):
+        if not self.cache.admits(group, losing):
             return False
         while not self.cache.admits(group):
             self._preempt(lower.pop())
@@ -202,11 +253,48 @@ class Scheduler:
 
     def _suspend(self, group: SequenceGroup) -> None:
         """Let a request wait, and be computed again later."""
-        self.running.remove(group)
+        _taken(self.running, group)
         self._release(group.sequences)
         group.beam_logits.clear()
-        insort(self.waiting, group, key=lambda each: each.order)
+        insort(self.waiting, group, key=_order)
 
     def _release(self, sequences: Iterable[Sequence]) -> None:
         for sequence in sequences:
             self.cache.release(sequence)
+
+    def _forget_time(self, group: SequenceGroup) -> None:
+        if group.params.max_time is not None and group in self._timed:
+            self._timed.remove(group)
+
+
+class _Beginnings:
+    """Sequences whose prompts are being computed, by their first tokens."""
+
+    def __init__(self, sequences: Iterable[Sequence]) -> None:
+        self._by_tokens: dict[tuple[int, ...], list[Sequence]] = {}
+        for sequence in sequences:
+            self.add(sequence)
+
+    def add(self, sequence: Sequence) -> None:
+        """Take up a sequence, if more of its tokens are to be computed than the last one."""
+        if sequence.pending > 1:
+            self._by_tokens.setdefault(tuple(sequence.tokens[:LEAST_SHARED]), []).append(sequence)
+
+    def like(self, tokens: list[int]) -> list[Sequence]:
+        """Those that begin with as many tokens of a text as are worth waiting for."""
+        return self._by_tokens.get(tuple(tokens[:LEAST_SHARED]), [])
+
+
+def _order(group: SequenceGroup) -> tuple[int, int]:
+    return group.order
+
+
+def _taken(groups: list[SequenceGroup], group: SequenceGroup) -> bool:
+    """Take a request out of a list in order; whether it was there."""
+    at = bisect_left(groups, group.order, key=_order)
+    while at < len(groups) and groups[at].order == group.order:
+        if groups[at] is group:
+            del groups[at]
+            return True
+        at += 1
+    return False

@@ -81,6 +81,7 @@ class SequenceGroup:
         error: what the request failed with.
         started: when it came, in seconds of `time.monotonic`.
         model_prompt: what the model is given of it first: the virtual tokens, and the prompt.
+        longest: how many tokens a sequence of it may have, with those that the model is given first.
     """
 
     number: int
@@ -104,6 +105,7 @@ class SequenceGroup:
         self.stop_ids = stop_ids(self.params, self.context.end_ids)
         self.order = (-self.priority, self.number)
         self.model_prompt = [*self.virtual_ids, *self.prompt_ids]
+        self.longest = len(self.model_prompt) + self.context.max_new_tokens
 
     @property
     def virtual_ids(self) -> list[int]:
@@ -137,6 +139,11 @@ class SequenceGroup:
 def common_length(a: ListOf[int], b: ListOf[int]) -> int:
     """How many tokens two lists have in common at their beginning."""
     length = min(len(a), len(b))
-    if a[:length] == b[:length]:
-        return length
-    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    common, size = 0, length
+    while size:  # that many more are the same, or half as many are tried
+        if a[common : common + size] == b[common : common + size]:
+            common += size
+            size = min(size, length - common)
+        else:
+            size //= 2
+    return common

@@ -46,6 +46,9 @@ class StopStrings:
         """
         if self.found is not None:
             return ""
+        if not self._automata:
+            self._length += len(piece)
+            return piece
         pending = self._held + piece
         for count, character in enumerate(piece, 1):
             ended = [matcher for matcher in self._automata if matcher.take(character)]

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from runtime.generation.stops import StopStrings
-from runtime.generation.tokenizer import Tokenizer
-
-_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder writes for bytes that are no character (yet)."""
+from runtime.generation.tokenizer import INCOMPLETE, Tokenizer
 
 _CONTEXT = 8
 """How many tokens before a new one are decoded with it.
@@ -44,6 +41,7 @@ class TextStream:
         # How many characters of the text of both are shown, or the prompt's. None as long as a character may belong
         # to either.
         self._shown: int | None = None
+        self._whole = False  # whether all that came is shown, so that a token may be decoded alone if any can
 
     @property
     def text(self) -> str:
@@ -64,15 +62,22 @@ class TextStream:
         Returns:
             The characters that can be shown now; they follow all those given before.
         """
-        if self.stopped or self._ended or not self._tokenizer.has_text(token_id):
+        if self.stopped or self._ended:
             return ""
+        if self._whole and (piece := self._tokenizer.piece(token_id)) is not None:
+            self._prompt, self._new, self._shown = [], [], 0
+            return self._given(self._stops.feed(piece))
+        if not self._tokenizer.has_text(token_id):
+            return ""
+        self._whole = False
         self._new.append(token_id)
         if self._tokenizer.is_byte(token_id):
             return ""
         text, start = self._decoded()
-        end = len(text) - text.endswith(_INCOMPLETE)
+        end = len(text) - text.endswith(INCOMPLETE)
         if start < end or end == len(text):
             self._shown = end
+            self._whole = end == len(text)
             self._shorten(text[end:])
         return self._given(self._stops.feed(text[start:end]))
 

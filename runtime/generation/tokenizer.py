@@ -8,6 +8,9 @@ from pathlib import Path
 
 from compiler.errors import EngineError, RequestError
 
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""What a decoder writes for bytes that are no character (yet)."""
+
 _BYTES_OF_A_CHARACTER = 4  # at most, in UTF-8
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
@@ -34,6 +37,9 @@ class Tokenizer:
         self._tokenizer.no_padding()
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(number for number, token in added.items() if token.special)
+        # Each token stands for bytes of its own, whatever is beside it: texts are the bytes of all.
+        self._joins_bytes = isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel)
+        self._pieces: dict[int, str | None] = {}
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text.
@@ -64,6 +70,15 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ids, with or without special tokens; ids beyond the tokenizer's own (padded rows) give none."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=not special))
+
+    def piece(self, token_id: int) -> str | None:
+        """The text of a token behind any whole characters; None if it depends on the tokens beside it."""
+        if not self._joins_bytes:
+            return None
+        if token_id not in self._pieces:
+            text = self.decode([token_id])
+            self._pieces[token_id] = None if INCOMPLETE in text else text
+        return self._pieces[token_id]
 
     def has_text(self, token_id: int) -> bool:
         """Whether a token is part of decoded texts: it is no special token, and not beyond the tokenizer's own."""

@@ -84,6 +84,24 @@ def _automatic(folder: EngineFolder, device: str) -> ExecutorChoice:
     )
 
 
+def rivals(folder: EngineFolder, choice: ExecutorChoice, device: str, *, paged: bool) -> list[ExecutorChoice]:
+    """What may be the fastest for an engine, which only a measurement tells; what `auto` has chosen, if that is sure.
+
+    Args:
+        folder: the engine.
+        choice: what `auto` has chosen.
+        device: as given by the user.
+        paged: whether caches must be paged, which not every executor can do.
+    """
+    if not choice.kind.timed:
+        return [choice]
+    return [
+        ExecutorChoice(kind.name, target, choice.note)
+        for kind, target in _candidates(folder)
+        if kind.timed and (kind.pages or not paged) and kind.fit(target, device).suits and not kind.lack(folder, target)
+    ] or [choice]
+
+
 def _candidates(folder: EngineFolder) -> Iterator[tuple[ExecutorKind, str]]:
     """The kinds that `auto` may take, each with the target that it would run; what every engine has comes last."""
     load_installed()

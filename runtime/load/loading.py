@@ -18,7 +18,8 @@ from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.used_plugins import plugin_notes
 from runtime.executors.kind import AUTO, RankToLoad, find_executor
 from runtime.load.cache_options import CacheOptions
-from runtime.load.choice import choose
+from runtime.load.choice import choose, rivals
+from runtime.load.fastest import load_fastest
 from runtime.load.ignored_options import device_cases, ignored_notes
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def load_engine(
         path: the engine directory.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is a device, else the CPU.
         executor: `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
-            reference), one of a plug-in, or `auto`: the fastest that this machine has for the engine.
+            reference), one of a plug-in, or `auto`: the fastest that this machine has for the engine. Where both
+            TensorRT plans and `cuda` can run it, that is measured once and remembered; see docs/gpu.md.
         threads: how many threads torch computes with on the CPU; None leaves it to torch.
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
         cache_tokens: how many tokens all sequences in progress may have together, in paged caches; None for as many as
@@ -59,8 +61,9 @@ def load_engine(
         verify: whether to compare the digest of every file.
         plugins: Python files that register ops of the engine; what installed packages offer is there in any case.
         advance: called with the bytes verified since the last call.
-        note: called with a sentence if `auto` had to take less than the fastest, about each option that does nothing,
-            and about plug-ins that are others than the engine was compiled with or cannot be loaded; a warning if None.
+        note: called with a sentence if `auto` had to take less than the fastest, or has measured which that is, about
+            each option that does nothing, and about plug-ins that are others than the engine was compiled with or
+            cannot be loaded; a warning if None.
 
     Raises:
         EngineError: if the engine is damaged, foreign, or of another version, naming the file or key; or if its caches
@@ -90,12 +93,15 @@ def load_engine(
     prepare_torch(threads)
     from runtime.generation.engine import Engine
 
-    choice = choice or choose(folder, executor, device)
+    if choice is not None:
+        choices = [choice]
+    else:
+        choices = rivals(folder, choose(folder, executor, device), device, paged=caches.wants_pages)
     for text in plugin_notes(folder.path, folder.manifest.plugins):  # an op that is missing is an error below
         tell(text)
-    caches.check(choice.kind)
-    rank = RankToLoad(folder, choice.target, device=device, batch=batch, paged=caches.wants_pages)
-    loaded = choice.kind.load(rank)
+    caches.check(choices[0].kind)
+    rank = RankToLoad(folder, choices[0].target, device=device, batch=batch, paged=caches.wants_pages)
+    choice, loaded = load_fastest(choices, rank, tell)
     cases = device_cases(choice.kind, device, threads, on_gpu=choice.kind.uses_gpu(device))
     for text in (*filter(None, [choice.note]), *ignored_notes(*cases)):
         tell(text)

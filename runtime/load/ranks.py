@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,11 +119,18 @@ def _plan(folder: EngineFolder, world: World, device: str, name: str, emulate: b
     import torch
 
     from runtime.collectives.nccl_communicator import NcclCommunicator
+    from runtime.executors.rank_checks import why_no_gpu
+    from runtime.executors.torch.device import find_device
     from runtime.processes.agreement import device_of_rank
 
     cpu_only = name != AUTO and find_executor(name).cpu_only
+    if device == "cuda" and not cpu_only:
+        find_device(device)  # says why there is none at all
     own = "cpu" if cpu_only else device_of_rank(world, device, gpus=torch.cuda.device_count())
     choice = choose(folder, name, own, emulate=emulate and device in ("auto", "cpu"))
+    odd = why_no_gpu(odd=True) if device == AUTO and own == "cpu" and not cpu_only else ""
+    if odd and not choice.note:
+        choice = replace(choice, note=f"{folder.path} runs on the CPU, because torch can use no GPU: {odd}")
     if own == "cpu" or choice.kind.cpu_only:
         own = "cpu"
         return _Plan(choice, own, lambda group: group)

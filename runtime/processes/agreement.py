@@ -77,8 +77,9 @@ def device_of_rank(world: World, device: str, *, gpus: int) -> str:
             hint="use --device cuda, and CUDA_VISIBLE_DEVICES to choose the GPUs",
         )
     if world.local_rank >= gpus:
+        has = f"{gpus} GPU{'' if gpus == 1 else 's'}"
         raise TargetError(
-            f"this is rank {world.local_rank + 1} of its host, which has {gpus} GPUs for its ranks",
+            f"this is rank {world.local_rank + 1} of its host, which has {has} for its ranks",
             hint="start fewer ranks on this host (slots=N in the hostfile), or run with --device cpu",
         )
     return f"cuda:{world.local_rank}"

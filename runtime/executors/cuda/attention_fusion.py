@@ -53,33 +53,80 @@ class _Stored:
     scale: Value | None
 
 
+@dataclass(frozen=True)
+class _Attention:
+    """An attention of the usual form, and what lies around it.
+
+    Attributes:
+        op: the attention.
+        q: what its queries are made of.
+        k: what was written to its keys.
+        v: what was written to its values.
+        slopes: of ALiBi.
+        after: the ops that lay the context out as rows of heads.
+    """
+
+    op: Op
+    q: _Rows
+    k: _Stored
+    v: _Stored
+    slopes: Value | None
+    after: tuple[Op, Op]
+
+
 def attention_fusions(flow: Dataflow) -> Iterator[Fusion]:
     """A fusion for each `paged_attention` whose operands and result have the usual form."""
     for op in flow.graph.find("paged_attention"):
-        if (fusion := _fusion(flow, op)) is not None:
-            yield fusion
+        found = _attention(flow, op)
+        if isinstance(found, _Attention):
+            yield _fusion(flow, found)
 
 
-def _fusion(flow: Dataflow, op: Op) -> Fusion | None:
+def why_apart(flow: Dataflow, op: Op) -> str:
+    """What is unusual about an attention that is in no fusion, as the rest of a sentence; empty if nothing is."""
+    found = _attention(flow, op)
+    return found if isinstance(found, str) else ""
+
+
+def _attention(flow: Dataflow, op: Op) -> _Attention | str:
+    """An attention of the usual form; or what is unusual about it."""
     q = _rows(flow, op.operands[0])
+    if q is None:
+        return "its queries are not rows of heads that nothing else uses"
     k, v = (_stored(flow, value) for value in op.operands[1:3])
-    if q is None or k is None or v is None or (k.scale is None) != (v.scale is None):
-        return None
-    same_turn = q.turn == k.rows.turn and v.rows.turn is None
-    same_width = op.operands[0].type.shape[-1] == op.operands[1].type.shape[-1] == op.operands[2].type.shape[-1]
+    if k is None or v is None:
+        return "what it reads is not what rows of heads were written as, with a stored scale for each head or none"
+    if (k.scale is None) != (v.scale is None):
+        return "of keys and values, one is quantized and the other is not"
+    if q.turn != k.rows.turn or v.rows.turn is not None:
+        return "queries and keys are not turned alike, or values are turned"
+    if not op.operands[0].type.shape[-1] == op.operands[1].type.shape[-1] == op.operands[2].type.shape[-1]:
+        return "its queries, keys and values have heads of different widths"
     slopes = op.operands[6] if len(op.operands) > 6 else None
-    known_slopes = slopes is None or slopes.name in flow.constant
-    addressed = [value.name for value in op.operands[3:6]] == [*_ADDRESSES]
-    if not (same_turn and same_width and known_slopes and addressed and op.attrs["scale"] > 0):
-        return None
+    if slopes is not None and slopes.name not in flow.constant:
+        return "the slopes of ALiBi are computed while the model runs"
+    if [value.name for value in op.operands[3:6]] != [*_ADDRESSES]:
+        return "it does not read where the step's tokens lie"
+    if op.attrs["scale"] <= 0:
+        return f"its scale is {op.attrs['scale']}"
     heads_last = flow.only_user(op.result)
-    if heads_last is None or heads_last.kind.name != "transpose" or heads_last.attrs["perm"] != _ROWS_AND_HEADS:
-        return None
-    merged = flow.only_user(heads_last.result)
-    if merged is None or merged.kind.name != "reshape" or len(merged.result.type.shape) != 3:
-        return None
-    ops = flow.claim((*q.ops, *k.rows.ops, *k.ops, *v.rows.ops, *v.ops, op, heads_last, merged))
-    return Fusion("attention", ops, lambda state: _lines(state, op, merged, q, k, v, slopes))
+    merged = None if heads_last is None else flow.only_user(heads_last.result)
+    if (
+        heads_last is None
+        or heads_last.kind.name != "transpose"
+        or heads_last.attrs["perm"] != _ROWS_AND_HEADS
+        or merged is None
+        or merged.kind.name != "reshape"
+        or len(merged.result.type.shape) != 3
+    ):
+        return "its context is not laid out as rows of heads, or something else uses it"
+    return _Attention(op, q, k, v, slopes, (heads_last, merged))
+
+
+def _fusion(flow: Dataflow, found: _Attention) -> Fusion:
+    op, q, k, v = found.op, found.q, found.k, found.v
+    ops = flow.claim((*q.ops, *k.rows.ops, *k.ops, *v.rows.ops, *v.ops, op, *found.after))
+    return Fusion("attention", ops, lambda state: _lines(state, op, found.after[-1], q, k, v, found.slopes))
 
 
 def _rows(flow: Dataflow, value: Value) -> _Rows | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,23 +21,35 @@ from compiler.ir.step import StepDim
 from compiler.ir.step_interface import StepInterface
 from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Communicator, SingleRank
+from runtime.collectives.nccl_communicator import NcclCommunicator
+from runtime.executors.cuda.explanation import explanation_of, why_not_captured
 from runtime.executors.cuda.fusions import find_fusions
+from runtime.executors.cuda.kernels.peer_sums import PeerSums, peer_bytes
 from runtime.executors.cuda.kernels.preparing import Preparation
 from runtime.executors.cuda.kernels.products import Product, Section, Use
 from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
-from runtime.executors.cuda.session import CapturingSession, CudaPagedSession, FusedSession
+from runtime.executors.cuda.session import STEP_TOKENS, CapturingSession, CudaPagedSession, FusedSession
 from runtime.executors.interface import Session
 from runtime.executors.memory import BlockMemory, memory_for_weights
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
-from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
+from runtime.executors.rank_checks import (
+    check_blocks,
+    check_group,
+    check_linear,
+    check_size,
+    check_weights,
+    check_whole,
+)
 from runtime.executors.torch.device import find_device
 from runtime.executors.torch.linear import Linear
-from runtime.executors.torch.lowering import Fusion, Program, lower, runtime_dtype
+from runtime.executors.torch.lowering import Program, lower, runtime_dtype
 from runtime.executors.torch.session import TorchStageSession
 
-_HOSTS_WORK = ("paged_attention", "paged_kv_update")
-"""The ops that, if no fusion has them, need to know on the host where tokens lie."""
+
+def paged_graph(graph: Graph) -> Graph:
+    """The graph as the executor runs it: of packed steps over blocks; GraphError if its caches cannot be paged."""
+    return paged(graph, DEFAULT_BLOCK) if layout_of(graph) is LINEAR else graph
 
 
 class CudaExecutor:
@@ -50,7 +61,8 @@ class CudaExecutor:
         interface: what the graph takes and gives.
         fusions: what runs together.
         program: the graph as lowered, its inputs in the order of the interface.
-        captures: whether steps that give each sequence a token are captured.
+        captures: whether steps are captured.
+        captured_prompts: how many tokens steps with prompts have at most that are captured, too, and padded therefore.
         preparation: what the first step waits for; None where nothing is compiled.
     """
 
@@ -80,7 +92,7 @@ class CudaExecutor:
         """
         group = group or SingleRank()
         check_group(graph, group)
-        graph = paged(graph, DEFAULT_BLOCK) if layout_of(graph) is LINEAR else graph
+        graph = paged_graph(graph)
         self.graph, self.interface, self.device = graph, StepInterface.of(graph), device
         self.most_blocks = graph.dims[StepDim.TABLE].max
         self._tuning = Tuning.of(device)
@@ -88,7 +100,8 @@ class CudaExecutor:
             warnings.warn(note, stacklevel=2)
         self._products: list[Product] = []
         self._spare: CudaPagedSession | None = None
-        self.fusions = find_fusions(graph, self._product)
+        check_weights(graph, device)
+        self.fusions = find_fusions(graph, self._product, peer_sums(group), group)
         with memory_for_weights(device):
             self.program: Program = lower(
                 self.interface.ordered(graph),
@@ -99,9 +112,8 @@ class CudaExecutor:
                 group=group,
                 fusions=self.fusions,
             )
-        fused = {op.name for fusion in self.fusions for op in fusion.ops}
-        static = all(op.name in fused or op.kind.name not in _HOSTS_WORK for op in graph.ops)
-        self.captures = static and self.interface.is_whole
+        self.captures = not why_not_captured(graph, self.fusions)
+        self.captured_prompts = STEP_TOKENS if device.type == "cuda" else 0
         self.preparation = self._prepared(alone=group.size == 1)
 
     @classmethod
@@ -116,12 +128,8 @@ class CudaExecutor:
         return self.interface.block
 
     def explain(self) -> Iterator[str]:
-        """Lines that say what runs together, and which ops are left to torch."""
-        fused = {op.name for fusion in self.fusions for op in fusion.ops}
-        for name, count in Counter(_spelled(fusion) for fusion in self.fusions).items():
-            yield f"{count} x {name}"
-        left = Counter(op.kind.name for op in self.graph.ops if op.name not in fused and op.operands)
-        yield "by torch: " + ", ".join(f"{count} x {kind}" for kind, count in left.items())
+        """Lines that say what runs together, which ops are left to torch and why, and whether steps are captured."""
+        yield from explanation_of(self.graph, self.fusions).lines()
 
     def open(self, batch: int, capacity: int) -> Session:
         """See `runtime.executors.interface.Executor.open`.
@@ -206,6 +214,9 @@ class CudaExecutor:
         return lambda x: torch.nn.functional.linear(x, on_device, bias_there)
 
 
-def _spelled(fusion: Fusion) -> str:
-    kinds = Counter(op.kind.name for op in fusion.ops)
-    return f"{fusion.name} (" + ", ".join(f"{count} {kind}" for kind, count in kinds.items()) + ")"
+def peer_sums(group: Communicator) -> PeerSums | None:
+    """How the ranks of a stage add up the results of a few tokens; None where they share no memory. All call it."""
+    if group.size == 1 or not isinstance(group, NcclCommunicator):
+        return None
+    memory = group.peer_memory(peer_bytes(group.size))
+    return None if memory is None else PeerSums(memory)

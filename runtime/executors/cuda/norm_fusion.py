@@ -28,7 +28,7 @@ from runtime.executors.cuda.product_fusion import (
 )
 from runtime.executors.torch.lowering import Fusion, Lowering, plain_line
 
-_NORMS = ("layer_norm", "rms_norm")
+NORMS = ("layer_norm", "rms_norm")
 _MOST_INPUTS = 2
 """Of so many linears the inputs are multiplied in one product."""
 
@@ -87,7 +87,7 @@ def norm_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
     by_input: dict[tuple[object, ...], list[Op]] = {}
     for op in flow.graph.ops:
         stored = all(value.name in flow.constant for value in op.operands[1:])
-        if op.kind.name in _NORMS and stored and len(op.result.type.shape) == 3 and op.name not in flow.claimed:
+        if op.kind.name in NORMS and stored and len(op.result.type.shape) == 3 and op.name not in flow.claimed:
             by_input.setdefault((op.operands[0].name, op.kind.name, op.attrs["eps"]), []).append(op)
     for norms in by_input.values():
         for start in range(0, len(norms), MOST_NORMS):
@@ -220,7 +220,7 @@ def _sum_lines(
 ) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
         dtype = state.dtype(total.result)
-        served, left = _groups(state, flow, total.linears)
+        served, left = product_groups(state, flow, total.linears)
         sections = [Section(fixed(total.result.type.shape[-1]), None)]
         products = [
             (
@@ -245,7 +245,7 @@ def _sum_lines(
     return lines
 
 
-def _groups(
+def product_groups(
     state: Lowering, flow: Dataflow, linears: Sequence[Op]
 ) -> tuple[list[tuple[list[Op], list[WeightPart]]], list[Op]]:
     """Linears whose weights can be in one product, with the weights; and those that no product serves."""

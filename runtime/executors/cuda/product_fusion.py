@@ -25,11 +25,17 @@ _ACTIVATIONS = ("relu", "gelu", "silu")
 
 def is_product(flow: Dataflow, op: Op) -> bool:
     """Whether an op multiplies by a stored weight, and is in no fusion."""
-    if op.kind.name != "linear" or op.name in flow.claimed:
-        return False
+    return op.kind.name == "linear" and op.name not in flow.claimed and not why_no_product(flow, op)
+
+
+def why_no_product(flow: Dataflow, op: Op) -> str:
+    """Why no product is made of a linear, as the rest of a sentence; empty if one is."""
     _, weight, *bias = op.operands
-    stored = weight.name in flow.constant or weight.name in flow.packed
-    return stored and all(value.name in flow.constant for value in bias) and len(op.result.type.shape) == 3
+    if weight.name not in flow.constant and weight.name not in flow.packed:
+        return "its weight is computed while the model runs"
+    if any(value.name not in flow.constant for value in bias):
+        return "its bias is computed while the model runs"
+    return "" if len(op.result.type.shape) == 3 else "its result is not [1, tokens, features]"
 
 
 def product_form(flow: Dataflow, op: Op) -> tuple[object, ...]:

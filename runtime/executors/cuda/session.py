@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor
 from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import LOGITS, StepDim
 from runtime.executors.cuda.access import StepAccess
-from runtime.executors.cuda.decode_graphs import ChosenTokens, DecodeGraphs
 from runtime.executors.cuda.kernels.addresses import Addresses
 from runtime.executors.cuda.kernels.preparing import Preparation
+from runtime.executors.cuda.step_graphs import ChosenTokens, StepGraphs
 from runtime.executors.memory import memory_for
 from runtime.executors.paged import WholePagedSession
 from runtime.executors.torch.paged_session import ProgramPools
@@ -23,16 +24,21 @@ if TYPE_CHECKING:
     from runtime.executors.cuda.executor import CudaExecutor
 
 
+STEP_TOKENS = 4096
+"""How many tokens a step takes at most: a GPU is busy with so many for some 0.1 s."""
+
+
 class CudaPagedSession(ProgramPools):
-    """One stage's pools on a `CudaExecutor`, and the decode steps that were captured over them."""
+    """One stage's pools on a `CudaExecutor`, and the steps that were captured over them."""
 
     def __init__(self, executor: CudaExecutor, blocks: int) -> None:
         super().__init__(executor, blocks)
         self._preparation = executor.preparation
-        self._graphs: DecodeGraphs | None = None
+        self._graphs: StepGraphs | None = None
         if executor.captures:
-            most = executor.graph.dims[StepDim.BATCH].max
-            self._graphs = DecodeGraphs(self._logits, self.block, executor.most_blocks, most, self._device)
+            sequences = executor.graph.dims[StepDim.BATCH].max
+            prompts = executor.captured_prompts
+            self._graphs = StepGraphs(self.block, executor.most_blocks, sequences, prompts, self._device)
             if self._preparation is not None:
                 self._rehearse(self._graphs, self._preparation)
 
@@ -41,24 +47,49 @@ class CudaPagedSession(ProgramPools):
         """See `PagedStageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
         self._prepare()
         with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
-            if self._graphs is not None and self._graphs.takes(step):
-                return {LOGITS: self._graphs.step(step)}
+            if (logits := self._captured(step)) is not None:
+                return {LOGITS: logits}
             addresses = Addresses.of(step, self.block, self._device)
             return self._run(step, StepAccess(addresses, step, self.blocks, self._device), received)
 
     @torch.inference_mode()
     def step_ahead(self, step: PackedStep) -> ChosenTokens:
         """See `runtime.executors.paged.StepsAhead.step_ahead`; only if the executor captures steps."""
-        assert self._graphs is not None
+        graphs = self._graphs
+        assert graphs is not None
         self._prepare()
         with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
-            return self._graphs.step_ahead(step)
+            if self._captured(step) is None:
+                addresses = Addresses.of(step, self.block, self._device)
+                there = PackedStep(*(field.to(self._device) for field in step))
+                graphs.choose(self._logits(graphs.resolved(there), addresses))
+            return graphs.sent(step.wanted)
 
     @torch.inference_mode()
-    def _rehearse(self, graphs: DecodeGraphs, preparation: Preparation) -> None:
+    def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
+        """See `runtime.executors.paged.WarmsUp.warm_up`; only if the executor captures steps."""
+        graphs = self._graphs
+        assert graphs is not None
+        self._prepare()
+        sizes = graphs.sizes(sequences, longest)
+        with memory_for("the captured steps"), self._on_device():
+            for at, size in enumerate(sizes, 1):
+                graphs.prepare(size, self._logits)
+                done(at, len(sizes))
+
+    def _captured(self, step: PackedStep) -> Tensor | None:
+        """The logits of a step of a kind that is captured; None of another, which has not run."""
+        static = None if self._graphs is None else self._graphs.takes(step)
+        if self._graphs is None or static is None:
+            return None
+        return self._graphs.step(step, static, self._logits)
+
+    @torch.inference_mode()
+    def _rehearse(self, graphs: StepGraphs, preparation: Preparation) -> None:
         inputs = [f"{value.type}" for value in self._executor.graph.inputs]
         with self._on_device():
-            preparation.rehearse(graphs.rehearse, "\n".join([*inputs, self._executor.program.source]))
+            model = "\n".join([*inputs, self._executor.program.source])
+            preparation.rehearse(partial(graphs.rehearse, run=self._logits), model)
 
     def _prepare(self) -> None:
         if self._preparation is not None:
@@ -75,13 +106,17 @@ class CudaPagedSession(ProgramPools):
 class FusedSession(WholePagedSession[CudaPagedSession]):
     """A session of a whole model on a GPU."""
 
-    step_tokens = 4096  # a GPU is busy with so many for some 0.1 s
+    step_tokens = STEP_TOKENS
 
 
 class CapturingSession(FusedSession):
-    """A session of a whole model that need not wait for the tokens of a step. See `StepsAhead`."""
+    """A session of a whole model that need not wait for the tokens of a step. See `StepsAhead` and `WarmsUp`."""
 
     def step_ahead(self, step: PackedStep) -> ChosenTokens:
         """See `StepsAhead.step_ahead`."""
         step.check(self.block, self.blocks)
         return self.stage.step_ahead(step)
+
+    def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
+        """See `WarmsUp`."""
+        self.stage.warm_up(sequences, longest, done)

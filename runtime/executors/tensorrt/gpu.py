@@ -18,7 +18,8 @@ from compiler.trt_network.messages import Messages
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import NetworkRecord, Weight
 from runtime.collectives.communicator import Communicator, SingleRank
-from runtime.executors.tensorrt.gpu_checks import EMULATE, check_memory, describe, diagnose, free_bytes
+from runtime.executors.memory import free_bytes
+from runtime.executors.tensorrt.gpu_checks import EMULATE, check_memory, describe, diagnose
 from runtime.executors.tensorrt.kernel_cache import KernelCache
 from runtime.executors.tensorrt.ranks import nccl_capsule
 from runtime.executors.tensorrt.streams import CudaStream

@@ -10,6 +10,8 @@ import torch
 
 from compiler.errors import TargetError
 from compiler.sizes import bytes_text
+from runtime.executors.memory import free_bytes
+from runtime.executors.rank_checks import why_no_gpu
 
 EMULATE = "run it on the CPU, slowly: --executor emulator"
 
@@ -28,7 +30,8 @@ def cuda_device(name: str) -> torch.device:
         raise TargetError(f"a TensorRT engine runs on a CUDA GPU, not on {name}", hint=EMULATE)
     if not torch.cuda.is_available():
         why = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees none on this machine"
-        raise TargetError(f"a TensorRT engine runs on a CUDA GPU, and {why}", hint=EMULATE)
+        odd = why_no_gpu(odd=True)
+        raise TargetError(f"a TensorRT engine runs on a CUDA GPU, and {why}{odd and f': {odd}'}", hint=EMULATE)
     index = torch.cuda.current_device() if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise TargetError(
@@ -45,12 +48,6 @@ def check_memory(file: Path, size: int, device: torch.device) -> None:
             f"{file} takes {bytes_text(size)}, but {describe(device)} has {bytes_text(free)} free",
             hint=f"free memory on the GPU, use another (--device cuda:N), or {EMULATE}",
         )
-
-
-def free_bytes(device: torch.device) -> int:
-    """What can be allocated: the GPU's free memory, and what torch holds without using it."""
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def describe(device: torch.device) -> str:

@@ -20,7 +20,14 @@ from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.interface import Session, WholeSession
 from runtime.executors.memory import BlockMemory, memory_for_weights
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
-from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
+from runtime.executors.rank_checks import (
+    check_blocks,
+    check_group,
+    check_linear,
+    check_size,
+    check_weights,
+    check_whole,
+)
 from runtime.executors.torch.device import find_device
 from runtime.executors.torch.linear import Linear, pack_linear
 from runtime.executors.torch.lowering import Program, lower, runtime_dtype
@@ -71,6 +78,7 @@ class TorchExecutor:
         self.graph, self.interface = graph, StepInterface.of(graph)
         self.device = find_device(device)
         self.upcast = self.device.type == "cpu"
+        check_weights(graph, self.device)
         rows = rows or graph.dims[StepDim.BATCH].max
         # A kernel packs with one thread, so weights are packed side by side.
         with memory_for_weights(self.device), ThreadPoolExecutor(torch.get_num_threads()) as workers:

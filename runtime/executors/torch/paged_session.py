@@ -14,7 +14,7 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.paged_layout import PagedLayout
 from compiler.ir.step_interface import StepInterface
 from runtime.executors.interface import RowCopies
-from runtime.executors.memory import memory_for
+from runtime.executors.memory import check_pools, memory_for, memory_for_pools
 from runtime.executors.torch.lowering import Program
 from runtime.executors.torch.paged_kernels import PagedAccess
 from runtime.executors.torch.step_faults import step_fault
@@ -68,7 +68,9 @@ class ProgramPools:
         self._arguments = interface.arguments
         self._received = [value.name for value in interface.received]
         self._results = [(role, at) for at, role in enumerate(executor.graph.outputs) if role in interface.results]
-        with memory_for(f"pools of {blocks} blocks of {self.block} tokens"):
+        unmade = interface.empty_pools(blocks, runtime_dtype=executor.runtime_dtype, device="meta")
+        check_pools(blocks, self.block, sum(pool.nbytes for pool in unmade.values()), executor.device)
+        with memory_for_pools(blocks, self.block):
             empty = interface.empty_pools(blocks, runtime_dtype=executor.runtime_dtype, device=executor.device)
         self.pools = list(empty.values())
 

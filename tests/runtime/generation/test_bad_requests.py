@@ -14,7 +14,7 @@ from compiler.errors import RequestError
 from runtime.generation.engine import Engine
 from runtime.generation.sampling_params import SamplingParams
 from tests.runtime.fakes import VOCAB, continuation
-from tests.runtime.generation.test_in_flight import LONGEST, fake, small_engine
+from tests.runtime.generation.in_flight_engines import LONGEST, fake, small_engine
 
 
 def submitted(engine: Engine, prompt: Any, params: Any, **changes: Any) -> None:

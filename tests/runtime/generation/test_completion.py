@@ -12,7 +12,7 @@ from runtime.generation.completion import beam_text
 from runtime.generation.text_stream import TextStream
 from runtime.generation.tokenizer import Tokenizer
 from tests.paths import MODELS
-from tests.runtime.generation.test_in_flight import fake, small_engine
+from tests.runtime.generation.in_flight_engines import fake, small_engine
 
 TOKENIZER = Tokenizer(MODELS / "gptneox-tiny" / "tokenizer.json")
 

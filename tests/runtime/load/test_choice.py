@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from compiler.errors import EngineError, TargetError
 from compiler.ir.printer import print_graph
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.executors import kinds
-from runtime.load.choice import ExecutorChoice, choose
+from runtime.executors.kind import RankToLoad, find_executor
+from runtime.load.choice import ExecutorChoice, choose, rivals
 from runtime.load.loading import load_engine
+from runtime.load.ranks import _plan
 from tests.paths import MODELS
 from tests.runtime.engines import MANIFEST, write_engine
 
@@ -78,6 +82,66 @@ def test_auto_takes_the_fused_kernels_for_what_torch_would_run_on_a_gpu(tmp_path
     machine("triton", capability=(7, 5))
     choice = automatic(tmp_path, "torch")
     assert choice.executor == "torch" and choice.note.endswith("compute capability 8.0 and newer, and this GPU has 7.5")
+
+
+def test_only_plans_and_fused_kernels_that_both_run_here_are_measured(tmp_path, machine) -> None:
+    def compared(*targets, device="auto", paged=False):
+        engine = folder(tmp_path, *targets)
+        return [each.executor for each in rivals(engine, choose(engine, "auto", device), device, paged=paged)]
+
+    write_graph(tmp_path, "fuse-attention")
+    assert compared("torch", "tensorrt-rtx") == ["tensorrt", "cuda"]
+    assert compared("torch", "tensorrt-rtx", paged=True) == ["cuda"]
+    assert compared("torch") == ["cuda"]
+    assert compared("torch", "tensorrt-rtx", device="cpu") == ["torch"]
+    write_graph(tmp_path, "cleanup")
+    assert compared("torch", "tensorrt-rtx") == ["tensorrt"]
+    machine("tensorrt_rtx")
+    assert compared("torch", "tensorrt-rtx") == ["tensorrt"]
+
+
+def test_auto_says_what_keeps_torch_from_using_a_gpu(tmp_path, machine, monkeypatch) -> None:
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update")
+
+    machine("triton", gpu=False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    choice = automatic(tmp_path, "torch")
+    assert choice.executor == "torch"
+    assert "runs on the CPU, because torch can use no GPU: The NVIDIA driver on your system is" in choice.note
+    assert choice.note.endswith("is too old (found version 11040)")
+    assert automatic(tmp_path, "torch", device="cpu").note == ""
+
+
+def test_ranks_say_why_they_run_on_the_cpu_and_why_there_is_no_gpu(tmp_path, machine, monkeypatch) -> None:
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update")
+
+    machine("triton", gpu=False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    world: Any = SimpleNamespace(local_rank=0, size=2)
+    plan = _plan(folder(tmp_path, "torch"), world, "auto", "auto", emulate=False)
+    assert (plan.device, plan.choice.executor) == ("cpu", "torch")
+    assert plan.choice.note.endswith("is too old (found version 11040)")
+    with pytest.raises(TargetError, match="no CUDA GPU that torch can use: The NVIDIA driver on your system"):
+        _plan(folder(tmp_path, "torch"), world, "cuda", "auto", emulate=False)
+    assert _plan(folder(tmp_path, "torch"), world, "cpu", "auto", emulate=False).choice.note == ""
+
+
+def test_what_the_executor_cuda_lacks_is_said_before_anything_is_read(tmp_path, machine, monkeypatch) -> None:
+    rank = RankToLoad(folder(tmp_path, "torch"), "torch")
+    machine()
+    with pytest.raises(TargetError, match="needs the Python package triton, which is not installed") as raised:
+        find_executor("cuda").load(rank)
+    assert 'pip install "llmc[cuda]"' in str(raised.value.hint)
+    machine("triton", capability=(7, 5))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(TargetError, match=r"of compute capability 8\.0 and newer, and cuda has 7\.5") as raised:
+        find_executor("cuda").load(rank)
+    assert raised.value.hint == "use --executor torch"
+    with pytest.raises(TargetError, match=r"there is no cuda:1; torch sees 1 GPU$"):
+        find_executor("cuda").load(replace(rank, device="cuda:1"))
 
 
 def test_plans_can_be_emulated_where_nothing_runs_them(tmp_path, machine) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from compiler.ir.packed_step import PackedStep, Span
+from compiler.ir.packed_step import PackedStep, Span, Spans
 
 TILE = 128
 """How many tokens a work item of attention has at most."""
 
 PADDING = -1
 """The row of a token that is none: it computes and writes nothing, and its context is 0."""
+
+NO_TOKEN = -1
+"""What stands for none in a list of tokens."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Addresses:
         longest: an upper bound of how many tokens a sequence has after the step.
         decodes: whether every token is the only one of its sequence.
         queries: `[Q, 4]`, the work items that `work_items` makes of the other tokens; None if `decodes`.
-        singles: `[S]`, the tokens that are the only ones of their sequences, beside sequences that have more; None if
-            `decodes`, or if there are none.
+        singles: `[S]`, the tokens that are the only ones of their sequences, beside sequences that have more, or
+            `NO_TOKEN`; None if `decodes`, or if there are none.
     """
 
     positions: Tensor
@@ -45,18 +50,18 @@ class Addresses:
     @classmethod
     def of(cls, step: PackedStep, block: int, device: torch.device | str) -> Addresses:
         """The addresses of a packed step over pools of blocks of `block` tokens, on a device."""
-        spans = step.spans()
-        decodes = len(spans) == step.tokens
-        singles = [] if decodes else [span.start for span in spans if span.new == 1]
+        spans = step.span_arrays()
+        decodes = len(spans.rows) == step.tokens
+        singles = spans.starts[spans.counts == 1]
         return cls(
             positions=step.token_positions.to(device),
             rows=step.token_rows.to(device),
             tables=step.block_tables.to(device),
             block=block,
-            longest=max(span.length for span in spans),
+            longest=int((spans.pasts + spans.counts).max()),
             decodes=decodes,
-            queries=None if decodes else work_items(span for span in spans if span.new > 1).to(device),
-            singles=torch.tensor(singles, dtype=torch.int32).to(device) if singles else None,
+            queries=None if decodes else torch.from_numpy(items_of(spans.of(spans.counts > 1))).to(device),
+            singles=torch.from_numpy(singles).to(device) if len(singles) and not decodes else None,
         )
 
 
@@ -67,10 +72,19 @@ def work_items(spans: Iterable[Span]) -> Tensor:
     block tables, the first of which is at position `past`. An item of no tokens is passed over. Those that see most
     come first, so that they do not end last.
     """
-    items = [
-        (span.row, start, min(TILE, span.stop - start), span.past + start - span.start)
-        for span in spans
-        for start in range(span.start, span.stop, TILE)
-    ]
-    items.sort(key=lambda item: -(item[2] + item[3]))
-    return torch.tensor(items, dtype=torch.int32).reshape(-1, 4)
+    columns = [(span.row, span.start, span.new, span.past) for span in spans]
+    arrays = np.array(columns, dtype=np.int32).reshape(-1, 4).T
+    return torch.from_numpy(items_of(Spans(*arrays)))
+
+
+def items_of(spans: Spans) -> npt.NDArray[np.int32]:
+    """The work items of sequences, as `work_items` gives them."""
+    counts = -(-spans.counts // TILE)
+    ends = counts.cumsum()
+    at = (np.arange(counts.sum()) - (ends - counts).repeat(counts)) * TILE
+    items = np.empty((len(at), 4), dtype=np.int32)
+    items[:, 0] = spans.rows.repeat(counts)
+    items[:, 1] = spans.starts.repeat(counts) + at
+    items[:, 2] = np.minimum(TILE, spans.counts.repeat(counts) - at)
+    items[:, 3] = spans.pasts.repeat(counts) + at
+    return items[np.argsort(-(items[:, 2] + items[:, 3]), kind="stable")]

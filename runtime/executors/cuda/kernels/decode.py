@@ -22,7 +22,8 @@ def decode(
 ):  # fmt: skip
     """The context of one token over its sequence: `grid (KV_HEADS / KEYS, split, token)`.
 
-    With `LISTED`, the tokens are those in `listed i32[S]`; the sums and counters below are of `S` tokens then.
+    With `LISTED`, the tokens are those in `listed i32[S]`, of which negative ones are none; the sums and counters below
+    are of `S` tokens then.
     A program has the query heads of `KEYS` key heads: `G` in all, that is `KEYS` if keys are not shared, or `GROUP`
     that share one, with padding; and its share of the positions before the token's own, of which it reads `BN` at a
     time. The last program with a share has the token's own key and value, too, and writes them. If there are several,
@@ -37,6 +38,8 @@ def decode(
     token = tl.program_id(2)
     if LISTED:
         token = tl.load(listed + token)
+        if token < 0:
+            return
     row = tl.load(rows + token)
     position = tl.load(positions + token)
     token = token.to(tl.int64)

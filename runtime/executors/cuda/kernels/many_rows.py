@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.executors.cuda.kernels.columns import side_by_side
 from runtime.executors.cuda.kernels.dequantize import dequantize
-from runtime.executors.cuda.kernels.rounding import Rounded, has_float8, widened_rows
+from runtime.executors.cuda.kernels.rounding import Rounded, adds_float8, widened_rows
 from runtime.executors.cuda.kernels.weights import DENSE, FLOAT8_BIAS, JoinedWeight
 
 _BUFFER_BYTES = 1 << 26
@@ -37,7 +38,7 @@ def multiply_many(xs: Sequence[Tensor | Rounded], weight: JoinedWeight, bias: Te
         _multiply_rounded(rounded, weight, bias, y)
         return
     wide = [widened_rows(x, weight.dtype) if isinstance(x, Rounded) else x for x in xs]
-    x = wide[0] if len(wide) == 1 else torch.cat(wide, 1)
+    x = side_by_side(wide)
     if weight.form == DENSE:
         _multiply(x, weight.q, bias, y)
         return
@@ -82,7 +83,7 @@ def _buffer(device: torch.device, dtype: torch.dtype) -> Tensor:
 
 def _multiplies_rounded(weight: JoinedWeight, device: torch.device) -> bool:
     fits = weight.whole and not any(size % _STEP for size in (weight.rows, *weight.columns))
-    return fits and (weight.form == "int8" or has_float8(device))
+    return fits and (weight.form == "int8" or adds_float8(device, weight.dtype))
 
 
 def _multiply_rounded(xs: Sequence[Rounded], weight: JoinedWeight, bias: Tensor | None, y: Tensor) -> None:

@@ -9,19 +9,19 @@ or float8 numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+from runtime.executors.cuda.kernels.columns import activate_columns, side_by_side
 from runtime.executors.cuda.kernels.launches import Launch, can_tile, fit
 from runtime.executors.cuda.kernels.many_rows import multiply_many
 from runtime.executors.cuda.kernels.precompile import Job, job
-from runtime.executors.cuda.kernels.rounding import Rounded, has_float8
+from runtime.executors.cuda.kernels.rounding import Rounded, adds_float8
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
 from runtime.executors.cuda.kernels.tuning import (
@@ -39,12 +39,6 @@ from runtime.executors.cuda.kernels.wide import arranged, wide
 
 __all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "Use", "WeightPart", "can_serve"]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "gelu": torch.nn.functional.gelu,
-    "gelu_tanh": partial(torch.nn.functional.gelu, approximate="tanh"),
-    "silu": torch.nn.functional.silu,
-}
 _MOST_SHARED = 512  # columns that share a scale: products of more are as fast as if all did
 _UNKNOWN = {"dot": ("SLICES",), "gemv": ("SLICES",), "sliced": ("SUB", "CHUNK", "SAME", "EVEN_K")}
 
@@ -281,7 +275,7 @@ class Product:
 
     def _activate(self, y: Tensor, runs: Sequence[_Run]) -> None:
         for run in runs:
-            y[:, run.start : run.stop] = ACTIVATIONS[run.activation](y[:, run.start : run.stop])
+            activate_columns(y[:, run.start : run.stop], run.activation)
 
 
 def row_count(xs: Activations) -> int:
@@ -313,12 +307,12 @@ def _inputs(xs: Activations, weight: JoinedWeight, pair: bool) -> _Inputs:
     rounded = [x for x in xs if isinstance(x, Rounded)]
     values = [x.q if isinstance(x, Rounded) else x for x in xs]
     if not rounded:
-        return _Inputs(values if pair else [torch.cat(values, 1)] if len(values) > 1 else values, [None], 1.0)
+        return _Inputs(values if pair else [side_by_side(values)], [None], 1.0)
     assert pair or len(xs) == 1
     unit = 1.0
     if weight.form == "float8":
         unit = 1 / FLOAT8_BIAS if weight.dtype is torch.float16 else 1.0
-        if not (values[0].device.type == "meta" or has_float8(values[0].device)):
+        if not adds_float8(values[0].device, weight.dtype):
             values = [value.view(torch.uint8) for value in values]
             unit *= FLOAT8_BIAS**2  # both sides are float16 then
     return _Inputs(values, [x.scale for x in rounded], unit)

@@ -42,6 +42,14 @@ def has_float8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
+def adds_float8(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of float8 numbers are left to these instructions, for results of a type.
+
+    They add up with some 14 bits, which is enough for 16-bit results, but not for float32.
+    """
+    return dtype is not torch.float32 and (device.type == "meta" or has_float8(device))
+
+
 def widened_rows(x: Rounded, dtype: torch.dtype) -> Tensor:
     """What rounded rows stand for."""
     return (x.q.float() * x.scale).to(dtype)

@@ -1,6 +1,7 @@
 """Products with random weights, and what they are in float64."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,11 +10,17 @@ from torch import Tensor
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import dequantize
 from compiler.ir.int4 import pack_int4
-from runtime.executors.cuda.kernels.products import ACTIVATIONS, Product, Rounded, Section
+from runtime.executors.cuda.kernels.products import Product, Rounded, Section
 from runtime.executors.cuda.kernels.tuning import BUCKETS, Config, Tuning
 from runtime.executors.cuda.kernels.weights import WeightPart
 from runtime.executors.torch.packed import PackedWeight
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_tanh": partial(torch.nn.functional.gelu, approximate="tanh"),
+    "silu": torch.nn.functional.silu,
+}
 FORMS = {"int8": DType.i8, "int4": DType.i4, "float8": DType.f8e4m3}
 LAUNCHES = {"dot": Config("dot", 32, 64, 4, 3, 1), "gemv": Config("gemv", 16, 128, 4, 3, 1)}
 SLICED = Config("sliced", 32, 256, 2, 3, 1)

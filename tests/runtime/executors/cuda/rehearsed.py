@@ -12,11 +12,11 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from runtime.executors.cuda.decode_graphs import DecodeGraphs
 from runtime.executors.cuda.executor import CudaExecutor
 from runtime.executors.cuda.kernels import precompile
 from runtime.executors.cuda.kernels.precompile import _NoDriver, recording
 from runtime.executors.cuda.session import CudaPagedSession
+from runtime.executors.cuda.step_graphs import StepGraphs
 from tests.runtime.executors.cuda.test_executor import made
 
 
@@ -26,9 +26,9 @@ def main(folder: Path) -> None:
     executor = CudaExecutor(made("gptj", "quant=int8", folder), device=torch.device("cpu"))
     session = CudaPagedSession(executor, 2)
     graphs = session._graphs
-    assert isinstance(graphs, DecodeGraphs)
+    assert isinstance(graphs, StepGraphs)
     with torch.inference_mode(), recording() as kernels:
-        graphs.rehearse([1, 2])
+        graphs.rehearse([1, 2], session._logits)
     print(*sorted({each.kernel for each in kernels}))  # noqa: T201
     others = [each for each in kernels if each.kernel not in precompile.KERNELS]
     sys.stdin = io.StringIO(json.dumps({"capability": (9, 0), "jobs": others[:2]}))
