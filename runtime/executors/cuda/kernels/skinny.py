@@ -69,6 +69,18 @@ def multiplied(a, b, acc, NATIVE: tl.constexpr):
 
 
 @triton.jit
+def settled(acc, NATIVE: tl.constexpr):
+    """`acc`, the result of a step, once the matrix instructions of the step have ended.
+
+    These read registers that the next step writes to. Triton would let them run on beyond the step, and nothing holds
+    the writes back then; a use of their result, if only by no instruction, makes the step wait.
+    """
+    if NATIVE:
+        acc = tl.inline_asm_elementwise("", "=r,0", [acc], dtype=tl.float32, is_pure=False, pack=1)
+    return acc
+
+
+@triton.jit
 def start_early(w, wide, start, N, K, FORM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr):
     """Have the first columns of some rows of the weight read into the second-level cache, and wait for activations.
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from runtime.executors.cuda.kernels.dependent import wait_for_kernel_before
-from runtime.executors.cuda.kernels.skinny import finished, multiplied, offsets, row_values, start_early
+from runtime.executors.cuda.kernels.skinny import finished, multiplied, offsets, row_values, settled, start_early
 from runtime.executors.cuda.kernels.unpacking import word_int4_values, word_values
 
 AHEAD = tl.constexpr(4)
@@ -137,6 +137,7 @@ def wide(
             for step in range(0, WHOLE, BK):
                 p = added(p, x, w, zero + g if ZERO else zero, start + begin + step, n, wide_n, m, N, K,
                           FORM, ZERO, BN, BK, U, CHUNK, EVEN_N, X, NATIVE)  # fmt: skip
+                p = settled(p, NATIVE)
             acc += p * row_values(scale + g, n, N, EVEN_N)[:, None]
     for step in range(0, 0 if WHOLE else part_k if NATIVE else PART, BK):
         for s in tl.static_range(BK // SPAN):
@@ -157,7 +158,7 @@ def wide(
             if SCALE == 2:
                 acc += p * row_values(scale + g, where, N, EVEN_N)[:, None]
             else:
-                acc = p
+                acc = settled(p, NATIVE)
     if SCALE == 1:
         acc = acc * row_values(scale + first, n, N, EVEN_N)[:, None]
     if BIAS:
