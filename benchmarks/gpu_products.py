@@ -107,6 +107,16 @@ def error(bench: Bench, launch: Launch, true: Tensor) -> float:
     return float((y[:, : len(true)] - expected).abs().max() / expected.abs().max())
 
 
+def differs(bench: Bench, launch: Launch, times: int) -> int:
+    """How many of some repetitions of a product give other bits than the first: none, unless there is a race."""
+    q = bench.product.weight.q
+    first = bench.call(launch, q).clone()
+    unlike = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    for _ in range(times):
+        unlike += (bench.call(launch, q) != first).any()
+    return int(unlike)
+
+
 def launches_of(bench: Bench, tune: bool) -> dict[Config, Launch]:
     """The launches to measure: those worth it, or the one that llmc takes."""
     if tune and bench.rows <= MOST_TILED:
@@ -123,16 +133,22 @@ class Measured(NamedTuple):
     off: float
 
 
-def measured(bench: Bench, launch: Launch, config: Config, true: Tensor) -> Measured | None:
+def measured(bench: Bench, launch: Launch, config: Config, true: Tensor, times: int) -> Measured | None:
     """The time of a launch; None if it does not run or is wrong, which is printed."""
     try:
         off = error(bench, launch, true)
         took = bench.microseconds(launch)
+        unlike = differs(bench, launch, times)
     except Exception as failure:  # noqa: BLE001  # said, and the others are measured
         print(f"  {config} {type(failure).__name__}: {str(failure)[:200]}", flush=True)
         return None
     if not off < MOST_ERROR[bench.product.dtype]:
         print(f"WRONG {bench.case.key if bench.rows <= MOST_TILED else ''} {config}: error {off:.1e}", flush=True)
+        return None
+    if unlike:
+        print(
+            f"UNSTEADY {bench.case.key if bench.rows <= MOST_TILED else ''} {config}: {unlike} of {times}", flush=True
+        )
         return None
     return Measured(took, config, off)
 
@@ -172,6 +188,7 @@ def main() -> None:
     parser.add_argument("--pair", action="store_true", help="two inputs, of a fifth of the columns and of the others")
     parser.add_argument("--early", action="store_true", help="start kernels before the ones in front have ended")
     parser.add_argument("--compare-early", action="store_true", help="say what that gains, launch by launch")
+    parser.add_argument("--repeat", type=int, default=0, help="repeat each product, whose bits must not change")
     parser.add_argument("--all", action="store_true", help="print every launch that is tried")
     parser.add_argument("--budget", type=float, default=240, help="seconds that it may take")
     parser.add_argument("--launches", type=Path, help="take the launches of such a file as --out writes")
@@ -218,7 +235,7 @@ def main() -> None:
                 launches = launches_of(bench, options.tune)
                 right: list[Measured] = []
                 for config, launch in launches.items():
-                    found = measured(bench, launch, config, true)
+                    found = measured(bench, launch, config, true, options.repeat)
                     if found is None:
                         continue
                     right.append(found)

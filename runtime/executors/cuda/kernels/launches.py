@@ -37,7 +37,7 @@ def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) 
     if config.kind == LIBRARY or (rows > MOST_ROWS and (config.kind != "wide" or not can_tile(weight, rounded))):
         return Launch(BY_LIBRARY, 1, 1, weight.k, {})
     if config.kind == "wide" and can_tile(weight, rounded):
-        return _fit_wide(config, weight)
+        return _fit_rounded(config, weight) if rounded else _fit_wide(config, weight)
     if config.kind == "wide":
         config = Config("dot", 64, 128, 4, 4, config.split)
     if (rows > 1 or rounded) and config.kind == "gemv":
@@ -115,9 +115,35 @@ def _fit_wide(config: Config, weight: JoinedWeight) -> Launch:
     return Launch(config, bk, split, part_k, constants)
 
 
+def _fit_rounded(config: Config, weight: JoinedWeight) -> Launch:
+    """The same for tiles of rows that are rounded."""
+    most = math.gcd(*weight.columns)
+    bk = config.bk
+    while most % bk:
+        bk //= 2
+    split, part_k = _parts(weight.k, bk, config.split)
+    constants = {
+        "PAIR": len(weight.columns) == 2,
+        "WHOLE": math.gcd(most, part_k),
+        "BM": config.bm,
+        "BN": config.bn,
+        "BK": bk,
+        "EVEN_N": weight.rows % config.bn == 0,
+        "NATIVE": not _INTERPRETED,
+        "PART": part_k if _INTERPRETED else 0,
+    }
+    return Launch(config, bk, split, part_k, constants)
+
+
 def can_tile(weight: JoinedWeight, rounded: bool) -> bool:
-    """Whether `wide` multiplies by a weight: a quantized one, 16-bit activations, and columns in whole blocks."""
-    if rounded or weight.form == DENSE or weight.dtype is torch.float32:
+    """Whether tiles of rows are multiplied by a weight: a quantized one whose columns come in whole blocks.
+
+    `wide` does so with 16-bit activations, `wide_rounded` with int8 ones.
+    """
+    if rounded:
+        whole = not any(columns % _LEAST_STEP or columns >= _MOST_EXACT for columns in weight.columns)
+        return whole and weight.whole and weight.form == "int8"
+    if weight.form == DENSE or weight.dtype is torch.float32:
         return False
     return weight.group % max(_LEAST_STEP, weight.chunk) == 0
 

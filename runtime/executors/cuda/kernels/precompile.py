@@ -24,8 +24,10 @@ from triton.backends.compiler import GPUTarget
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
 from runtime.executors.cuda.kernels.wide import arranged, wide
+from runtime.executors.cuda.kernels.wide_rounded import wide_rounded
 
-KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed, "wide": wide, "arranged": arranged}
+KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed, "wide": wide, "arranged": arranged,
+           "wide_rounded": wide_rounded}  # fmt: skip
 
 
 class Job(NamedTuple):

@@ -36,6 +36,7 @@ from runtime.executors.cuda.kernels.tuning import (
 )
 from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight, WeightPart, can_serve, join
 from runtime.executors.cuda.kernels.wide import arranged, wide
+from runtime.executors.cuda.kernels.wide_rounded import wide_rounded
 
 __all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "Use", "WeightPart", "can_serve"]
 
@@ -162,11 +163,15 @@ class Product:
 
     def launch(self, rows: int, partial: bool = False, rounded: bool = False) -> Launch:
         """The launch for so many rows, at least one; chosen once."""
-        if rows > (MOST_TILED if can_tile(self.weight, rounded) else MOST_ROWS):
+        tiled = can_tile(self.weight, rounded)
+        if rows > (MOST_TILED if tiled else MOST_ROWS) and not (tiled and rounded):
             return fit(BY_LIBRARY, self.weight, rows, rounded)
-        key = bucket(rows), partial, rounded
+        many = rows > MOST_TILED
+        rows = min(rows, MOST_TILED)
+        key = bucket(rows) + many, partial, rounded
         if key not in self._launches:
             config = self.table.config(self.case(rows, partial, rounded))
+            config = config._replace(split=1) if many else config  # so many rows fill a GPU
             self._launches[key] = fit(config, self.weight, rows, rounded)
         return self._launches[key]
 
@@ -220,7 +225,8 @@ class Product:
         self, launch: Launch, xs: Activations, y: Tensor | None, parts: Tensor | None, q: Tensor | None = None
     ) -> list[_Call]:
         """The kernels of a launch: the last writes `y` or its parts; where there are both, one sums these up."""
-        calls = self._wide if launch.config.kind == "wide" else self._narrow
+        wide = self._wide_rounded if _are_rounded(xs) else self._wide
+        calls = wide if launch.config.kind == "wide" else self._narrow
         if parts is None:
             assert y is not None
             return calls(launch, xs, y, q, self._end)
@@ -243,6 +249,24 @@ class Product:
         options = {"num_warps": config.warps, "num_stages": config.stages, **_start(self.early)}
         grid = (tiles * triton.cdiv(weight.rows, config.bn), launch.split)
         return [first, _Call(wide, grid, operands, {**constants, **end.constants(), **options})]
+
+    def _wide_rounded(
+        self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue
+    ) -> list[_Call]:
+        """Tiles of rounded rows."""
+        weight, config = self.weight, launch.config
+        q = weight.q if q is None else q
+        given = _inputs(xs, weight, pair=True)
+        x0, x1, s0, s1 = given.values[0], given.values[-1], given.scales[0], given.scales[-1]
+        assert weight.scale is not None and s0 is not None and s1 is not None
+        of_weight = weight.scale[0], weight.scale[(weight.k - weight.columns[-1]) // weight.group]
+        operands = (x0, x1, s0, s1, q, *of_weight, *_or(q, end.bias), y)
+        sizes = (len(x0), weight.rows, weight.k, x0.shape[1], x0.stride(0), x1.stride(0))
+        apart = (int(s0.numel() > 1), int(s1.numel() > 1))
+        grid = (triton.cdiv(len(x0), config.bm) * triton.cdiv(weight.rows, config.bn), launch.split)
+        options = {"num_warps": config.warps, "num_stages": config.stages}
+        constants = {**launch.constants, **end.constants(), **options}
+        return [_Call(wide_rounded, grid, (*operands, *sizes, *apart, launch.part_k), constants)]
 
     def _narrow(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> list[_Call]:
         return [self._call(launch, xs, y, q, end)]

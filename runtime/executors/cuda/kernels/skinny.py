@@ -245,6 +245,8 @@ def skinny(
                         low, high = int4_values(q, offset, X, NATIVE)
                         acc = multiplied(low, low_x, acc, NATIVE)
                         acc = multiplied(high, high_x, acc, NATIVE)
+            if SCALE != 2:
+                acc = settled(acc, NATIVE)
     else:
         lane = tl.arange(0, SUB)
         rows = w + wide[:, None] * K
@@ -286,6 +288,8 @@ def skinny(
                         acc += p * row_values(scale + g, n, N, EVEN_N)[:, None]
                     else:
                         acc = multiplied(a, b, acc, NATIVE)
+            if SCALE != 2 and (X == tl.uint8 if ROUNDED else FORM != "dense"):
+                acc = settled(acc, NATIVE)
     if ROUNDED and SCALE != 2:
         acc = acc.to(tl.float32) * row_scales(scale0, m, apart0, M, UNIT)[None, :]
     if SCALE == 1:

@@ -253,6 +253,8 @@ _Tile = tuple[str, int, int, int, int]
 
 def tiles(case: Case) -> tuple[Config, ...]:
     """Launches of unsplit sums worth measuring; the first is the best guess."""
+    if case.bits == 8 and case.rows > MOST_ROWS:
+        return (BY_LIBRARY, *(_rounded_tiles(case) if case.form == "int8" else ()))
     by_rows = _wide_tiles(case) if case.rows > _FEW and case.form != "dense" and case.bits == 16 else ()
     if case.rows > MOST_ROWS:
         return (*by_rows[:1], BY_LIBRARY, *by_rows[1:])
@@ -279,6 +281,21 @@ def _wide_tiles(case: Case) -> tuple[Config, ...]:
     ]
     best = min(128, max(64, case.rows))
     return tuple(dict.fromkeys(sorted(fits, key=lambda tile: (tile.bm != best, tile.bn != 128))))
+
+
+_ROUNDED = ((128, 128, 128, 8, 4), (128, 128, 128, 4, 4), (128, 256, 128, 8, 4), (128, 256, 128, 8, 3),
+            (128, 128, 64, 8, 6), (256, 128, 128, 8, 4), (64, 128, 128, 4, 5), (64, 256, 128, 8, 4))  # fmt: skip
+"""The same of tiles of rounded rows."""
+
+
+def _rounded_tiles(case: Case) -> tuple[Config, ...]:
+    """Tiles of rounded rows that the rows of a case fill."""
+    least = 64 if case.rows <= 256 else 128
+    return tuple(
+        Config("wide", bn, bk, warps, stages, 1, bm)
+        for bm, bn, bk, warps, stages in _ROUNDED
+        if least <= bm <= max(128, case.rows)
+    )
 
 
 def _tiles(case: Case) -> tuple[_Tile, ...]:
