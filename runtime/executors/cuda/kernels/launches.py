@@ -16,17 +16,28 @@ _MOST_EXACT = 1 << 17  # columns: the sum of fewer products of two int8 numbers 
 _MOST_FLOAT8 = 128  # columns whose products matrix instructions add up, with fewer bits than float32 has
 _LEAST_WHOLE = 512  # columns that share a scale and are summed up in a loop of their own
 _MOST_TOGETHER = 64  # columns of which a thread reads a quarter at once
+_MOST_PAIR = 64  # sums of a thread of rounded tiles with two inputs, which are summed up twice
 _INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 class Launch(NamedTuple):
-    """A configuration that fits a product, and what follows from it."""
+    """A configuration that fits a product, and what follows from it.
+
+    Attributes:
+        config: the configuration.
+        bk: columns of a step.
+        split: into how many parts the sum is split.
+        part_k: columns of a part.
+        constants: of the kernel.
+        whole_k: of rounded tiles, columns of one input that lie together in each part.
+    """
 
     config: Config
     bk: int
     split: int
     part_k: int
     constants: dict[str, Any]
+    whole_k: int = 0
 
 
 def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) -> Launch:
@@ -118,13 +129,17 @@ def _fit_wide(config: Config, weight: JoinedWeight) -> Launch:
 def _fit_rounded(config: Config, weight: JoinedWeight) -> Launch:
     """The same for tiles of rows that are rounded."""
     most = math.gcd(*weight.columns)
+    pair = len(weight.columns) == 2
+    while pair and config.bm * config.bn > 32 * config.warps * _MOST_PAIR:
+        config = config._replace(bn=config.bn // 2)
     bk = config.bk
     while most % bk:
         bk //= 2
     split, part_k = _parts(weight.k, bk, config.split)
+    whole = math.gcd(most, part_k)
     constants = {
-        "PAIR": len(weight.columns) == 2,
-        "WHOLE": math.gcd(most, part_k),
+        "PAIR": pair,
+        "WHOLE": whole if _INTERPRETED else 0,
         "BM": config.bm,
         "BN": config.bn,
         "BK": bk,
@@ -132,7 +147,7 @@ def _fit_rounded(config: Config, weight: JoinedWeight) -> Launch:
         "NATIVE": not _INTERPRETED,
         "PART": part_k if _INTERPRETED else 0,
     }
-    return Launch(config, bk, split, part_k, constants)
+    return Launch(config, bk, split, part_k, constants, whole)
 
 
 def can_tile(weight: JoinedWeight, rounded: bool) -> bool:

@@ -266,7 +266,7 @@ class Product:
         grid = (triton.cdiv(len(x0), config.bm) * triton.cdiv(weight.rows, config.bn), launch.split)
         options = {"num_warps": config.warps, "num_stages": config.stages}
         constants = {**launch.constants, **end.constants(), **options}
-        return [_Call(wide_rounded, grid, (*operands, *sizes, *apart, launch.part_k), constants)]
+        return [_Call(wide_rounded, grid, (*operands, *sizes, *apart, launch.part_k, launch.whole_k), constants)]
 
     def _narrow(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> list[_Call]:
         return [self._call(launch, xs, y, q, end)]
@@ -333,12 +333,10 @@ def _inputs(xs: Activations, weight: JoinedWeight, pair: bool) -> _Inputs:
     if not rounded:
         return _Inputs(values if pair else [side_by_side(values)], [None], 1.0)
     assert pair or len(xs) == 1
-    unit = 1.0
-    if weight.form == "float8":
-        unit = 1 / FLOAT8_BIAS if weight.dtype is torch.float16 else 1.0
-        if not adds_float8(values[0].device, weight.dtype):
-            values = [value.view(torch.uint8) for value in values]
-            unit *= FLOAT8_BIAS**2  # both sides are float16 then
+    unit = weight.unit
+    if weight.form == "float8" and not adds_float8(values[0].device, weight.dtype):
+        values = [value.view(torch.uint8) for value in values]
+        unit *= FLOAT8_BIAS**2  # both sides are float16 then
     return _Inputs(values, [x.scale for x in rounded], unit)
 
 

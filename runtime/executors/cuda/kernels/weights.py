@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -69,6 +70,17 @@ class JoinedWeight:
         """The type of rounded activations that the weight is multiplied by as such; None if there is none."""
         types = {"int8": torch.int8, "float8": torch.float8_e4m3fn}
         return types.get(self.form) if self.zero is None else None
+
+    @property
+    def unit(self) -> float:
+        """What the scales are multiplied with beside rounded activations."""
+        return 1 / FLOAT8_BIAS if self.form == "float8" and self.dtype is torch.float16 else 1.0
+
+    @cached_property
+    def row_scales(self) -> Tensor:
+        """Of a weight for one input whose columns share a scale: that of each row, float32 `[1, N]`, times `unit`."""
+        assert self.whole and len(self.columns) == 1 and self.scale is not None
+        return self.scale[:1] * self.unit
 
     @property
     def nbytes(self) -> int:

@@ -20,7 +20,7 @@ def summed_up(sums, x, w, start, SIZE, BK: tl.constexpr):
 @triton.jit(do_not_specialize=["M"])
 def wide_rounded(
     x0, x1, scale0, scale1, w, weight0, weight1, bias, y,
-    M, N, K, K0, stride0, stride1, apart0, apart1, part_k,
+    M, N, K, K0, stride0, stride1, apart0, apart1, part_k, whole_k,
     PAIR: tl.constexpr, WHOLE: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr,
     ACT_TO: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN_N: tl.constexpr,
     NATIVE: tl.constexpr, PART: tl.constexpr,
@@ -28,8 +28,8 @@ def wide_rounded(
     """A tile of `BM` rows and `BN` columns of the result, summed over `part_k` columns of the weight `[N, K]`.
 
     Part `s` of the sum goes to `y[s]`, which is `[M, N]`. `weight0` and `weight1` are the scales of the rows of the
-    weight for the columns of each input, float32 `[N]`. If there is a `PAIR` of inputs, each `WHOLE` columns of a part
-    are of one of them. The other parameters are those of `skinny`.
+    weight for the columns of each input, float32 `[N]`. If there is a `PAIR` of inputs, each `whole_k` columns of a
+    part are of one of them; under Triton's interpreter, that is `WHOLE`. The other parameters are those of `skinny`.
     """
     across = tl.cdiv(M, BM)  # tiles that read the same rows of the weight, one after the other
     tile = tl.program_id(0)
@@ -46,10 +46,10 @@ def wide_rounded(
     if PAIR:
         second = x1 + row * stride1 + lane[None, :] - K0
         acc = tl.zeros((BM, BN), tl.float32)
-        for begin in range(0, part_k if NATIVE else PART, WHOLE):
+        for begin in range(0, part_k if NATIVE else PART, whole_k if NATIVE else WHOLE):
             at = start + begin
             x = tl.where(at < K0, first, second)
-            sums = summed_up(tl.zeros((BM, BN), tl.int32), x, w, at, WHOLE, BK)
+            sums = summed_up(tl.zeros((BM, BN), tl.int32), x, w, at, whole_k if NATIVE else WHOLE, BK)
             s = row_scales(tl.where(at < K0, scale0, scale1), m, tl.where(at < K0, apart0, apart1), M, 1.0)
             of_weight = row_values(tl.where(at < K0, weight0, weight1), n, N, EVEN_N)
             acc += sums.to(tl.float32) * s[:, None] * of_weight[None, :]

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.dtypes import DType
+from runtime.executors.cuda.kernels import many_rows
 from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section
 from runtime.executors.cuda.kernels.tuning import Config, Tuning
 from runtime.executors.torch.packed import PackedWeight
@@ -190,6 +191,54 @@ def test_two_rounded_inputs_are_multiplied(form, dtype, split, rows, device):
     config = LAUNCHES["dot"]._replace(split=split)
     sections = (Section(32 if rows > 2 else 57, None),)
     check(form._replace(rows=rows, dtype=dtype, columns=(128, 256), config=config, sections=sections), device)
+
+
+@pytest.mark.parametrize(("columns", "split"), [((256,), 1), ((384,), 3), ((128, 256), 1), ((128, 256), 3)], ids=str)
+def test_tiles_of_rounded_rows_are_multiplied(columns, split, device):
+    config = Config("wide", 64, 64, 4, 3, split, 64)
+    case = Case(
+        "int8", rows=66, sections=(Section(70, "relu"),), columns=columns, bias=True, config=config, rounded=True
+    )
+    launch = build(case, device).product.launch(case.rows, rounded=True)
+    assert launch.config == config and launch.split == split
+    check(case, device)
+    check(case._replace(group=-1, dtype=BF16, one_scale=True, rows=65, sections=(Section(64, None),)), device)
+
+
+def test_tiles_of_many_rounded_rows_split_no_sum(device):
+    case = Case("int8", columns=(128, 256), config=Config("wide", 512, 64, 4, 3, 2, 64), rounded=True)
+    product = build(case, device).product
+    found = [product.launch(rows, rounded=True) for rows in (512, 513, 9999)]
+    assert [(launch.config.kind, launch.split, launch.config.bn) for launch in found] == [
+        ("wide", 2, 128), ("wide", 1, 128), ("wide", 1, 128)
+    ]  # fmt: skip
+    product = build(case._replace(form="float8"), device).product
+    assert [product.launch(rows, rounded=True).config.kind for rows in (64, 65, 513)] == ["dot", "library", "library"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("works", [False, True])
+@pytest.mark.parametrize("one_scale", [False, True])
+def test_float8_rows_are_scaled_where_they_are_multiplied(works, bias, one_scale, device, monkeypatch):
+    monkeypatch.setattr(many_rows, "adds_float8", lambda device, dtype: dtype is not F32)
+    multiply, calls = torch._scaled_mm, []
+
+    def scaled(*args, **kwargs):
+        if not works and args[2].numel() > 1:
+            raise RuntimeError("only with scales of tensors")
+        calls.append(args[2].shape)
+        return multiply(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "_scaled_mm", scaled)
+    many_rows._scales.cache_clear()
+    sections = (Section(2048, "relu"),)
+    case = Case("float8", rows=66, sections=sections, bias=bias, rounded=True, one_scale=one_scale)
+    built = build(case, device)
+    y = built.product(built.xs)
+    many_rows._scales.cache_clear()
+    # These instructions add with fewer bits than float32.
+    assert ((y.double() - built.expected).abs() <= 2e-3 * built.sums + 1e-3).all()
+    assert calls[-1] == ((66, 1) if works else ())
 
 
 @pytest.mark.parametrize("rows", [3, 70])
