@@ -4,8 +4,7 @@
 its microseconds, the share of the bandwidth that this run measured, operations a second, and the error relative to the
 largest value of the product in float64. With `--tune` it tries all launches worth measuring, and writes the fastest
 ones to `--out` as they come in `tuned.json`; libraries are among them for more than 64 rows, and a line says what they
-take. `--compare-early` measures each launch that is printed once more, with kernels that start before the ones in
-front have ended. Weights are random, and so many that none is in the GPU's cache.
+take. Weights are random, and so many that none is in the GPU's cache.
 """
 
 from __future__ import annotations
@@ -89,12 +88,11 @@ def read_bandwidth() -> float:
     return array.nbytes / microseconds([lambda: array.sum(1)]) * 1e6
 
 
-def product(form: str, n: int, k: int, table: Tuning, inputs: int, early: bool) -> tuple[Product, Tensor]:
+def product(form: str, n: int, k: int, table: Tuning, inputs: int) -> tuple[Product, Tensor]:
     """A product, and the first rows of its weight in float64."""
     sizes = [k] if inputs == 1 else [k // 5, k - k // 5]  # as attention's and the MLP's output of a parallel layer
     parts = [weight(form, n, size) for size in sizes]
     made = Product([[part for part, _ in parts]], [Section(n, None)], None, FORMS[form][3], DEVICE, table)
-    made.early = early
     return made, torch.cat([true for _, true in parts], 1)
 
 
@@ -166,17 +164,6 @@ def line(form: str, bench: Bench, found: Measured, bandwidth: float, tried: int,
     )
 
 
-def early_time(bench: Bench, launch: Launch) -> str:
-    """What a launch takes whose kernels start before the ones in front have ended, in words."""
-    bench.product.early = True
-    try:
-        return f"  early {bench.microseconds(launch):.1f} us"
-    except Exception as failure:  # noqa: BLE001  # said, and the others are measured
-        return f"  early: {type(failure).__name__}: {str(failure)[:100]}"
-    finally:
-        bench.product.early = False
-
-
 def main() -> None:
     """Measure what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,8 +173,6 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="try all launches worth measuring")
     parser.add_argument("--partial", action="store_true", help="leave the parts of split sums to the caller")
     parser.add_argument("--pair", action="store_true", help="two inputs, of a fifth of the columns and of the others")
-    parser.add_argument("--early", action="store_true", help="start kernels before the ones in front have ended")
-    parser.add_argument("--compare-early", action="store_true", help="say what that gains, launch by launch")
     parser.add_argument("--repeat", type=int, default=0, help="repeat each product, whose bits must not change")
     parser.add_argument("--all", action="store_true", help="print every launch that is tried")
     parser.add_argument("--budget", type=float, default=240, help="seconds that it may take")
@@ -210,19 +195,17 @@ def main() -> None:
     jobs = []
     for form in forms:
         for n, k in shapes:
-            made, _ = product(form, n, k, table, inputs, options.early)
-            for early in {options.early, options.early or options.compare_early}:
-                made.early = early
-                for r in rows:
-                    bench = Bench(made, r, options.partial, form in ROUNDED)
-                    jobs += bench.jobs(launches_of(bench, options.tune).values())
+            made, _ = product(form, n, k, table, inputs)
+            for r in rows:
+                bench = Bench(made, r, options.partial, form in ROUNDED)
+                jobs += bench.jobs(launches_of(bench, options.tune).values())
     print(f"{time.monotonic() - start:.0f} s; compiling", flush=True)
     print(precompile(jobs, torch.cuda.get_device_capability(), options.budget * 0.45), flush=True)
 
     for n, k in shapes:
         for form in forms:
             torch.cuda.empty_cache()
-            made, true = product(form, n, k, table, inputs, options.early)
+            made, true = product(form, n, k, table, inputs)
             copies = None
             for r in rows:
                 if time.monotonic() > deadline:
@@ -245,8 +228,6 @@ def main() -> None:
                     continue
                 best = min(right)
                 more = "".join(f"  library {each.took:.1f} us" for each in right if each.config.kind == LIBRARY)
-                if options.compare_early and best.config.kind != LIBRARY:
-                    more += early_time(bench, launches[best.config])
                 print(line(form, bench, best, bandwidth, len(launches), more), flush=True)
                 if r <= MOST_TILED:
                     kept.setdefault(bench.case.key, list(best.config))

@@ -103,7 +103,7 @@ def _multiply_scaled(x: Rounded, weight: JoinedWeight, bias: Tensor | None, y: T
 def _fills(y: Tensor) -> bool:
     """Whether a result has tiles enough for half a GPU: others are better summed up in parts, and scaled later."""
     rows, n = y.shape
-    return 2 * triton.cdiv(rows, _TILE) * triton.cdiv(n, _TILE) >= multiprocessors(y.device)
+    return 2 * -(-rows // _TILE) * -(-n // _TILE) >= multiprocessors(y.device)
 
 
 @cache

@@ -85,8 +85,6 @@ class Product:
 
     Attributes:
         use: how it is called.
-        early: whether kernels start before the kernel in front of them has ended, and wait for it once their first
-            reads are under way; on GPUs of compute capability 9.0 and more. False at first.
     """
 
     def __init__(
@@ -118,7 +116,6 @@ class Product:
         self.device = device
         self.table = table
         self.use = use or Use()
-        self.early = False
         self._runs = _runs(sections)
         self._launches: dict[tuple[int, bool, bool], Launch] = {}
         # Kernels apply one activation to one run of columns; what is more is left to torch.
@@ -231,7 +228,7 @@ class Product:
             assert y is not None
             return calls(launch, xs, y, q, self._end)
         first = calls(launch, xs, parts, q, _NO_EPILOGUE)
-        return first if y is None else [*first, _sum_call(parts, y, self._end, self.early)]
+        return first if y is None else [*first, _sum_call(parts, y, self._end)]
 
     def _wide(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> list[_Call]:
         """Activations in the order of `wide`, and the product by it."""
@@ -242,11 +239,11 @@ class Product:
         rows, k, constants = len(x0), weight.k, launch.constants
         tiles = triton.cdiv(rows, config.bm)
         x = torch.empty(tiles * config.bm, k, dtype=x0.dtype, device=y.device)
-        order = {"PAIR": len(values) == 2, "U": constants["U"], "BLOCK": 1024, **_start(self.early)}
+        order = {"PAIR": len(values) == 2, "U": constants["U"], "BLOCK": 1024}
         sizes = (rows, k, x0.shape[1], x0.stride(0), x1.stride(0))
         first = _Call(arranged, (triton.cdiv(k, 1024), len(x)), (x0, x1, x, *sizes), order)
         operands = (x, words, *_or(words, weight.scale, weight.zero, end.bias), y, rows, weight.rows, k, launch.part_k)
-        options = {"num_warps": config.warps, "num_stages": config.stages, **_start(self.early)}
+        options = {"num_warps": config.warps, "num_stages": config.stages}
         grid = (tiles * triton.cdiv(weight.rows, config.bn), launch.split)
         return [first, _Call(wide, grid, operands, {**constants, **end.constants(), **options})]
 
@@ -283,7 +280,6 @@ class Product:
         constants = {**launch.constants, **end.constants(), "num_warps": config.warps, "num_stages": config.stages}
         grid = (triton.cdiv(weight.rows, config.bn), launch.split)
         constants = {k: v for k, v in constants.items() if k not in _UNKNOWN[config.kind]}
-        constants |= _start(self.early)
         if config.kind == "gemv":
             return _Call(gemv, grid, (x0, x1, *operands, *sizes, launch.part_k), constants)
         scales = [_or(x0, scale)[0] for scale in (given.scales[0], given.scales[-1])]
@@ -361,15 +357,10 @@ class _Call(NamedTuple):
     constants: dict[str, Any]
 
 
-def _start(early: bool) -> dict[str, Any]:
-    """The constants of a kernel that starts before the one in front of it has ended, or does not."""
-    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
-
-
-def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue, early: bool) -> _Call:
+def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue) -> _Call:
     count, rows, n = parts.shape
     arguments = (parts, *_or(parts, end.bias), y, rows, n)
-    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256, **_start(early)}
+    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256}
     return _Call(summed, (triton.cdiv(n, 256), rows), arguments, constants)
 
 

@@ -12,8 +12,7 @@ one of four threads, `b` an instruction, `h` and `l` are 0 or 1.
 import triton
 import triton.language as tl
 
-from runtime.executors.cuda.kernels.dependent import wait_for_kernel_before
-from runtime.executors.cuda.kernels.skinny import finished, multiplied, offsets, row_values, settled, start_early
+from runtime.executors.cuda.kernels.skinny import finished, multiplied, offsets, row_values, settled
 from runtime.executors.cuda.kernels.unpacking import word_int4_values, word_values
 
 AHEAD = tl.constexpr(4)
@@ -33,14 +32,12 @@ def arranged(
     PAIR: tl.constexpr,
     U: tl.constexpr,
     BLOCK: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     """Part of a row of `out`: activations of one input or of two, in the order of `wide`; zeros beyond row `M`."""
     row = tl.program_id(1).to(tl.int64)
     p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     u = p % U
     k = p - u + u % 8 // 2 * (U // 4) + u // 16 * 4 + u // 8 % 2 * 2 + u % 2
-    wait_for_kernel_before(EARLY)
     if PAIR:
         x = tl.where(k < K0, x0 + row * stride0 + k, x1 + row * stride1 + (k - K0))
     else:
@@ -109,7 +106,7 @@ def wide(
     FORM: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPAN: tl.constexpr, U: tl.constexpr, CHUNK: tl.constexpr,
-    WHOLE: tl.constexpr, EVEN_N: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
+    WHOLE: tl.constexpr, EVEN_N: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """A tile of `BM` rows and `BN` columns of the result, summed over `part_k` columns of the weight.
 
@@ -126,8 +123,6 @@ def wide(
     wide_n = (n if EVEN_N else tl.minimum(n, N - 1)).to(tl.int64)
     start = part * part_k
     X: tl.constexpr = x.dtype.element_ty
-    if EARLY:
-        start_early(w, wide_n, start // 4, N, K // 4, FORM, BN, CHUNK // 4)
     first = (start // GROUP) * N if GROUP else 0
     acc = tl.zeros((BN, BM), tl.float32)
     if WHOLE:

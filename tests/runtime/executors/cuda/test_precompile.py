@@ -11,7 +11,6 @@ from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, WIDE, Case, 
 def jobs(case: Case, device: torch.device, *, hopper: bool = False) -> list[Job]:
     """The kernels of a product, as a GPU runs them, which may have what came with compute capability 9.0."""
     built = build(case, device)
-    built.product.early = hopper
     launch = built.product.launch(case.rows, rounded=case.rounded)
     xs = [Rounded(x.q.to("meta"), x.scale) if isinstance(x, Rounded) and hopper else x for x in built.xs]
     compiled = built.product.jobs(launch, xs)
