@@ -94,9 +94,11 @@ def _multiply_scaled(x: Rounded, weight: JoinedWeight, bias: Tensor | None, y: T
     """Write float8 products to a 16-bit `y`, scaled at once; False where torch does not, or does so slowly."""
     if weight.form != "float8" or not _scales(y.device, y.dtype, bias is not None) or not _fills(y):
         return False
-    scale = x.scale.expand(len(y), 1).contiguous()
+    assert weight.scale is not None
+    scale = x.scale if weight.unit == 1.0 else x.scale * weight.unit
+    scale = scale.expand(len(y), 1).contiguous()
     q = weight.q.view(x.q.dtype).t()
-    torch._scaled_mm(x.q, q, scale, weight.row_scales, bias=bias, out_dtype=y.dtype, out=y)
+    torch._scaled_mm(x.q, q, scale, weight.scale[:1], bias=bias, out_dtype=y.dtype, out=y)
     return True
 
 

@@ -109,13 +109,26 @@ class Product:
             table: which launches to use.
             use: how it will be called, if it is not as by default.
         """
-        self.weight = join(parts, dtype, device)
-        self.bias = None if bias is None else bias.to(device, dtype)
+        bias = None if bias is None else bias.to(device, dtype)
+        self._prepare(join(parts, dtype, device), sections, bias, table, use or Use())
+
+    @classmethod
+    def over(cls, weight: JoinedWeight, sections: Sequence[Section], bias: Tensor | None, table: Tuning) -> Product:
+        """A product with a weight that is joined already, on its device; see `__init__` for the rest."""
+        product = cls.__new__(cls)
+        product._prepare(weight, sections, bias, table, Use())
+        return product
+
+    def _prepare(
+        self, weight: JoinedWeight, sections: Sequence[Section], bias: Tensor | None, table: Tuning, use: Use
+    ) -> None:
+        self.weight = weight
+        self.bias = bias
         self.sections = tuple(sections)
-        self.dtype = dtype
-        self.device = device
+        self.dtype = weight.dtype
+        self.device = weight.q.device
         self.table = table
-        self.use = use or Use()
+        self.use = use
         self._runs = _runs(sections)
         self._launches: dict[tuple[int, bool, bool], Launch] = {}
         # Kernels apply one activation to one run of columns; what is more is left to torch.
@@ -127,15 +140,16 @@ class Product:
         """Bytes of the weight and the bias."""
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def __call__(self, xs: Activations) -> Tensor:
+    def __call__(self, xs: Activations, out: Tensor | None = None) -> Tensor:
         """The result `[T, N]`, for `xs[i] [T, K_i]` whose elements of a row are contiguous.
 
-        Rounded activations are of the type that `weight.rounded` says.
+        Rounded activations are of the type that `weight.rounded` says. The result is written to `out`, if it is given:
+        a contiguous tensor of its type.
         """
         rows = row_count(xs)
         if rows == 0:
-            return torch.empty(0, self.weight.rows, dtype=self.dtype, device=self.device)
-        y = self.compute(self.launch(rows, rounded=_are_rounded(xs)), xs)
+            return torch.empty(0, self.weight.rows, dtype=self.dtype, device=self.device) if out is None else out
+        y = self.compute(self.launch(rows, rounded=_are_rounded(xs)), xs, out=out)
         self._activate(y, self._outside)
         return y
 
@@ -176,11 +190,28 @@ class Product:
         """Choose launches anew, from a table that has changed."""
         self._launches.clear()
 
-    def compute(self, launch: Launch, xs: Activations, partial: bool = False, q: Tensor | None = None) -> Tensor:
-        """The product by a launch, `[T, N]` or, if partial, its parts; `q` stands in for the values of the weight."""
+    def compute(
+        self,
+        launch: Launch,
+        xs: Activations,
+        partial: bool = False,
+        q: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The product by a launch, `[T, N]` or, if partial, its parts.
+
+        Args:
+            launch: how it is computed.
+            xs: the activations.
+            partial: whether the parts are left to the caller.
+            q: stands in for the values of the weight.
+            out: where to write the product; a new tensor if None.
+        """
         rows, n = row_count(xs), self.weight.rows
         parts = torch.empty(launch.split, rows, n, device=self.device) if partial or launch.split > 1 else None
-        y = None if partial else torch.empty(rows, n, dtype=self.dtype, device=self.device)
+        y = None if partial else out
+        if y is None and not partial:
+            y = torch.empty(rows, n, dtype=self.dtype, device=self.device)
         if launch.config.kind == LIBRARY:
             return self._by_library(xs, y, parts, q)
         with torch.cuda.device_of(self.weight.q):
