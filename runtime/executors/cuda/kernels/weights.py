@@ -71,6 +71,11 @@ class JoinedWeight:
         return types.get(self.form) if self.zero is None else None
 
     @property
+    def unit(self) -> float:
+        """What the scales are multiplied with beside rounded activations."""
+        return 1 / FLOAT8_BIAS if self.form == "float8" and self.dtype is torch.float16 else 1.0
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all that a product reads of it."""
         return sum(t.nbytes for t in (self.q, self.scale, self.zero) if t is not None)
