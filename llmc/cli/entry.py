@@ -25,6 +25,7 @@ from llmc.cli.run_command import run_command
 from llmc.cli.targets_command import targets_command
 from llmc.cli.usage import NamingGroup, strict
 from llmc.cli.verify_command import verify_command
+from llmc.cli.view_command import view_command
 
 app = typer.Typer(
     name="llmc",
@@ -74,6 +75,7 @@ app.command("ops", cls=strict("name one op, or none"))(guarded(ops_command))
 app.command("targets", cls=strict("name one target, or none"))(guarded(targets_command))
 app.command("opt", cls=strict("passes go after --passes, the file to write after -o"))(guarded(opt_command))
 app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
+app.command("view", cls=strict("one graph is drawn, or two are compared"))(guarded(view_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

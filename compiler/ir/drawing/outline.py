@@ -1,0 +1,143 @@
+"""The groups that a picture folds: scopes of names, and runs of layers that are like one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.ir.graph import Graph
+from compiler.ir.op import Op
+from compiler.ir.tensor_ref import TensorRef
+
+# What stands for a stored tensor: which tensor it is differs from layer to layer.
+_STORED = ("const", "random")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The groups of a graph's ops.
+
+    A group is a scope of names such as `layers.0.attn`, or a run of layers such as `layers.1..43`. A scope that is also
+    the name of a value is none (`attn.q.heads` lies in `attn`, beside `attn.q`), and neither is one that only numbers
+    layers (`layers`).
+
+    Attributes:
+        paths: for each op, the groups that it lies in, the outermost first.
+        alike: for each run of at least two layers and each layer that is like an earlier one, that earlier one.
+    """
+
+    paths: tuple[tuple[str, ...], ...]
+    alike: Mapping[str, str]
+
+
+def outline(graph: Graph, values: Iterable[str] = ()) -> Outline:
+    """The groups of a graph.
+
+    Args:
+        graph: the graph.
+        values: names of values of other graphs that are shown beside it, so that all have the same groups.
+    """
+    known = {*graph.values, *values}
+    scopes: dict[str, tuple[str, ...]] = {}
+    paths = [_scopes(op.scope, known, scopes) for op in graph.ops]
+    alike = _alike(graph.ops, paths)
+    runs = dict(_runs(alike))
+    alike |= {run: alike[layer] for layer, run in runs.items()}
+    return Outline(tuple(_with_runs(path, runs) for path in paths), alike)
+
+
+def group_label(group: str, alike: Mapping[str, str]) -> str:
+    """How a group is called: `attn`, `layers.0`, `layers.1..43, like layers.0`."""
+    scope, _, last = group.rpartition(".")
+    if ".." in group or last.isdecimal():
+        return f"{group}, like {alike[group]}" if group in alike else group
+    return last if scope else group
+
+
+def _scopes(scope: str, known: set[str], memo: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The scopes around a name, without those that are values' names or number layers."""
+    if scope in memo:
+        return memo[scope]
+    found: list[str] = []
+    prefix = ""
+    for part in scope.split(".") if scope else ():
+        outer, prefix = prefix, f"{prefix}.{part}" if prefix else part
+        if prefix in known:
+            break
+        if part.isdecimal() and found and found[-1] == outer:
+            found.pop()
+        found.append(prefix)
+    memo[scope] = tuple(found)
+    return memo[scope]
+
+
+def _alike(ops: Sequence[Op], paths: Sequence[tuple[str, ...]]) -> dict[str, str]:
+    """The first layer that is the same, for each layer for which there is an earlier one."""
+    members: dict[str, list[Op]] = {}
+    for op, path in zip(ops, paths, strict=True):
+        for group in path:
+            if group.rpartition(".")[2].isdecimal():
+                members.setdefault(group, []).append(op)
+    first: dict[Any, str] = {}
+    alike = {}
+    for layer in sorted(members, key=_numbered):
+        stack = layer.rpartition(".")[0]
+        same = first.setdefault((stack, _signature(layer + ".", members[layer])), layer)
+        if same != layer:
+            alike[layer] = same
+    return alike
+
+
+def _numbered(layer: str) -> tuple[str, int]:
+    stack, _, number = layer.rpartition(".")
+    return stack, int(number)
+
+
+def _signature(prefix: str, ops: Sequence[Op]) -> Any:
+    """Equal for layers that compute the same from values of the same types, with other weights."""
+    cut = len(prefix)
+
+    def local(name: str) -> str:
+        return name[cut:] if name.startswith(prefix) else ""
+
+    def attrs(op: Op) -> Any:
+        if op.kind.name in _STORED:
+            return ()
+        return tuple([(k, v.type if isinstance(v, TensorRef) else v) for k, v in op.attrs.items()])
+
+    return tuple(
+        [
+            (
+                op.kind.name,
+                tuple([(local(value.name), value.type) for value in op.operands]),
+                attrs(op),
+                tuple([(local(value.name), value.type) for value in op.results]),
+            )
+            for op in ops
+        ]
+    )
+
+
+def _runs(alike: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Each layer in a run of at least two that follow one another and are like the same one, with the run's name."""
+    layers = sorted(alike, key=_numbered)
+    start = 0
+    for end in range(1, len(layers) + 1):
+        if end < len(layers) and _follows(layers[end - 1], layers[end], alike):
+            continue
+        if end - start > 1:
+            run = f"{layers[start]}..{layers[end - 1].rpartition('.')[2]}"
+            yield from ((layer, run) for layer in layers[start:end])
+        start = end
+
+
+def _follows(layer: str, following: str, alike: Mapping[str, str]) -> bool:
+    (stack, number), (other, then) = _numbered(layer), _numbered(following)
+    return stack == other and then == number + 1 and alike[layer] == alike[following]
+
+
+def _with_runs(path: tuple[str, ...], runs: Mapping[str, str]) -> tuple[str, ...]:
+    if not any(group in runs for group in path):
+        return path
+    return tuple(part for group in path for part in ((runs[group], group) if group in runs else (group,)))
