@@ -30,7 +30,7 @@ def view_command(
             "--output",
             "-o",
             metavar="FILE",
-            help="Where to write: .html, .svg, .png or .json; NAME.html in the current folder if not given.",
+            help="A .html, .svg, .png or .json file (-: standard output); NAME.html here if not given.",
         ),
     ] = None,
     form: Annotated[
@@ -65,20 +65,25 @@ def view_command(
     from compiler.atomic_file import replacing
     from llmc.inspection.viewing import format_of, open_view
 
-    chosen = format_of(output, form)
+    to_stdout = str(output) == "-"
+    if to_stdout and (json_output or open_it):
+        raise GraphError(f"{'--json' if json_output else '--open'} needs a file", hint="give it a name: -o FILE")
+    chosen = format_of(None if to_stdout else output, form)
     notes: list[str] = []
     view = open_view(path, other, dummy_weights=dummy_weights, note=notes.append)
     drawn = view.drawn(chosen, expand)
-    file = (output or Path(f"{_file_name(view.title)}.{'json' if chosen == 'model-explorer' else chosen}")).expanduser()
     content = drawn if isinstance(drawn, bytes) else drawn.encode()
-    if str(output) == "-":
+    if to_stdout:
         sys.stdout.buffer.write(content)
-    else:
-        try:
-            with replacing(file) as temporary:
-                temporary.write_bytes(content)
-        except OSError as error:
-            raise GraphError(f"cannot write {file}: {error.strerror}", hint="give another file: -o FILE") from None
+        for text in notes if not quiet else []:
+            note(text)
+        return
+    file = (output or Path(f"{_file_name(view.title)}.{'json' if chosen == 'model-explorer' else chosen}")).expanduser()
+    try:
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise GraphError(f"cannot write {file}: {error.strerror}", hint="give another file: -o FILE") from None
     if open_it:
         notes += _opened(file)
     for text in notes if not quiet else []:

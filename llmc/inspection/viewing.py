@@ -54,7 +54,7 @@ class View:
                 _check_group(self.shown, name)
             return page(self.shown, title=self.title, compare=self.compare, opened=opened or (), errors=self.errors)
         if form == "model-explorer":
-            return model_explorer_json(self.shown)
+            return model_explorer_json(self.shown, title=self.title)
         picture = self._svg(opened)
         return png(picture) if form == "png" else picture
 

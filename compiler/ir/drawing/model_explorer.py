@@ -14,13 +14,14 @@ from compiler.ir.op import Op, Value
 _CACHES = "caches"
 
 
-def model_explorer_json(shown: Sequence[Shown]) -> str:
+def model_explorer_json(shown: Sequence[Shown], *, title: str) -> str:
     """Graphs as one collection: nodes are inputs, ops and outputs, their namespaces the groups of names.
 
     Attributes of a node are those of its op, the module of the checkpoint that it comes from, and the passes that made
     or changed it.
     """
-    return json.dumps({"graphs": [{"id": each.label, "nodes": list(_nodes(each.graph))} for each in shown]}, indent=1)
+    graphs = [{"id": each.label, "nodes": list(_nodes(each.graph))} for each in shown]
+    return json.dumps({"label": title, "graphs": graphs}, indent=1)
 
 
 def _nodes(graph: Graph) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 // Layout by dagre, one open group at a time, from the inside out; SVG by d3.
 
 const DTYPE_COLOURS = DATA.dtypeColours;
-const RANK_COLOURS = ["#eef0f3", "#fff0b8", "#ffd98a", "#a6dfb3", "#9fcbff", "#c3b1ec", "#ff9f8a"];
+const RANK_COLOURS = ["#f1f3f6", "#e0e9f8", "#c8dbf6", "#aac9f3", "#8ab4ee", "#6f9fe7", "#5c8bdb"];
 const KIND_COLOURS = { products: "#ff9f8a", norms: "#ffe38f", elements: "#a6dfb3", shapes: "#d4d7dc", caches: "#9fcbff",
   ranks: "#f7b7c8", types: "#d7c8f7", constants: "#ffc98f" };
 const KINDS = { products: "linear matmul attention paged_attention embedding", norms: "layer_norm rms_norm softmax amax",
