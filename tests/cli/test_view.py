@@ -85,7 +85,7 @@ def test_model_explorer_is_chosen_by_the_ending(graph, tmp_path):
 
 def test_a_png_without_a_converter_says_what_to_install(graph, tmp_path, monkeypatch):
     monkeypatch.setattr(png, "import_module", _missing)
-    monkeypatch.setattr(png.shutil, "which", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     llmc("view", graph, "-o", tmp_path / "small.png").failed(
         "nothing on this machine can make a PNG", 'pip install "llmc[png]"'
     )
@@ -140,7 +140,7 @@ def test_a_browser_is_opened_on_request(graph, tmp_path, monkeypatch):
     import webbrowser
 
     opened = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: bool(opened.append(url)))
+    monkeypatch.setattr(webbrowser, "open", opened.append)
     result = llmc("view", graph, "-o", tmp_path / "x.html", "--open")
     assert opened == [(tmp_path / "x.html").as_uri()]
     assert "no browser was found here" in result.err

@@ -2,11 +2,14 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from compiler.ir.drawing.page import page
+from compiler.ir.drawing.page_data import Shown
 from tests.browser import CHROMIUM, Browser
 
 pytestmark = [
@@ -31,12 +34,12 @@ def browser():
 
 
 @pytest.fixture
-def shown(browser, dumps, tmp_path):
+def shown(browser: Browser, dumps: Sequence[Shown], tmp_path: Path) -> Browser:
     """The browser, with a page of the dumps of a pipeline."""
     return load(browser, tmp_path, dumps, errors=ERRORS)
 
 
-def load(browser, folder: Path, graphs, **options) -> Browser:
+def load(browser: Browser, folder: Path, graphs: Sequence[Shown], **options: Any) -> Browser:
     file = folder / "page.html"
     file.write_text(page(graphs, title="dumps", **options), encoding="utf-8")
     browser.open(file)
@@ -48,17 +51,18 @@ def node(name: str) -> str:
     return f"[data-name={json.dumps(name)}]"
 
 
-def names(browser) -> set[str]:
+def names(browser: Browser) -> set[str]:
     """The boxes of the last graph that is shown."""
     pane = "[...document.querySelectorAll('.pane')].at(-1)"
     return set(browser.run(f"[...{pane}.querySelectorAll('.node')].map(n => n.dataset.name)"))
 
 
-def panel(browser) -> str:
-    return browser.run("document.getElementById('panel').innerText")
+def panel(browser: Browser) -> str:
+    """The text of the panel."""
+    return str(browser.run("document.getElementById('panel').innerText"))
 
 
-def shoot(browser, name: str) -> None:
+def shoot(browser: Browser, name: str) -> None:
     if SHOTS:
         Path(SHOTS).mkdir(parents=True, exist_ok=True)
         browser.screenshot(Path(SHOTS) / f"{name}.png")
@@ -156,6 +160,8 @@ def test_two_graphs_stand_side_by_side(shown):
     assert shown.run(marked) == [["scores", "scaled", "masked", "probs", "context"], ["context"]]
     shown.run("act.select('layers.0.attn.context')")
     assert "changed: kind, operands, attributes" in panel(shown)
+    outlines = shown.run("[...document.querySelectorAll('rect.mark')].map(r => getComputedStyle(r).stroke)")
+    assert set(outlines) == {"rgb(198, 47, 47)", "rgb(176, 106, 0)"}
     shoot(shown, "compared")
     shown.click("#changes")
     assert shown.run(f"document.querySelector('{node('embed.tokens')}').classList.contains('dim')")
