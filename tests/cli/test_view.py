@@ -139,7 +139,7 @@ def test_a_folder_of_dumps_cannot_be_compared(dumps, graph):
 def test_a_browser_is_opened_on_request(graph, tmp_path, monkeypatch):
     import webbrowser
 
-    opened = []
+    opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     result = llmc("view", graph, "-o", tmp_path / "x.html", "--open")
     assert opened == [(tmp_path / "x.html").as_uri()]

@@ -24,5 +24,5 @@ MARK_COLOURS = MappingProxyType(
 )
 """A colour for each way in which an op differs from another graph's."""
 
-MARK_SIGNS = MappingProxyType({"added": "+", "removed": "−", "changed": "~", "renamed": "=", "moved": "↕"})
-"""The sign of each, for those who do not see colours."""
+MARK_SIGNS = MappingProxyType({"added": "+", "removed": "−", "changed": "±", "renamed": "=", "moved": "~"})
+"""The sign of each, for those who do not see colours: as `compiler.ir.diff.format_diff` marks lines."""

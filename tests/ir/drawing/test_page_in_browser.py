@@ -142,7 +142,7 @@ def test_the_slider_goes_through_the_dumps_and_marks_changes(shown, dumps):
     shown.press("ArrowRight")
     assert shown.run("document.getElementById('slider-label').textContent") == dumps[2].label == "02-fuse-attention"
     assert shown.run("document.getElementById('summary').textContent") == "17 removed, 4 changed"
-    assert "~3" in shown.run(f"document.querySelector('{node('group:layers.1..3')}').textContent")
+    assert "±3" in shown.run(f"document.querySelector('{node('group:layers.1..3')}').textContent")
     shown.run("(() => { const s = byId('slider'); s.value = 3; s.dispatchEvent(new Event('input')); })()")
     assert shown.run("document.querySelector('.pane').dataset.graph") == dumps[3].label
 

@@ -9,6 +9,7 @@ from compiler.errors import GraphError
 from compiler.ir.diff import diff_graphs
 from compiler.ir.drawing.scene import boxes_of, scene
 from compiler.ir.drawing.svg import svg, svg_of_diff
+from tests.paths import DOCS
 
 TEXT = "{http://www.w3.org/2000/svg}text"
 
@@ -42,7 +43,7 @@ def test_differences_are_marked(dumps):
     graphs = {shown.label.partition("-")[2]: shown.graph for shown in dumps}
     diff = diff_graphs(graphs["merge-linears"], graphs["fuse-attention"])
     shown = texts(svg_of_diff(diff, ("before", "after"), opened=["layers.0.attn"]))
-    assert {"before", "after", "− removed", "−", "~", "~3", "−12"} <= set(shown)
+    assert {"before", "after", "− removed", "−", "±", "±3", "−12"} <= set(shown)
     assert shown.count("scores") == 1
     assert shown.count("context") == 2
 
@@ -83,3 +84,7 @@ def test_a_notebook_shows_small_graphs_whole():
         "graph g\ninput x: f32[4]\na.b:\n  %.y: f32[4] = relu(%x)\n  %.z: f32[4] = relu(%.y)\noutput o = %a.b.z\n"
     )
     assert "relu f32[4]" in graph._repr_html_()
+
+
+def test_the_picture_in_the_guide_is_current(lifted):
+    assert svg(lifted) == (DOCS / "view.svg").read_text(), "llmc view examples/models/gptneox-tiny -o docs/view.svg"
