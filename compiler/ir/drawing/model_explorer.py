@@ -11,7 +11,7 @@ from compiler.ir.drawing.page_data import Shown, attribute_texts
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 
-_CACHES = "caches"
+_CACHES, _NEXT_CACHES = "caches", "next caches"
 
 
 def model_explorer_json(shown: Sequence[Shown], *, title: str) -> str:
@@ -29,12 +29,12 @@ def _nodes(graph: Graph) -> Iterator[dict[str, Any]]:
     sources: dict[str, tuple[str, int]] = {}
     for value in graph.inputs:
         sources[value.name] = (value.name, 0)
-        yield _node(value.name, "input", _CACHES if value.name in states else "", [], [value], {}, sources)
+        yield _node(value.name, value.name, _CACHES if value.name in states else "", [], [value], {}, sources)
     for op, path in zip(graph.ops, outline(graph).paths, strict=True):
         yield _node(op.name, op.kind.name, "/".join(path), op.operands, op.results, _about(op), sources)
         sources |= {value.name: (op.name, i) for i, value in enumerate(op.results)}
     for role, value in graph.outputs.items():
-        yield _node(f"output:{role}", "output", _CACHES if role in states else "", [value], [], {"role": role}, sources)
+        yield _node(f"output:{role}", role, _NEXT_CACHES if role in states else "", [value], [], {}, sources)
 
 
 def _about(op: Op) -> dict[str, str]:

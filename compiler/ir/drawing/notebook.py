@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from html import escape
 
 from compiler.ir.analysis import constant_values
-from compiler.ir.drawing.svg import svg
+from compiler.ir.drawing.svg import svg, xml_text
 from compiler.ir.graph import Graph
 
 # More boxes than this are slower to look at than a table is to read.
@@ -21,8 +20,8 @@ def notebook_html(graph: Graph) -> str:
     constant = constant_values(graph)
     running = [op for op in graph.ops if any(value.name not in constant for value in op.results)]
     kinds = Counter(op.kind.name for op in running).most_common()
-    ops = ", ".join(f"{escape(kind)} {count}" for kind, count in kinds)
+    ops = ", ".join(f"{xml_text(kind)} {count}" for kind, count in kinds)
     opened = ["all"] if len(running) <= _MOST_OPS_OPENED else []
     picture = svg(graph, opened=opened, dark=False).replace("<svg ", '<svg style="max-width:100%;height:auto" ', 1)
-    head = f"<b>{escape(graph.name)}</b>: {len(running)} ops, {len(graph.ops) - len(running)} more on weights"
+    head = f"<b>{xml_text(graph.name)}</b>: {len(running)} ops, {len(graph.ops) - len(running)} more on weights"
     return f'<div><div>{head}</div><div style="font-size:smaller">{ops}</div>{picture}</div>'

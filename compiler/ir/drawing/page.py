@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
-from html import escape
 from importlib.resources import files
 from typing import Any
 
 from compiler.ir.drawing.page_data import Shown, page_data
+from compiler.ir.drawing.svg import xml_text
 
 _SCRIPTS = ("model.js", "draw.js", "panel.js", "charts.js", "page.js")
 _VENDOR = "vendor"
@@ -33,7 +33,7 @@ def page(
         errors: of each quantized op the entry of `OpError.to_json`; empty without quantization.
     """
     parts = {
-        "TITLE": escape(title),
+        "TITLE": xml_text(title),
         "STYLE": _asset("page.css"),
         "LIBRARIES": _libraries(),
         "DATA": _embedded({**page_data(shown, title=title, compare=compare, errors=errors), "open": list(opened)}),
@@ -49,7 +49,7 @@ def page(
 
 def _embedded(data: Any) -> str:
     """JSON that may stand in a `script` element, which the first `</script` would end."""
-    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 @cache

@@ -22,7 +22,7 @@ _TITLE_CHARACTER, _TEXT_CHARACTER = 7.4, 6.4  # the width of one, on average, at
 _ABOVE, _BELOW = "in", "out"
 
 
-@dataclass
+@dataclass(eq=False)
 class Box:
     """An op, an input, an output, or a group.
 
@@ -113,6 +113,7 @@ def _boxes(graph: Graph, groups: Outline, opened: set[str], marks: Mapping[str, 
     """The visible box of each value, and the outermost box. A group of one is replaced by that one."""
     root = Box("", is_open=True, is_group=True)
     made, where, constant, states = {"": root}, {}, constant_values(graph), graph.states()
+    placed: set[Box] = set()
     for value in graph.inputs:
         if value.name not in states:
             box = Box(value.name, value.name, f"input {value.type}", parent=root)
@@ -131,10 +132,11 @@ def _boxes(graph: Graph, groups: Outline, opened: set[str], marks: Mapping[str, 
         types = ", ".join(str(value.type) for value in op.results)
         box = Box(op.name, op.name, f"{op.kind.name} {types}", op.results[0].type.dtype.value, inner)
         box.marks.update([marks[op.name]] if op.name in marks else [])
-        for member in box.around()[1:]:
-            assert member.parent is not None
-            if member not in member.parent.children:
-                member.parent.children.append(member)
+        for member in reversed(box.around()):
+            if member in placed or member.parent is None:
+                break
+            placed.add(member)
+            member.parent.children.append(member)
         where |= {value.name: box for value in op.results}
     for role, value in graph.outputs.items():
         if role not in states:
@@ -146,7 +148,7 @@ def _boxes(graph: Graph, groups: Outline, opened: set[str], marks: Mapping[str, 
 
 def _simplify(group: Box, groups: Outline) -> None:
     for i, child in enumerate(group.children):
-        while child.is_group and len(child.children) == 1 and not child.name[-1].isdecimal():
+        while child.is_group and len(child.children) == 1 and not child.name.rpartition(".")[2].isdecimal():
             child = child.children[0]
         child.parent = group
         group.children[i] = child

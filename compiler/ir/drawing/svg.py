@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 
@@ -11,6 +12,7 @@ from compiler.ir.drawing.layout import Point
 from compiler.ir.drawing.scene import Box, Scene, boxes_of, scene
 from compiler.ir.graph import Graph
 
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MARGIN, _GAP, _HEAD, _LEGEND = 20.0, 48.0, 30.0, 34.0
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 # The light colours are attributes, so that every program shows them; browsers on dark pages take these instead.
@@ -177,7 +179,12 @@ def _text(
     weight = ' font-weight="600"' if bold else ""
     anchor = ' text-anchor="end"' if end else ""
     place = f'x="{_n(x)}" y="{_n(y)}" font-size="{size}"{weight}{anchor}'
-    return f'<text class="{css}" {place} fill="{fill}">{escape(text)}</text>'
+    return f'<text class="{css}" {place} fill="{fill}">{xml_text(text)}</text>'
+
+
+def xml_text(text: str) -> str:
+    """A text as XML has it; characters that XML has no form for, such as most control characters, are replaced."""
+    return escape(_NOT_XML.sub("\ufffd", text))
 
 
 def _curve(points: Sequence[Point]) -> str:

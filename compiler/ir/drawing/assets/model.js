@@ -97,7 +97,7 @@ class Model {
     const settle = (node) => {
       node.children = node.children.map((child) => {
         // A group of one is shown as that one.
-        while (child.children && child.children.length === 1 && !/\d$/.test(child.group)) child = child.children[0];
+        while (child.children && child.children.length === 1 && !/(^|\.)\d+$/.test(child.group)) child = child.children[0];
         child.parent = node;
         if (child.op) where.set(child.op, child);
         else if (open.has(child.group)) settle(child);
