@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+import llmc
 from compiler.ir.drawing.page import page
 from compiler.ir.drawing.page_data import Shown
 from tests.browser import CHROMIUM, Browser
+from tests.paths import ROOT
 
 pytestmark = [
     pytest.mark.browser,
@@ -166,6 +168,18 @@ def test_two_graphs_stand_side_by_side(shown):
     shown.click("#changes")
     assert shown.run(f"document.querySelector('{node('embed.tokens')}').classList.contains('dim')")
     shoot(shown, "changes")
+
+
+def test_a_model_of_44_layers_opens_with_as_few_boxes_as_one_of_four(browser, tmp_path):
+    config = json.loads((ROOT / "examples" / "models" / "gptneox-tiny" / "config.json").read_text())
+    config |= {"num_hidden_layers": 44, "hidden_size": 6144, "num_attention_heads": 64, "intermediate_size": 24576}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    load(browser, tmp_path, [Shown("20b", llmc.lift(tmp_path, dummy_weights=True))])
+    assert len(names(browser)) == 12
+    browser.run("act.select('layers.20.attn.out', true)")
+    assert {"layers.20.attn.out", "group:layers.19", "group:layers.43"} <= names(browser)
+    assert "↳ from positions" in browser.run(f"document.querySelector('{node('group:layers.21')}').textContent")
+    shoot(browser, "layers")
 
 
 def test_two_graphs_to_compare_are_side_by_side_at_once(browser, dumps, tmp_path):

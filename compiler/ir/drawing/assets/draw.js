@@ -41,18 +41,27 @@ function describe(node, model) {
 
 const shortened = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
 
-/** Give every node of an open group a place relative to the group; returns the group's size. */
-function layoutGroup(group, tree, model, ports) {
+/** [mark, text] for each sign that a node carries: of an op its own, of a group how many ops have each. */
+function badgesOf(node, marks) {
+  if (node.op) return marks.has(node.op.name) ? [[marks.get(node.op.name).mark, SIGNS[marks.get(node.op.name).mark]]] : [];
+  const counts = d3.rollup(node.members.filter((op) => marks.has(op.name)), (ops) => ops.length, (op) => marks.get(op.name).mark);
+  return [...counts].map(([mark, count]) => [mark, SIGNS[mark] + count]);
+}
+
+/** Give every node of an open group a place relative to the group, and the group its size. */
+function layoutGroup(group, model, ports, marks) {
   const graph = new dagre.graphlib.Graph().setGraph({ rankdir: "TB", nodesep: 22, ranksep: 30, edgesep: 12, marginx: 0, marginy: 0 })
     .setDefaultEdgeLabel(() => ({}));
   if (group.children.length > 250) graph.graph().ranker = "longest-path";
   for (const child of group.children) {
-    if (child.children && !child.closed) layoutGroup(child, tree, model, ports);
+    if (child.children && !child.closed) layoutGroup(child, model, ports, marks);
     else {
       child.sub = shortened(describe(child, model), 46);
       child.title = shortened(child.label, 40);
       child.far = child.stubs ? "↳ from " + child.stubs.map((edge) => edge.from.label).join(", ") : "";
-      child.width = Math.max(96, measure(child.title, true) + 22 + (child.group ? 16 : 0), measure(child.sub) + 22, measure(child.far) + 22);
+      child.badges = badgesOf(child, marks);
+      const signs = d3.sum(child.badges, ([, text]) => measure(text, true) + 8);
+      child.width = Math.max(96, measure(child.title, true) + 22 + signs + (child.group ? 16 : 0), measure(child.sub) + 22, measure(child.far) + 22);
       child.height = child.far ? 57 : 42;
     }
     graph.setNode(child.id, { width: child.width, height: child.height });
@@ -71,20 +80,19 @@ function layoutGroup(group, tree, model, ports) {
   // Ways in and out end at the group's border; the ranks that hold their ports take no room.
   const title = group.parent ? 44 : 0, pad = group.parent ? 16 : 0;
   const places = group.children.map((child) => [child, graph.node(child.id)]);
+  const ways = graph.edges().map((edge) => graph.edge(edge)).filter(({ key }) => key);
+  const extent = [...places.flatMap(([child, at]) => [at.x - child.width / 2, at.x + child.width / 2]), ...ways.flatMap(({ points }) => points.map((p) => p.x))];
+  const left = d3.min(extent) ?? 0, right = d3.max(extent) ?? 0;
   const top = d3.min(places, ([child, at]) => at.y - child.height / 2) ?? 0;
   const bottom = d3.max(places, ([child, at]) => at.y + child.height / 2) ?? 0;
   for (const [child, at] of places) {
-    child.x = at.x - child.width / 2 + pad;
+    child.x = at.x - child.width / 2 - left + pad;
     child.y = at.y - child.height / 2 - top + title;
   }
-  group.width = Math.max((d3.max(places, ([child]) => child.x + child.width) ?? 0) + pad, group.parent ? measure(group.label, true) + 60 : 0);
+  group.width = Math.max(right - left + 2 * pad, group.parent ? measure(group.label, true) + 60 : 0);
   group.height = bottom - top + title + pad;
-  group.routes = new Map();
-  for (const edge of graph.edges()) {
-    const { key, points } = graph.edge(edge);
-    const inside = (p) => ({ x: p.x + pad, y: Math.min(Math.max(p.y - top + title, group.parent ? 26 : 0), group.height) });
-    if (key) group.routes.set(key, points.map(inside));
-  }
+  const inside = (p) => ({ x: p.x - left + pad, y: Math.min(Math.max(p.y - top + title, group.parent ? 26 : 0), group.height) });
+  group.routes = new Map(ways.map(({ key, points }) => [key, points.map(inside)]));
 }
 
 /** Which parts each edge is made of: inside the groups around its source, between siblings, inside those around its target. */
@@ -130,9 +138,9 @@ function settlePlaces(group, x, y) {
 const within = (point, node) => ({ x: Math.min(Math.max(point.x, node.ax + 12), node.ax + node.width - 12) });
 
 /** Lay a tree out: sets `ax`, `ay`, `width`, `height` of every node, and `points` of every edge. */
-function layoutTree(tree, model) {
+function layoutTree(tree, model, marks) {
   const ports = planEdges(tree);
-  layoutGroup(tree.root, tree, model, ports);
+  layoutGroup(tree.root, model, ports, marks);
   settlePlaces(tree.root, 0, 0);
   for (const edge of tree.edges) {
     if (edge.stub) continue;
@@ -154,7 +162,7 @@ function layoutTree(tree, model) {
 const line = d3.line().x((p) => p.x).y((p) => p.y).curve(d3.curveMonotoneY);
 
 /** Draw a tree that has its layout into the `g` of a pane. */
-function drawTree(g, tree, model, marks, state, act) {
+function drawTree(g, tree, model, state, act) {
   g.selectAll("*").remove();
   const nodes = [], clusters = [];
   (function gather(group) {
@@ -196,25 +204,19 @@ function drawTree(g, tree, model, marks, state, act) {
   opener.append("text").attr("class", "toggle").attr("x", 10).attr("y", 18).text("+");
   node.filter((n) => n.far).append("text").attr("class", "sub far").attr("x", 11).attr("y", 49).text((n) => n.far)
     .on("click", (event, n) => { event.stopPropagation(); act.select(n.stubs[0].from.id, true); });
-  drawMarks(node, marks, state);
+  drawMarks(node, state);
 }
 
-function drawMarks(node, marks, state) {
-  const marked = (n) => (n.op ? marks.get(n.op.name)?.mark : null);
-  node.filter(marked).each(function (n) {
-    const g = d3.select(this).classed(marked(n), true);
-    g.append("rect").attr("class", "mark").attr("x", -3).attr("y", -3).attr("width", n.width + 6).attr("height", n.height + 6).attr("rx", 9);
-    g.append("text").attr("class", "badge").attr("x", n.width - 12).attr("y", 16).text(SIGNS[marked(n)]);
-  });
-  node.filter((n) => n.group).each(function (n) {
-    const counts = d3.rollup(n.members.filter((op) => marks.has(op.name)), (ops) => ops.length, (op) => marks.get(op.name).mark);
-    n.touched = counts.size > 0;
-    let x = n.width - 6;
-    for (const [mark, count] of counts) {
-      const text = SIGNS[mark] + count;
+function drawMarks(node, state) {
+  node.filter((n) => n.op && n.badges.length).append("rect").attr("class", (n) => "mark " + n.badges[0][0]).attr("x", -3).attr("y", -3)
+    .attr("width", (n) => n.width + 6).attr("height", (n) => n.height + 6).attr("rx", 9);
+  node.each(function (n) {
+    let x = n.width - 7;
+    for (const [mark, text] of n.badges) {
       d3.select(this).append("text").attr("class", "badge " + mark).attr("x", x).attr("y", 16).attr("text-anchor", "end").text(text);
       x -= 8 + measure(text, true);
     }
   });
-  if (state.changes) node.classed("dim", (n) => !(n.op ? marks.has(n.op.name) : n.touched));
+  node.filter((n) => n.op && n.badges.length).each(function (n) { this.classList.add(n.badges[0][0]); });
+  if (state.changes) node.classed("dim", (n) => !n.badges.length);
 }

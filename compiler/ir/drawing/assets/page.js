@@ -21,8 +21,8 @@ class Pane {
 
   draw() {
     this.tree = this.model.tree(state.open, state);
-    layoutTree(this.tree, this.model);
-    drawTree(this.g, this.tree, this.model, this.marks, state, act);
+    layoutTree(this.tree, this.model, this.marks);
+    drawTree(this.g, this.tree, this.model, state, act);
     this.highlight();
   }
 
