@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+_SECONDS = 60
 
 
 class Browser:
@@ -70,6 +73,7 @@ class Browser:
         return answer["result"]
 
     def _take(self) -> None:
+        assert select.select([self.source], [], [], _SECONDS)[0], f"the browser said nothing for {_SECONDS} seconds"
         got = os.read(self.source, 1 << 16)
         assert got, "the browser ended"
         *whole, self.rest = (self.rest + got).split(b"\0")

@@ -182,6 +182,22 @@ def test_a_model_of_44_layers_opens_with_as_few_boxes_as_one_of_four(browser, tm
     shoot(browser, "layers")
 
 
+def test_what_moves_one_graph_moves_the_one_beside_it(browser, dumps, tmp_path):
+    load(browser, tmp_path, dumps[:2], compare=True)
+    places = "[...document.querySelectorAll('.pane svg > g')].map(g => g.getAttribute('transform'))"
+    before = browser.run(places)
+    browser.call("Input.dispatchMouseEvent", type="mouseWheel", x=300, y=300, deltaX=0, deltaY=-200)
+    after = browser.run(places)
+    assert before[0] != after[0] == after[1]
+
+
+def test_a_page_fits_its_graph_between_its_controls(shown):
+    pane = shown.run("(r => [r.top, r.bottom])(document.querySelector('.pane').getBoundingClientRect())")
+    graph = shown.run("(r => [r.top, r.bottom])(document.querySelector('.pane svg > g').getBoundingClientRect())")
+    assert pane[0] <= graph[0]
+    assert graph[1] <= pane[1]
+
+
 def test_two_graphs_to_compare_are_side_by_side_at_once(browser, dumps, tmp_path):
     load(browser, tmp_path, [dumps[0], dumps[-1]], compare=True, opened=["layers.0"])
     assert browser.run("document.querySelectorAll('.pane').length") == 2

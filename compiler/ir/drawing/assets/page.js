@@ -14,7 +14,11 @@ class Pane {
     stage.append(element);
     this.svg = d3.select(element).append("svg").attr("role", "group").attr("aria-label", heading);
     this.g = this.svg.append("g");
-    this.zoom = d3.zoom().scaleExtent([0.02, 3]).on("zoom", (event) => this.g.attr("transform", event.transform));
+    this.zoom = d3.zoom().scaleExtent([0.02, 3]).on("zoom", (event) => {
+      this.g.attr("transform", event.transform);
+      // What the mouse does to one graph happens to the one beside it.
+      if (event.sourceEvent) for (const pane of panes) if (pane !== this) pane.svg.call(pane.zoom.transform, event.transform);
+    });
     this.svg.call(this.zoom).on("dblclick.zoom", null).on("click", (event) => event.target === this.svg.node() && act.select(null));
     if (heading) element.append(make("h2", {}, heading));
   }
@@ -126,6 +130,8 @@ function render(refit = false) {
   const stage = byId("stage"), beside = state.compare && state.index > 0;
   const kept = panes.map((pane) => d3.zoomTransform(pane.svg.node()));
   panes = [];
+  controls(); // first: they take room
+  panel();
   if (state.tab === "treemap") treemap(stage, MODELS[state.index], state, act);
   else if (state.tab === "errors") errorPlot(stage, MODELS[state.index], state, act);
   else {
@@ -139,8 +145,6 @@ function render(refit = false) {
       else pane.fit();
     });
   }
-  controls();
-  panel();
 }
 
 function controls() {
