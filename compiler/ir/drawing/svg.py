@@ -190,10 +190,10 @@ def xml_text(text: str) -> str:
 def _curve(points: Sequence[Point]) -> str:
     """A way through the points that leaves and arrives upright."""
     (x, y), *rest = points
-    path = f"M{_n(x)},{_n(y)}"
+    path = f"M {_n(x)},{_n(y)}"
     for nx, ny in rest:
         middle = (y + ny) / 2
-        path += f"C{_n(x)},{_n(middle)} {_n(nx)},{_n(middle)} {_n(nx)},{_n(ny)}" if nx != x else f"V{_n(ny)}"
+        path += f" C {_n(x)},{_n(middle)} {_n(nx)},{_n(middle)} {_n(nx)},{_n(ny)}" if nx != x else f" V {_n(ny)}"
         x, y = nx, ny
     return path
 
