@@ -182,6 +182,20 @@ def test_a_model_of_44_layers_opens_with_as_few_boxes_as_one_of_four(browser, tm
     shoot(browser, "layers")
 
 
+@pytest.mark.parametrize("family", ["gptj-tiny", "mpt-tiny", "opt-tiny"])
+def test_every_op_has_a_box_when_all_is_shown(browser, tmp_path, family):
+    lifted = llmc.lift(ROOT / "examples" / "models" / family)
+    pipelines = ("quant=int8", "merge-linears,fuse-attention,cache=paged", "tp=2,pp=2,embed=vocab")
+    shown = [Shown(pipeline, llmc.optimize(lifted, pipeline).graph) for pipeline in pipelines]
+    load(browser, tmp_path, shown, opened=["all"])
+    browser.run("act.set({weights: true, caches: true})")
+    for index, graph in enumerate(each.graph for each in shown):
+        browser.run(f"act.set({{index: {index}}})")
+        outputs = {f"output:{role}" for role in graph.outputs}
+        assert names(browser) == {op.name for op in graph.ops} | {value.name for value in graph.inputs} | outputs
+    shoot(browser, family)
+
+
 def test_what_moves_one_graph_moves_the_one_beside_it(browser, dumps, tmp_path):
     load(browser, tmp_path, dumps[:2], compare=True)
     places = "[...document.querySelectorAll('.pane svg > g')].map(g => g.getAttribute('transform'))"
