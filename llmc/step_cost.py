@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
-from compiler.ir.analysis import stored_values
+from compiler.ir.cost import weights_read
 from compiler.ir.graph import Graph
 from compiler.ir.paged_layout import PagedLayout, layout_of
 from compiler.ir.step import dim_sizes
@@ -67,14 +67,7 @@ class Bandwidth:
 
 def step_bytes(graph: Graph) -> StepBytes:
     """What a step of a graph reads; of a graph that several ranks share, what each stage's rank reads, one by one."""
-    stored = stored_values(graph)
-    read: dict[str, int] = {}
-    for op in graph.ops:
-        if any(value.name in stored for value in op.results):
-            continue
-        operands = op.operands[1:] if op.kind.name == "embedding" else op.operands
-        read |= {value.name: value.type.nbytes for value in operands if value.name in stored}
-    return StepBytes(sum(read.values()), cache_bytes_per_token(graph))
+    return StepBytes(weights_read(graph), cache_bytes_per_token(graph))
 
 
 def bytes_of_ranks(ranks: Sequence[StepBytes], tp: int, *, one_memory: bool) -> StepBytes:
