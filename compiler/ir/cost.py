@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 from compiler.ir.analysis import constant_values, stored_values
@@ -112,17 +113,17 @@ class StepCost:
 
     ops: tuple[OpCost, ...]
 
-    @property
+    @cached_property
     def total(self) -> Cost:
         """The sum of all ops."""
         return total(each.cost for each in self.ops)
 
-    @property
+    @cached_property
     def by_op(self) -> Mapping[str, OpCost]:
         """The cost of each op by its name."""
         return {each.op.name: each for each in self.ops}
 
-    @property
+    @cached_property
     def by_layer(self) -> Mapping[str, Cost]:
         """The cost of each layer (`layers.0`, `embed` ...), in the order of the graph."""
         layers: dict[str, Cost] = {}
