@@ -1,6 +1,6 @@
 """The text form of a graph: what `compiler.ir.parser` reads back exactly.
 
-    graph gpt_neox
+    graph gpt_neox version 1
     root "/models/pythia"
     fact vocab_size = 4096
     dim B = 1..4..8
@@ -15,7 +15,8 @@
 
 One op per line. A header opens a section: ops that share a module of the checkpoint and a scope of names; `%.q` inside
 it is short for `%layers.0.attn.q`, and a lone dot is the outermost scope. Attributes spelt like their default are left
-out; `!fuse` is a pass that touched the op.
+out; `!fuse` is a pass that touched the op. The first line says the version of the form, `TEXT_VERSION`; a text without
+one is from before there were versions, in the form of the first.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from compiler.ir.op import Attr, Op, OpKind, Value
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 
+TEXT_VERSION = 1
+"""The version of the text form; docs/stability.md says when it grows."""
+
 # An excerpt is for a terminal: a literal may have a million values.
 _EXCERPT_WIDTH = 160
 
@@ -37,7 +41,7 @@ _EXCERPT_WIDTH = 160
 def print_graph(graph: Graph) -> str:
     """The graph as text that ends with a newline; `parse_graph` is the inverse."""
     printer = _Printer()
-    lines = [f"graph {name_text(graph.name)}", f"root {quote(graph.root)}"]
+    lines = [f"graph {name_text(graph.name)} version {TEXT_VERSION}", f"root {quote(graph.root)}"]
     lines += [f"fact {name_text(name)} = {attr_text(value)}" for name, value in graph.facts.items()]
     lines += [f"dim {name} = {low}..{typical}..{high}" for name, (low, typical, high) in graph.dims.items()]
     lines += [f"input {name_text(value.name)}: {value.type}" for value in graph.inputs]
