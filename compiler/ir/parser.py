@@ -126,7 +126,7 @@ class _Parser:
         """Every line that is no op and no header: its first word, its pattern, how to describe it, and its reader."""
         return {
             "graph": (
-                re.compile(rf"graph\s+({NAME})(?:\s+version\s+(\d+))?"),
+                re.compile(rf"graph\s+({NAME})(?:\s+version\s+(\d+)(\s+folded)?)?"),
                 "graph NAME, or graph NAME version N",
                 self.read_graph,
             ),
@@ -141,7 +141,7 @@ class _Parser:
             "output": (re.compile(rf"output\s+({NAME})\s*=\s*%({NAME})"), "output ROLE = %NAME", self.read_output),
         }
 
-    def read_graph(self, name: str, version: str | None) -> None:
+    def read_graph(self, name: str, version: str | None, folded: str | None) -> None:
         """`graph NAME version N`."""
         if self.name is not None:
             raise GraphError("a text holds one graph; this is a second one")
@@ -149,6 +149,11 @@ class _Parser:
             raise GraphError(
                 f"the text is of version {int(version)} of the form; this llmc reads versions up to {TEXT_VERSION}",
                 hint="read it with a newer llmc, or have the one that wrote it write it again for this one",
+            )
+        if folded:
+            raise GraphError(
+                "the text leaves out layers that are as others: it is for readers, and no graph",
+                hint="have it written without --fold-layers",
             )
         self.name = read_name(name)
 
