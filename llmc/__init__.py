@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import LlmcError
-from llmc.version import __version__
+from llmc.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from compiler.ir.diff import GraphDiff, format_diff
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from compiler.ir.parser import parse_graph as parse
     from compiler.ir.printer import print_graph as to_text
     from compiler.passes import register_pass
+    from llmc.benchmarking.bench import Benchmark, BenchOptions, bench
     from llmc.compiling.driver import Compiled, compile
     from llmc.compiling.dry_run import DryRun, dry_run
     from llmc.evaluation.perplexity import Perplexity, measure_perplexity
+    from llmc.evaluation.summaries import Summaries, SummarySettings
+    from llmc.evaluation.summarize import summarize
+    from llmc.exporting.driver import Exported, export
     from llmc.models import lift
     from llmc.opt import optimize
     from llmc.verification.report import Verification
@@ -37,19 +41,26 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "BenchOptions": "llmc.benchmarking.bench",
+    "Benchmark": "llmc.benchmarking.bench",
     "Compiled": "llmc.compiling.driver",
     "Completion": "runtime.generation.completion",
     "DryRun": "llmc.compiling.dry_run",
     "Engine": "runtime.generation.engine",
+    "Exported": "llmc.exporting.driver",
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
     "Manifest": "runtime.engine_dir.manifest",
     "Perplexity": "llmc.evaluation.perplexity",
     "SamplingParams": "runtime.generation.sampling_params",
+    "Summaries": "llmc.evaluation.summaries",
+    "SummarySettings": "llmc.evaluation.summaries",
     "Verification": "llmc.verification.report",
+    "bench": "llmc.benchmarking.bench",
     "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
     "dry_run": "llmc.compiling.dry_run",
+    "export": "llmc.exporting.driver",
     "format_diff": "compiler.ir.diff",
     "lift": "llmc.models",
     "load": "runtime.load.loading:load_engine",
@@ -58,27 +69,36 @@ _HOMES = {
     "parse": "compiler.ir.parser:parse_graph",
     "read_graph": "compiler.ir.files",
     "register_pass": "compiler.passes",
+    "summarize": "llmc.evaluation.summarize",
     "to_text": "compiler.ir.printer:print_graph",
     "verify": "llmc.verification.verify",
     "write_graph": "compiler.ir.files",
 }
 
 __all__ = [
+    "API_VERSION",
+    "BenchOptions",
+    "Benchmark",
     "Compiled",
     "Completion",
     "DryRun",
     "Engine",
+    "Exported",
     "Graph",
     "GraphDiff",
     "LlmcError",
     "Manifest",
     "Perplexity",
     "SamplingParams",
+    "Summaries",
+    "SummarySettings",
     "Verification",
     "__version__",
+    "bench",
     "compile",
     "diff",
     "dry_run",
+    "export",
     "format_diff",
     "lift",
     "load",
@@ -87,6 +107,7 @@ __all__ = [
     "parse",
     "read_graph",
     "register_pass",
+    "summarize",
     "to_text",
     "verify",
     "write_graph",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from compiler.errors import PassError
+from compiler.frontends import is_checkpoint
 from runtime.engine_dir.manifest import is_engine
 
 _OTHER = "give --dump-ir another folder"
@@ -29,7 +30,7 @@ def dump_folder(dump_ir: str | Path | None, place: Path | None = None) -> Path |
     for outer in (folder, *folder.parents):
         if outer == place or is_engine(outer):
             raise PassError(f"the dumps cannot go to {folder}, which is inside the engine {outer}", hint=_OTHER)
-    if (folder / "config.json").exists():
+    if is_checkpoint(folder):
         raise PassError(f"the dumps cannot go to {folder}, which is a checkpoint", hint=_OTHER)
     existing = next(outer for outer in (folder, *folder.parents) if outer.exists())
     if not existing.is_dir():

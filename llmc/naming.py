@@ -9,27 +9,33 @@ from compiler.suggest import folders_with, names_in
 from runtime.engine_dir.manifest import MANIFEST, is_engine, read_manifest
 
 _CONFIG = "config.json"
+# Of files that belong to a checkpoint.
+_SUFFIXES = (".bin", ".ini", ".json", ".model", ".pt", ".safetensors", ".yaml", ".yml")
 
 
 def checkpoint_folder(model: str | Path) -> Path:
-    """The folder of the checkpoint that a path or an id of the hub names.
+    """The path of the checkpoint that a path or an id of the hub names: a folder, or a file of layouts of one file.
 
     Raises:
         CheckpointError: if the path names something else, saying what, or there is neither a folder nor such an id.
     """
-    from compiler.frontends import resolve_model
+    from compiler.frontends import is_checkpoint, resolve_model
 
     given = Path(model).expanduser()
+    if is_checkpoint(given):
+        return given
     if given.is_file():
         raise _file_error(given)
-    if given.is_dir() and not (given / _CONFIG).is_file():
+    if given.is_dir():
         raise _folder_error(given)
     return resolve_model(str(model))
 
 
 def dumped_graphs(folder: Path) -> list[Path]:
     """The graphs in a folder such as `--dump-ir` writes, in order; none if it is no such folder."""
-    if is_engine(folder) or (folder / _CONFIG).is_file():
+    from compiler.frontends import is_checkpoint
+
+    if is_engine(folder) or is_checkpoint(folder):
         return []
     return [folder / name for name in names_in(folder) if name.endswith(".ir") and (folder / name).is_file()]
 
@@ -46,7 +52,9 @@ def whole_of_file(file: Path) -> tuple[str, Path] | None:
     """What a file is a part of, an engine or a checkpoint, and its folder; None if it is of neither."""
     if is_engine(file.parent):
         return "an engine", file.parent
-    if file.suffix in (".json", ".safetensors", ".bin", ".model") and (file.parent / _CONFIG).is_file():
+    from compiler.frontends import is_checkpoint
+
+    if file.suffix in _SUFFIXES and is_checkpoint(file.parent):
         return "a checkpoint", file.parent
     return None
 
@@ -67,6 +75,8 @@ def _file_error(file: Path) -> CheckpointError:
 
 
 def _folder_error(folder: Path) -> LlmcError:
+    from compiler.frontends import is_checkpoint
+
     if is_engine(folder):
         return CheckpointError(f"{folder} is an engine, not a checkpoint", hint=_source_hint(folder))
     if graphs := dumped_graphs(folder):
@@ -76,7 +86,7 @@ def _folder_error(folder: Path) -> LlmcError:
         )
     if (folder / _CONFIG).exists():
         return CheckpointError(f"{folder / _CONFIG} is a folder", hint="a checkpoint has a file of that name")
-    within = folders_with(folder, _CONFIG)
+    within = [folder / name for name in names_in(folder) if is_checkpoint(folder / name)]
     if within:
         hint = f"it holds checkpoints: give one of them, such as {within[0]}"
     elif engines := folders_with(folder, MANIFEST):
@@ -84,7 +94,7 @@ def _folder_error(folder: Path) -> LlmcError:
     elif not any(folder.iterdir()):
         hint = "it is empty; give the folder of a checkpoint in the Hugging Face layout"
     else:
-        hint = "give the folder of a checkpoint in the Hugging Face layout"
+        hint = "give the folder of a checkpoint in the Hugging Face layout, or one of those in docs/checkpoints.md"
     return CheckpointError(f"{folder} has no {_CONFIG}", hint=hint)
 
 

@@ -12,7 +12,7 @@ from tests.registrations import forgotten
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 
 
-GUIDES = ["ir.md", "view.md", "frontends.md", "targets.md", "generation.md", "../CONTRIBUTING.md"]
+GUIDES = ["checkpoints.md", "ir.md", "view.md", "frontends.md", "targets.md", "generation.md", "../CONTRIBUTING.md"]
 
 
 @pytest.mark.parametrize("guide", GUIDES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from compiler.store.stored_tensor import StoredTensor
+from compiler.frontends.composed import SourceTensor
 
 EMBEDDED: Final = ("PROMPT_TUNING", "P_TUNING")
 PREFIX: Final = "PREFIX_TUNING"
@@ -26,7 +26,8 @@ class PromptAdapter:
         layers: how many layers its model has; None if nothing says so.
         heads: how many heads the model has, of a prefix how many key heads; None if nothing says so.
         table: the tensor, `[virtual_tokens, width]` or `[virtual_tokens, layers * 2 * width]`; its file is absolute. Of
-            a prefix, the columns are layer by layer the keys, then the values, of each head.
+            a prefix, the columns are layer by layer the keys, then the values, of each head. One that is stored in
+            parts is made of them.
     """
 
     path: Path
@@ -35,7 +36,7 @@ class PromptAdapter:
     width: int
     layers: int | None
     heads: int | None
-    table: StoredTensor
+    table: SourceTensor
 
     @property
     def is_prefix(self) -> bool:

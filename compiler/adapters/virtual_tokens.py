@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from compiler.adapters.adapter import PromptAdapter
 from compiler.errors import PassError
+from compiler.frontends.composed import append_stored
 from compiler.ir.analysis import constant_values
 from compiler.ir.cache_layout import LINEAR, place_of_cache
 from compiler.ir.dtypes import DType
@@ -21,6 +22,7 @@ from compiler.ir.op import Op, Value, with_operands
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
 from compiler.ir.step import TOKEN_IDS, B, S
 from compiler.passes.notes import note
+from compiler.store.stored_tensor import StoredTensor
 
 _SCOPE = "virtual"
 """The scope of what all lookups of virtual tokens share."""
@@ -216,10 +218,8 @@ class _Rewriting:
         name = f"table.{self.numbers[adapter]}"
 
         def make() -> Value:
-            stored = b.const(data=adapter.table.ref(), name=name)
-            if adapter.table.perm is None:
-                return stored
-            return b.transpose(stored, perm=adapter.table.perm, name=f"{name}.transposed")
+            turned = isinstance(adapter.table, StoredTensor) and adapter.table.perm is not None
+            return append_stored(b, adapter.table, f"{name}.transposed" if turned else name, before=name)
 
         return self._once(name, make, b)
 

@@ -1,84 +1,106 @@
-"""Opening a checkpoint in the Hugging Face layout: its config and where its tensors are. No tensor is read."""
+"""A checkpoint, whatever tool wrote its files: a config and where its tensors are. No tensor is read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import CheckpointError
+from compiler.frontends.composed import SourceTensor
 from compiler.frontends.json_file import read_object
-from compiler.frontends.safetensors_file import read_safetensors
-from compiler.frontends.torch_file import read_torch_file
-from compiler.frontends.weight_files import WeightFiles, weight_files
-from compiler.store.stored_tensor import StoredTensor
+from compiler.frontends.source_options import SourceOptions
+from compiler.ir.frozen import EMPTY
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """The weights of a checkpoint, known from headers alone.
+
+    Attributes:
+        files: the files that hold them, relative to the checkpoint's folder.
+        tensors: every tensor by the name that it has in the Hugging Face form of the model.
+    """
+
+    files: tuple[str, ...] = ()
+    tensors: Mapping[str, SourceTensor] = EMPTY
 
 
 class Checkpoint:
-    """A folder with `config.json` and, unless weights are dummies, files of weights.
+    """What a model is lifted from. Opening one reads its config; the headers of its weights are read when asked for.
 
     Attributes:
-        folder: the folder.
-        config: the content of `config.json`.
+        path: what it was opened by: its folder, or its file.
+        folder: the folder that the names of its files are relative to, and that holds its tokenizer.
+        config: the content of the Hugging Face `config.json` of the model, whatever file it comes from.
+        config_files: the files that it comes from, relative to the folder.
+        tokenizer_file: a file of the tokenizers library that is to be taken as it is, if it is not for the other files
+            of the folder to say what the tokenizer is.
         dummy_weights: whether to make weights up instead of looking for files.
-        notes: what lifting found odd but harmless, for the user.
+        optional_weights: whether made-up weights include those that only some checkpoints of the family have.
+        source: what the user says of the weights.
+        notes: what was found odd but harmless, for the user.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], *, dummy_weights: bool = False) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        read_weights: Callable[[], StoredWeights] = StoredWeights,
+        *,
+        config_files: Sequence[str] = ("config.json",),
+        tokenizer_file: Path | None = None,
+        dummy_weights: bool = False,
+        optional_weights: bool = False,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.path = self.folder = folder
         self.config = config
+        self.config_files = tuple(config_files)
+        self.tokenizer_file = tokenizer_file
         self.dummy_weights = dummy_weights
-        self.notes: list[str] = []
+        self.source = SourceOptions()
+        self.notes = list(notes)
+        self._read_weights = read_weights
+        self.optional_weights = optional_weights
+
+    @property
+    def read_weights(self) -> Callable[[], StoredWeights]:
+        """What reads the weights."""
+        return self._read_weights
+
+    def replace_weights(self, read_weights: Callable[[], StoredWeights]) -> None:
+        """Take the weights from elsewhere; before they are asked for."""
+        self._read_weights = read_weights
 
     @cached_property
-    def _weight_files(self) -> WeightFiles:
-        return WeightFiles(()) if self.dummy_weights else weight_files(self.folder)
+    def weights(self) -> StoredWeights:
+        """The files and tensors; CheckpointError if a file is missing or damaged."""
+        return StoredWeights() if self.dummy_weights else self._read_weights()
 
-    @cached_property
+    @property
+    def config_name(self) -> str:
+        """What messages call the files of its config."""
+        return " and ".join(self.config_files)
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        """The files of weights, in order; CheckpointError if there are none, or one that an index names is missing."""
-        return tuple(self.folder / name for name in self._weight_files.names)
+        """The files of weights, in order; CheckpointError as said at `weights`."""
+        return tuple(self.folder / name for name in self.weights.files)
 
-    @cached_property
-    def tensors(self) -> Mapping[str, StoredTensor]:
-        """Every tensor by name, from the headers of the files; CheckpointError if a file is damaged."""
-        tensors: dict[str, StoredTensor] = {}
-        for path in self.files:
-            file = path.relative_to(self.folder).as_posix()
-            found = read_safetensors(path, file) if path.suffix == ".safetensors" else read_torch_file(path, file)
-            for name, tensor in found.items():
-                if name in tensors:
-                    raise CheckpointError(f"the tensor {name!r} is in both {tensors[name].file} and {file}")
-                tensors[name] = tensor
-        for name, file in self._weight_files.shards.items():
-            if name not in tensors:
-                raise CheckpointError(
-                    f"the index says that {file} holds the tensor {name!r}, but it does not",
-                    hint="the index and the files belong to different checkpoints: give the files that belong together",
-                )
-        return tensors
+    @property
+    def tensors(self) -> Mapping[str, SourceTensor]:
+        """Every tensor by its Hugging Face name; CheckpointError as said at `weights`."""
+        return self.weights.tensors
+
+    @property
+    def tokenizer(self) -> Path:
+        """The file of the tokenizer, or the folder that may hold one."""
+        return self.tokenizer_file or self.folder
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
         """The content of `generation_config.json`, empty if there is none; LlmcError if it cannot be read."""
         path = self.folder / "generation_config.json"
         return read_object(path) if path.exists() else {}
-
-
-def open_checkpoint(folder: str | Path, *, dummy_weights: bool = False) -> Checkpoint:
-    """Open the checkpoint in `folder`; with `dummy_weights` only its `config.json` is needed.
-
-    Raises:
-        CheckpointError: if there is no such folder, or no `config.json` in it that can be read.
-        ConfigError: if `config.json` is no JSON object.
-    """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {str(folder)!r}", hint="give the folder that holds config.json")
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json", hint="give the folder of a checkpoint in the Hugging Face layout"
-        )
-    return Checkpoint(folder, read_object(path), dummy_weights=dummy_weights)

@@ -53,7 +53,7 @@ def lift_gpt_neox(lifting: Lifting) -> None:
     base = weights.base("gpt_neox.", "", holding="layers.0.")
     tied = weights.ties(tied, f"{base}embed_in", *_HEAD)
     weights.derived(r".*\.attention\.(bias|masked_bias)", is_causal, "the causal mask of this family")
-    weights.derived(r".*\.inv_freq", turns_by(rope), "'rotary_emb_base' in config.json")
+    weights.derived(r".*\.inv_freq", turns_by(rope), f"'rotary_emb_base' in {lifting.checkpoint.config_name}")
     attention = Attention(scale=head_dim**-0.5, mask=step.causal_mask(), angles=step.angles(rope) if rope else None)
     x, table = embed(step, f"{base}embed_in", hidden, tied_to=_HEAD if tied else ())
     for i in range(shape.layers):

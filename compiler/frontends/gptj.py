@@ -52,7 +52,7 @@ def lift_gptj(lifting: Lifting) -> None:
     tied = weights.ties(tied, f"{base}wte", "lm_head")
     rope = plain_rope(rotary_dim, 10000.0)
     weights.derived(r".*\.attn\.(bias|masked_bias)", is_causal, "the causal mask of this family")
-    weights.derived(r".*\.attn\.embed_positions", turns_by(rope), "'rotary_dim' in config.json")
+    weights.derived(r".*\.attn\.embed_positions", turns_by(rope), f"'rotary_dim' in {lifting.checkpoint.config_name}")
     attention = Attention(
         scale=head_dim**-0.5,
         mask=step.causal_mask(),

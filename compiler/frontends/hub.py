@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from compiler.errors import CheckpointError
+from compiler.frontends.layouts import is_checkpoint
 from compiler.suggest import did_you_mean_path, names_in
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -14,13 +15,13 @@ _SHOWN = 8
 
 
 def resolve_model(model: str) -> Path:
-    """The folder of the model: `model` itself, or where the hub's copy of that id was downloaded to.
+    """The path of the model: `model` itself, or where the hub's copy of that id was downloaded to.
 
     Raises:
         CheckpointError: if it is neither, with the nearest folder there is, or the hub cannot be reached.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or is_checkpoint(folder):
         return folder
     if folder.exists():
         holds = (folder.parent / "config.json").is_file()

@@ -75,7 +75,7 @@ class Lifting:
         if not self.unknown_keys:
             return error
         keys = ", ".join(map(repr, self.unknown_keys))
-        ignored = f"these keys of config.json are not known and were ignored: {keys}"
+        ignored = f"these keys of {self.checkpoint.config_name} are not known and were ignored: {keys}"
         return CheckpointError(error.message, hint=f"{error.hint}; {ignored}" if error.hint else ignored)
 
     def _scheme(self) -> PackedScheme | None:
@@ -96,10 +96,11 @@ class Lifting:
             named = COMPUTE_DTYPES[name.removeprefix("torch.")]
         except KeyError:
             raise self.config.unsupported("dtype", name, COMPUTE_DTYPES) from None
-        if stored is DType.f32 and named is not DType.f32:
+        said = "config.json" in self.checkpoint.config_files  # a layout without it has decided by itself
+        if said and stored is DType.f32 and named is not DType.f32:
             self.checkpoint.notes.append(
-                f"the weights are stored in float32; config.json says {name!r}, to which they are rounded "
-                "(the pass dtype=float32 keeps them)"
+                f"the weights are stored in float32; {self.checkpoint.config_name} says {name!r}, to which they are "
+                "rounded (the pass dtype=float32 keeps them)"
             )
         return named
 

@@ -36,7 +36,7 @@ def lift_mpt(lifting: Lifting) -> None:
     base = weights.base("transformer.", "model.transformer.", "", holding="blocks.0.")
     head = base.removesuffix("transformer.") + "lm_head"
     tied = weights.ties(m.tied, f"{base}wte", head)
-    weights.derived(r".*\.inv_freq", turns_by(m.rope), "'attn_config' in config.json")
+    weights.derived(r".*\.inv_freq", turns_by(m.rope), f"'attn_config' in {lifting.checkpoint.config_name}")
     attentions = _attentions(step, m)
     states: list[tuple[Value, Value]] = []
     x, table = embed(step, f"{base}wte", m.hidden, tied_to=(head,) if tied else ())

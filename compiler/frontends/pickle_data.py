@@ -45,7 +45,7 @@ class Persistent:
 
 _DICTS = ("collections.OrderedDict", "builtins.dict", "__builtin__.dict")
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_TUPLE": tuple}  # a set may hold anything
 _MARK = object()
 
 
@@ -83,21 +83,21 @@ class _Machine:
                 push(_MARK)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 push(_CONSTANTS[name])
-            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_SET" | "EMPTY_TUPLE":
                 push(_EMPTY[name]())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(name[-1])
                 self.stack[-count:] = [tuple(self.stack[-count:])]
             case "TUPLE":
                 push(tuple(self.marked()))
-            case "LIST":
+            case "LIST" | "FROZENSET":
                 push(self.marked())
             case "DICT":
                 push(_pairs(self.marked()))
             case "APPEND":
                 item = pop()
                 self.stack[-1].append(item)
-            case "APPENDS":
+            case "APPENDS" | "ADDITEMS":
                 items = self.marked()
                 self.stack[-1].extend(items)
             case "SETITEM":
@@ -126,8 +126,8 @@ class _Machine:
                 self.memo[len(self.memo)] = self.stack[-1]
             case "GET" | "BINGET" | "LONG_BINGET":
                 push(self.memo[int(arg)])
-            case _ if (
-                name.startswith(("INT", "BININT", "LONG", "FLOAT", "BINFLOAT")) or "UNICODE" in name or "STRING" in name
+            case _ if name.startswith(("INT", "BININT", "LONG", "FLOAT", "BINFLOAT")) or any(
+                kind in name for kind in ("UNICODE", "STRING", "BINBYTES")
             ):
                 push(arg)
             case _:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.composed import SourceTensor, append_stored
 from compiler.frontends.config import Size
 from compiler.frontends.leftovers import is_leftover
 from compiler.frontends.read_stored import read_stored, same_values
@@ -15,7 +16,6 @@ from compiler.ir.builder import Builder
 from compiler.ir.dims import shape_text
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
-from compiler.store.stored_tensor import StoredTensor
 from compiler.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Tensors:
     def __init__(self, b: Builder, checkpoint: Checkpoint) -> None:
         self.b = b
         self.checkpoint = checkpoint
-        self.tensors: Mapping[str, StoredTensor] = checkpoint.tensors
+        self.tensors: Mapping[str, SourceTensor] = checkpoint.tensors
         self.taken: set[str] = set()
         self.ignored: list[re.Pattern[str]] = []
         self._derived: list[tuple[re.Pattern[str], Follows, str]] = []
@@ -146,10 +146,10 @@ class Tensors:
         left = [name for name in self.tensors if name not in self.taken and not self._is_ignored(name)]
         if left:
             more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-            first = self.tensors[left[0]]
+            first, config = self.tensors[left[0]], self.checkpoint.config_name
             raise CheckpointError(
-                f"the tensor {first.name!r} in {first.file}{more} has no place in the model that config.json describes",
-                hint="a key of config.json is wrong, or the model is a variant that is not supported",
+                f"the tensor {first.name!r} in {first.file}{more} has no place in the model that {config} describes",
+                hint=f"a key of {config} is wrong, or the model is a variant that is not supported",
             )
         for claim, names in self._contradicted.items():
             self.note(f"{claim}, but {_listed(names)} otherwise: what is stored is used")
@@ -166,7 +166,7 @@ class Tensors:
 
     def claim(
         self, tensor: str, shape: Sequence[int], dtypes: Sequence[DType], aliases: tuple[str, ...] = ()
-    ) -> StoredTensor:
+    ) -> SourceTensor:
         """Where the tensor, or one of the aliases, is, which is taken now; CheckpointError as said at `raw`."""
         found = self._spelling(tensor, aliases)
         stored = self._find(tensor, aliases, shape)
@@ -175,10 +175,11 @@ class Tensors:
         self.taken.add(found)
         plain = tuple(int(size) for size in shape)
         if stored.shape != plain:
+            config = self.checkpoint.config_name
             raise CheckpointError(
                 f"the tensor {stored.name!r} in {stored.file} is {shape_text(stored.shape)}, "
                 f"but the config makes it {shape_text(plain)}{_reasons(shape)}",
-                hint="config.json and the weights belong to different models, or a key of config.json is wrong",
+                hint=f"{config} and the weights belong to different models, or a key of {config} is wrong",
             )
         if stored.dtype not in dtypes:
             raise CheckpointError(
@@ -188,17 +189,14 @@ class Tensors:
             )
         return stored
 
-    def append(self, stored: StoredTensor, name: str, before: str = "") -> Value:
-        """Append a const, then a transpose if it is stored transposed; the last is `name`."""
-        value = self.b.const(data=stored.ref(), name=(before or f"{name}.stored") if stored.perm else name)
-        if stored.perm:
-            value = self.b.transpose(value, perm=stored.perm, name=name)
-        return value
+    def append(self, stored: SourceTensor, name: str, before: str = "") -> Value:
+        """Append a const, then what makes the tensor of it, if it is stored otherwise; the last is `name`."""
+        return append_stored(self.b, stored, name, before)
 
     def _spelling(self, tensor: str, aliases: tuple[str, ...]) -> str:
         return next((name for name in (tensor, *aliases) if name in self.tensors), tensor)
 
-    def _find(self, tensor: str, aliases: tuple[str, ...], shape: Sequence[int] = ()) -> StoredTensor:
+    def _find(self, tensor: str, aliases: tuple[str, ...], shape: Sequence[int] = ()) -> SourceTensor:
         spelling = self._spelling(tensor, aliases)
         if spelling in self.tensors:
             return self.tensors[spelling]

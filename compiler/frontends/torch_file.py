@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ _STORAGES: dict[str, tuple[int, DType | None]] = {
 _TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
 _PARAMETER = "torch._utils._rebuild_parameter"
 _ALLOWED = frozenset({*_STORAGES, *_TENSORS, _PARAMETER, "collections.OrderedDict"})
+# What files of training runs name besides: arrays, options, states of optimizers. They become records like all else.
+_TRAINING_NAMES = (
+    *(
+        "_codecs.encode",
+        "argparse.Namespace",
+        "__builtin__.set",
+        "builtins.set",
+        "collections.defaultdict",
+        "collections.deque",
+    ),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.dtype", "numpy.ndarray"),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "torch.Size", "torch.device"),
+    *("torch.bfloat16", "torch.float16", "torch.float32", "torch.float64", "torch.int32", "torch.int64"),
+)
+_TRAINING_PACKAGES = ("composer.", "datetime.", "deepspeed.", "llmfoundry.", "megatron.", "omegaconf.", "torchmetrics.")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _CONVERT = "convert the checkpoint to safetensors where you trust it: model.save_pretrained(FOLDER)"
 # What zipfile and the arithmetic on a damaged file's numbers raise.
@@ -68,13 +84,61 @@ def read_torch_file(path: Path, file: str) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: if the file is damaged, holds anything but a dict of tensors, or names code to run.
     """
+    return _read(
+        path,
+        file,
+        _ALLOWED,
+        lambda state, storages: {str(name): _tensor(str(name), file, value, storages) for name, value in state.items()},
+    )
+
+
+def read_training_file(path: Path, file: str) -> dict[str, Any]:
+    """What a `torch.save` file of a training run holds, sections within sections; see `read_torch_file`.
+
+    Returns:
+        Its dict, in which dicts are dicts and tensors are `StoredTensor`s, named by the keys that lead to them, joined
+        by dots. Everything else is inert data.
+
+    Raises:
+        CheckpointError: like `read_torch_file`, but the file may hold and name more.
+    """
+    return _read(path, file, _Training(), lambda state, storages: _section("", file, state, storages))
+
+
+class _Training:
+    """The names that files of training runs may hold."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in _ALLOWED or name in _TRAINING_NAMES or str(name).startswith(_TRAINING_PACKAGES)
+
+
+def _section(prefix: str, file: str, state: dict[Any, Any], storages: dict[str, _Storage]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            found[str(key)] = _section(f"{name}.", file, value, storages)
+        elif isinstance(value, PickleCall) and value.function.name in (*_TENSORS, _PARAMETER):
+            try:
+                found[str(key)] = _tensor(name, file, value, storages)
+            except PickleError:  # a view with gaps, such as states of optimizers may be, is left as it is
+                found[str(key)] = value
+        else:
+            found[str(key)] = value
+    return found
+
+
+_Found = Callable[[dict[Any, Any], dict[str, _Storage]], dict[str, Any]]
+
+
+def _read(path: Path, file: str, allowed: Container[str], found: _Found) -> dict[str, Any]:
     try:
         start = read_start(path, file)
         refuse_others(start, file, "a file of torch.save", ZIP, PICKLE)
-        state, storages = _read_zip(path) if start.startswith(b"PK\3\4") else _read_legacy(path)
+        state, storages = _read_zip(path, allowed) if start.startswith(b"PK\3\4") else _read_legacy(path, allowed)
         if not isinstance(state, dict):
             raise PickleError("it holds no state dict")
-        return {str(name): _tensor(str(name), file, value, storages) for name, value in state.items()}
+        return found(state, storages)
     except ForbiddenGlobalError as error:
         raise CheckpointError(
             f"{file} carries code: its pickle names {str(error)!r}, which tensors do not need; nothing was executed",
@@ -87,7 +151,7 @@ def read_torch_file(path: Path, file: str) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{file} is truncated or damaged ({error}; it has {size:,} bytes)", hint=AGAIN) from None
 
 
-def _read_zip(path: Path) -> tuple[Any, dict[str, _Storage]]:
+def _read_zip(path: Path, allowed: Container[str]) -> tuple[Any, dict[str, _Storage]]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
         records = {name.partition("/")[2]: archive.getinfo(name) for name in archive.namelist()}
         if "data.pkl" not in records:
@@ -95,7 +159,7 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, _Storage]]:
         if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
             raise PickleError("it was written by a big-endian machine")
         with archive.open(records["data.pkl"]) as stream:
-            state = read_pickle(stream, _ALLOWED)
+            state = read_pickle(stream, allowed)
         storages = {}
         for name, record in records.items():
             if not name.startswith("data/"):
@@ -110,14 +174,14 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, _Storage]]:
         return state, storages
 
 
-def _read_legacy(path: Path) -> tuple[Any, dict[str, _Storage]]:
+def _read_legacy(path: Path, allowed: Container[str]) -> tuple[Any, dict[str, _Storage]]:
     with path.open("rb") as stream:
         if read_pickle(stream, ()) != _LEGACY_MAGIC:
             raise PickleError("it is neither a zip archive nor a file of torch 0.4 to 1.5")
         read_pickle(stream, ())  # the format's version
         if not read_pickle(stream, ()).get("little_endian", True):
             raise PickleError("it was written by a big-endian machine")
-        state = read_pickle(stream, _ALLOWED)
+        state = read_pickle(stream, allowed)
         keys = read_pickle(stream, ())
         widths = dict(_storage_widths(state))
         storages, size = {}, path.stat().st_size
@@ -138,6 +202,8 @@ def _storage_widths(value: Any) -> list[tuple[str, int]]:
     match value:
         case dict():
             return [pair for item in value.values() for pair in _storage_widths(item)]
+        case list() | tuple():
+            return [pair for item in value for pair in _storage_widths(item)]
         case PickleCall(args=args):
             return [pair for item in args for pair in _storage_widths(item)]
         case Persistent(id=("storage", Global(name=kind), str(key), *_)) if kind in _STORAGES:

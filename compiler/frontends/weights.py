@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.composed import SourceTensor
 from compiler.frontends.quantized import PackedLinear, PackedScheme
 from compiler.frontends.quantized.packed import Enter
 from compiler.frontends.tensors import Tensors
@@ -14,6 +15,9 @@ from compiler.ir.builder import Builder
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 from compiler.store.stored_tensor import StoredTensor
+
+DIVISORS = "scales"
+"""What the tensor is called that AWQ divides the results of some activation functions by."""
 
 _STORED_FLOATS = (DType.f64, DType.f32, DType.f16, DType.bf16)
 
@@ -108,7 +112,9 @@ class Weights(Tensors):
         for head in stored:
             both = [f"{module}.weight" for module in (table, head)]
             if not all(map(self.has, both)) or not self.same(*both):
-                self.contradicted("config.json ties the head to the embedding ('tie_word_embeddings')", both[1])
+                self.contradicted(
+                    f"{self.checkpoint.config_name} ties the head to the embedding ('tie_word_embeddings')", both[1]
+                )
                 return False
             self.drop(both[1])
         return True
@@ -128,8 +134,9 @@ class Weights(Tensors):
 
     def divided(self, module: str, x: Value, width: int) -> Value:
         """`x [..., width]` divided by the module's `scales`, which AWQ puts after some activation functions."""
-        tensor = f"{module}.scales"
-        if self.checkpoint.dummy_weights or self.scheme is None or not self.has(tensor):
+        tensor = f"{module}.{DIVISORS}"
+        stored = self.scheme is not None and self.has(tensor)
+        if not (self.checkpoint.optional_weights if self.checkpoint.dummy_weights else stored):
             return x
         scales = self.take(tensor, width, name=f"{module.rpartition('.')[2]}.scales")
         return self.b.div(x, scales, name="act.divided")
@@ -173,13 +180,14 @@ class Weights(Tensors):
     def _dequantized(self, parts: Iterable[Value], name: str) -> Value:
         return self.b.dequantize(*parts, dtype=self.dtype, name=name)
 
-    def _load(self, stored: StoredTensor, name: str) -> Value:
+    def _load(self, stored: SourceTensor, name: str) -> Value:
         """Const, then transpose if it is stored transposed, then cast if stored in another type; the last is `name`."""
         assert stored.dtype is not None
         cast = stored.dtype is not self.dtype
         if not cast:
             return self.append(stored, name)
-        value = self.append(stored, f"{name}.transposed" if stored.perm else f"{name}.stored", f"{name}.stored")
+        turned = isinstance(stored, StoredTensor) and stored.perm is not None
+        value = self.append(stored, f"{name}.transposed" if turned else f"{name}.stored", f"{name}.stored")
         return self.b.cast(value, dtype=self.dtype, name=name)
 
     def _made_up(self, tensor: str, shape: tuple[int, ...], name: str) -> Value:

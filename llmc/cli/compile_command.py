@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmc.cli import options
-from llmc.cli.compiled_text import made_text
+from llmc.cli.compiled_text import made_text, times_text
 from llmc.cli.console import Console, note
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def compile_command(
-    model: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout, or an id of the hub.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint (docs/checkpoints.md lists layouts), or an id of the hub.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="The engine directory; NAME.engine if not given."),
@@ -41,10 +43,7 @@ def compile_command(
             "their own, as tensorrt-rtx:workers=1.",
         ),
     ] = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="TYPE", help="float32, float16 or bfloat16; the checkpoint's own if not given."),
-    ] = None,
+    dtype: options.DType = None,
     max_batch: options.MaxBatch = 8,
     max_input: options.MaxInput = None,
     max_seq: options.MaxSeq = None,
@@ -97,22 +96,10 @@ def compile_command(
             help="How many TensorRT plans to build at a time: fewer take less memory. All processors if not given.",
         ),
     ] = None,
-    calib: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A text for quantization to calibrate with, or documents as lines of JSON (.jsonl); a small one in "
-            "English if not given.",
-        ),
-    ] = None,
-    calib_samples: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="How many windows of it to use; as many as it has, up to 128, if not given."),
-    ] = None,
-    calib_length: Annotated[
-        int | None, typer.Option(metavar="N", help="How many tokens a window has; up to 512 if not given.")
-    ] = None,
-    calib_seed: Annotated[int, typer.Option(metavar="N", help="Decides which windows are used.")] = 0,
+    calib: options.Calib = None,
+    calib_samples: options.CalibSamples = None,
+    calib_length: options.CalibLength = None,
+    calib_seed: options.CalibSeed = 0,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -122,9 +109,14 @@ def compile_command(
         ),
     ] = False,
     dummy_weights: options.DummyWeights = False,
+    weights: options.Weights = None,
+    weights_format: options.WeightsFormat = None,
+    scales: options.Scales = None,
     dump_ir: options.DumpIr = None,
+    fold_layers: options.FoldLayers = False,
     plugin: options.Plugins = None,
     explain: options.Explain = False,
+    timing: options.Timing = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -139,10 +131,12 @@ def compile_command(
     llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
     llmc compile my-checkpoint -o my.engine --target tensorrt-rtx --batch-sizes 1,8,64 --max-batch 64
     llmc compile my-checkpoint --passes quant=awq,tp=2 --dry-run --dump-ir dumps
+    llmc compile my-checkpoint --weights gptq.safetensors --weights-format gptq:bits=4:group=128
     llmc compile my-checkpoint --prompts sentiment=adapters/sentiment --prompts topic=adapters/topic
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
     from llmc.compiling.options import CompileOptions
+    from runtime.load.ignored_options import Case, ignored_notes
 
     build = {
         "compute_capability": None if compute_capability == "all" else options.words(compute_capability),
@@ -162,8 +156,12 @@ def compile_command(
         max_input=max_input,
         max_seq=max_seq,
         dummy_weights=dummy_weights,
+        weights=weights,
+        weights_format=weights_format,
+        scales=scales,
         build={name: value for name, value in build.items() if value is not None},
         dump_ir=dump_ir,
+        fold_layers=fold_layers,
         explain=explain,
         calib=calib,
         calib_samples=calib_samples,
@@ -173,14 +171,17 @@ def compile_command(
     make: Callable[..., Compiled | DryRun] = llmc.dry_run if dry_run else llmc.compile
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:
         made = make(model, output, request, progress=console)
+    in_vain = Case(dump_ir is None, "there are no dumps without --dump-ir", {"--fold-layers": fold_layers})
     if not quiet:
-        for text in made.notes:
+        for text in [*made.notes, *ignored_notes(in_vain)]:
             note(text)
     if json_output:
         print(json.dumps(made.to_json(), indent=2))
         return
     if explain:
         print(made.explanation)
+    if timing:
+        print(times_text(made.timings, made.pass_timings))
     if not quiet:
         print(made_text(made))
 

@@ -11,13 +11,19 @@ from llmc.cli.console import note
 
 
 def lift_command(
-    model: Annotated[str, typer.Argument(help="A folder in the Hugging Face layout, or an id of the hub.")],
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint (docs/checkpoints.md lists layouts), or an id of the hub.")
+    ],
     output: options.GraphOutput = None,
     max_batch: options.MaxBatch = 8,
     max_input: options.MaxInput = None,
     max_seq: options.MaxSeq = None,
     dummy_weights: options.DummyWeights = False,
+    weights: options.Weights = None,
+    weights_format: options.WeightsFormat = None,
+    scales: options.Scales = None,
     plugin: options.Plugins = None,
+    fold_layers: options.FoldLayers = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -37,12 +43,15 @@ def lift_command(
     graph = llmc.lift(
         model,
         dummy_weights=dummy_weights,
+        weights=weights,
+        weights_format=weights_format,
+        scales=scales,
         max_batch=max_batch,
         max_input=max_input,
         max_seq=max_seq,
         note=notes.append,
     )
-    write_optimized(graph, options.file_or_none(output))
+    write_optimized(graph, options.file_or_none(output), fold_layers=fold_layers)
     if not quiet:
         for text in notes:
             note(text)

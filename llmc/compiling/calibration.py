@@ -50,19 +50,19 @@ class CalibrationSettings:
             **{f"calib-{name}": getattr(self, name) != getattr(usual, name) for name in ("samples", "length", "seed")},
         }
 
-    def source(self, folder: Path, progress: Progress, *, made_up: int | None = None) -> CalibrationSource:
-        """The calibration for the checkpoint in a folder. Its tokenizer is loaded when it is needed.
+    def source(self, tokenizer: Path, progress: Progress, *, made_up: int | None = None) -> CalibrationSource:
+        """The calibration for a checkpoint. Its tokenizer is loaded when it is needed.
 
         Args:
-            folder: the checkpoint.
+            tokenizer: the file of its tokenizer, or the folder that may hold one.
             progress: called as calibration proceeds.
             made_up: of a model with made-up weights, how many token ids it has: without a tokenizer or texts, random
                 ones serve as well as any.
         """
-        known = has_tokenizer(folder)
+        known = has_tokenizer(tokenizer)
         random = made_up is not None and not known and not self.documents
         return CalibrationSource(
-            encode=_encoder(folder) if known else None,
+            encode=_encoder(tokenizer) if known else None,
             documents=_random_documents(made_up or 1, self.seed) if random else self.documents,
             samples=self.samples,
             length=self.length,
@@ -88,13 +88,13 @@ def _random_documents(vocabulary: int, seed: int) -> tuple[Document, ...]:
     return tuple(torch.randint(vocabulary, (_RANDOM, _LENGTH), generator=generator).tolist())
 
 
-def _encoder(folder: Path) -> Callable[[str], list[int]]:
+def _encoder(source: Path) -> Callable[[str], list[int]]:
     """A function from text to token ids that loads the tokenizer when it is called first."""
 
     @cache
     def tokenizer() -> Tokenizer:
         with TemporaryDirectory() as temporary:
-            written = write_tokenizer(folder, Path(temporary))
+            written = write_tokenizer(source, Path(temporary))
             if isinstance(written, NoTokenizer):
                 raise PassError(
                     f"the calibration text cannot be read without a tokenizer: {written.reason}",

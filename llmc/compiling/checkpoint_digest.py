@@ -12,7 +12,7 @@ from runtime.engine_dir.hashing import sha256_files
 
 
 def source_digest(checkpoint: Checkpoint, progress: Report) -> str:
-    """The sha256 of `config.json` and, unless they are dummies, the files of weights.
+    """The sha256 of the files of its config and, unless they are dummies, the files of weights.
 
     Args:
         checkpoint: the checkpoint.
@@ -21,7 +21,8 @@ def source_digest(checkpoint: Checkpoint, progress: Report) -> str:
     Raises:
         CheckpointError: if a file cannot be read.
     """
-    paths: list[Path] = [checkpoint.folder / "config.json", *checkpoint.files]
+    configs = [checkpoint.folder / name for name in checkpoint.config_files]
+    paths: list[Path] = list(dict.fromkeys((*configs, *checkpoint.files)))
     try:
         return sha256_files(paths, counter(progress, sum(path.stat().st_size for path in paths)))
     except OSError as error:

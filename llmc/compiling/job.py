@@ -52,7 +52,7 @@ def _beyond_training(graph: Graph) -> list[str]:
 def export_tokenizer(job: Job, checkpoint: Checkpoint, folder: Path) -> str | NoTokenizer:
     """See `llmc.compiling.tokenizer_export.write_tokenizer`; if there is none, that is noted."""
     with job.phase("tokenizer"):
-        written = write_tokenizer(checkpoint.folder, folder, job.notes.append)
+        written = write_tokenizer(checkpoint.tokenizer, folder, job.notes.append)
     if isinstance(written, NoTokenizer):
         why = f"{written.reason}; {written.mend}"
         job.notes.append(f"the engine has no tokenizer: {why}, or give llmc run token ids (--prompt-ids)")
@@ -81,7 +81,9 @@ class LiftedModel:
 def lift_model(job: Job, request: CompileRequest) -> LiftedModel:
     """Lift the model of a request; ConfigError or CheckpointError if that cannot be done."""
     with job.phase("lift"):
-        checkpoint = open_checkpoint(checkpoint_folder(request.model), dummy_weights=request.dummy_weights)
+        checkpoint = open_checkpoint(
+            checkpoint_folder(request.model), dummy_weights=request.dummy_weights, source=request.source
+        )
         graph = lift_checkpoint(checkpoint, limits=request.limits)
         family = str(graph.facts["family"])
         tokens = SpecialTokens(**special_tokens(family, checkpoint.config, checkpoint.generation_config))
@@ -89,6 +91,6 @@ def lift_model(job: Job, request: CompileRequest) -> LiftedModel:
         generation = generation_defaults(checkpoint.generation_config, vocab_size)
     job.notes += [*checkpoint.notes, *_beyond_training(graph), *generation.notes]
     made_up = vocab_size if checkpoint.dummy_weights else None
-    calibration = request.calibration.source(checkpoint.folder, job.progress, made_up=made_up)
+    calibration = request.calibration.source(checkpoint.tokenizer, job.progress, made_up=made_up)
     calibration.check(graph)
     return LiftedModel(checkpoint, graph, tokens, generation, calibration)

@@ -33,9 +33,13 @@ class CompileOptions:
         max_input: how many tokens a prompt may have; `max_seq` if None.
         max_seq: how many tokens a sequence may have, prompt and new ones; the model's context length if None.
         dummy_weights: whether to make weights up, so that `config.json` suffices.
+        weights: a file of weights, instead of those in the checkpoint's folder.
+        weights_format: how weights are stored where no file says it, such as `gptq:bits=4:group=128`.
+        scales: a file of scales of AMMO or ModelOpt, which weights, inputs and caches are quantized with.
         build: options of targets by name, such as `{"workers": 1}`: each changes the targets that have it. Those of
             TensorRT may be given as `BuildOptions`.
         dump_ir: a folder for the graph's text after lifting and after each pass.
+        fold_layers: whether these texts leave out layers that are as others; they are for readers then.
         plugins: Python files that register passes, ops, targets or families of models; what installed packages offer is
             there in any case.
         explain: whether to gather what the passes did, and why rules declined.
@@ -55,8 +59,12 @@ class CompileOptions:
     max_input: int | None = None
     max_seq: int | None = None
     dummy_weights: bool = False
+    weights: str | Path | None = None
+    weights_format: str | None = None
+    scales: str | Path | None = None
     build: Mapping[str, Any] | BuildOptions | None = EMPTY
     dump_ir: str | Path | None = None
+    fold_layers: bool = False
     plugins: Sequence[str | Path] = ()
     explain: bool = False
     calib: str | Path | None = None
@@ -95,8 +103,12 @@ class CompileKeywords(TypedDict, total=False):
     max_input: int | None
     max_seq: int | None
     dummy_weights: bool
+    weights: str | Path | None
+    weights_format: str | None
+    scales: str | Path | None
     build: Mapping[str, Any] | BuildOptions | None
     dump_ir: str | Path | None
+    fold_layers: bool
     plugins: Sequence[str | Path]
     explain: bool
     calib: str | Path | None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.frontends import Limits
+from compiler.frontends.source_options import SourceOptions, source_options
 from compiler.passes import ChangeDType, Pass, spell
 from compiler.plugins import load_plugins
 from compiler.targets import Target
@@ -31,7 +32,9 @@ class CompileRequest:
         targets: the targets by name, those that every engine has first.
         limits: the largest batch, prompt and sequence.
         dummy_weights: whether weights are made up.
+        source: what is said of the checkpoint's weights.
         dump: the absolute folder for the graph's text; None for no text.
+        fold_layers: whether it leaves out layers that are as others.
         explain: whether to gather what the passes did.
         calibration: what passes calibrate with.
         notes: sentences for the user.
@@ -43,7 +46,9 @@ class CompileRequest:
     targets: Mapping[str, Target]
     limits: Limits
     dummy_weights: bool
+    source: SourceOptions
     dump: Path | None
+    fold_layers: bool
     explain: bool
     calibration: CalibrationSettings
     notes: tuple[str, ...]
@@ -74,12 +79,18 @@ def compile_request(
         targets=targets,
         limits=Limits(options.max_batch, options.max_input, options.max_seq),
         dummy_weights=options.dummy_weights,
+        source=source_options(options.weights, options.weights_format, options.scales),
         dump=dump_folder(options.dump_ir, place),
+        fold_layers=options.fold_layers,
         explain=options.explain,
         calibration=calibration_settings(
             options.calib, options.calib_samples, options.calib_length, options.calib_seed
         ),
-        notes=(*plugin_notes, *target_notes, *ignored_notes(_with_dtype_twice(pipeline, dtype))),
+        notes=(
+            *plugin_notes,
+            *target_notes,
+            *ignored_notes(_with_dtype_twice(pipeline, dtype), _of_dummies(options)),
+        ),
     )
 
 
@@ -90,6 +101,12 @@ def _with_dtype_twice(pipeline: Sequence[Pass], dtype: str | None) -> Case:
     return Case(len(passes) > 1, f"the pass {later} comes after it and decides", {"--dtype": dtype is not None})
 
 
+def _of_dummies(options: CompileOptions) -> Case:
+    """What is said of weights that are made up."""
+    given = {"--weights": options.weights is not None, "--weights-format": options.weights_format is not None}
+    return Case(options.dummy_weights, "weights are made up", {**given, "--scales": options.scales is not None})
+
+
 def without_calibration(settings: CalibrationSettings, *, used: bool) -> Case:
     """The options of calibration, where no pass has used any."""
     return Case(not used, "no pass calibrates", {f"--{name}": given for name, given in settings.given.items()})
@@ -97,4 +114,5 @@ def without_calibration(settings: CalibrationSettings, *, used: bool) -> Case:
 
 def default_output(model: str | Path) -> Path:
     """Where the engine of a model goes if nothing is said: `NAME.engine` in the current folder."""
-    return Path(f"{Path(model).expanduser().resolve().name or 'model'}.engine")
+    path = Path(model).expanduser().resolve()
+    return Path(f"{(path.stem if path.is_file() else path.name) or 'model'}.engine")

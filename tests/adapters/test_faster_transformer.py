@@ -14,7 +14,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.step import Step, all_positions
 from compiler.ir.tasks import Task, tasks_of
 from compiler.ir.virtual_ranks import VirtualRanks
-from tests.adapters.folders import bundled, logits, table
+from tests.adapters.folders import PREFIX, bundled, logits, table
 from tests.passes.parallel.meshes import lifted
 
 INI = """
@@ -62,6 +62,38 @@ def test_logits_are_those_of_transformers_with_the_embeddings(tmp_path: Path) ->
     outputs, _ = ranks(step.wanting(all_positions(1, 8))._asdict(), ranks.empty_states(1, 8))
     expected = logits(bundled("opt"), [7, 8, 9], "PROMPT_TUNING", VALUES)
     torch.testing.assert_close(outputs["logits"][0, 5:], expected, rtol=0, atol=2e-4)
+
+
+def write_prefix(folder: Path, values: torch.Tensor, degree: int) -> Path:
+    """The files of a prefix, cut by heads; returns the first."""
+    (folder / "config.ini").write_text(INI)
+    whole = values.view(len(values), 4, 2, 4, 32).permute(1, 2, 3, 0, 4)
+    for rank, part in enumerate(whole.chunk(degree, 2)):
+        part.contiguous().numpy().tofile(folder / f"model.prefix_prompt.squad.weight.{rank}.bin")
+    return folder / "model.prefix_prompt.squad.weight.0.bin"
+
+
+@pytest.mark.parametrize("degree", [1, 2, 4])
+def test_a_prefix_is_merged_from_the_files_of_all_ranks(tmp_path: Path, degree: int) -> None:
+    values = table(PREFIX, 5)
+    graph = AddPrompts((write_prefix(tmp_path, values, degree),))(lifted("gptneox"))
+    [task] = tasks_of(graph.facts)
+    assert task == Task("squad", PREFIX, 1024, 5)
+    step = Step.of_prompts([[*task.ids, 7, 8, 9]])
+    ranks = VirtualRanks(graph)
+    outputs, _ = ranks(step.wanting(all_positions(1, 8))._asdict(), ranks.empty_states(1, 8))
+    expected = logits(bundled("gptneox"), [7, 8, 9], PREFIX, values)
+    torch.testing.assert_close(outputs["logits"][0, 5:], expected, rtol=0, atol=2e-4)
+
+
+def test_a_prefix_without_some_of_its_files_is_refused(tmp_path: Path) -> None:
+    path = write_prefix(tmp_path, table(PREFIX, 5), 4)
+    (tmp_path / "model.prefix_prompt.squad.weight.2.bin").unlink()
+    with pytest.raises(LlmcError, match="holds 3 files of the prefix of 'squad', and that of rank 2 is missing"):
+        read_prompt_adapter(path)
+    (tmp_path / "model.prefix_prompt.squad.weight.3.bin").unlink()
+    with pytest.raises(LlmcError, match=r"has 5120 bytes; config.ini makes it \[4, 2, 2, 5, 32\]"):
+        read_prompt_adapter(path)
 
 
 @pytest.mark.parametrize(

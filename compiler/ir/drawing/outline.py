@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from compiler.ir.folding import op_form
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op
-from compiler.ir.tensor_ref import TensorRef
-
-# What stands for a stored tensor: which tensor it is differs from layer to layer.
-_STORED = ("const", "random")
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,11 @@ def _alike(ops: Sequence[Op], paths: Sequence[tuple[str, ...]]) -> dict[str, str
         for group in path:
             if group.rpartition(".")[2].isdecimal():
                 members.setdefault(group, []).append(op)
-    first: dict[Any, str] = {}
+    first: dict[Hashable, str] = {}
     alike = {}
     for layer in sorted(members, key=_numbered):
         stack = layer.rpartition(".")[0]
-        same = first.setdefault((stack, _signature(layer + ".", members[layer])), layer)
+        same = first.setdefault((stack, _signature(layer, members[layer])), layer)
         if same != layer:
             alike[layer] = same
     return alike
@@ -94,29 +90,15 @@ def _numbered(layer: str) -> tuple[str, int]:
     return stack, int(number)
 
 
-def _signature(prefix: str, ops: Sequence[Op]) -> Any:
+def _signature(layer: str, ops: Sequence[Op]) -> Hashable:
     """Equal for layers that compute the same from values of the same types, with other weights."""
-    cut = len(prefix)
+    prefix, number = layer + ".", _numbered(layer)[1]
 
-    def local(name: str) -> str:
-        return name[cut:] if name.startswith(prefix) else ""
+    def inside(name: str) -> str:
+        return name[len(prefix) :] if name.startswith(prefix) else ""
 
-    def attrs(op: Op) -> Any:
-        if op.kind.name in _STORED:
-            return ()
-        return tuple([(k, v.type if isinstance(v, TensorRef) else v) for k, v in op.attrs.items()])
-
-    return tuple(
-        [
-            (
-                op.kind.name,
-                tuple([(local(value.name), value.type) for value in op.operands]),
-                attrs(op),
-                tuple([(local(value.name), value.type) for value in op.results]),
-            )
-            for op in ops
-        ]
-    )
+    forms = [op_form(op, number) for op in ops]
+    return tuple([(form.said, tuple([inside(name) for name in form.taken])) for form in forms])
 
 
 def _runs(alike: Mapping[str, str]) -> Iterable[tuple[str, str]]:

@@ -87,12 +87,13 @@ def page_data(
 
 def _graph_entry(shown: Shown, groups: Outline, ops: _Tables, paths: _Tables) -> dict[str, Any]:
     graph, constant = shown.graph, constant_values(shown.graph)
+    symbols = {name for value in graph.values.values() for name in value.type.symbols}
     return {
         "label": shown.label,
         "name": graph.name,
         "facts": {name: attr_text(value) for name, value in graph.facts.items()},
         "dims": {name: list(sizes) for name, sizes in graph.dims.items()},
-        "sizes": usual_sizes(graph),
+        "sizes": {name: size for name, size in usual_sizes(graph).items() if name in symbols},
         "inputs": [[value.name, str(value.type)] for value in graph.inputs],
         "outputs": [[role, value.name] for role, value in graph.outputs.items()],
         "ops": [ops.index(_op_row(op)) for op in graph.ops],

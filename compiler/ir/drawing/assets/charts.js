@@ -1,6 +1,6 @@
 // The treemap of what ops cost, and the plot of quantization errors.
 
-const METRICS = { weights: ["weights", bytesText], moved: ["bytes read and written", bytesText], flops: ["FLOPs of products", flopsText] };
+const METRICS = { weights: ["weights", bytesText], moved: ["bytes read and written", bytesText], flops: ["FLOPs", flopsText] };
 
 function treemap(stage, model, state, act) {
   const chart = make("div", { class: "chart", id: "treemap" });
@@ -9,7 +9,7 @@ function treemap(stage, model, state, act) {
   select.value = state.metric;
   select.onchange = () => act.set({ metric: select.value });
   const total = d3.sum(model.ops, (op) => op[state.metric]), text = METRICS[state.metric][1];
-  const sizes = Object.entries(model.entry.sizes).map(([name, size]) => `${name} ${size}`).join(", ");
+  const sizes = sizesText(model);
   chart.append(make("div", { class: "controls" }, make("label", {}, "Area ", select), make("strong", {}, text(total)),
     make("span", { class: "muted" }, `in all, in a step at ${sizes || "fixed sizes"}`)));
   stage.replaceChildren(chart);

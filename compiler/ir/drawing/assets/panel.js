@@ -67,7 +67,7 @@ function attributes(attrs, title) {
 function work(op) {
   if (!op.moved) return [];
   return [make("h3", {}, "A step"), facts([["weights", op.weights ? bytesText(op.weights) : ""], ["moved", bytesText(op.moved)],
-    ["products", op.flops ? flopsText(op.flops) : ""]])];
+    ["computed", op.flops ? flopsText(op.flops) : ""]])];
 }
 
 function lineOf(op) {
@@ -84,15 +84,17 @@ function groupParts(group, model, act) {
   return [
     make("h2", {}, group),
     model.alike[group] ? make("p", {}, "The same ops, types and attributes as ", make("a", { class: "value", onclick: () => act.select("group:" + model.alike[group], true) }, model.alike[group]), ", with other weights.") : null,
-    facts([["ops", String(ops.length)], ["weights", bytesText(sum("weights"))], ["moved", bytesText(sum("moved"))], ["products", flopsText(sum("flops"))]]),
+    facts([["ops", String(ops.length)], ["weights", bytesText(sum("weights"))], ["moved", bytesText(sum("moved"))], ["computed", flopsText(sum("flops"))]]),
     ...section("Kinds of op", kinds.map(([kind, count]) => make("li", {}, `${count} × `, make("code", {}, kind)))),
     ...section("Modules", modules.slice(0, 20).map((module) => make("li", {}, module))),
   ].filter(Boolean);
 }
 
+const sizesText = (model) => Object.entries(model.entry.sizes).map(([name, size]) => `${name} ${size}`).join(", ");
+
 function graphParts(model, state, act) {
   const { entry } = model;
-  const sizes = Object.entries(entry.sizes).map(([name, size]) => `${name} ${size}`).join(", ");
+  const sizes = sizesText(model);
   const states = model.inputs.filter((input) => input.cache).length;
   return [
     make("h2", {}, entry.name),

@@ -96,11 +96,21 @@ class Product:
             device: where the product is computed.
             table: which launches to use.
         """
-        self.weight = join(parts, dtype, device)
-        self.bias = None if bias is None else bias.to(device, dtype)
+        self._prepare(join(parts, dtype, device), sections, None if bias is None else bias.to(device, dtype), table)
+
+    @classmethod
+    def over(cls, weight: JoinedWeight, sections: Sequence[Section], bias: Tensor | None, table: Tuning) -> Product:
+        """A product with a weight that is joined already, on its device; see `__init__` for the rest."""
+        product = cls.__new__(cls)
+        product._prepare(weight, sections, bias, table)
+        return product
+
+    def _prepare(self, weight: JoinedWeight, sections: Sequence[Section], bias: Tensor | None, table: Tuning) -> None:
+        self.weight = weight
+        self.bias = bias
         self.sections = tuple(sections)
-        self.dtype = dtype
-        self.device = device
+        self.dtype = weight.dtype
+        self.device = weight.q.device
         self.table = table
         self.early = False
         self._runs = _runs(sections)
@@ -114,19 +124,20 @@ class Product:
         """Bytes of the weight and the bias."""
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def __call__(self, xs: Activations) -> Tensor:
+    def __call__(self, xs: Activations, out: Tensor | None = None) -> Tensor:
         """The result `[T, N]`, for `xs[i] [T, K_i]` whose elements of a row are contiguous.
 
-        Rounded activations are of the type that `weight.rounded` says.
+        Rounded activations are of the type that `weight.rounded` says. The result is written to `out`, if it is given:
+        a contiguous tensor of its type.
         """
         rows = row_count(xs)
         if rows == 0 or rows > MOST_ROWS:
-            y = torch.empty(rows, self.weight.rows, dtype=self.dtype, device=self.device)
+            y = torch.empty(rows, self.weight.rows, dtype=self.dtype, device=self.device) if out is None else out
             if rows:
                 multiply_many(xs, self.weight, self.bias, y)
                 self._activate(y, self._runs)
             return y
-        y = self.compute(self.launch(rows, rounded=_are_rounded(xs)), xs)
+        y = self.compute(self.launch(rows, rounded=_are_rounded(xs)), xs, out=out)
         self._activate(y, self._outside)
         return y
 
@@ -159,11 +170,28 @@ class Product:
         """Choose launches anew, from a table that has changed."""
         self._launches.clear()
 
-    def compute(self, launch: Launch, xs: Activations, partial: bool = False, q: Tensor | None = None) -> Tensor:
-        """The product by a launch, `[T, N]` or, if partial, its parts; `q` stands in for the values of the weight."""
+    def compute(
+        self,
+        launch: Launch,
+        xs: Activations,
+        partial: bool = False,
+        q: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The product by a launch, `[T, N]` or, if partial, its parts.
+
+        Args:
+            launch: how it is computed.
+            xs: the activations.
+            partial: whether the parts are left to the caller.
+            q: stands in for the values of the weight.
+            out: where to write the product; a new tensor if None.
+        """
         rows, n = row_count(xs), self.weight.rows
         parts = torch.empty(launch.split, rows, n, device=self.device) if partial or launch.split > 1 else None
-        y = None if partial else torch.empty(rows, n, dtype=self.dtype, device=self.device)
+        y = None if partial else out
+        if y is None and not partial:
+            y = torch.empty(rows, n, dtype=self.dtype, device=self.device)
         with torch.cuda.device_of(self.weight.q):
             for kernel, grid, arguments, constants in self._calls(launch, xs, y, parts, q):
                 kernel[grid](*arguments, **constants)
