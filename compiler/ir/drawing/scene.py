@@ -10,7 +10,7 @@ from compiler.errors import GraphError
 from compiler.ir.analysis import constant_values
 from compiler.ir.drawing.layout import Point, layered
 from compiler.ir.drawing.outline import Outline, group_label, outline
-from compiler.ir.drawing.work import work_of
+from compiler.ir.drawing.work import weights_of
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.sizes import bytes_text
@@ -119,13 +119,13 @@ def _boxes(graph: Graph, groups: Outline, opened: set[str], marks: Mapping[str, 
             box = Box(value.name, value.name, f"input {value.type}", parent=root)
             where[value.name] = box
             root.children.append(box)
-    for op, path, work in zip(graph.ops, groups.paths, work_of(graph), strict=True):
+    for op, path, weights in zip(graph.ops, groups.paths, weights_of(graph), strict=True):
         inner = root
         for group in path:
             if group not in made:
                 made[group] = Box(group, parent=inner, is_group=True, is_open=group in opened)
             inner = made[group]
-            inner.inside, inner.weights = inner.inside + 1, inner.weights + work.weights
+            inner.inside, inner.weights = inner.inside + 1, inner.weights + weights
             inner.marks.update([marks[op.name]] if op.name in marks else [])
         if all(value.name in constant for value in op.results):
             continue

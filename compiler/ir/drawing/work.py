@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from compiler.ir.analysis import constant_values, stored_values
-from compiler.ir.cost import graph_cost, nbytes, step_sizes
+from compiler.ir.cost import Cost, graph_cost, step_sizes
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.step import StepDim
@@ -42,20 +42,31 @@ def usual_sizes(graph: Graph) -> dict[str, int]:
 
 def work_of(graph: Graph) -> list[Work]:
     """What each op of a graph costs, in order; nothing if it is computed before the first step."""
-    sizes, constant, stored = usual_sizes(graph), constant_values(graph), stored_values(graph)
-    costs = graph_cost(graph, sizes).by_op
-    behind: dict[str, frozenset[str]] = {}
+    costs = graph_cost(graph, usual_sizes(graph)).by_op
+    constant, nothing = constant_values(graph), Cost()
     works = []
-    for op in graph.ops:
-        sources = frozenset().union(*(_sources(v, stored, behind) for v in op.operands if v.name in constant))
-        if all(value.name in constant for value in op.results):
-            behind |= dict.fromkeys((v.name for v in op.results), sources)
-            works.append(Work())
-            continue
-        weights = sum(nbytes(graph.values[name].type, sizes) for name in sources)
-        cost = costs[op.name].cost
+    for op, weights in zip(graph.ops, weights_of(graph), strict=True):
+        runs = any(value.name not in constant for value in op.results)
+        cost = costs[op.name].cost if runs else nothing
         works.append(Work(weights, cost.moved, cost.flops))
     return works
+
+
+def weights_of(graph: Graph) -> list[int]:
+    """The bytes of the stored tensors that each op needs, in order; none if it is computed before the first step."""
+    constant, stored = constant_values(graph), stored_values(graph)
+    behind: dict[str, frozenset[str]] = {}
+    weights = []
+    for op in graph.ops:
+        if op.name in stored:
+            weights.append(0)
+            continue
+        sources = frozenset().union(*(_sources(v, stored, behind) for v in op.operands if v.name in constant))
+        runs = any(value.name not in constant for value in op.results)
+        if not runs:
+            behind |= dict.fromkeys((v.name for v in op.results), sources)
+        weights.append(sum(graph.values[name].type.nbytes for name in sources) if runs else 0)
+    return weights
 
 
 def _sources(value: Value, stored: frozenset[str], behind: Mapping[str, frozenset[str]]) -> frozenset[str]:
