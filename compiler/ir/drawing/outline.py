@@ -43,12 +43,11 @@ def outline(graph: Graph, values: Iterable[str] = ()) -> Outline:
     return Outline(tuple(_with_runs(path, runs) for path in paths), alike)
 
 
-def group_label(group: str, alike: Mapping[str, str]) -> str:
-    """How a group is called: `attn`, `layers.0`, `layers.1..43, like layers.0`."""
-    scope, _, last = group.rpartition(".")
-    if ".." in group or last.isdecimal():
+def group_label(group: str, outer: str, alike: Mapping[str, str]) -> str:
+    """How a group is called in another one: `attn` in `layers.0`, `layers.1..43, like layers.0`."""
+    if group.rpartition(".")[2].isdecimal():
         return f"{group}, like {alike[group]}" if group in alike else group
-    return last if scope else group
+    return group[len(outer) + 1 :] if outer and group.startswith(outer + ".") else group
 
 
 def _scopes(scope: str, known: set[str], memo: dict[str, tuple[str, ...]]) -> tuple[str, ...]:

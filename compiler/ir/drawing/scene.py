@@ -154,7 +154,7 @@ def _simplify(group: Box, groups: Outline) -> None:
         group.children[i] = child
         if child.is_group:
             _simplify(child, groups)
-            child.title = group_label(child.name, groups.alike)
+            child.title = group_label(child.name, group.name, groups.alike)
             child.text = f"{child.inside} ops{f', {bytes_text(child.weights)}' if child.weights else ''}"
         elif group.name and child.name.startswith(group.name + "."):
             child.title = child.name[len(group.name) + 1 :]

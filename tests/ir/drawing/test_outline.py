@@ -58,13 +58,14 @@ def test_values_of_other_graphs_keep_groups_the_same():
 
 
 @pytest.mark.parametrize(
-    ("group", "label"),
+    ("group", "outer", "label"),
     [
-        ("positions", "positions"),
-        ("layers.0.attn", "attn"),
-        ("layers.0", "layers.0"),
-        ("layers.1..3", "layers.1..3, like layers.0"),
+        ("positions", "", "positions"),
+        ("layers.0.attn", "layers.0", "attn"),
+        ("a.b", "", "a.b"),
+        ("layers.0", "", "layers.0"),
+        ("layers.1..3", "", "layers.1..3, like layers.0"),
     ],
 )
-def test_labels(group, label):
-    assert group_label(group, {"layers.1..3": "layers.0"}) == label
+def test_labels(group, outer, label):
+    assert group_label(group, outer, {"layers.1..3": "layers.0"}) == label
