@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import LlmcError
-from llmc.version import __version__
+from llmc.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from compiler.ir.diff import GraphDiff, format_diff
@@ -76,6 +76,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "API_VERSION",
     "BenchOptions",
     "Benchmark",
     "Compiled",

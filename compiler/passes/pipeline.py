@@ -34,6 +34,7 @@ class PassRun:
         name: the pass's name.
         spelling: its canonical spelling.
         seconds: the time it took, without verification and dumps.
+        checking: seconds that verification and dumps of what it left took.
         ops_before: how many ops it was given.
         ops_after: how many it left.
     """
@@ -43,6 +44,7 @@ class PassRun:
     seconds: float
     ops_before: int
     ops_after: int
+    checking: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def run_pipeline(
     trace: Trace | None = None,
     verify: bool = True,
     dry_run: bool = False,
+    fold_layers: bool = False,
 ) -> PipelineResult:
     """Apply passes to a graph, in order. Facts that follow from the graph, such as the number of parameters, follow it.
 
@@ -86,6 +89,7 @@ def run_pipeline(
         trace: where rules record what they did.
         verify: whether to verify the graph before the first pass and after each one, and that a step stays one.
         dry_run: whether passes that calibrate are replaced by what their `dry_run` makes without data.
+        fold_layers: whether dumps leave out layers that are as others; they are no graphs then, but for readers.
 
     Raises:
         GraphError: if a pass leaves an invalid graph, or a model's step in a form that nothing runs, or cannot make the
@@ -94,7 +98,7 @@ def run_pipeline(
         PluginError: if a pass that is not llmc's own raises anything else.
     """
     steps: Sequence[Pass] = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
-    dump = _Dump(dump_dir)
+    dump = _Dump(dump_dir, fold_layers)
     dump.write(graph, "lift")
     if verify:
         _verify(graph, "the graph is invalid before any pass")
@@ -111,11 +115,13 @@ def run_pipeline(
             seconds = time.perf_counter() - start
             notes += [f"{spelling}: {text}" for text in said]
             graph = with_derived_facts(given, graph)
-            runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops)))
+            start = time.perf_counter()
             dump.write(graph, pass_name(step))
             if verify:
                 _verify(graph, f"the pass {spelling!r} left an invalid graph")
                 _verify_step(graph, given, spelling)
+            checking = time.perf_counter() - start
+            runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops), checking))
     return PipelineResult(graph, tuple(runs), canonical(steps), tuple(notes))
 
 
@@ -187,7 +193,8 @@ def _verify_step(graph: Graph, given: Graph, spelling: str) -> None:
 class _Dump:
     """Numbered files in a folder; nothing, without one."""
 
-    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None, fold_layers: bool) -> None:
+        self.fold_layers = fold_layers
         self.folder = None if folder is None else Path(folder)
         self.count = 0
 
@@ -202,5 +209,5 @@ class _Dump:
         safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
         # A relative root would be read as relative to the dump.
         rooted = replace(graph, root=str(Path(graph.root).absolute()))
-        write_graph(rooted, self.folder / f"{self.count:02d}-{safe}.ir")
+        write_graph(rooted, self.folder / f"{self.count:02d}-{safe}.ir", fold_layers=self.fold_layers)
         self.count += 1

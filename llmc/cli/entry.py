@@ -27,6 +27,7 @@ from llmc.cli.run_command import run_command
 from llmc.cli.targets_command import targets_command
 from llmc.cli.usage import NamingGroup, strict
 from llmc.cli.verify_command import verify_command
+from llmc.cli.view_command import view_command
 
 app = typer.Typer(
     name="llmc",
@@ -78,6 +79,7 @@ app.command("targets", cls=strict("name one target, or none"))(guarded(targets_c
 app.command("opt", cls=strict("passes go after --passes, the file to write after -o"))(guarded(opt_command))
 app.command("export", cls=strict("the folder to write goes after -o"))(guarded(export_command))
 app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
+app.command("view", cls=strict("one graph is drawn, or two are compared"))(guarded(view_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -27,7 +27,7 @@ from compiler.ir.verifier import verify
 from tests.strategies import dims, graphs
 
 GOLDEN = """\
-graph gpt_neox
+graph gpt_neox version 1
 root "/models/pythia"
 fact family = "gpt_neox"
 fact vocab_size = 4096
@@ -258,7 +258,8 @@ ERRORS = {
         f"expected an op such as %x: f16[B] = add(%a, %b), a header such as layers.0.attn:, or one of the words {WORDS}"
     ),
     "graph h": "a text holds one graph; this is a second one",
-    "graph": "expected graph NAME",
+    "graph": "expected graph NAME, or graph NAME version N",
+    "graph g version one": "expected graph NAME, or graph NAME version N",
     "root here": 'expected root "FOLDER"',
     "dim B = 1..2": "expected dim NAME = MIN..OPT..MAX",
     "dim B = 1..2..4": "the dim B is given twice",
