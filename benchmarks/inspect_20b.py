@@ -1,4 +1,4 @@
-"""How long looking at a graph of 20 billion parameters in 44 layers takes, on one core: dump, parse, diff, cost, explain.
+"""How long it takes to look at a graph of 20 billion parameters, 44 layers: dump, parse, diff, cost, explain.
 
 Run it with `python -m benchmarks.inspect_20b`. No weights are needed: the checkpoint is a `config.json`.
 """
