@@ -6,13 +6,12 @@ and a diff by name shows that op only.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.ir.folding import Folded, Form, fold, numberless, op_form
+from compiler.ir.folding import Folded, Form, fold, numberless_text, op_form
 from compiler.ir.graph import Graph
 from compiler.ir.literals import attr_text, name_text, quote
 from compiler.ir.op import Op
@@ -250,9 +249,7 @@ def _head_name(lines: tuple[str, str]) -> str:
 
 
 def _head_form(lines: tuple[str, str], number: int) -> Form:
-    # Names end where one of these stands.
-    words = [re.split(r"([ :%,])", line) for line in lines]
-    return Form(tuple(tuple(numberless(word, number) for word in line) for line in words))
+    return Form(tuple(numberless_text(line, number) for line in lines))
 
 
 def _entry_name(entry: _Entry) -> str:
@@ -262,8 +259,7 @@ def _entry_name(entry: _Entry) -> str:
 def _entry_form(entry: _Entry, number: int) -> Form:
     op, mark, note = entry
     said, taken, given = op_form(op, number)
-    was = tuple(numberless(word, number) for word in re.split(r"([ %;])", note))
-    return Form((mark, was, said), taken, given)
+    return Form((mark, numberless_text(note, number), said), taken, given)
 
 
 def _entries(diff: GraphDiff, origins: bool) -> Iterator[_Entry]:

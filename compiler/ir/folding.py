@@ -7,6 +7,7 @@ the layer before, its caches) may be another value, if it is another one through
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -84,6 +85,43 @@ def _layer_after(layer: str, number: int) -> str:
 def numberless(name: str, number: int) -> str:
     """A name with `#` in place of each part that is the number: `layers.#.attn.q`."""
     return ".".join("#" if part == str(number) else part for part in name.split("."))
+
+
+def numberless_text(text: str, number: int) -> str:
+    """A text with `#` in place of the number within the names in it."""
+    words = re.split(r"([ :;%,()])", text)
+    return "".join(word if word[:1].isdecimal() else numberless(word, number) for word in words)  # 2.0 is no name
+
+
+def alike(items: Iterable[T], name: Callable[[T], str], text: Callable[[T], str]) -> Iterator[list[T]]:
+    """Things that are said of several layers in the same words, together.
+
+    Args:
+        items: the things.
+        name: the name of the value that one is about.
+        text: what is said of it.
+    """
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        number = layer_number(layer_of(name(item)))
+        key = (name(item), text(item))
+        if number is not None:
+            key = (numberless(key[0], number), numberless_text(key[1], number))
+        groups.setdefault(key, []).append(item)
+    yield from groups.values()
+
+
+def span(names: Sequence[str]) -> str:
+    """The values of several layers that `alike` found, in short: `%layers.0..27.attn.q`."""
+    first = names[0]
+    if len(names) == 1:
+        return f"%{first}"
+    layer = layer_of(first)
+    numbers = [layer_number(layer_of(name)) for name in names]
+    start = numbers[0]
+    if start is None or numbers != list(range(start, start + len(names))):
+        return f"%{first} and {len(names) - 1} like it"
+    return f"%{layer}..{numbers[-1]}{first.removeprefix(layer)}"
 
 
 def op_form(op: Op, number: int) -> Form:

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compiler.errors import GraphError, PassError
+from compiler.errors import GraphError, PassError, WeightsGoneError
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.derived_facts import with_derived_facts
 from compiler.ir.files import write_graph
@@ -23,6 +23,7 @@ from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.notes import gathered_notes
 from compiler.passes.protocol import Pass, default_name, has_dry_run, maker_of
 from compiler.passes.registry import info_of
+from compiler.passes.running import runs
 from compiler.plugins import blamed, is_own, place_of
 
 
@@ -102,7 +103,7 @@ def run_pipeline(
     dump.write(graph, "lift")
     if verify:
         _verify(graph, "the graph is invalid before any pass")
-    runs: list[PassRun] = []
+    done: list[PassRun] = []
     notes: list[str] = []
     with trace.active() if trace else nullcontext():
         for i, step in enumerate(steps):
@@ -121,8 +122,8 @@ def run_pipeline(
                 _verify(graph, f"the pass {spelling!r} left an invalid graph")
                 _verify_step(graph, given, spelling)
             checking = time.perf_counter() - start
-            runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops), checking))
-    return PipelineResult(graph, tuple(runs), canonical(steps), tuple(notes))
+            done.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops), checking))
+    return PipelineResult(graph, tuple(done), canonical(steps), tuple(notes))
 
 
 def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
@@ -137,6 +138,7 @@ def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
         PassError: if the pass does not apply or returns no graph.
         PluginError: if a pass that is not llmc's own raises anything else; file and line are named.
         GraphError: if the pass breaks a rule of the IR; the pass is named.
+        WeightsGoneError: if it reads weights that are not there; the pass and the op are named.
     """
     failing = f"the pass {pass_name(step)!r}"
     maker = maker_of(step)
@@ -145,12 +147,14 @@ def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
             f"{failing} calibrates, for which caches must be linear; they are paged", hint="put cache=paged behind it"
         )
     try:
-        with blamed(maker, failing):
+        with runs(pass_name(step)), blamed(maker, failing):
             requires = getattr(step, "requires", None)
             if requires is not None:
                 requires(graph)
             apply = getattr(step, "dry_run", step) if dry_run else step
             result: object = apply(graph)
+    except WeightsGoneError as error:
+        raise WeightsGoneError(f"{failing} needs weights: {error.message}", hint=error.hint) from error
     except GraphError as error:
         if not is_own(maker):
             raise

@@ -282,6 +282,20 @@ def test_errors_name_the_line_and_what_was_expected(line):
     assert caught.value.excerpt == f"  {line}"
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['root "a"', 'root "b"'], "the root is given twice"),
+        (["fact a = 1", "fact a = 1"], "the fact a is given twice"),
+        (["output y = %x", "output y = %x"], "the output y is given twice"),
+    ],
+)
+def test_what_is_there_once_is_not_given_twice(lines, message):
+    with pytest.raises(ParseError) as caught:
+        parse_graph(head(*lines))
+    assert str(caught.value) == f"line 6: {message}\n  {lines[1]}"
+
+
 def test_a_text_starts_with_the_graphs_name():
     with pytest.raises(ParseError, match=r"^line 2: expected 'graph NAME' first\n  dim B = 1\.\.2\.\.4$"):
         parse_graph("# a comment\ndim B = 1..2..4\n")
