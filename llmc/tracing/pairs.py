@@ -1,0 +1,189 @@
+"""Which values of two sides are the same value: by name, whatever passes did to it, or by their place in equal ops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from compiler.ir.dtypes import DType
+from compiler.ir.op import Op, Value
+from compiler.ir.step import LOGITS
+from compiler.ir.types import TensorType
+from llmc.tracing.source import Source, Traced
+
+
+class Part(NamedTuple):
+    """Rows of a value: what a merged linear holds of one of the linears that were merged."""
+
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the values of the ranks of a stage make up one that can be compared.
+
+    Attributes:
+        axis: the axis along which they are joined; None to take the first, which all ranks have.
+        stacked: whether the value of every rank is compared with that of the same rank of the other side.
+    """
+
+    axis: int | None = None
+    stacked: bool = False
+
+    def of(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The value that is compared."""
+        if self.stacked and len(tensors) > 1:
+            return torch.stack(list(tensors))
+        return tensors[0] if self.axis is None else torch.cat(list(tensors), self.axis)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A value of A and its counterpart in B.
+
+    Attributes:
+        a: the name of the value of A.
+        b: the name of that of B.
+        fits: how the values of the ranks are put together, on each side.
+        parts: the rows that are compared, on each side; None for all.
+    """
+
+    a: str
+    b: str
+    fits: tuple[Fit, Fit] = (Fit(), Fit())
+    parts: tuple[Part | None, Part | None] = (None, None)
+
+    def tensors(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """What is compared, of the values of all ranks of each side."""
+        x, y = (
+            fit.of(tensors if part is None else [tensor.narrow(0, *part) for tensor in tensors])
+            for fit, part, tensors in zip(self.fits, self.parts, (a, b), strict=True)
+        )
+        return x, y
+
+
+class _Input(NamedTuple):
+    """What an op computes from: a value, or rows of one."""
+
+    name: str
+    part: Part | None = None
+
+
+def find_pairs(a: Source, b: Source) -> list[Pair]:
+    """The pairs, in the order of A, each after the pairs of the values that its values are computed from.
+
+    Values of one name are a pair. So are the operands of paired ops of one kind, if they are weights, or a pass made one
+    of the other: a weight and what quantization left of it, a value and its shard. A linear that was merged with others
+    still counts as itself.
+    """
+    finder = _Finder(a, b)
+    found: dict[tuple[str, str], Pair] = {}
+    for name in a.values:
+        if name in b.values:
+            for pair in finder.of(name):
+                found.setdefault((pair.a, pair.b), pair)
+    for pair in finder.outputs():
+        found.setdefault((pair.a, pair.b), pair)
+    return list(found.values())
+
+
+class _Finder:
+    def __init__(self, a: Source, b: Source) -> None:
+        self._sides = (a, b)
+
+    def of(self, name: str) -> Iterator[Pair]:
+        """The pairs of the operands of the ops of this name, and the pair of that name."""
+        kinds, inputs = zip(*(_definition(side.values, name) for side in self._sides), strict=True)
+        if kinds[0] == kinds[1]:
+            for x, y in zip(*inputs, strict=False):
+                if x.name != y.name and (pair := self._pair(x, y)):
+                    yield pair
+        if pair := self._pair(_Input(name), _Input(name)):
+            yield pair
+
+    def outputs(self) -> Iterator[Pair]:
+        """The pair of the logits, whatever their names."""
+        x, y = (_Input(graph.outputs[LOGITS].name) for graph in (side.graphs[-1] for side in self._sides))
+        if x.name in self._sides[0].values and y.name in self._sides[1].values:
+            yield from filter(None, [self._pair(x, y, related=True)])
+
+    def _pair(self, x: _Input, y: _Input, *, related: bool = False) -> Pair | None:
+        a, b = self._sides
+        if x.name not in a.values or y.name not in b.values:
+            return None
+        ours, theirs = a.values[x.name], b.values[y.name]
+        if ours.constant is not theirs.constant or not (ours.constant or related or _related(x.name, y.name)):
+            return None
+        fits = _fits((_type(ours, x.part), a.ranks), (_type(theirs, y.part), b.ranks))
+        return Pair(x.name, y.name, fits, (x.part, y.part)) if fits else None
+
+
+def _related(a: str, b: str) -> bool:
+    """Whether passes made one value of the other: they lengthen its name."""
+    return a.startswith(b) or b.startswith(a)
+
+
+def _type(traced: Traced, part: Part | None) -> TensorType:
+    return traced.type if part is None else traced.type.with_shape(part.size, *traced.type.shape[1:])
+
+
+def _fits(a: tuple[TensorType, int], b: tuple[TensorType, int]) -> tuple[Fit, Fit] | None:
+    """How the values of all ranks become values of one shape on both sides; None if they do not."""
+    (x, n), (y, m) = a, b
+    if not _comparable(x.dtype, y.dtype) or x.rank != y.rank:
+        return None
+    if x.shape == y.shape:
+        return Fit(stacked=n == m), Fit(stacked=n == m)
+    axes = [axis for axis in range(x.rank) if x.shape[axis] != y.shape[axis]]
+    if len(axes) != 1:
+        return None
+    axis = axes[0]
+    size, other = x.shape[axis], y.shape[axis]
+    if not isinstance(size, int) or not isinstance(other, int):
+        return None
+    for fit, total in ((Fit(), size), (Fit(axis), size * n)):
+        for its, whole in ((Fit(), other), (Fit(axis), other * m)):
+            if total == whole:
+                return fit, its
+    return None
+
+
+def _comparable(a: DType, b: DType) -> bool:
+    """Whether values of two types mean the same: codes of quantized values are no numbers."""
+    return a.is_float == b.is_float and (a.is_float or a is b)
+
+
+def _definition(values: Mapping[str, Traced], name: str) -> tuple[str, list[_Input]]:
+    """The kind of the op that computes a value, and its operands: those of a linear that was merged, too."""
+    op = values[name].op
+    if op.kind.name == "split" and (merged := _merged(values, op, name)) is not None:
+        return merged
+    return op.kind.name, [_Input(value.name) for value in op.operands]
+
+
+def _merged(values: Mapping[str, Traced], split: Op, name: str) -> tuple[str, list[_Input]] | None:
+    """The definition of a part of the result of a linear; None if the split is of something else."""
+    source = values.get(split.operands[0].name)
+    axis = split.operands[0].type.rank - 1
+    if source is None or source.op.kind.name != "linear" or split.attrs["axis"] not in (-1, axis):
+        return None
+    number = [value.name for value in split.results].index(name)
+    sizes = split.attrs["sizes"]
+    part = Part(sum(sizes[:number]), sizes[number])
+    x, *weights = source.op.operands
+    return "linear", [_Input(x.name), *(_rows(values, weight, number, part) for weight in weights)]
+
+
+def _rows(values: Mapping[str, Traced], weight: Value, number: int, part: Part) -> _Input:
+    """What was joined to a merged weight, if that is to be seen, else its rows."""
+    joined = values.get(weight.name)
+    if joined is not None and joined.op.kind.name == "concat" and joined.op.attrs["axis"] == 0:
+        operands = joined.op.operands
+        if number < len(operands) and operands[number].type.shape[0] == part.size:
+            return _Input(operands[number].name)
+    return _Input(weight.name, part)
