@@ -34,7 +34,7 @@ class _Side:
         self._thread.start()
 
     def next(self) -> tuple[int, str, Sequence[Tensor]] | None:
-        """The next value: the number of its step, its name, its tensors; None at the end. Raises what the run raises."""
+        """The next value: the number of its step, its name, its tensors; None at the end. Raises what the run does."""
         if self.ended:
             return None
         self._turn.release()

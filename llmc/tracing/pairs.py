@@ -77,14 +77,15 @@ class _Input(NamedTuple):
 def find_pairs(a: Source, b: Source) -> list[Pair]:
     """The pairs, in the order of A, each after the pairs of the values that its values are computed from.
 
-    Values of one name are a pair. So are the operands of paired ops of one kind, if they are weights, or a pass made one
-    of the other: a weight and what quantization left of it, a value and its shard. A linear that was merged with others
-    still counts as itself.
+    Values of one name are a pair. So are the operands of paired ops of one kind, if they are weights, or a pass made
+    one of the other: a weight and what quantization left of it, a value and its shard. A linear that was merged with
+    others still counts as itself.
     """
     finder = _Finder(a, b)
     found: dict[tuple[str, str], Pair] = {}
+    merged = _of_merged(a.values) | _of_merged(b.values) if a.ranks != b.ranks else set()
     for name in a.values:
-        if name in b.values:
+        if name in b.values and name not in merged:
             for pair in finder.of(name):
                 found.setdefault((pair.a, pair.b), pair)
     for pair in finder.outputs():
@@ -177,6 +178,26 @@ def _merged(values: Mapping[str, Traced], split: Op, name: str) -> tuple[str, li
     part = Part(sum(sizes[:number]), sizes[number])
     x, *weights = source.op.operands
     return "linear", [_Input(x.name), *(_rows(values, weight, number, part) for weight in weights)]
+
+
+def _of_merged(values: Mapping[str, Traced]) -> set[str]:
+    """Merged linears, and what their weights are made of.
+
+    A rank's part of one has a part of each linear that was merged, so that those of other numbers of ranks have others.
+    """
+    found: set[str] = set()
+    for split in values.values():
+        if split.op.kind.name == "split" and _merged(values, split.op, split.name) is not None:
+            source = values[split.op.operands[0].name]
+            found.add(source.name)
+            left = [value.name for value in source.op.operands[1:]]
+            while left:
+                name = left.pop()
+                if name in values and name not in found:
+                    found.add(name)
+                    op = values[name].op
+                    left += [value.name for value in op.operands] if op.kind.name != "concat" else []
+    return found
 
 
 def _rows(values: Mapping[str, Traced], weight: Value, number: int, part: Part) -> _Input:

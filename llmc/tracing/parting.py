@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from compiler.ir.analysis import constant_values
+from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op
 from compiler.ir.torch_types import to_torch
@@ -17,6 +18,8 @@ from llmc.verification.tolerance import logits_tolerance
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 _SHOWN = 5
+_AGAIN = 0.25
+"""A value agrees again if its error is less than this part of what it is computed from has."""
 
 
 def layer_of(name: str) -> int | None:
@@ -29,8 +32,8 @@ class Tolerances:
     """How far each value may be off, in the order in which values are computed.
 
     What is computed may differ as the logits of a model of so many layers as are before it; see
-    `llmc.verification.tolerance`. A weight may differ by one rounding to the coarser of its types, and what is no
-    floating-point number by nothing.
+    `llmc.verification.tolerance`. A weight may differ by one rounding to the coarser of its types, and integers by
+    nothing, except the codes of values that are quantized while the model runs.
 
     Args:
         dtype: the coarser of the element types that the sides compute in.
@@ -47,7 +50,8 @@ class Tolerances:
             self._depth = max(self._depth, layer + 1)
         if self._given is not None:
             return self._given
-        if not a.type.dtype.is_float:
+        dtype = a.type.dtype
+        if not dtype.is_float and (a.constant or dtype.bits > 8 or dtype is DType.bool):
             return 0.0
         if a.constant:
             return max(torch.finfo(to_torch(each.type.dtype)).eps for each in (a, b))
@@ -75,7 +79,8 @@ def _agreeing_again(comparisons: Iterable[Comparison], origins: _Origins) -> lis
     for each in comparisons:
         if not each.parts and not each.constant:
             operands, _ = origins.of(each.a.name)
-            if any(operand.parts and not operand.constant for operand in operands):
+            apart = (operand.difference.error for operand in operands if operand.parts and not operand.constant)
+            if each.difference.error < _AGAIN * max(apart, default=0.0):
                 found.append(each.a.name)
                 if len(found) == _SHOWN:
                     break

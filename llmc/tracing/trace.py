@@ -77,7 +77,7 @@ def trace(
     comparing = _Comparing(ours, theirs, _steps(token_ids, ours, theirs), tolerance, report)
     comparing.run()
     comparisons = comparing.comparisons()
-    said = [text for text in notes]
+    said = list(notes)
     if ours.quantizes or theirs.quantizes:
         said.append(
             "activations or caches are quantized while the model runs, which tolerances do not allow for: --tolerance X"

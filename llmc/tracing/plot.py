@@ -1,0 +1,52 @@
+"""A picture of a trace: the error of each layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmc.pictures import write_figure
+from llmc.tracing.report import ValueTrace
+
+
+def write_plot(result: ValueTrace, output: Path, text: str) -> None:
+    """Draw the errors by depth.
+
+    Args:
+        result: the trace.
+        output: a `.png`, a `.svg`, or a `.html` page that holds the picture and the text.
+        text: the figures as text.
+
+    Raises:
+        RequestError: if the file cannot be written.
+    """
+    write_figure(_figure(result), output, "Error by depth", text)
+
+
+def _figure(result: ValueTrace) -> Any:
+    from matplotlib.figure import Figure
+
+    depths = result.depths
+    figure = Figure(figsize=(max(7.0, 0.22 * len(depths)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(depths))
+    rows = (
+        ("largest error", [depth.worst.difference.error for depth in depths], "o-"),
+        ("error of the last value", [depth.last.difference.error for depth in depths], "s-"),
+        ("tolerance", [depth.last.tolerance for depth in depths], "k--"),
+    )
+    for label, errors, style in rows:
+        axes.plot(places, errors, style, label=label, markersize=4)
+    if result.parting is not None:
+        row = next((n for n, depth in enumerate(depths) if depth.layer == result.parting.at.layer), 0)
+        axes.axvline(row, color="tab:red", linestyle=":", label=f"parts at {result.parting.at.a.name}")
+    if any(error for _, errors, _ in rows for error in errors):
+        axes.set_yscale("symlog", linthresh=1e-8)
+    every = max(1, len(depths) // 24)
+    names = ["…" if depth.layer is None else str(depth.layer) for depth in depths]
+    axes.set_xticks(list(places)[::every], names[::every])
+    axes.set_xlabel("layer")
+    axes.set_ylabel("relative error")
+    axes.set_title(f"A: {result.a}\nB: {result.b}", fontsize="small")
+    axes.legend(fontsize="small")
+    return figure
