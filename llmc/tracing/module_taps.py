@@ -103,7 +103,7 @@ class _Finder:
         return op if op is not None and op.kind.name == "const" else None
 
     def _features(self, weight: Value, stored: Op, axis: int) -> Tensor | None:
-        """Which output features of the stored weight, which lie along `axis`, the rows of `weight` are; None for all."""
+        """Which output features of a stored weight, which lie along `axis`, the rows of `weight` are; None for all."""
         shape = stored.attrs["data"].type.shape
         chain = self._chain(weight)
         key = (shape, axis, tuple((op.kind.name, op.attrs, [r.name for r in op.results].index(n)) for op, n in chain))

@@ -15,6 +15,9 @@ from compiler.ir.step import LOGITS
 from compiler.ir.types import TensorType
 from llmc.tracing.source import Source, Traced
 
+_PARTIAL = ".partial"
+"""How the names of products end that are summed over ranks."""
+
 
 class Part(NamedTuple):
     """Rows of a value: what a merged linear holds of one of the linears that were merged."""
@@ -28,7 +31,7 @@ class Fit:
     """How the values of the ranks of a stage make up one that can be compared.
 
     Attributes:
-        axis: the axis along which they are joined; None to take the first, which all ranks have.
+        axis: the axis along which they are joined; None for values that all ranks have, or whose sum is the value.
         stacked: whether the value of every rank is compared with that of the same rank of the other side.
     """
 
@@ -39,7 +42,11 @@ class Fit:
         """The value that is compared."""
         if self.stacked and len(tensors) > 1:
             return torch.stack(list(tensors))
-        return tensors[0] if self.axis is None else torch.cat(list(tensors), self.axis)
+        if self.axis is not None:
+            return torch.cat(list(tensors), self.axis)
+        first = tensors[0]
+        whole = not first.is_floating_point() or all(torch.equal(first, other) for other in tensors[1:])
+        return first if whole else torch.stack(list(tensors)).double().sum(0)
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,9 @@ def find_pairs(a: Source, b: Source) -> list[Pair]:
     found: dict[tuple[str, str], Pair] = {}
     merged = _of_merged(a.values) | _of_merged(b.values) if a.ranks != b.ranks else set()
     for name in a.values:
-        if name in b.values and name not in merged:
-            for pair in finder.of(name):
+        counterpart = _counterpart(name, b.values)
+        if counterpart is not None and name not in merged:
+            for pair in finder.of(name, counterpart):
                 found.setdefault((pair.a, pair.b), pair)
     for pair in finder.outputs():
         found.setdefault((pair.a, pair.b), pair)
@@ -97,14 +105,16 @@ class _Finder:
     def __init__(self, a: Source, b: Source) -> None:
         self._sides = (a, b)
 
-    def of(self, name: str) -> Iterator[Pair]:
-        """The pairs of the operands of the ops of this name, and the pair of that name."""
-        kinds, inputs = zip(*(_definition(side.values, name) for side in self._sides), strict=True)
+    def of(self, ours: str, theirs: str) -> Iterator[Pair]:
+        """The pairs of the operands of the ops that compute two values, and the pair of these values."""
+        sides = zip(self._sides, (ours, theirs), strict=True)
+        kinds, inputs = zip(*(_definition(side.values, name) for side, name in sides), strict=True)
         if kinds[0] == kinds[1]:
             for x, y in zip(*inputs, strict=False):
                 if x.name != y.name and (pair := self._pair(x, y)):
                     yield pair
-        if pair := self._pair(_Input(name), _Input(name)):
+        alike = ours == theirs or len(inputs[0]) == len(inputs[1])  # the bias is added to the sum of partial products
+        if alike and (pair := self._pair(_Input(ours), _Input(theirs))):
             yield pair
 
     def outputs(self) -> Iterator[Pair]:
@@ -122,6 +132,12 @@ class _Finder:
             return None
         fits = _fits((_type(ours, x.part), a.ranks), (_type(theirs, y.part), b.ranks))
         return Pair(x.name, y.name, fits, (x.part, y.part)) if fits else None
+
+
+def _counterpart(name: str, others: Mapping[str, Traced]) -> str | None:
+    """The value of that name, or what ranks compute of it, or what it is a rank's part of; None if there is none."""
+    names = (name, name + _PARTIAL, name.removesuffix(_PARTIAL))
+    return next((other for other in names if other in others), None)
 
 
 def _related(a: str, b: str) -> bool:

@@ -47,11 +47,15 @@ class Source(Protocol):
     """
 
     words: str
-    graphs: Sequence[Graph]
-    values: Mapping[str, Traced]
     ranks: int
     dtype: str
     quantizes: bool
+
+    @property
+    def graphs(self) -> Sequence[Graph]: ...
+
+    @property
+    def values(self) -> Mapping[str, Traced]: ...
 
     def chunk(self, length: int) -> int:
         """How many tokens of a prompt of this length a step may have at most, for no value to be large."""

@@ -79,7 +79,8 @@ class Tally:
     def __init__(self) -> None:
         self._a, self._b = _Sums(), _Sums()
         self._products = self._squares = 0.0
-        self._largest, self._where = 0.0, ()
+        self._largest = 0.0
+        self._where: tuple[int, ...] = ()
         self._values: tuple[float, float] | None = None
         self.shape: tuple[int, ...] = ()
 
@@ -99,7 +100,8 @@ class Tally:
         self.shape = tuple(a.shape)
         x, y = a.detach().reshape(-1), b.detach().reshape(-1)
         for start in range(0, x.numel(), _BLOCK):
-            self._add(*(flat[start : start + _BLOCK].cpu().double() for flat in (x, y)), start, first)
+            block = slice(start, start + _BLOCK)
+            self._add(x[block].cpu().double(), y[block].cpu().double(), start, first)
 
     def _add(self, a: Tensor, b: Tensor, start: int, first: Sequence[int]) -> None:
         same = (a == b) | (a.isnan() & b.isnan())

@@ -72,7 +72,7 @@ def trace(
     token_ids = _token_ids(prompt, sides, seed, add_special_tokens)
     for name, side in zip((a, b), sides, strict=True):
         _check_prompt(str(name), side, token_ids)
-    with report.phase("load"):
+    with report.phase("open"):
         ours, theirs = (side.load() for side in sides)
     comparing = _Comparing(ours, theirs, _steps(token_ids, ours, theirs), tolerance, report)
     comparing.run()

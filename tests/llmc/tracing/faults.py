@@ -31,7 +31,7 @@ def with_changed_weight(family: str, value: str, folder: Path) -> Path:
     shutil.copytree(checkpoint(family), copy)
     ref: Any = llmc.lift(copy).producers[value].attrs["data"]
     tensors = load_file(copy / ref.file)
-    tensors[ref.name][3, 5] += 4.0
+    tensors[ref.name][3, 5] = 4.0
     save_file(tensors, copy / ref.file, metadata={"format": "pt"})
     return copy
 

@@ -49,7 +49,8 @@ def test_a_changed_weight_is_found_in_its_layer(family: str, tmp_path: Path) -> 
     at = parted(llmc.trace(bad, checkpoint(family), PROMPT))
     assert (at.a.name, at.a.kind, at.layer, at.constant) == ("layers.2.mlp.up.weight", "const", 2, True)
     assert at.difference.where == (3, 5)
-    assert at.difference.largest == pytest.approx(4.0, abs=1e-2)
+    assert at.difference.values is not None
+    assert at.difference.values[0] == 4.0
 
     result = llmc.trace(bad, f"transformers:{checkpoint(family)}", PROMPT)  # which shows no weights
     at = parted(result)
@@ -192,7 +193,7 @@ def test_what_cannot_be_compared_is_said_before_anything_runs(tmp_path: Path) ->
         llmc.trace(neox, neox, [1], tolerance=-1)
     with pytest.raises(RequestError, match="there is no checkpoint behind transformers:"):
         llmc.trace(neox, "transformers:", [1])
-    with pytest.raises(RequestError, match="cannot run .* with dummy weights"):
+    with pytest.raises(RequestError, match=r"cannot run .* with dummy weights"):
         llmc.trace(neox, f"transformers:{neox}", [1], dummy_weights=True)
     with pytest.raises(LlmcError, match="nothing"):
         llmc.trace(neox, tmp_path / "nothing", [1])
