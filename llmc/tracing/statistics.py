@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,8 +113,8 @@ class Tally:
         place = int(apart.argmax())
         if (most := apart[place].item()) > self._largest:
             self._largest, self._values = most, (a[place].item(), b[place].item())
-            index = [int(i) for i in torch.unravel_index(torch.tensor(start + place), self.shape)] if self.shape else []
-            self._where = tuple(i + (first[axis] if first else 0) for axis, i in enumerate(index))
+            index = np.unravel_index(start + place, self.shape) if self.shape else ()
+            self._where = tuple(int(i) + (first[axis] if first else 0) for axis, i in enumerate(index))
 
     def statistics(self) -> tuple[Statistics, Statistics]:
         """Those of both values."""
