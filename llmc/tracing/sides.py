@@ -62,6 +62,11 @@ def open_side(
     if opens_as_engine(path):
         return _engine_side(path)
     subject = open_subject(named, dummy_weights=dummy_weights, note=note)
+    if "rank" in subject.graph.facts:
+        raise RequestError(
+            f"{named} is the graph of rank {subject.graph.facts['rank']}, which does not run without the other ranks",
+            hint="give the folder of its engine",
+        )
     words = f"{named}, interpreted"
     if subject.kind == "graph":
         return Side(subject.graph, lambda: GraphSource([subject.graph], words), None)

@@ -77,7 +77,7 @@ def trace(
     comparing = _Comparing(ours, theirs, _steps(token_ids, ours, theirs), tolerance, report)
     comparing.run()
     comparisons = comparing.comparisons()
-    said = list(notes)
+    said = [*notes, *_of_families(sides)]
     if ours.quantizes or theirs.quantizes:
         said.append(
             "activations or caches are quantized while the model runs, which tolerances do not allow for: --tolerance X"
@@ -171,6 +171,14 @@ def _steps(token_ids: Sequence[int], *sources: Source) -> list[Step]:
     whole = Step.of_prompts([token_ids]).wanting(all_positions(1, length))
     most = min(source.chunk(length) for source in sources)
     return [whole] if length <= most else [chunk.step for chunk in chunks(whole, most)]
+
+
+def _of_families(sides: Sequence[Side]) -> list[str]:
+    """A note if the two are models of other families."""
+    names = [str(side.graph.facts.get("family", "")) for side in sides]
+    if names[0] == names[1]:
+        return []
+    return [f"A is a model of the family {names[0]}, B of {names[1]}: values of one name may mean different things"]
 
 
 def _check_vocabularies(names: Sequence[str], sides: Sequence[Side]) -> None:

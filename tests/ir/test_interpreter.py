@@ -110,6 +110,23 @@ def test_observers_see_every_op_with_its_values():
     assert seen == [("relu", [0.0, 2.0]), ("scale", [0.0, 6.0])]
 
 
+def test_constants_that_are_not_kept_are_made_anew_by_each_call():
+    b = Builder()
+    x = b.input("x", DType.f32, 2)
+    weight = b.random(key="w", dtype=DType.f32, shape=(2,), name="weight")
+    b.output("y", b.add(x, weight))
+    graph, made = b.build(), []
+    for keep in (True, False):
+        seen = []
+        run = Interpreter(
+            graph, keep_constants=keep, observers=[lambda op, _, results, seen=seen: seen.append(op.name)]
+        )
+        results = [run({"x": torch.ones(2)})["y"] for _ in range(2)]
+        assert torch.equal(*results)
+        made.append(seen.count("weight"))
+    assert made == [1, 2]
+
+
 def test_inputs_are_checked():
     b = Builder()
     b.dims = {"B": DimRange(1, 1, 4)}

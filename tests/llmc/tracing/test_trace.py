@@ -115,6 +115,24 @@ def test_an_engine_of_several_ranks_agrees_with_its_checkpoint(sharded: Path) ->
     assert ("layers.2.attn.k.weight", "layers.2.attn.q_k_v.weight") in {(b, a) for a, b in merged}
 
 
+def test_other_numbers_of_ranks_and_merged_linears_agree(tmp_path: Path) -> None:
+    lifted = llmc.lift(checkpoint("opt"))
+    passes = ("tp=2,merge-linears", "tp=4,merge-linears,fuse-attention", "tp=2,embed=vocab", "pp=2,merge-linears")
+    files = [
+        graph_file(llmc.optimize(lifted, text).graph, tmp_path / f"{number}.ir") for number, text in enumerate(passes)
+    ]
+    for one, other in ((0, 1), (1, 2), (3, 1)):
+        result = llmc.trace(files[one], files[other], PROMPT)
+        assert result.agree, (passes[one], passes[other], result.parting)
+        assert len(result.comparisons) > 120
+    assert {"layers.0.attn.out.partial"} <= {each.a.name for each in llmc.trace(*files[:2], PROMPT).comparisons}
+
+
+def test_the_graph_of_one_rank_does_not_run_alone(sharded: Path) -> None:
+    with pytest.raises(RequestError, match="is the graph of rank 1, which does not run without the other ranks"):
+        llmc.trace(checkpoint("gptneox"), sharded / "rank1.ir", PROMPT)
+
+
 def test_a_spoilt_rank_is_found_in_its_layer(sharded: Path, tmp_path: Path) -> None:
     bad = with_changed_weight("gptneox", "layers.2.mlp.down.weight", tmp_path)
     result = llmc.trace(sharded, bad, PROMPT)
@@ -179,6 +197,12 @@ def test_tolerances_grow_with_depth_and_weights_may_round_once() -> None:
         "before them", *(f"layer {layer}" for layer in range(4)), "behind the layers",
     ]  # fmt: skip
     assert all(each.difference.error == 0 and math.isclose(each.difference.cosine, 1) for each in result.comparisons)
+
+
+def test_other_models_are_compared_with_a_note() -> None:
+    result = llmc.trace(checkpoint("gptneox"), checkpoint("opt"), PROMPT)
+    assert not result.agree
+    assert result.notes[0].startswith("A is a model of the family gpt_neox, B of opt")
 
 
 def test_what_cannot_be_compared_is_said_before_anything_runs(tmp_path: Path) -> None:
