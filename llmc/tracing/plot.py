@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llmc.pictures import write_figure
-from llmc.tracing.report import ValueTrace
+from llmc.tracing.report import Comparison, Depth, ValueTrace
 
 
 def write_plot(result: ValueTrace, output: Path, text: str) -> None:
@@ -21,6 +22,16 @@ def write_plot(result: ValueTrace, output: Path, text: str) -> None:
         RequestError: if the file cannot be written.
     """
     write_figure(_figure(result), output, "Error by depth", text)
+
+
+_LINEAR = 1e-6
+"""Below this error the scale is linear, so that 0 has a place."""
+
+
+def _row(at: Comparison, depths: Sequence[Depth]) -> int:
+    """The place of the row to which a comparison belongs; of rows outside of layers that in which something parts."""
+    rows = [number for number, depth in enumerate(depths) if depth.layer == at.layer]
+    return next((number for number in rows if depths[number].worst.parts), rows[0] if rows else 0)
 
 
 def _figure(result: ValueTrace) -> Any:
@@ -38,12 +49,17 @@ def _figure(result: ValueTrace) -> Any:
     for label, errors, style in rows:
         axes.plot(places, errors, style, label=label, markersize=4)
     if result.parting is not None:
-        row = next((n for n, depth in enumerate(depths) if depth.layer == result.parting.at.layer), 0)
-        axes.axvline(row, color="tab:red", linestyle=":", label=f"parts at {result.parting.at.a.name}")
+        axes.axvline(
+            _row(result.parting.at, depths),
+            color="tab:red",
+            linestyle=":",
+            label=f"parts at {result.parting.at.a.name}",
+        )
     if any(error for _, errors, _ in rows for error in errors):
-        axes.set_yscale("symlog", linthresh=1e-8)
+        axes.set_yscale("symlog", linthresh=_LINEAR)
+        axes.set_ylim(bottom=-_LINEAR / 5)
     every = max(1, len(depths) // 24)
-    names = ["…" if depth.layer is None else str(depth.layer) for depth in depths]
+    names = [depth.words.split()[0] if depth.layer is None else str(depth.layer) for depth in depths]
     axes.set_xticks(list(places)[::every], names[::every])
     axes.set_xlabel("layer")
     axes.set_ylabel("relative error")

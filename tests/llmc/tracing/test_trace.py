@@ -125,7 +125,7 @@ def test_other_numbers_of_ranks_and_merged_linears_agree(tmp_path: Path) -> None
         result = llmc.trace(files[one], files[other], PROMPT)
         assert result.agree, (passes[one], passes[other], result.parting)
         assert len(result.comparisons) > 120
-    assert {"layers.0.attn.out.partial"} <= {each.a.name for each in llmc.trace(*files[:2], PROMPT).comparisons}
+    assert {"layers.0.attn.out.partial"} <= {each.a.name for each in llmc.trace(files[0], files[1], PROMPT).comparisons}
 
 
 def test_the_graph_of_one_rank_does_not_run_alone(sharded: Path) -> None:
