@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ class ModelSource:
 
         def show(name: str, tensor: Tensor) -> None:
             shape = self.values[name].type.sizes(sizes)
-            emit(number, name, [tensor.detach().reshape(shape)])
+            if tensor.numel() == math.prod(shape):
+                emit(number, name, [tensor.detach().reshape(shape)])
 
         modules = dict(self._model.named_modules())
         handles = [_hook(modules[tap.module], tap, show) for name, tap in self._taps.items() if name in wanted]

@@ -61,12 +61,11 @@ class _Finder:
         for op in self._graph.ops:
             if op.name in self._constant:
                 continue
-            last[op.origin.module] = op
+            if (layer := self._layer(op.origin.module)) is not None:
+                last[layer] = op
             yield from self._of(op)
-        for origin, op in last.items():
-            path = self._path(origin)
-            if path is not None and path.rpartition(".")[2].isdigit():  # a layer
-                yield Tap(op.name, path)
+        for layer, op in last.items():
+            yield Tap(op.name, layer)
 
     def _of(self, op: Op) -> Iterator[Tap]:
         kind, path = op.kind.name, self._path(op.origin.module)
@@ -87,6 +86,13 @@ class _Finder:
         features = self._features(op.operands[1], stored, axis=1 if transposed else 0)
         yield Tap(op.name, path, features=features)
         yield Tap(op.operands[0].name, path, is_input=True)
+
+    def _layer(self, module: str) -> str | None:
+        """The layer that a module is, or is a part of: one of a list of modules; None if it is in none."""
+        path = self._path(module) or ""
+        while path and not path.rpartition(".")[2].isdigit():
+            path = path.rpartition(".")[0]
+        return path or None
 
     def _path(self, module: str) -> str | None:
         """The module of the model that a checkpoint calls so: some leave the name of the inner model out."""

@@ -49,12 +49,8 @@ def _figure(result: ValueTrace) -> Any:
     for label, errors, style in rows:
         axes.plot(places, errors, style, label=label, markersize=4)
     if result.parting is not None:
-        axes.axvline(
-            _row(result.parting.at, depths),
-            color="tab:red",
-            linestyle=":",
-            label=f"parts at {result.parting.at.a.name}",
-        )
+        at = result.parting.at
+        axes.axvline(_row(at, depths), color="tab:red", linestyle=":", label=f"parts at {at.a.name}")
     if any(error for _, errors, _ in rows for error in errors):
         axes.set_yscale("symlog", linthresh=_LINEAR)
         axes.set_ylim(bottom=-_LINEAR / 5)

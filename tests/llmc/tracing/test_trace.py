@@ -4,12 +4,14 @@ import math
 from pathlib import Path
 
 import pytest
+import transformers
 
 import llmc
 from compiler.errors import LlmcError, RequestError
 from llmc.tracing.graph_source import GraphSource
 from llmc.tracing.model_source import ModelSource
 from llmc.tracing.report import Comparison, ValueTrace
+from tests.frontends.models import random_model
 from tests.llmc.tracing.faults import (
     FAMILIES,
     PROMPT,
@@ -41,6 +43,16 @@ def test_a_lifted_graph_agrees_with_transformers_at_every_module(family: str) ->
     assert 0 < comparison(result, "lm_head.logits").difference.error < 2e-3  # 16 bits against 32
     assert "layers.0.attn.scores" in {site.name for site in result.only_a}
     assert result.only_b == ()
+
+
+def test_layers_that_end_with_a_norm_agree_with_transformers(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "word_embed_proj_dim": 8, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config = transformers.OPTConfig(vocab_size=31, ffn_dim=24, do_layer_norm_before=False, **sizes)
+    random_model(transformers.OPTForCausalLM, config, seed=1).save_pretrained(tmp_path)
+    result = llmc.trace(tmp_path, f"transformers:{tmp_path}", [3, 1, 4, 15, 9])
+    assert result.agree
+    assert result.dtype == "float32"
+    assert {"layers.1.ln2.norm", "layers.0.attn.q"} <= {each.a.name for each in result.comparisons}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
