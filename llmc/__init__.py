@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from llmc.exporting.driver import Exported, export
     from llmc.models import lift
     from llmc.opt import optimize
+    from llmc.tracing.report import ValueTrace
+    from llmc.tracing.trace import trace
     from llmc.verification.report import Verification
     from llmc.verification.verify import verify
     from runtime.engine_dir.manifest import Manifest
@@ -55,6 +57,7 @@ _HOMES = {
     "SamplingParams": "runtime.generation.sampling_params",
     "Summaries": "llmc.evaluation.summaries",
     "SummarySettings": "llmc.evaluation.summaries",
+    "ValueTrace": "llmc.tracing.report",
     "Verification": "llmc.verification.report",
     "bench": "llmc.benchmarking.bench",
     "compile": "llmc.compiling.driver",
@@ -71,6 +74,7 @@ _HOMES = {
     "register_pass": "compiler.passes",
     "summarize": "llmc.evaluation.summarize",
     "to_text": "compiler.ir.printer:print_graph",
+    "trace": "llmc.tracing.trace",
     "verify": "llmc.verification.verify",
     "write_graph": "compiler.ir.files",
 }
@@ -92,6 +96,7 @@ __all__ = [
     "SamplingParams",
     "Summaries",
     "SummarySettings",
+    "ValueTrace",
     "Verification",
     "__version__",
     "bench",
@@ -109,6 +114,7 @@ __all__ = [
     "register_pass",
     "summarize",
     "to_text",
+    "trace",
     "verify",
     "write_graph",
 ]
