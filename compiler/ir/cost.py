@@ -14,32 +14,24 @@ The cost is that of the graph, op by op, at sizes that are given; no executor is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import NamedTuple
 
-from compiler.ir.analysis import constant_values, stored_values
-from compiler.ir.cache_layout import LINEAR
 from compiler.ir.collectives import COLLECTIVES
-from compiler.ir.dims import Dim, evaluate
 from compiler.ir.dtypes import DType
-from compiler.ir.flops import FLOPS, Sizes, count, each_element
+from compiler.ir.flops import FLOPS, Sizes, each_element
 from compiler.ir.graph import Graph
 from compiler.ir.layers import layer_of
 from compiler.ir.mesh_stages import SEND
-from compiler.ir.op import Op, Value
+from compiler.ir.op import Op
 from compiler.ir.paged_layout import PagedLayout, layout_of
 from compiler.ir.step import StepDim, dim_sizes
-from compiler.ir.types import TensorType
+from compiler.ir.traffic import UPDATES, Memory, nbytes
 
 PRODUCTS = frozenset({"linear", "matmul", "attention", "paged_attention"})
 """The ops that compute products of matrices."""
-
-_UPDATES = frozenset({"kv_update", "paged_kv_update"})
-
-VIEWS = frozenset({"reshape", "transpose", "slice", "split", "broadcast", "shard", "dequantize"})
-"""The ops that move nothing: their users read what is behind them."""
 
 
 @dataclass(frozen=True)
@@ -165,17 +157,17 @@ def graph_cost(graph: Graph, sizes: Sizes) -> StepCost:
     Raises:
         KeyError: if a dim has no size.
     """
-    memory = _Memory(graph, sizes)
+    memory = Memory(graph, sizes)
     sent: dict[str, int] = {}
     for role, value in graph.outputs.items():
         if role.startswith(SEND):
             sent[value.name] = sent.get(value.name, 0) + nbytes(value.type, sizes)
-    return StepCost(tuple(memory.cost(op, sent) for op in memory.running()))
+    return StepCost(tuple(_cost(memory, op, sent) for op in memory.running()))
 
 
 def weights_read(graph: Graph) -> int:
     """The bytes of all weights that a step reads, each once; tables of embeddings, of which it reads rows, apart."""
-    memory = _Memory(graph, step_sizes(graph, batch=1, new=1))
+    memory = Memory(graph, step_sizes(graph, batch=1, new=1))
     read: dict[str, int] = {}
     for op in memory.running():
         if memory.is_view(op):
@@ -187,144 +179,34 @@ def weights_read(graph: Graph) -> int:
     return sum(read.values())
 
 
-def nbytes(type_: TensorType, sizes: Sizes) -> int:
-    """Bytes of a tensor where each symbolic dim has its size."""
-    return (count(type_, sizes) * type_.dtype.bits + 7) // 8
+def _cost(memory: Memory, op: Op, sent: Mapping[str, int]) -> OpCost:
+    """What an op costs."""
+    sends = sum(sent.get(value.name, 0) for value in op.results)
+    if memory.is_view(op):
+        return OpCost(op, Cost(sent=sends), None)
+    read = {"weights": 0, "caches": 0, "activations": 0}
+    for load in memory.reads(op):
+        read[load.of] += load.nbytes
+    updated = op.kind.name in UPDATES
+    new = op.operands[1] if updated else None
+    written = sum(nbytes(value.type, memory.sizes) for value in ((new,) if new is not None else op.results))
+    flops = FLOPS.find(op.kind.name) or each_element
+    cost = Cost(
+        flops(op, memory.sizes),
+        **read,
+        written=written,
+        cached=written if updated else 0,
+        sent=sends + _communicated(op, memory.sizes),
+    )
+    return OpCost(op, cost, _precision(memory, op))
 
 
-class _Load(NamedTuple):
-    """What is read from memory when a value is read: a part of a tensor that is there."""
-
-    name: str
-    nbytes: int
-    of: str  # the field of `Cost`
-
-    def part(self, some: int, whole: int) -> _Load:
-        return self if some >= whole else self._replace(nbytes=-(-self.nbytes * some // whole))
-
-
-class _Memory:
-    """Where each value of a graph is in memory."""
-
-    def __init__(self, graph: Graph, sizes: Sizes) -> None:
-        self.graph, self.sizes = graph, sizes
-        self.stored, self.constant = stored_values(graph), constant_values(graph)
-        states = graph.states()
-        self.loads: dict[str, tuple[_Load, ...]] = {}
-        for value in graph.inputs:
-            self._place(value, "caches" if value.name in states else "activations")
-
-    def _place(self, value: Value, of: str) -> None:
-        self.loads[value.name] = (_Load(value.name, nbytes(value.type, self.sizes), of),)
-
-    def running(self) -> Iterator[Op]:
-        """The ops that run, in order; where their results are is known once the next one is asked for."""
-        for op in self.graph.ops:
-            if all(value.name in self.stored for value in op.results):
-                for value in op.results:
-                    self._place(value, "weights")
-                continue
-            yield op
-            self._define(op)
-
-    def is_view(self, op: Op) -> bool:
-        """Whether an op moves nothing. Of what is packed, pieces are put together when an engine is stored."""
-        return op.kind.name in VIEWS or (op.kind.name == "concat" and op.name in self.constant)
-
-    def _define(self, op: Op) -> None:
-        if op.kind.name == "concat" and self.is_view(op):
-            self.loads[op.name] = tuple(load for value in op.operands for load in self.loads[value.name])
-        elif self.is_view(op):
-            whole = count(op.operands[0].type, self.sizes)
-            behind = [load for value in op.operands for load in self.loads[value.name]]
-            for value in op.results:
-                some = count(value.type, self.sizes)
-                self.loads[value.name] = tuple(load.part(some, whole) for load in behind)
-        elif op.kind.name in _UPDATES:
-            self.loads[op.name] = self.loads[op.operands[0].name]
-        else:
-            for value in op.results:
-                self._place(value, "activations")
-
-    def cost(self, op: Op, sent: Mapping[str, int]) -> OpCost:
-        """What an op costs."""
-        sends = sum(sent.get(value.name, 0) for value in op.results)
-        if self.is_view(op):
-            return OpCost(op, Cost(sent=sends), None)
-        read = {"weights": 0, "caches": 0, "activations": 0}
-        for load in self._reads(op):
-            read[load.of] += load.nbytes
-        updated = op.kind.name in _UPDATES
-        new = op.operands[1] if updated else None
-        written = sum(nbytes(value.type, self.sizes) for value in ((new,) if new is not None else op.results))
-        flops = FLOPS.find(op.kind.name) or each_element
-        cost = Cost(
-            flops(op, self.sizes),
-            **read,
-            written=written,
-            cached=written if updated else 0,
-            sent=sends + _communicated(op, self.sizes),
-        )
-        return OpCost(op, cost, self._precision(op))
-
-    def _reads(self, op: Op) -> Iterator[_Load]:
-        """What the op reads; a value that is an operand twice is read once."""
-        parts = _PARTS.get(op.kind.name)
-        skipped = op.operands[0].name if op.kind.name in _UPDATES else None
-        seen: set[str] = set()
-        for place, value in enumerate(op.operands):
-            if value.name == skipped or value.name in seen:
-                continue
-            seen.add(value.name)
-            some, whole = parts(op, place, self.sizes) if parts else (1, 1)
-            for load in self.loads[value.name]:
-                yield load.part(some, whole)
-
-    def _precision(self, op: Op) -> DType | None:
-        if op.kind.name not in PRODUCTS:
-            return None
-        behind = [self._quantized(value) for value in op.operands[:2]]
-        first = behind[0]
-        return first if first is not None and first is behind[1] else op.operands[0].type.dtype
-
-    def _quantized(self, value: Value) -> DType | None:
-        """The element type that a value is dequantized from, if it is 8 bits; else None."""
-        op = self.graph.producers.get(value.name)
-        while op is not None and self.is_view(op):
-            if op.kind.name == "dequantize":
-                dtype = op.operands[0].type.dtype
-                return dtype if dtype in (DType.i8, DType.f8e4m3) else None
-            op = self.graph.producers.get(op.operands[0].name)
+def _precision(memory: Memory, op: Op) -> DType | None:
+    if op.kind.name not in PRODUCTS:
         return None
-
-
-def _rows_of_table(op: Op, place: int, sizes: Sizes) -> tuple[int, int]:
-    table, ids = (value.type for value in op.operands)
-    return (count(ids, sizes), evaluate(table.shape[0], sizes)) if place == 0 else (1, 1)
-
-
-def _rows_of_each(op: Op, place: int, sizes: Sizes) -> tuple[int, int]:
-    rows: Dim = op.operands[1].type.shape[1]
-    return (evaluate(rows, sizes), evaluate(op.operands[0].type.shape[1], sizes)) if place == 0 else (1, 1)
-
-
-def _tokens_of_pool(op: Op, place: int, sizes: Sizes) -> tuple[int, int]:
-    """Of a pool the tokens of each sequence that any of its new ones sees."""
-    if place not in (1, 2):
-        return 1, 1
-    batch, length, window = sizes[StepDim.BATCH], sizes[StepDim.CAPACITY], op.attrs["window"]
-    new = evaluate(op.operands[0].type.shape[LINEAR.POSITION], sizes) // batch
-    seen = length if window < 0 else min(length, window + new)
-    pool = op.operands[place].type.sizes(sizes)
-    return batch * seen, pool[PagedLayout.BLOCK] * pool[PagedLayout.POSITION]
-
-
-# Of which operands an op reads a part: `(count, whole)` of the operand at a place.
-_PARTS: Mapping[str, Callable[[Op, int, Sizes], tuple[int, int]]] = {
-    "embedding": _rows_of_table,
-    "gather_rows": _rows_of_each,
-    "paged_attention": _tokens_of_pool,
-}
+    behind = [memory.quantized(value) for value in op.operands[:2]]
+    first = behind[0]
+    return first if first is not None and first is behind[1] else op.operands[0].type.dtype
 
 
 def _communicated(op: Op, sizes: Sizes) -> int:
