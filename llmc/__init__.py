@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import LlmcError
-from llmc.version import __version__
+from llmc.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from compiler.ir.diff import GraphDiff, format_diff
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from llmc.exporting.driver import Exported, export
     from llmc.models import lift
     from llmc.opt import optimize
+    from llmc.tracing.report import ValueTrace
+    from llmc.tracing.trace import trace
     from llmc.verification.report import Verification
     from llmc.verification.verify import verify
     from runtime.engine_dir.manifest import Manifest
@@ -55,6 +57,7 @@ _HOMES = {
     "SamplingParams": "runtime.generation.sampling_params",
     "Summaries": "llmc.evaluation.summaries",
     "SummarySettings": "llmc.evaluation.summaries",
+    "ValueTrace": "llmc.tracing.report",
     "Verification": "llmc.verification.report",
     "bench": "llmc.benchmarking.bench",
     "compile": "llmc.compiling.driver",
@@ -71,11 +74,13 @@ _HOMES = {
     "register_pass": "compiler.passes",
     "summarize": "llmc.evaluation.summarize",
     "to_text": "compiler.ir.printer:print_graph",
+    "trace": "llmc.tracing.trace",
     "verify": "llmc.verification.verify",
     "write_graph": "compiler.ir.files",
 }
 
 __all__ = [
+    "API_VERSION",
     "BenchOptions",
     "Benchmark",
     "Compiled",
@@ -91,6 +96,7 @@ __all__ = [
     "SamplingParams",
     "Summaries",
     "SummarySettings",
+    "ValueTrace",
     "Verification",
     "__version__",
     "bench",
@@ -108,6 +114,7 @@ __all__ = [
     "register_pass",
     "summarize",
     "to_text",
+    "trace",
     "verify",
     "write_graph",
 ]

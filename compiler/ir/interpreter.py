@@ -24,7 +24,7 @@ from compiler.ir.dims import Affine
 from compiler.ir.evaluators.core import EVALUATORS, evaluator
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
-from compiler.ir.tensor_data import read_tensor
+from compiler.ir.tensor_data import read_const
 from compiler.ir.torch_types import from_torch, to_torch
 from compiler.plugins import blame
 
@@ -35,13 +35,15 @@ class Interpreter:
     """Runs a graph.
 
     Args:
-        graph: the graph; its constants are read from the files they point at, on first use, and kept.
+        graph: the graph; its constants are read from the files they point at, on first use.
         accumulate: the type that floating-point arithmetic is done in, `torch.float32` or `torch.float64`.
         exact: never round: every floating-point value has type `accumulate`, whatever the graph says. With float64
             this is what the model would compute in real numbers.
         observers: called after each op with `(op, operands, results)`, as they stand in the graph's types.
         device: where to compute.
         communicate: how a rank computes collectives with the others; only a rank that is alone needs none.
+        keep_constants: whether constants are kept for the next call. If not, each is freed after its last use, and read
+            again by the next call.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Interpreter:
         observers: Sequence[Observer] = (),
         device: str | torch.device = "cpu",
         communicate: Communicate = alone,
+        keep_constants: bool = True,
     ) -> None:
         self.graph = graph
         self.accumulate = accumulate
@@ -61,7 +64,7 @@ class Interpreter:
         self.device = torch.device(device)
         self.communicate = communicate
         self._constants: dict[str, Tensor] = {}
-        self._constant_names = constant_values(graph)
+        self._constant_names = constant_values(graph) if keep_constants else frozenset()
         self._last_uses = last_uses(graph, keep=self._constant_names)
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,7 +114,7 @@ class Interpreter:
         """The results of one op, in the types that the graph gives them."""
         try:
             if op.kind.name == "const":
-                results: Any = read_tensor(op.attrs["data"], self.graph.root).to(self.device)
+                results: Any = read_const(op, self.graph.root).to(self.device)
             else:
                 rule = evaluator(op.kind.name, f", which %{op.name} from {op.origin} is")
                 given = operands if rule.exact else [self._widened(tensor) for tensor in operands]

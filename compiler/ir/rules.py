@@ -12,7 +12,7 @@ from compiler.ir.op import Op, Value
 from compiler.ir.patterns import Pattern
 from compiler.ir.rewrite import Replacement, RewriteBuilder, Visitor, sweep
 from compiler.ir.trace import RuleTrace, Trace, current_trace
-from compiler.plugins import blame, place_of
+from compiler.plugins import blame, is_own, place_of
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def rule_visitor(rules: Iterable[Rule], *, pass_name: str, trace: Trace | None =
     for rule in rules:
         record = trace.rule(pass_name, rule.name) if trace else RuleTrace()
         record.roots, record.size = tuple(sorted(rule.pattern.kinds)), rule.pattern.size
+        record.own = is_own(rule.apply)
         for kind in record.roots:
             by_kind.setdefault(kind, []).append((rule, record))
 

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compiler.atomic_file import replacing
-from compiler.errors import RequestError
 from llmc.benchmarking.bench import Benchmark
 from llmc.benchmarking.runs import Cell, Load
-
-FORMATS = (".png", ".svg", ".html")
-
-
-def check_plot(output: Path | None) -> None:
-    """RequestError if a file has a suffix that is no format of pictures, or matplotlib is missing."""
-    if output is None:
-        return
-    if output.suffix.lower() not in FORMATS:
-        raise RequestError(
-            f"{output} is no picture: its name ends with {output.suffix!r}", hint=f"use {', '.join(FORMATS)}"
-        )
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise RequestError(
-            "matplotlib is not installed, which draws pictures", hint='pip install "llmc[draw]"'
-        ) from None
+from llmc.pictures import write_figure
 
 
 def write_plot(result: Benchmark, output: Path, table: str) -> None:
@@ -43,15 +22,7 @@ def write_plot(result: Benchmark, output: Path, table: str) -> None:
     Raises:
         RequestError: if the file cannot be written.
     """
-    figure, kind = _figure(result), output.suffix.lower()
-    try:
-        with replacing(output.expanduser()) as temporary:
-            if kind == ".html":
-                temporary.write_text(_page(result, figure, table), encoding="utf-8")
-            else:
-                figure.savefig(temporary, format=kind[1:], dpi=150)
-    except OSError as error:
-        raise RequestError(f"cannot write {output}: {error.strerror}") from None
+    write_figure(_figure(result), output, f"{Path(result.engine).name}, {result.device}", table)
 
 
 def _figure(result: Benchmark) -> Any:
@@ -93,14 +64,3 @@ def _bounds(axes: Any, loads: Sequence[Load], cells: Sequence[Cell]) -> None:
         if load in known:
             label = "bound of memory" if number == 0 else None
             axes.hlines(known[load] * 1e3, number - 0.45, number + 0.45, colors="black", linestyles="--", label=label)
-
-
-def _page(result: Benchmark, figure: Any, table: str) -> str:
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
-    picture = drawn.getvalue()
-    title = html.escape(f"{Path(result.engine).name}, {result.device}")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>\n'
-        f"<body><h1>{title}</h1>\n{picture[picture.index('<svg') :]}\n<pre>{html.escape(table)}</pre></body></html>\n"
-    )

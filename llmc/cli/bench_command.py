@@ -82,7 +82,7 @@ def bench_command(
     wanted: Any = None
     if rank_from_environment() == 0:  # the other ranks do what it says
         from llmc.benchmarking.bench import BenchOptions, plan
-        from llmc.benchmarking.plot import check_plot
+        from llmc.pictures import check_plot
 
         check_plot(plot)
         check_output(plot)

@@ -31,6 +31,8 @@ _PHASES = {
     "bandwidth": "measuring the bandwidth of the memory",
     "warm up": "warming up",
     "summarize": "summarizing",
+    "open": "opening both sides",
+    "trace": "comparing values",
     "warm up transformers": "warming up transformers",
     "summarize by transformers": "summarizing by transformers",
 }

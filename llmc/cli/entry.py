@@ -25,8 +25,10 @@ from llmc.cli.opt_command import opt_command
 from llmc.cli.passes_command import passes_command
 from llmc.cli.run_command import run_command
 from llmc.cli.targets_command import targets_command
+from llmc.cli.trace_command import trace_command
 from llmc.cli.usage import NamingGroup, strict
 from llmc.cli.verify_command import verify_command
+from llmc.cli.view_command import view_command
 
 app = typer.Typer(
     name="llmc",
@@ -70,6 +72,9 @@ app.command("run", cls=strict("prompts go after --prompt, in quotes if they have
 app.command("lift", cls=strict("the file to write goes after -o"))(guarded(lift_command))
 app.command("inspect", cls=strict("inspect one thing at a time"))(guarded(inspect_command))
 app.command("verify", cls=strict("what to compare with goes after --against"))(guarded(verify_command))
+app.command("trace", cls=strict("give two things to compare; the prompt goes after --prompt, in quotes"))(
+    guarded(trace_command)
+)
 app.add_typer(eval_app, name="eval")
 app.command("bench", cls=strict("numbers go after --batch, --input and --output"))(guarded(bench_command))
 app.command("passes", cls=strict("name one pass, or none"))(guarded(passes_command))
@@ -78,6 +83,7 @@ app.command("targets", cls=strict("name one target, or none"))(guarded(targets_c
 app.command("opt", cls=strict("passes go after --passes, the file to write after -o"))(guarded(opt_command))
 app.command("export", cls=strict("the folder to write goes after -o"))(guarded(export_command))
 app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
+app.command("view", cls=strict("one graph is drawn, or two are compared"))(guarded(view_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

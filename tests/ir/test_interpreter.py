@@ -110,6 +110,20 @@ def test_observers_see_every_op_with_its_values():
     assert seen == [("relu", [0.0, 2.0]), ("scale", [0.0, 6.0])]
 
 
+def test_constants_that_are_not_kept_are_made_anew_by_each_call():
+    b = Builder()
+    x = b.input("x", DType.f32, 2)
+    weight = b.random(key="w", dtype=DType.f32, shape=(2,), name="weight")
+    b.output("y", b.add(x, weight))
+    graph, made = b.build(), list[str]()
+    for keep in (True, False):
+        run = Interpreter(graph, keep_constants=keep, observers=[lambda op, operands, results: made.append(op.name)])
+        results = [run({"x": torch.ones(2)})["y"] for _ in range(2)]
+        assert torch.equal(*results)
+        assert made.count("weight") == (1 if keep else 2)
+        made.clear()
+
+
 def test_inputs_are_checked():
     b = Builder()
     b.dims = {"B": DimRange(1, 1, 4)}
