@@ -6,6 +6,7 @@ import re
 import pytest
 
 from runtime.generation.sampling_params import SamplingParams
+from tests.guides import run_guide
 from tests.paths import DOCS, ROOT
 from tests.registrations import forgotten
 
@@ -16,15 +17,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")
     "guide", ["checkpoints.md", "ir.md", "frontends.md", "targets.md", "generation.md", "../CONTRIBUTING.md"]
 )
 def test_the_guides_code_runs(guide):
-    text = (DOCS / guide).read_text()
-    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
-    assert len(blocks) > 1
-    scope = {"__name__": "guide"}
     with forgotten():
-        for block in blocks:
-            # Blank lines in front, so that a traceback has the line of the guide.
-            lines = "\n" * text[: block.start(1)].count("\n")
-            exec(compile(lines + block[1], guide, "exec", dont_inherit=True), scope)
+        run_guide(DOCS / guide)
 
 
 def test_every_guide_is_linked_from_the_readme():

@@ -87,7 +87,7 @@ def _attention(step: StepBuilder, x: Value, module: str, layer: int, attention: 
         return out
 
 
-def _mlp(step: StepBuilder, x: Value, module: str, inner: int, act: Activation) -> Value:
+def _mlp(step: StepBuilder, x: Value, module: str, inner: Size, act: Activation) -> Value:
     hidden = step.shape.hidden
     with step.b.scope("mlp", module):
         (up,) = _conv1d(step, x, f"{module}.c_fc", (inner,), hidden, names=("up",))
@@ -96,7 +96,7 @@ def _mlp(step: StepBuilder, x: Value, module: str, inner: int, act: Activation) 
 
 
 def _conv1d(
-    step: StepBuilder, x: Value, module: str, outputs: Sequence[int], width: int, *, names: Sequence[str]
+    step: StepBuilder, x: Value, module: str, outputs: Sequence[Size], width: int, *, names: Sequence[str]
 ) -> list[Value]:
     """Linears whose weights lie side by side in one `[width, sum(outputs)]`: what GPT-2 calls a Conv1D.
 
@@ -104,12 +104,13 @@ def _conv1d(
     computed from constants is computed once, when the engine is written.
     """
     b, weights = step.b, step.weights
-    together, total = "".join(names), Size(sum(outputs), " + ".join(f"{int(size)}" for size in outputs))
+    together, total = "".join(names), Size(sum(outputs), " + ".join(size.origin for size in outputs))
     stored = weights.take(f"{module}.weight", width, total, name=f"{together}.stored")
     bias = weights.take(f"{module}.bias", total, name=f"{together}.bias")
     if len(names) == 1:
         return [b.linear(x, b.transpose(stored, perm=(1, 0), name=f"{together}.weight"), bias, name=together)]
     turned = b.transpose(stored, perm=(1, 0), name=f"{together}.turned")
-    parts = b.split(turned, axis=0, sizes=tuple(map(int, outputs)), names=tuple(f"{name}.weight" for name in names))
-    offsets = b.split(bias, axis=0, sizes=tuple(map(int, outputs)), names=tuple(f"{name}.bias" for name in names))
+    sizes = tuple(map(int, outputs))
+    parts = b.split(turned, axis=0, sizes=sizes, names=tuple(f"{name}.weight" for name in names))
+    offsets = b.split(bias, axis=0, sizes=sizes, names=tuple(f"{name}.bias" for name in names))
     return [b.linear(x, *pair, name=name) for name, *pair in zip(names, parts, offsets, strict=True)]
