@@ -186,19 +186,15 @@ class Emission:
         return [self._names[value.name] for value in op.results]
 
     def _renamed(self, name: str, value: Value, before: int) -> str:
-        """Call the result of a node after the value that it is; a result that stood there before stays what it is."""
+        """Call what a node of the op has made after the value that it is; what was there before stays what it is."""
+        made = self.nodes[before:]
+        if not any(name in node.output for node in made):
+            return name
         wanted = self._planned.pop(value.name, None) or self._fresh(value.name)
-        for node in self.nodes[before:]:
-            for at, output in enumerate(node.output):
-                if output == name:
-                    node.output[at] = wanted
-            for at, used in enumerate(node.input):
-                if used == name:
-                    node.input[at] = wanted
-            if node.name == name:
-                node.name = wanted
-        if not any(wanted in node.output for node in self.nodes[before:]):
-            self.nodes.append(helper.make_node("Identity", [name], [wanted], name=wanted))
+        for node in made:
+            node.output[:] = [wanted if output == name else output for output in node.output]
+            node.input[:] = [wanted if used == name else used for used in node.input]
+            node.name = wanted if node.name == name else node.name
         self.infos.append(value_info(wanted, value.type))
         return wanted
 
@@ -231,17 +227,29 @@ class Emission:
             return str(self.node("Add", total, self.constant([dim.offset], DType.i64))) if dim.offset else total
 
     def _symbol(self, symbol: str) -> str:
+        """The size of a symbolic dim, from an input that has it."""
         key = ("symbol", symbol)
         if key not in self._known:
-            for value in self.graph.inputs:
-                names = list(map(str, value.type.shape))
-                if symbol in names:
-                    at = names.index(symbol)
-                    self._known[key] = self.node("Shape", value.name, start=at, end=at + 1, name=symbol)
-                    break
-            else:
-                raise TargetError(f"no input of {self.graph.name} has the dim {symbol}, so that its size is not known")
+            value, at, factor, offset = self._measured(symbol)
+            size = self.node("Shape", self[value], start=at, end=at + 1, name=symbol)
+            if offset:
+                size = self.node("Sub", size, self.constant([offset], DType.i64), name=symbol)
+            if factor != 1:
+                size = self.node("Div", size, self.constant([factor], DType.i64), name=symbol)
+            self._known[key] = size
         return self._known[key]
+
+    def _measured(self, symbol: str) -> tuple[Value, int, int, int]:
+        """An input, and its axis whose size is `factor * symbol + offset`; the axis with the least of both."""
+        found = [
+            (value, at, dim.terms[0][1], dim.offset)
+            for value in self.graph.inputs
+            for at, dim in enumerate(value.type.shape)
+            if not isinstance(dim, int) and len(dim.terms) == 1 and dim.terms[0][0] == symbol
+        ]
+        if not found:
+            raise TargetError(f"no input of {self.graph.name} has the dim {symbol}, so that its size is not known")
+        return min(found, key=lambda place: place[2:])
 
     def _fresh(self, name: str) -> str:
         found, count = name, 1
@@ -271,4 +279,3 @@ def _as(values: Any, dtype: DType) -> Array:
         DType.i8: np.int8, DType.u8: np.uint8, DType.bool: np.bool_,
     }  # fmt: skip
     return np.asarray(values).astype(kinds[dtype])
-

@@ -9,7 +9,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from compiler.errors import EngineError
+from compiler.errors import EngineError, RequestError
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.chunks import chunk_length
 from compiler.ir.files import read_graph
@@ -21,22 +21,27 @@ from runtime.executors.interface import RowCopies, Session, WholeSession
 from runtime.executors.memory import memory_for
 from runtime.executors.rank_checks import check_linear, check_size, check_whole
 
+_FIRST = 64
+"""How many tokens the caches of a row hold at first."""
+
 
 class OnnxStageSession:
     """A batch in one stage, whose caches are made anew by each step. See `interface.StageSession`."""
 
     def __init__(self, executor: OnnxExecutor, batch: int, capacity: int) -> None:
         self._executor, self._interface = executor, executor.interface
+        self._batch, self._capacity = batch, capacity
         self.chunk = chunk_length(executor.graph, batch, capacity, holds_scores=lambda op: True)
-        with memory_for(f"the caches of {batch} sequences of {capacity} tokens"):
-            self._state = self._interface.empty_caches(batch, capacity)
+        self._held = min(capacity, _FIRST)
+        self._state = self._caches()
 
     def buffers(self, rows: int, length: int, positions: int = 1) -> dict[str, Tensor]:
         """See `StageSession.buffers`."""
         return self._interface.buffers(rows, length, positions)
 
     def step(self, rows: slice, step: Step, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `StageSession.step`."""
+        """See `StageSession.step`; RequestError for a sequence that has become longer than the capacity."""
+        self._hold(max(step.length, int((step.past_len + step.new_len).max())))
         state = {name: LINEAR.view(cache, rows) for name, cache in self._state.items()}
         with memory_for(f"a step of {step.batch} x {step.length} tokens"):
             outputs = self._executor.run({**self._interface.named(step), **state, **received})
@@ -47,6 +52,22 @@ class OnnxStageSession:
             else:
                 LINEAR.view(cache, rows).copy_(new)
         return {role: outputs[role] for role in self._interface.results}
+
+    def _hold(self, length: int) -> None:
+        """Make the caches so large that a row holds so many tokens: what a step costs follows what they can hold."""
+        if length <= self._held:
+            return
+        if length > self._capacity:
+            raise RequestError(f"a sequence grew to {length} tokens; the caches hold {self._capacity}")
+        before, kept = self._state, self._held
+        self._held = min(self._capacity, max(2 * kept, length))
+        self._state = self._caches()
+        for name, cache in before.items():
+            LINEAR.view(self._state[name], slice(None), kept).copy_(cache)
+
+    def _caches(self) -> dict[str, Tensor]:
+        with memory_for(f"the caches of {self._batch} sequences of {self._held} tokens"):
+            return self._interface.empty_caches(self._batch, self._held)
 
     def copy_rows(self, copies: RowCopies) -> None:
         """See `StageSession.copy_rows`."""
@@ -79,7 +100,7 @@ class OnnxExecutor:
         options.log_severity_level = 3  # errors, which are raised, too
         try:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class of its own for each cause
+        except Exception as error:  # noqa: BLE001 - onnxruntime has a class for each cause, and no common one
             raise EngineError(
                 f"onnxruntime {onnxruntime.__version__} cannot load {model}: {error}",
                 hint="compile the engine again, or pip install -U onnxruntime",

@@ -16,7 +16,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from llmc_onnx.data_file import Array
 from llmc_onnx.emission import MICROSOFT, Emission, emits
-from llmc_onnx.rules import _rounded
+from llmc_onnx.rules import rounded
 from llmc_onnx.types import ELEMENT_TYPES
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 128
@@ -35,7 +35,7 @@ def _linear(e: Emission, op: Op) -> str:
     y = e.node("Gemm", rows, e.wide(weight), *map(e.wide, bias), transB=1, name="product")
     if x.type.rank != 2:
         y = e.reshape(y, (*x.type.shape[:-1], out), "y")
-    return _rounded(e, op, y)
+    return rounded(e, op, y)
 
 
 class _Blocks(NamedTuple):
@@ -44,12 +44,12 @@ class _Blocks(NamedTuple):
     Attributes:
         bits: 4 or 8.
         size: how many inputs share a scale.
-        count: how many such blocks a row has.
+        each: how many such blocks a row has.
     """
 
     bits: int
     size: int
-    count: int
+    each: int
 
 
 def _blocks_of(packed: Op) -> _Blocks | None:
@@ -67,17 +67,17 @@ def _by_blocks(e: Emission, op: Op, packed: Op, blocks: _Blocks) -> str:
     x, weight, *bias = op.operands
     q, scale, *zero = packed.operands
     (out, width), name = q.type.sizes({}), weight.name
-    grid, bytes_each = (out, blocks.count), blocks.size * blocks.bits // 8
+    grid, bytes_each = (out, blocks.each), blocks.size * blocks.bits // 8
     inputs = [
         e.wide(x),
         e.repacked(f"{name}.packed", TensorProto.UINT8, (*grid, bytes_each), lambda: _pack(e, q, blocks.bits, grid)),
         e.repacked(f"{name}.scales", TensorProto.FLOAT, grid, lambda: _spread(e, scale, grid).astype(np.float32)),
     ]
     if zero:
-        per_row = -(-blocks.count * blocks.bits // 8)
+        per_row = -(-blocks.each * blocks.bits // 8)
         shape = (out, per_row)
         inputs.append(
-            e.repacked(f"{name}.zeros", TensorProto.UINT8, shape, lambda: _nibbles(_zeros(e, zero[0], grid), blocks.bits))
+            e.repacked(f"{name}.zeros", TensorProto.UINT8, shape, lambda: _zeros(e, zero[0], blocks.bits, grid))
         )
     if bias:
         inputs += [""] * (5 - len(inputs)) + [e.wide(bias[0])]
@@ -85,7 +85,7 @@ def _by_blocks(e: Emission, op: Op, packed: Op, blocks: _Blocks) -> str:
         "MatMulNBits", *inputs, domain=MICROSOFT, K=width, N=out, bits=blocks.bits, block_size=blocks.size,
         accuracy_level=1, name="product",
     )  # fmt: skip
-    return _rounded(e, op, y)
+    return rounded(e, op, y)
 
 
 def _pack(e: Emission, q: Value, bits: int, grid: tuple[int, int]) -> Array:
@@ -94,9 +94,9 @@ def _pack(e: Emission, q: Value, bits: int, grid: tuple[int, int]) -> Array:
     return _nibbles(_unsigned(values, bits), bits)
 
 
-def _zeros(e: Emission, zero: Value, grid: tuple[int, int]) -> Array:
-    bits = zero.type.dtype.bits
-    return _unsigned(_spread(e, zero, grid), bits)
+def _zeros(e: Emission, zero: Value, bits: int, grid: tuple[int, int]) -> Array:
+    """The zero points of each row side by side, as its integers are."""
+    return _nibbles(_unsigned(_spread(e, zero, grid), bits), bits)
 
 
 def _unsigned(values: Array, bits: int) -> Array:
@@ -144,7 +144,7 @@ def _dequantize(e: Emission, op: Op) -> str:
     wide = _number(e, q)
     if zero:
         wide = e.node("Sub", wide, _repeated(e, _number(e, zero[0]), zero[0], q), name="centred")
-    return _rounded(e, op, e.node("Mul", wide, _repeated(e, e.wide(scale), scale, q)))
+    return rounded(e, op, e.node("Mul", wide, _repeated(e, e.wide(scale), scale, q)))
 
 
 def _number(e: Emission, value: Value) -> str:

@@ -11,11 +11,11 @@ from torch import Tensor
 import llmc_onnx.linears
 import llmc_onnx.rules  # noqa: F401 - both register rules
 from compiler.errors import TargetError
+from compiler.ir.cache_layout import LINEAR
 from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.graph import Graph
 from compiler.ir.op import Value
 from compiler.ir.paged_layout import layout_of
-from compiler.ir.cache_layout import LINEAR
 from llmc_onnx.data_file import DataFile
 from llmc_onnx.emission import MICROSOFT, Emission
 from llmc_onnx.names import next_state

@@ -9,6 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from compiler.errors import TargetError
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
@@ -46,7 +49,7 @@ def _transfer(e: Emission, op: Op) -> str:
 @emits("scale")
 def _scale(e: Emission, op: Op) -> str:
     (x,) = op.operands
-    return _rounded(e, op, e.node("Mul", e.wide(x), e.constant(op.attrs["factor"], DType.f32)))
+    return rounded(e, op, e.node("Mul", e.wide(x), e.constant(op.attrs["factor"], DType.f32)))
 
 
 @emits("clamp")
@@ -65,18 +68,18 @@ def _cast(e: Emission, op: Op) -> str:
 @emits("gelu")
 def _gelu(e: Emission, op: Op) -> str:
     (x,) = op.operands
-    return _rounded(e, op, e.node("Gelu", e.wide(x), approximate="tanh" if op.attrs["tanh"] else "none"))
+    return rounded(e, op, e.node("Gelu", e.wide(x), approximate="tanh" if op.attrs["tanh"] else "none"))
 
 
 @emits("silu")
 def _silu(e: Emission, op: Op) -> str:
     x = e.wide(op.operands[0])
-    return _rounded(e, op, e.node("Mul", x, e.node("Sigmoid", x)))
+    return rounded(e, op, e.node("Mul", x, e.node("Sigmoid", x)))
 
 
 @emits("softmax")
 def _softmax(e: Emission, op: Op) -> str:
-    return _rounded(e, op, e.node("Softmax", e.wide(op.operands[0]), axis=op.attrs["axis"]))
+    return rounded(e, op, e.node("Softmax", e.wide(op.operands[0]), axis=op.attrs["axis"]))
 
 
 @emits("layer_norm")
@@ -84,7 +87,7 @@ def _layer_norm(e: Emission, op: Op) -> str:
     x, *affine = op.operands
     scale = e.wide(affine[0]) if affine else e.constant([1.0] * int(x.type.shape[-1]), DType.f32)  # type: ignore[arg-type]
     inputs = (e.wide(x), scale, *map(e.wide, affine[1:]))
-    return _rounded(e, op, e.node("LayerNormalization", *inputs, axis=-1, epsilon=op.attrs["eps"]))
+    return rounded(e, op, e.node("LayerNormalization", *inputs, axis=-1, epsilon=op.attrs["eps"]))
 
 
 @emits("rms_norm")
@@ -95,7 +98,7 @@ def _rms_norm(e: Emission, op: Op) -> str:
     mean = e.node("ReduceMean", e.node("Mul", wide, wide, name="square"), e.axes(-1), name="mean")
     root = e.node("Sqrt", e.node("Add", mean, e.constant(op.attrs["eps"], DType.f32), name="shifted"), name="root")
     y = e.node("Div", wide, root, name="normed")
-    return _rounded(e, op, e.node("Mul", y, e.wide(weight[0])) if weight else y)
+    return rounded(e, op, e.node("Mul", y, e.wide(weight[0])) if weight else y)
 
 
 @emits("amax")
@@ -147,10 +150,10 @@ def _iota(e: Emission, op: Op) -> str:
 
 @emits("literal")
 def _literal(e: Emission, op: Op) -> str:
-    import numpy as np
-
+    """Integers of 4 bits become such of 8."""
     values, shape = np.asarray(op.attrs["values"], np.float64), op.attrs["shape"]
-    return e.constant(np.broadcast_to(values, shape) if len(values) == 1 else values.reshape(shape), op.attrs["dtype"])
+    dtype = DType.i8 if op.attrs["dtype"] is DType.i4 else op.attrs["dtype"]
+    return e.constant(np.broadcast_to(values, shape) if len(values) == 1 else values.reshape(shape), dtype)
 
 
 @emits("embedding")
@@ -170,7 +173,7 @@ def _gather_rows(e: Emission, op: Op) -> str:
 def _matmul(e: Emission, op: Op) -> str:
     a, b = op.operands
     right = _turned(e, e.wide(b), b.type.rank) if op.attrs["transpose_b"] else e.wide(b)
-    return _rounded(e, op, e.node("MatMul", e.wide(a), right))
+    return rounded(e, op, e.node("MatMul", e.wide(a), right))
 
 
 @emits("rotary")
@@ -181,7 +184,9 @@ def _rotary(e: Emission, op: Op) -> str:
     wide, rest = e.wide(x), []
     if 2 * half < width:
         wide, *rest = e.node("Split", wide, e.constant([2 * half, width - 2 * half], DType.i64), axis=3, outputs=2)
-    pairs = e.node("Reshape", wide, e.constant([0, 0, 0, *((half, 2) if op.attrs["interleaved"] else (2, half))], DType.i64))
+    pairs = e.node(
+        "Reshape", wide, e.constant([0, 0, 0, *((half, 2) if op.attrs["interleaved"] else (2, half))], DType.i64)
+    )
     axis = 4 if op.attrs["interleaved"] else 3
     a, b = e.node("Split", pairs, e.constant([1, 1], DType.i64), axis=axis, outputs=2, name="pair")
     # Angles are `[B, S, R/2]`; heads are put before S, and the pair before or after R/2.
@@ -190,7 +195,7 @@ def _rotary(e: Emission, op: Op) -> str:
     second = e.node("Add", e.node("Mul", b, c), e.node("Mul", a, s), name="second")
     turned = e.node("Concat", first, second, axis=axis, name="turned")
     flat = e.node("Reshape", turned, e.constant([0, 0, 0, 2 * half], DType.i64), name="flat")
-    return _rounded(e, op, e.node("Concat", flat, *rest, axis=3) if rest else flat)
+    return rounded(e, op, e.node("Concat", flat, *rest, axis=3) if rest else flat)
 
 
 @emits("attention")
@@ -219,7 +224,7 @@ def _attention(e: Emission, op: Op) -> str:
     context = e.node("MatMul", probs, e.wide(v), name="context")
     if group > 1:
         context = e.reshape(context, (batch, heads, length, v.type.shape[LINEAR.WIDTH]), "context.heads")
-    return _rounded(e, op, context)
+    return rounded(e, op, context)
 
 
 @emits("kv_update")
@@ -228,11 +233,18 @@ def _kv_update(e: Emission, op: Op) -> str:
     cache, new, at, count = op.operands
     batch, heads, capacity, width = cache.type.shape
     length = new.type.shape[LINEAR.POSITION]
-    places = e.shape((batch, heads, length, width))
-    # Both are the same for all caches of a step.
-    index = e.shared(("index", at.name, length, capacity), lambda: _index(e, at, length, capacity))
+    if cache.type.dtype is DType.f8e4m3:
+        raise TargetError(
+            f"the cache %{cache.name} is {cache.type}, and ONNX has no operator that writes parts of such a tensor",
+            hint="keep caches in another type: kv=int8, or kv=off",
+        )
+    # All caches of a step have the same places.
+    start = e.shared(("index", at.name, length, capacity), lambda: _index(e, at, length, capacity))
     fresh = e.shared(("fresh", count.name, length), lambda: _fresh(e, count, length))
-    index = e.shared(("places", at.name, cache.type.shape, length), lambda: e.node("Expand", index, places, name="places"))
+    index = e.shared(
+        ("places", at.name, cache.type.shape, length),
+        lambda: e.node("Expand", start, e.shape((batch, heads, length, width)), name="places"),
+    )
     old = e.node("GatherElements", e[cache], index, axis=LINEAR.POSITION, name="old")
     if cache.type.dtype is DType.i8:  # onnxruntime chooses between values of few types
         chosen = e.node("Where", fresh, *(e.cast(x, DType.i8, DType.i32) for x in (e[new], old)), name="chosen")
@@ -262,7 +274,7 @@ def _column(e: Emission, length: Any) -> str:
     return str(e.node("Unsqueeze", numbers, e.axes(1), name="column"))
 
 
-def _rounded(e: Emission, op: Op, x: Any) -> str:
+def rounded(e: Emission, op: Op, x: Any) -> str:
     """A result in float32, rounded to the type of the op's result."""
     return e.cast(str(x), DType.f32, op.result.type.dtype)
 

@@ -90,10 +90,11 @@ class Onnx(Target):
 def read_model(path: Path) -> Any:
     """The model of a file, without its weights; EngineError if it cannot be read."""
     import onnx
+    from google.protobuf.message import DecodeError
 
     try:
         return onnx.load(path, load_external_data=False)
-    except Exception as error:
+    except (OSError, DecodeError) as error:
         raise EngineError(f"cannot read {path}: {error}", hint="compile the engine again") from None
 
 
