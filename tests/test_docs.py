@@ -10,7 +10,12 @@ from tests.guides import run_guide
 from tests.paths import DOCS, ROOT
 from tests.registrations import forgotten
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
+]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +31,7 @@ def test_every_guide_is_linked_from_the_readme():
     assert [guide.name for guide in DOCS.glob("*.md") if f"docs/{guide.name}" not in readme] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_pages_and_headings(page):
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):

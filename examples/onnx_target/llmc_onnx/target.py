@@ -76,10 +76,8 @@ class Onnx(Target):
     def fact_rows(cls, facts: Mapping[str, Any], plan: str | None) -> Sequence[tuple[str, str]]:
         """What `llmc inspect` prints."""
         opsets = ", ".join(f"{domain} {version}" for domain, version in facts["opsets"].items())
-        return [
-            ("onnx", f"{sum(facts['nodes'].values())} nodes, opset {opsets}"),
-            *((name, bytes_text(size)) for name, size in facts["files"].items()),
-        ]
+        files = ", ".join(f"{name} {bytes_text(size)}" for name, size in facts["files"].items())
+        return [("onnx", f"{sum(facts['nodes'].values())} nodes, opset {opsets}; {files}")]
 
     @classmethod
     def plan_files(cls, facts: Mapping[str, Any]) -> Collection[str]:
