@@ -28,13 +28,13 @@ class OnnxKind(ExecutorKind):
     def fit(self, target: str, device: str) -> Fit:
         """Wherever onnxruntime is installed and no GPU is there to be used."""
         if find_spec("onnxruntime") is None:
-            return Fit(False, f"onnxruntime is not installed, which runs the engine's ONNX models ({_INSTALL})")
+            return Fit(False, f"torch: onnxruntime, which runs its ONNX models, is not installed ({_INSTALL})")
         if device.startswith("cuda"):
-            return Fit(False, "the ONNX models of the engine run on the CPU")
+            return Fit(False)
         import torch
 
         if device != "cpu" and torch.cuda.is_available():
-            return Fit(False, "the ONNX models of the engine run on the CPU, and a GPU is there (--executor onnx)")
+            return Fit(False, "torch, on the GPU: its ONNX models run on the CPU (--executor onnx)")
         return Fit(True)
 
     def load(self, rank: RankToLoad) -> RankExecutor:

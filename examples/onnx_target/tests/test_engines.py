@@ -140,6 +140,15 @@ def test_what_it_cannot_is_said_before_anything_is_written(model, tmp_path: Path
     assert not (tmp_path / "engine").exists()
 
 
+def test_without_onnxruntime_the_engine_runs_on_torch_and_says_why(model, tmp_path: Path, monkeypatch) -> None:
+    path = engine(model("gptneox"), tmp_path)
+    monkeypatch.setattr("llmc_onnx.kind.find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="runs on torch: onnxruntime, which runs its ONNX models, is not installed"):
+        assert llmc.load(path, device="cpu").executor.name == "torch"
+    with pytest.raises(TargetError, match="the Python package onnxruntime is not installed"):
+        llmc.load(path, executor="onnx")
+
+
 def test_a_model_that_is_damaged_is_named(model, tmp_path: Path) -> None:
     path = engine(model("gptneox"), tmp_path)
     (path / "rank0.onnx").write_bytes(b"\0" * (path / "rank0.onnx").stat().st_size)
