@@ -6,10 +6,16 @@ import re
 import pytest
 
 from runtime.generation.sampling_params import SamplingParams
+from tests.guides import run_guide
 from tests.paths import DOCS, ROOT
 from tests.registrations import forgotten
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
+]
 
 
 GUIDES = ["checkpoints.md", "ir.md", "view.md", "frontends.md", "targets.md", "generation.md", "../CONTRIBUTING.md"]
@@ -17,15 +23,8 @@ GUIDES = ["checkpoints.md", "ir.md", "view.md", "frontends.md", "targets.md", "g
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_guides_code_runs(guide):
-    text = (DOCS / guide).read_text()
-    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
-    assert len(blocks) > 1
-    scope = {"__name__": "guide"}
     with forgotten():
-        for block in blocks:
-            # Blank lines in front, so that a traceback has the line of the guide.
-            lines = "\n" * text[: block.start(1)].count("\n")
-            exec(compile(lines + block[1], guide, "exec", dont_inherit=True), scope)
+        run_guide(DOCS / guide)
 
 
 def test_every_guide_is_linked_from_the_readme():
@@ -33,7 +32,7 @@ def test_every_guide_is_linked_from_the_readme():
     assert [guide.name for guide in DOCS.glob("*.md") if f"docs/{guide.name}" not in readme] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_pages_and_headings(page):
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):

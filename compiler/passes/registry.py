@@ -44,8 +44,13 @@ class PassInfo(MakerInfo):
             raise PassError(f"{what} needs a method __call__(self, graph) that returns the new graph")
 
 
-PASSES = Registry[PassInfo]("the pass {!r} exists already", PassError)
-"""The passes, by name. `describe_passes` looks at installed packages, too."""
+def _adopt_installed() -> None:
+    """Register what entry points name that are passes themselves, not modules."""
+    adopt(ENTRY_POINTS, _adopt)
+
+
+PASSES = Registry[PassInfo]("the pass {!r} exists already", PassError, _adopt_installed)
+"""The passes, by name. `find` and `describe_passes` look at installed packages, too."""
 
 
 @overload
@@ -93,11 +98,6 @@ def info_of(pass_: Pass) -> PassInfo | None:
     """What a pass is registered as; None for a function or dataclass that is not registered."""
     maker = maker_of(pass_)
     return next((info for info in PASSES.values() if info.maker is maker), None)
-
-
-def _adopt_installed() -> None:
-    """Register what entry points name that are passes themselves, not modules."""
-    adopt(ENTRY_POINTS, _adopt)
 
 
 def _adopt(name: str, maker: PassMaker) -> None:

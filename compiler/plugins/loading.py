@@ -126,7 +126,9 @@ def adopt(group: str, register: Callable[[str, Any], None]) -> None:
     """
     load_installed()
     for offer in list(_state.offers.values()):
-        if offer.group == group and not offer.failure and not inspect.ismodule(offer.thing):
+        if offer.thing is None or offer.failure:
+            continue  # it fails, or is being imported, and looks something up meanwhile
+        if offer.group == group and not inspect.ismodule(offer.thing):
             offer.attempt(partial(register, offer.entry.name, offer.thing))
 
 

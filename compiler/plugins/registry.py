@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -28,10 +28,11 @@ class Registry(Mapping[str, T]):
     Args:
         taken: what to say of a name that is taken, such as `the pass {!r} exists already`.
         error: the kind of error that says so.
+        adopt: registers what entry points name that are such things themselves, not modules that register them.
     """
 
-    def __init__(self, taken: str, error: type[LlmcError]) -> None:
-        self._taken, self._error = taken, error
+    def __init__(self, taken: str, error: type[LlmcError], adopt: Callable[[], None] | None = None) -> None:
+        self._taken, self._error, self._adopt = taken, error, adopt
         _registries.append(self)
         self._entries: dict[str, _Entry[T]] = {}
 
@@ -65,6 +66,8 @@ class Registry(Mapping[str, T]):
             from compiler.plugins.loading import load_installed
 
             load_installed()
+            if self._adopt is not None:
+                self._adopt()
         entry = self._entries.get(name)
         return entry.thing if entry else None
 

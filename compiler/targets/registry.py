@@ -54,8 +54,13 @@ class TargetInfo(MakerInfo):
         super().check()
 
 
-TARGETS = Registry[TargetInfo]("the target {!r} exists already", TargetError)
-"""The targets, by name. `find_target` and `describe_targets` look at installed packages, too."""
+def _adopt_installed() -> None:
+    """Register what entry points name that are targets themselves, not modules."""
+    adopt(ENTRY_POINTS, _adopt)
+
+
+TARGETS = Registry[TargetInfo]("the target {!r} exists already", TargetError, _adopt_installed)
+"""The targets, by name. `find`, `find_target` and `describe_targets` look at installed packages, too."""
 
 
 def register_target(name: str) -> Callable[[T], T]:
@@ -89,7 +94,7 @@ def find_target(name: str) -> TargetInfo:
 
 def describe_targets() -> tuple[TargetInfo, ...]:
     """All targets, in the order in which `auto` considers them."""
-    adopt(ENTRY_POINTS, _adopt)
+    _adopt_installed()
     return tuple(TARGETS.values())
 
 

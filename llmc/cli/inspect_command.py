@@ -220,8 +220,9 @@ def _engine_rows(facts: dict[str, Any], told: set[str]) -> list[tuple[str, str]]
 
 def _plugin(used: dict[str, Any]) -> str:
     """`llmc-example 1.0 (ops soft_gate; passes add-gates)`."""
+    kinds = ("ops", "rules", "passes", "families", "targets")
     name = f"{used['package']} {used['version']}" if "package" in used else f"{used['file']} {used['sha256'][:12]}"
-    uses = [f"{use} {', '.join(names)}" for use in ("ops", "rules", "passes", "families") if (names := used[use])]
+    uses = [f"{use} {', '.join(names)}" for use in kinds if (names := used[use])]
     return f"{name} ({'; '.join(uses)})"
 
 

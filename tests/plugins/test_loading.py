@@ -23,6 +23,7 @@ from compiler.passes import describe_passes, find_pass, load_plugin, parse_pipel
 from compiler.passes.parallel.graph_factors import SHARDING_RULES
 from compiler.passes.registry import PASSES
 from compiler.plugins import Plugin, Registry, load_plugins
+from compiler.targets import TARGETS
 from runtime.executors.torch.lowering import RULES as TORCH_RULES
 from tests.passes.checks import body_of, graph_of
 from tests.registrations import forgotten
@@ -284,6 +285,39 @@ def test_an_installed_package_offers_a_pass(install) -> None:
     assert result.canonical == "no-relu"
     info = find_pass("no-relu")
     assert (info.summary, info.plugin) == ("Removes every relu.", Plugin("llmc-test-function", "1.0"))
+
+
+def test_what_an_entry_point_names_is_found_by_its_name_alone(install) -> None:
+    """Although no list of passes or targets was asked for before."""
+    install(
+        "llmc_test_by_name",
+        """
+        from dataclasses import dataclass
+        from compiler.targets import Target
+
+        def same(graph):
+            return graph
+
+        @dataclass(frozen=True)
+        class Nothing(Target):
+            "Nothing beside what every engine has."
+            title = "Nothing"
+
+            def emit(self, rank, folder, progress):
+                return {}
+        """,
+        "llmc.passes",
+        same="llmc_test_by_name:same",
+    )
+    install(
+        "llmc_test_by_name_too",
+        "from llmc_test_by_name import Nothing",
+        "llmc.targets",
+        nothing="llmc_test_by_name_too:Nothing",
+    )
+    assert PASSES.find("same") is not None
+    assert TARGETS.find("nothing") is not None
+    assert TARGETS.find("something") is None
 
 
 @pytest.mark.parametrize("group", ["llmc.passes", "llmc.plugins"])

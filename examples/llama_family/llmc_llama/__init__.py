@@ -1,0 +1,1 @@
+"""Two families of models for llmc: Llama and GPT-2."""
