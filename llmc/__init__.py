@@ -3,7 +3,9 @@
     engine = llmc.load(llmc.compile("path/to/checkpoint", "my.engine").path)
     print(engine.generate("Once upon a time", max_new_tokens=32)[0].text)
 
-Names are imported when they are first used, so that `import llmc` is quick.
+Passes, ops, families and targets of your own need no other import: `llmc` has what passes and ops are made of,
+`llmc.families` and `llmc.targets` the rest. docs/api.md lists all of it. Names are imported when they are first used,
+so that `import llmc` is quick.
 """
 
 from __future__ import annotations
@@ -15,13 +17,31 @@ from compiler.errors import LlmcError
 from llmc.version import __version__
 
 if TYPE_CHECKING:
+    from compiler.backend_trt.emission import Emission, emits
+    from compiler.errors import GraphError, PassError
     from compiler.ir.diff import GraphDiff, format_diff
     from compiler.ir.diff import diff_graphs as diff
+    from compiler.ir.dtypes import DType
+    from compiler.ir.evaluators.core import evaluates
     from compiler.ir.files import read_graph, write_graph
     from compiler.ir.graph import Graph
+    from compiler.ir.interpreter import Interpreter
+    from compiler.ir.matching import Match
+    from compiler.ir.op import Op, OpKind, Value
+    from compiler.ir.op import op as register_op
+    from compiler.ir.op_kinds import ops
+    from compiler.ir.ops.check import require
     from compiler.ir.parser import parse_graph as parse
+    from compiler.ir.patterns import P
     from compiler.ir.printer import print_graph as to_text
-    from compiler.passes import register_pass
+    from compiler.ir.rewrite import RewriteBuilder, sweep
+    from compiler.ir.rules import Decline, Rule, apply_rules, rule
+    from compiler.ir.tensor_ref import TensorRef
+    from compiler.ir.types import TensorType
+    from compiler.ir.weight_op import register_weight_op
+    from compiler.passes import note, register_pass
+    from compiler.passes.parallel import OpFactors, sharding_rule
+    from compiler.store.tensor_files import read_tensors
     from llmc.compiling.driver import Compiled, compile
     from llmc.compiling.dry_run import DryRun, dry_run
     from llmc.evaluation.perplexity import Perplexity, measure_perplexity
@@ -30,6 +50,7 @@ if TYPE_CHECKING:
     from llmc.verification.report import Verification
     from llmc.verification.verify import verify
     from runtime.engine_dir.manifest import Manifest
+    from runtime.executors.torch.lowering import Lowering, lowers
     from runtime.generation.completion import Completion
     from runtime.generation.engine import Engine
     from runtime.generation.sampling_params import SamplingParams
@@ -39,25 +60,55 @@ if TYPE_CHECKING:
 _HOMES = {
     "Compiled": "llmc.compiling.driver",
     "Completion": "runtime.generation.completion",
+    "DType": "compiler.ir.dtypes",
+    "Decline": "compiler.ir.rules",
     "DryRun": "llmc.compiling.dry_run",
+    "Emission": "compiler.backend_trt.emission",
     "Engine": "runtime.generation.engine",
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
+    "GraphError": "compiler.errors",
+    "Interpreter": "compiler.ir.interpreter",
+    "Lowering": "runtime.executors.torch.lowering",
     "Manifest": "runtime.engine_dir.manifest",
+    "Match": "compiler.ir.matching",
+    "Op": "compiler.ir.op",
+    "OpFactors": "compiler.passes.parallel",
+    "OpKind": "compiler.ir.op",
+    "P": "compiler.ir.patterns",
+    "PassError": "compiler.errors",
     "Perplexity": "llmc.evaluation.perplexity",
+    "RewriteBuilder": "compiler.ir.rewrite",
+    "Rule": "compiler.ir.rules",
     "SamplingParams": "runtime.generation.sampling_params",
+    "TensorRef": "compiler.ir.tensor_ref",
+    "TensorType": "compiler.ir.types",
+    "Value": "compiler.ir.op",
     "Verification": "llmc.verification.report",
+    "apply_rules": "compiler.ir.rules",
     "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
     "dry_run": "llmc.compiling.dry_run",
+    "emits": "compiler.backend_trt.emission",
+    "evaluates": "compiler.ir.evaluators.core",
     "format_diff": "compiler.ir.diff",
     "lift": "llmc.models",
     "load": "runtime.load.loading:load_engine",
+    "lowers": "runtime.executors.torch.lowering",
     "measure_perplexity": "llmc.evaluation.perplexity",
+    "note": "compiler.passes",
+    "ops": "compiler.ir.op_kinds",
     "optimize": "llmc.opt",
     "parse": "compiler.ir.parser:parse_graph",
     "read_graph": "compiler.ir.files",
+    "read_tensors": "compiler.store.tensor_files",
+    "register_op": "compiler.ir.op:op",
     "register_pass": "compiler.passes",
+    "register_weight_op": "compiler.ir.weight_op",
+    "require": "compiler.ir.ops.check",
+    "rule": "compiler.ir.rules",
+    "sharding_rule": "compiler.passes.parallel",
+    "sweep": "compiler.ir.rewrite",
     "to_text": "compiler.ir.printer:print_graph",
     "verify": "llmc.verification.verify",
     "write_graph": "compiler.ir.files",
@@ -66,27 +117,57 @@ _HOMES = {
 __all__ = [
     "Compiled",
     "Completion",
+    "DType",
+    "Decline",
     "DryRun",
+    "Emission",
     "Engine",
     "Graph",
     "GraphDiff",
+    "GraphError",
+    "Interpreter",
     "LlmcError",
+    "Lowering",
     "Manifest",
+    "Match",
+    "Op",
+    "OpFactors",
+    "OpKind",
+    "P",
+    "PassError",
     "Perplexity",
+    "RewriteBuilder",
+    "Rule",
     "SamplingParams",
+    "TensorRef",
+    "TensorType",
+    "Value",
     "Verification",
     "__version__",
+    "apply_rules",
     "compile",
     "diff",
     "dry_run",
+    "emits",
+    "evaluates",
     "format_diff",
     "lift",
     "load",
+    "lowers",
     "measure_perplexity",
+    "note",
+    "ops",
     "optimize",
     "parse",
     "read_graph",
+    "read_tensors",
+    "register_op",
     "register_pass",
+    "register_weight_op",
+    "require",
+    "rule",
+    "sharding_rule",
+    "sweep",
     "to_text",
     "verify",
     "write_graph",
