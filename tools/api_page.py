@@ -38,14 +38,14 @@ HEADER = f"""\
 # The Python API
 
 All that a program, a notebook or a plug-in needs is in `llmc`, `llmc.families` and `llmc.targets`; nothing has to be
-imported from `compiler` or `runtime`. Everything has type annotations, and `help` shows the whole docstrings, with what is
-raised. This page is written by `{COMMAND}`.
+imported from `compiler` or `runtime`. Everything has type annotations, and `help` shows the whole docstrings, with what
+is raised. This page is written by `{COMMAND}`.
 """
 
 SECTIONS = (
     Section(
         "Compile and run",
-        "Models go in as folders or ids of the hub, engines are folders. [The command line](cli.md) does the same.",
+        "Models are folders or ids of the hub, engines are folders. [The command line](cli.md) does the same.",
         llmc,
         """
         compile dry_run load verify measure_perplexity
@@ -63,8 +63,8 @@ SECTIONS = (
     ),
     Section(
         "Passes",
-        "[The guide](passes.md) and [the cookbook](cookbook.md) show how they are used. Every kind of op is a method of\n"
-        "a builder: `b.linear(x, weight, bias)`.",
+        "[The guide](passes.md) and [the cookbook](cookbook.md) show how they are used. Every kind of op is a method\n"
+        "of a builder: `b.linear(x, weight, bias)`.",
         llmc,
         "register_pass optimize sweep RewriteBuilder rule apply_rules P Match Decline Rule note read_tensors",
     ),
