@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from compiler.store.tensor_files import read_tensors
     from llmc.compiling.driver import Compiled, compile
     from llmc.compiling.dry_run import DryRun, dry_run
+    from llmc.elementwise import register_elementwise_op
     from llmc.evaluation.perplexity import Perplexity, measure_perplexity
     from llmc.models import lift
     from llmc.opt import optimize
@@ -102,6 +103,7 @@ _HOMES = {
     "parse": "compiler.ir.parser:parse_graph",
     "read_graph": "compiler.ir.files",
     "read_tensors": "compiler.store.tensor_files",
+    "register_elementwise_op": "llmc.elementwise",
     "register_op": "compiler.ir.op:op",
     "register_pass": "compiler.passes",
     "register_weight_op": "compiler.ir.weight_op",
@@ -161,6 +163,7 @@ __all__ = [
     "parse",
     "read_graph",
     "read_tensors",
+    "register_elementwise_op",
     "register_op",
     "register_pass",
     "register_weight_op",

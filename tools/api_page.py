@@ -73,7 +73,8 @@ SECTIONS = (
         "[Adding an op](ir.md#adding-an-op) says which of these an op needs.",
         llmc,
         """
-        register_op register_weight_op require evaluates lowers Lowering emits Emission sharding_rule OpFactors
+        register_op register_elementwise_op register_weight_op require
+        evaluates lowers Lowering emits Emission sharding_rule OpFactors
         """,
     ),
     Section(

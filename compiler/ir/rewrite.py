@@ -21,6 +21,7 @@ from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value, with_types
 from compiler.ir.running_pass import running_pass
+from compiler.ir.types import TensorType
 from compiler.plugins import blame, place_of
 
 Replacement = Value | Sequence[Value] | None
@@ -136,7 +137,7 @@ def sweep(
     *,
     pass_name: str | None = None,
     retype: bool = False,
-    inputs: Mapping[str, Value | None] = EMPTY,
+    inputs: Mapping[str, Value | TensorType | None] = EMPTY,
     adapt: Adapter | None = None,
 ) -> Graph:
     """Rewrite a graph in one forward sweep.
@@ -148,8 +149,8 @@ def sweep(
             on: values of the graph so far, or of ops that it appends to the builder.
         pass_name: recorded in the origin of new ops; the pass that the pipeline runs if None.
         retype: whether a replacement may have another type than what it replaces; ops downstream are inferred anew.
-        inputs: by name, what stands in place of an input of the graph: the same name with another type; or None for a
-            cache that goes, together with its next state.
+        inputs: by name, what becomes of an input of the graph: another type, or a value of the same name that has it;
+            or None for a cache that goes, together with its next state.
         adapt: called as `adapt(op, operands, builder)` if an op that is kept refuses its rewritten operands (their
             types changed); returns operands that it takes.
 
@@ -164,7 +165,8 @@ def sweep(
     """
     builder = RewriteBuilder(graph, running_pass() if pass_name is None else pass_name)
     ops = builder.ops
-    substitution: dict[str, Value] = {name: value for name, value in inputs.items() if value is not None}
+    given = {name: Value(name, new) if isinstance(new, TensorType) else new for name, new in inputs.items()}
+    substitution: dict[str, Value] = {name: value for name, value in given.items() if value is not None}
     for original in graph.ops:
         builder.visiting(original)
         op = _substituted(original, substitution)
@@ -188,13 +190,13 @@ def sweep(
             values = builder.rename_last(original.results)
         if values != original.results:
             _record(substitution, original, values)
-    gone = {name for name, value in inputs.items() if value is None}
+    gone = {name for name, value in given.items() if value is None}
     if not substitution and not gone and len(ops) == len(graph.ops) and all(map(is_, ops, graph.ops)):
         return eliminate_dead(graph)
     outputs = {role: substitution.get(v.name, v) for role, v in graph.outputs.items() if role not in gone}
     swept = eliminate_dead(graph.with_ops(tuple(ops), outputs))
-    if inputs:
-        kept = [inputs.get(value.name, value) for value in graph.inputs]
+    if given:
+        kept = [given.get(value.name, value) for value in graph.inputs]
         swept = replace(swept, inputs=tuple([value for value in kept if value is not None]))
     if gone:
         _check_unused(swept, gone)

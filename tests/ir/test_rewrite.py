@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 
 from compiler.errors import GraphError, PassError, PluginError
@@ -13,6 +14,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange, Graph
+from compiler.ir.interpreter import Interpreter
 from compiler.ir.matching import Match
 from compiler.ir.op import Op, Value
 from compiler.ir.parser import parse_graph
@@ -22,6 +24,7 @@ from compiler.ir.rewrite import Replacement, RewriteBuilder, eliminate_dead, swe
 from compiler.ir.rules import Decline, Outcome, Rule, apply_rules, rule
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify
+from compiler.passes import run_pipeline
 from tests.strategies import graphs
 
 CHAIN = parse_graph("""
@@ -103,6 +106,33 @@ def test_inputs_can_be_replaced() -> None:
     swept = sweep(CHAIN, keep, retype=True, inputs={"x": Value("x", CHAIN.inputs[0].type.with_dtype(DType.bf16))})
     verify(swept)
     assert [str(value) for value in (*swept.inputs, *swept.outputs.values())] == ["%x: bf16[4]", "%a.third: bf16[4]"]
+
+
+def test_an_input_can_be_given_as_its_new_type() -> None:
+    wider = CHAIN.inputs[0].type.with_dim(-1, 8)
+    swept = sweep(CHAIN, keep, retype=True, inputs={"x": wider})
+    verify(swept)
+    assert [str(value.type) for value in (*swept.inputs, *swept.outputs.values())] == ["f32[8]", "f32[8]"]
+
+
+def test_blocks_are_taken_along_an_axis_in_the_order_given() -> None:
+    builder = RewriteBuilder(CHAIN, "p")
+    x = builder.input("w", DType.f32, 2, 6)
+    builder.output("y", builder.take(x, [2, 0], axis=1, width=2))
+    graph = builder.build()
+    verify(graph)
+    w = torch.arange(12.0).view(2, 6)
+    assert torch.equal(Interpreter(graph)({"w": w})["y"], w[:, [4, 5, 0, 1]])
+    with pytest.raises(GraphError, match="slice"):
+        builder.take(x, [3], axis=1, width=2)
+
+
+def test_what_a_pass_makes_is_marked_with_the_name_that_the_pipeline_runs_it_by() -> None:
+    def by_itself(graph: Graph) -> Graph:
+        return sweep(graph, lambda op, b: b.relu(op.operands[0]) if op.kind.name == "tanh" else None)
+
+    assert by_itself(CHAIN).ops[0].origin.passes == ()
+    assert {op.origin.passes for op in run_pipeline(CHAIN, [by_itself]).graph.ops} >= {("by-itself",)}
 
 
 def test_an_op_that_refuses_its_operands_can_have_others() -> None:
