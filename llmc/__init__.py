@@ -19,12 +19,14 @@ from llmc.version import __version__
 if TYPE_CHECKING:
     from compiler.backend_trt.emission import Emission, emits
     from compiler.errors import GraphError, PassError
+    from compiler.ir.builder import Builder
     from compiler.ir.diff import GraphDiff, format_diff
     from compiler.ir.diff import diff_graphs as diff
+    from compiler.ir.dims import symbol
     from compiler.ir.dtypes import DType
     from compiler.ir.evaluators.core import evaluates
     from compiler.ir.files import read_graph, write_graph
-    from compiler.ir.graph import Graph
+    from compiler.ir.graph import DimRange, Graph
     from compiler.ir.interpreter import Interpreter
     from compiler.ir.matching import Match
     from compiler.ir.op import Op, OpKind, Value
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from compiler.passes import note, register_pass
     from compiler.passes.parallel import OpFactors, sharding_rule
     from compiler.store.tensor_files import read_tensors
+    from llmc import families, targets
     from llmc.compiling.driver import Compiled, compile
     from llmc.compiling.dry_run import DryRun, dry_run
     from llmc.elementwise import register_elementwise_op
@@ -58,11 +61,15 @@ if TYPE_CHECKING:
     from runtime.load.loading import load_engine as load
 
 
+_MODULES = ("families", "targets")
+
 _HOMES = {
+    "Builder": "compiler.ir.builder",
     "Compiled": "llmc.compiling.driver",
     "Completion": "runtime.generation.completion",
     "DType": "compiler.ir.dtypes",
     "Decline": "compiler.ir.rules",
+    "DimRange": "compiler.ir.graph",
     "DryRun": "llmc.compiling.dry_run",
     "Emission": "compiler.backend_trt.emission",
     "Engine": "runtime.generation.engine",
@@ -111,16 +118,19 @@ _HOMES = {
     "rule": "compiler.ir.rules",
     "sharding_rule": "compiler.passes.parallel",
     "sweep": "compiler.ir.rewrite",
+    "symbol": "compiler.ir.dims",
     "to_text": "compiler.ir.printer:print_graph",
     "verify": "llmc.verification.verify",
     "write_graph": "compiler.ir.files",
 }
 
 __all__ = [
+    "Builder",
     "Compiled",
     "Completion",
     "DType",
     "Decline",
+    "DimRange",
     "DryRun",
     "Emission",
     "Engine",
@@ -152,6 +162,7 @@ __all__ = [
     "dry_run",
     "emits",
     "evaluates",
+    "families",
     "format_diff",
     "lift",
     "load",
@@ -171,6 +182,8 @@ __all__ = [
     "rule",
     "sharding_rule",
     "sweep",
+    "symbol",
+    "targets",
     "to_text",
     "verify",
     "write_graph",
@@ -178,6 +191,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"llmc.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'llmc' has no attribute {name!r}")

@@ -58,7 +58,7 @@ SECTIONS = (
         llmc,
         """
         lift parse to_text read_graph write_graph diff format_diff GraphDiff Interpreter
-        Graph Op Value TensorType DType TensorRef OpKind ops
+        Graph Op Value TensorType DType DimRange TensorRef OpKind ops Builder symbol
         """,
     ),
     Section(

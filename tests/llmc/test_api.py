@@ -19,7 +19,7 @@ from tests.paths import DOCS, ROOT
 from tools.api_page import COMMAND, SECTIONS, TARGET, page
 
 MODULES = (llmc, llmc.families, llmc.targets)
-NAMES = [(module, name) for module in MODULES for name in module.__all__ if name != "__version__"]
+NAMES = [(module, name) for module in MODULES for name in module.__all__ if name not in ("__version__", *llmc._MODULES)]
 PLUGINS = [*(ROOT / "llmc" / "scaffold" / "templates").glob("*.txt"), *(ROOT / "examples" / "plugins").rglob("*.py")]
 
 
@@ -70,8 +70,9 @@ def test_type_checkers_see_what_is_imported_at_the_first_use() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
+    assert [seen.pop(name) for name in llmc._MODULES] == ["llmc", "llmc"]
     assert seen == llmc._HOMES
-    assert set(llmc.__all__) == {*seen, "LlmcError", "__version__"}
+    assert set(llmc.__all__) == {*seen, *llmc._MODULES, "LlmcError", "__version__"}
 
 
 @pytest.mark.parametrize("path", [DOCS / "cookbook.md", *PLUGINS], ids=lambda path: path.name)
