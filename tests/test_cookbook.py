@@ -149,6 +149,19 @@ def test_what_is_kept_in_float32_is_the_weight_of_the_file(lifted: Graph) -> Non
     assert {op.name for op in stored} >= {"layers.2.mlp.up.linear", "layers.2.mlp.down.linear"}
 
 
+def test_an_adapter_for_another_model_is_refused(folder: Path, lifted: Graph) -> None:
+    stranger = "base_model.model.gpt_neox.layers.9.mlp.dense_h_to_4h.lora_A.weight"
+    save_file({stranger: torch.zeros(2, 24)}, folder / "other.safetensors")
+    with pytest.raises(llmc.PassError) as caught:
+        run_pipeline(lifted, "merge-adapter=other.safetensors")
+    assert caught.value.message == f"other.safetensors has tensors for which there is no weight: {stranger}"
+
+
+@pytest.mark.parametrize("recipe", ["keep-float32=nothing.*", "low-rank=4:only=attn", "observe=none", "sparsify=none"])
+def test_a_pattern_that_matches_nothing_is_noted(recipe: str, lifted: Graph) -> None:
+    assert run_pipeline(lifted, recipe).notes[0].endswith(": it changed nothing in this graph")
+
+
 def test_observers_remember_what_executors_compute(cookbook: Any, folder: Path, tmp_path: Path) -> None:
     engine = llmc.compile(folder, tmp_path / "engine", passes="observe=*.mlp.act", target="torch", max_seq=16)
     cookbook.largest.clear()

@@ -24,7 +24,7 @@ from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.notes import gathered_notes
 from compiler.passes.protocol import Pass, default_name, has_dry_run, maker_of
 from compiler.passes.registry import info_of
-from compiler.plugins import blamed, place_of
+from compiler.plugins import blamed, is_own, place_of
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ def run_pipeline(
             with gathered_notes() as said:
                 graph = apply_pass(step, given, dry_run=dry_run)
             seconds = time.perf_counter() - start
+            if graph is given and not said and not is_own(maker_of(step)):
+                said.append("it changed nothing in this graph")
             notes += [f"{spelling}: {text}" for text in said]
             graph = with_derived_facts(given, graph)
             runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops)))
