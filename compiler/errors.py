@@ -69,6 +69,10 @@ class TargetError(LlmcError):
     """A target cannot be built or used on this machine."""
 
 
+class ExportError(LlmcError):
+    """A graph, or a part of it, cannot be said in the format of a checkpoint."""
+
+
 class EngineError(LlmcError):
     """An engine directory is incomplete, damaged, foreign or from another version."""
 

@@ -45,10 +45,14 @@ if TYPE_CHECKING:
     from compiler.passes.parallel import OpFactors, sharding_rule
     from compiler.store.tensor_files import read_tensors
     from llmc import families, targets
+    from llmc.benchmarking.bench import Benchmark, BenchOptions, bench
     from llmc.compiling.driver import Compiled, compile
     from llmc.compiling.dry_run import DryRun, dry_run
     from llmc.elementwise import register_elementwise_op
     from llmc.evaluation.perplexity import Perplexity, measure_perplexity
+    from llmc.evaluation.summaries import Summaries, SummarySettings
+    from llmc.evaluation.summarize import summarize
+    from llmc.exporting.driver import Exported, export
     from llmc.models import lift
     from llmc.opt import optimize
     from llmc.verification.report import Verification
@@ -64,6 +68,8 @@ if TYPE_CHECKING:
 _MODULES = ("families", "targets")
 
 _HOMES = {
+    "BenchOptions": "llmc.benchmarking.bench",
+    "Benchmark": "llmc.benchmarking.bench",
     "Builder": "compiler.ir.builder",
     "Compiled": "llmc.compiling.driver",
     "Completion": "runtime.generation.completion",
@@ -73,6 +79,7 @@ _HOMES = {
     "DryRun": "llmc.compiling.dry_run",
     "Emission": "compiler.backend_trt.emission",
     "Engine": "runtime.generation.engine",
+    "Exported": "llmc.exporting.driver",
     "Graph": "compiler.ir.graph",
     "GraphDiff": "compiler.ir.diff",
     "GraphError": "compiler.errors",
@@ -89,16 +96,20 @@ _HOMES = {
     "RewriteBuilder": "compiler.ir.rewrite",
     "Rule": "compiler.ir.rules",
     "SamplingParams": "runtime.generation.sampling_params",
+    "Summaries": "llmc.evaluation.summaries",
+    "SummarySettings": "llmc.evaluation.summaries",
     "TensorRef": "compiler.ir.tensor_ref",
     "TensorType": "compiler.ir.types",
     "Value": "compiler.ir.op",
     "Verification": "llmc.verification.report",
     "apply_rules": "compiler.ir.rules",
+    "bench": "llmc.benchmarking.bench",
     "compile": "llmc.compiling.driver",
     "diff": "compiler.ir.diff:diff_graphs",
     "dry_run": "llmc.compiling.dry_run",
     "emits": "compiler.backend_trt.emission",
     "evaluates": "compiler.ir.evaluators.core",
+    "export": "llmc.exporting.driver",
     "format_diff": "compiler.ir.diff",
     "lift": "llmc.models",
     "load": "runtime.load.loading:load_engine",
@@ -117,6 +128,7 @@ _HOMES = {
     "require": "compiler.ir.ops.check",
     "rule": "compiler.ir.rules",
     "sharding_rule": "compiler.passes.parallel",
+    "summarize": "llmc.evaluation.summarize",
     "sweep": "compiler.ir.rewrite",
     "symbol": "compiler.ir.dims",
     "to_text": "compiler.ir.printer:print_graph",
@@ -125,6 +137,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchOptions",
+    "Benchmark",
     "Builder",
     "Compiled",
     "Completion",
@@ -134,6 +148,7 @@ __all__ = [
     "DryRun",
     "Emission",
     "Engine",
+    "Exported",
     "Graph",
     "GraphDiff",
     "GraphError",
@@ -151,17 +166,21 @@ __all__ = [
     "RewriteBuilder",
     "Rule",
     "SamplingParams",
+    "Summaries",
+    "SummarySettings",
     "TensorRef",
     "TensorType",
     "Value",
     "Verification",
     "__version__",
     "apply_rules",
+    "bench",
     "compile",
     "diff",
     "dry_run",
     "emits",
     "evaluates",
+    "export",
     "families",
     "format_diff",
     "lift",
@@ -181,6 +200,7 @@ __all__ = [
     "require",
     "rule",
     "sharding_rule",
+    "summarize",
     "sweep",
     "symbol",
     "targets",

@@ -48,8 +48,9 @@ SECTIONS = (
         "Models are folders or ids of the hub, engines are folders. [The command line](cli.md) does the same.",
         llmc,
         """
-        compile dry_run load verify measure_perplexity
+        compile dry_run load verify measure_perplexity summarize bench export
         Compiled DryRun Engine SamplingParams Completion Verification Perplexity Manifest
+        Summaries SummarySettings Benchmark BenchOptions Exported
         """,
     ),
     Section(

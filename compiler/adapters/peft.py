@@ -7,6 +7,7 @@ the encoders.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def _kind(path: Path, fields: Fields) -> str:
     if kind in KINDS:
         return kind
     hint = f"adapters of virtual tokens are {', '.join(KINDS)}"
+    if kind == "LORA":
+        hint = f"the pass lora merges it: --passes lora={path.parent}"
+        raise ConfigError(f"{path}: the adapter is of the kind {kind!r}, which has no virtual tokens", hint=hint)
     if kind not in _NO_MEND:
         merge = "model.merge_and_unload().save_pretrained(FOLDER)"
         hint = f"let PEFT merge it into its checkpoint ({merge}), and compile that; {hint}"
@@ -77,15 +81,24 @@ def _check_model(path: Path, fields: Fields) -> None:
         )
 
 
-def _table(folder: Path, shape: tuple[int, int]) -> StoredTensor:
-    """The table of the virtual tokens; its file is absolute."""
+def weights_of_folder(folder: Path) -> tuple[str, Mapping[str, StoredTensor]]:
+    """The file of an adapter's weights, and its tensors by name.
+
+    Raises:
+        CheckpointError: if the folder has none, or the file is damaged.
+    """
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
         raise CheckpointError(
             f"{folder} holds no weights: neither {WEIGHTS[0]} nor {WEIGHTS[1]}", hint="copy the whole adapter folder"
         )
     file = str(path)
-    tensors = read_safetensors(path, file) if path.suffix == ".safetensors" else read_torch_file(path, file)
+    return file, read_safetensors(path, file) if path.suffix == ".safetensors" else read_torch_file(path, file)
+
+
+def _table(folder: Path, shape: tuple[int, int]) -> StoredTensor:
+    """The table of the virtual tokens; its file is absolute."""
+    file, tensors = weights_of_folder(folder)
     unknown = next((name for name in tensors if name != TABLE), None)
     if unknown is not None or TABLE not in tensors:
         what = f"the tensor {unknown!r}, which has no place here" if unknown is not None else f"no tensor {TABLE!r}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from compiler.backend_trt.builders import Builders
-from compiler.backend_trt.checks import check_plans
+from compiler.backend_trt.checks import check_plans, products_of
 from compiler.backend_trt.constants import Load
-from compiler.backend_trt.define import define_network, position_ends
+from compiler.backend_trt.define import NO_PLUGINS, Plugins, define_network, position_ends
 from compiler.backend_trt.forms import apart
 from compiler.backend_trt.named_ops import ops_named
 from compiler.backend_trt.options import BuildOptions, configure
@@ -26,6 +26,8 @@ from compiler.progress import Report, shared_progress
 from compiler.trt_network.library import Library
 from compiler.trt_network.messages import NO_GPU, Messages
 from compiler.trt_network.plans import PlanFiles, Plans
+from compiler.trt_network.plugin_layers import plugin_adder
+from compiler.trt_network.record import read_record
 
 _OTHERWISE = "leave out the pass that made the op, or build for torch: --target torch"
 _SMALLER = (
@@ -63,16 +65,21 @@ def build_plans(
     """
     options = options or BuildOptions()
     specs = check_plans(graph, options)
+    plugins = Plugins(options.plugins, plugin_adder(library)) if options.plugins else NO_PLUGINS
     reports = shared_progress(progress, len(specs)) if progress else [None] * len(specs)
 
     def build(spec: PlanSpec, report: Report | None) -> PlanFiles:
-        files = build_plan(library, graph, load, folder, spec, name=name, options=options, progress=report)
+        files = build_plan(
+            library, graph, load, folder, spec, name=name, options=options, progress=report, plugins=plugins
+        )
         if report:
             report(1, 1)  # plans that were built before take no steps
         return files
 
     with ThreadPoolExecutor(options.workers or cpu_count() or 1) as workers:
-        plans = Plans(weights, tuple(workers.map(build, specs, reports)))
+        files = tuple(workers.map(build, specs, reports))
+    called = {plugin for plan in files for plugin in read_record(folder / plan.network).plugins}
+    plans = Plans(weights, files, tuple(sorted(called)))
     file = f"{name}.plans.json"
     plans.write(folder / file)
     return file
@@ -88,10 +95,11 @@ def build_plan(
     name: str,
     options: BuildOptions,
     progress: Report | None = None,
+    plugins: Plugins = NO_PLUGINS,
 ) -> PlanFiles:
     """Build one plan; the arguments and errors are those of `build_plans`."""
     with Builders() as builders:
-        return _build_plan(builders, library, graph, load, folder, spec, name, options, progress)
+        return _build_plan(builders, library, graph, load, folder, spec, name, options, progress, plugins)
 
 
 def _build_plan(
@@ -104,6 +112,7 @@ def _build_plan(
     name: str,
     options: BuildOptions,
     progress: Report | None,
+    plugins: Plugins,
 ) -> PlanFiles:
     trt = library.trt
     positions = position_ends(graph)
@@ -111,18 +120,20 @@ def _build_plan(
     # Measured on an H100: with one row products of one input are fastest apart and side by side, with several rows
     # joined and one after the other.
     one_row = spec.rows == 1
-    graph = apart(graph) if one_row else graph
+    graph = apart(graph, products_of(graph, plugins.kinds)) if one_row else graph
     messages = Messages(trt, ignored=NO_GPU)
     builder = builders.make(trt, messages.logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     try:
-        emission = define_network(trt, network, graph, load)
+        emission = define_network(trt, network, graph, load, plugins=plugins)
     except TargetError as error:
         raise TargetError(f"{error.message}; TensorRT says: {messages.text()}", hint=error.hint) from error
+    builders.keep(emission.kernels)
     with messages.muted():
         record = read_back(trt, network, library.name)
     config = builder.create_builder_config()
-    configure(trt, config, options, side_by_side=one_row)
+    # Kernels of plug-ins fill the GPU by themselves.
+    configure(trt, config, options, side_by_side=one_row and not record.plugins)
     monitor = progress_monitor(trt, progress) if progress else None
     if monitor is not None:
         config.progress_monitor = monitor

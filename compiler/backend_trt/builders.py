@@ -17,6 +17,7 @@ class Builders:
 
     def __init__(self) -> None:
         self._kept: list[Any] = []
+        self._used: list[Any] = []
 
     def make(self, trt: Any, logger: Any) -> Any:
         """A builder that tells `logger`, an `ILogger` in Python, what happens."""
@@ -24,9 +25,14 @@ class Builders:
             self._kept.append(trt.Builder(logger))
         return self._kept[-1]
 
+    def keep(self, used: Any) -> None:
+        """Keep what builders use until they are dropped."""
+        self._used.append(used)
+
     def __enter__(self) -> Builders:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: Any, trace: TracebackType | None) -> None:
         with _REGISTERING:
             self._kept.clear()
+        self._used.clear()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants, Load
-from compiler.backend_trt.emission import COMPUTABLE, Emission, rule_of
+from compiler.backend_trt.emission import COMPUTABLE, Emission, Rule, rule_of
 from compiler.backend_trt.rounded import rounded_inputs
+from compiler.backend_trt.rules.plugin_products import emit_product, plugin_products
 from compiler.errors import PluginError, TargetError
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
@@ -17,9 +19,32 @@ from compiler.ir.mesh import received, sent
 from compiler.ir.op import Op, Value
 from compiler.ir.step import R
 from compiler.plugins import blamed, place_of
+from compiler.trt_network.plugin_layers import AddPlugin
 
 
-def define_network(trt: Any, network: Any, graph: Graph, load: Load, types: Set[DType] = COMPUTABLE) -> Emission:
+class Plugins(NamedTuple):
+    """Which ops become layers of plug-ins, and how such layers are added.
+
+    Attributes:
+        kinds: as `BuildOptions.plugins` has them.
+        add: adds a layer; None if there are no kinds.
+    """
+
+    kinds: tuple[str, ...] = ()
+    add: AddPlugin | None = None
+
+
+NO_PLUGINS = Plugins()
+
+
+def define_network(
+    trt: Any,
+    network: Any,
+    graph: Graph,
+    load: Load,
+    types: Set[DType] = COMPUTABLE,
+    plugins: Plugins = NO_PLUGINS,
+) -> Emission:
     """Add the layers of a graph to an empty network.
 
     An input that nothing reads becomes none of the network. An output whose name an input has (a cache) gets the name
@@ -31,6 +56,7 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Load, types: Set[
         graph: a graph whose weights are stored tensors.
         load: gives the stored ones.
         types: the element types that its tensors may have.
+        plugins: which ops become layers of plug-ins.
 
     Returns:
         What was made; it holds the memory of the constants, which must live until the network is built.
@@ -42,15 +68,22 @@ def define_network(trt: Any, network: Any, graph: Graph, load: Load, types: Set[
     constant, packed = stored_values(graph), packed_weights(graph)
     rounded = rounded_inputs(graph, packed, constant)
     source = Constants(graph, load)
-    emission = Emission(trt, network, graph, source, packed=packed, rounded=rounded, stored=constant, types=types)
+    emission = Emission(
+        trt, network, graph, source, packed=packed, rounded=rounded, stored=constant, types=types,
+        add_plugin=plugins.add,
+    )  # fmt: skip
+    products = plugin_products(graph, plugins.kinds, rounded)
     elsewhere = constant | packed.keys() | rounded.keys() | {op.name for op in rounded.values()}
+    elsewhere |= {product.activation.name for product in products.values() if product.activation}
     live = _live_inputs(graph)
     for value in graph.inputs:
         if value.name in live:
             emission[value] = _input(emission, value)
     for op in graph.ops:
-        if op.name not in elsewhere:
-            _emit(emission, op)
+        if op.name in products:
+            _emit(emission, op, partial(emit_product, product=products[op.name]))
+        elif op.name not in elsewhere:
+            _emit(emission, op, rule_of(op.kind.name))
     emission.op = None
     for role, value in graph.outputs.items():
         _mark_output(emission, role, value)
@@ -84,9 +117,8 @@ def _input(emission: Emission, value: Value) -> Any:
     return tensor
 
 
-def _emit(emission: Emission, op: Op) -> None:
+def _emit(emission: Emission, op: Op, rule: Rule | None) -> None:
     emission.op = op
-    rule = rule_of(op.kind.name)
     if rule is None:
         raise TargetError(f"TensorRT has no rule for {op.kind.name} %{op.name} from {op.origin}")
     where = f"{op.kind.name} %{op.name} from {op.origin}"

@@ -20,6 +20,8 @@ from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import from_torch, to_torch
 from compiler.plugins import Registry
 from compiler.trt_network.dtypes import BY_DTYPE
+from compiler.trt_network.plugin_class import PluginKernels
+from compiler.trt_network.plugin_layers import AddPlugin
 from compiler.trt_network.record import Constant, Weight
 
 TrtTensor = Any
@@ -51,6 +53,8 @@ class Emission:
         rounded: the `quantize` behind each input that linears multiply in 8 bits, by the input's name.
         stored: the names of all constants but dequantized ones.
         types: the element types that tensors may have.
+        add_plugin: adds layers of plug-ins to the network; None where there shall be none.
+        kernels: what the plug-in objects share; it must live until the builder is dropped.
     """
 
     trt: Any
@@ -66,6 +70,8 @@ class Emission:
     rounded: Mapping[str, Op] = field(default_factory=dict)
     stored: Set[str] = frozenset()
     types: Set[DType] = COMPUTABLE
+    add_plugin: AddPlugin | None = None
+    kernels: PluginKernels = field(default_factory=PluginKernels)
     _tensors: dict[str, TrtTensor] = field(default_factory=dict)
     _shared: dict[tuple[Any, ...], TrtTensor] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
@@ -244,6 +250,11 @@ class Emission:
     def gather(self, tensor: TrtTensor, indices: Sequence[int], axis: int, detail: str) -> TrtTensor:
         """The given places of a tensor along an axis."""
         return self.layer(self.network.add_gather(tensor, self.vector(indices, DType.i32), axis), detail)
+
+    def plugin(self, plugin: Any, inputs: Sequence[TrtTensor]) -> TrtTensor:
+        """Add a layer of a plug-in, named after the op that is being emitted; returns its output."""
+        assert self.add_plugin is not None
+        return self.layer(self.add_plugin(self.network, inputs, plugin))
 
     def attention(self, attention: Any) -> TrtTensor:
         """Name an attention after the op that is being emitted; returns its output."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 
 from compiler.ir.analysis import stored_values
 from compiler.ir.graph import Graph
@@ -10,10 +10,15 @@ from compiler.ir.op import Op, Value
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
 
 
-def apart(graph: Graph) -> Graph:
-    """The graph with every linear whose result is only split as one linear for each piece, over rows of its weight."""
+def apart(graph: Graph, kept: Collection[str] = ()) -> Graph:
+    """The graph with every linear whose result is only split as one linear for each piece, over rows of its weight.
+
+    Linears whose names are in `kept` stay as they are.
+    """
     constant = stored_values(graph)
-    splits = {op.name for op in graph.find("split") if _joins_linears(op, graph, constant)}
+    splits = {
+        op.name for op in graph.find("split") if _joins_linears(op, graph, constant) and op.operands[0].name not in kept
+    }
 
     def visit(op: Op, b: RewriteBuilder) -> Replacement:
         return _pieces(op, b) if op.name in splits else None

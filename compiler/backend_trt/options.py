@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from compiler.errors import TargetError
 from compiler.suggest import did_you_mean
@@ -12,6 +12,8 @@ COMPUTE_CAPABILITIES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM8
 """The compute capabilities an engine can be restricted to: RTX 20 and T4; A100; RTX 30; RTX 40 and L4; RTX 50."""
 DEFAULT_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 """Those that TensorRT-RTX builds for if it is not restricted: without 7.5, which has no bfloat16."""
+Plugin = Literal["products", "rounded", "dense"]
+PLUGINS: tuple[str, ...] = get_args(Plugin)
 VERBOSITIES = {"names": "LAYER_NAMES_ONLY", "detailed": "DETAILED", "none": "NONE"}
 
 
@@ -29,6 +31,10 @@ class BuildOptions:
         capacities: the lengths of caches that get plans of their own; chosen from the longest if empty.
         workers: how many plans are built at a time; as many as there are processors if None.
         reuse: whether to take plans that were built before, and to keep new ones for the next time.
+        plugins: what becomes layers of llmc's plug-ins, whose kernels Triton compiles where the engine runs:
+            `products`, linears over quantized weights whose activations are floats; `rounded`, those whose activations
+            are rounded to the 8 bits that the weight has; `dense`, those over float weights in plans of at most 64
+            tokens.
     """
 
     compute_capability: Annotated[tuple[str, ...], "the GPUs that it is for, such as 8.9; all if empty"] = ()
@@ -39,6 +45,10 @@ class BuildOptions:
     capacities: Annotated[tuple[int, ...], "lengths of caches that get plans; chosen from the longest if empty"] = ()
     workers: Annotated[int | None, "how many plans are built at a time; one per processor if none"] = None
     reuse: Annotated[bool, "whether to take plans that were built before, and keep new ones"] = True
+    plugins: Annotated[
+        tuple[Plugin, ...],
+        "what llmc's own kernels compute: products over quantized weights, rounded activations too, dense ones",
+    ] = ()
 
     def __post_init__(self) -> None:
         for capability in self.compute_capability:
@@ -51,6 +61,12 @@ class BuildOptions:
             raise TargetError(f"the optimization level is {self.optimization_level}; it must be 0 to 5")
         if self.workers is not None and self.workers < 1:
             raise TargetError(f"{self.workers} workers were asked for; at least 1 is needed")
+        for plugin in self.plugins:
+            if plugin not in PLUGINS:
+                raise TargetError(
+                    f"there are no plug-ins for {plugin!r}{did_you_mean(plugin, PLUGINS)}",
+                    hint=f"choose from: {', '.join(PLUGINS)}",
+                )
         if self.profiling_verbosity not in VERBOSITIES:
             raise TargetError(
                 f"there is no profiling verbosity {self.profiling_verbosity!r}"

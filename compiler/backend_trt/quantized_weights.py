@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from compiler.ir.analysis import packed_weights
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import broadcast_blocks
-from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 from compiler.ir.torch_types import to_torch
 
@@ -35,11 +33,6 @@ def weight_form(op: Op) -> Form:
         return "blocks" if _block(op) else "wide"
     by_row = q.rank == 2 and scale.shape in ((1, 1), (q.shape[0], 1))
     return "codes" if by_row and (len(op.operands) == 2 or q.dtype is DType.i8) else "wide"
-
-
-def holds_weights(graph: Graph) -> bool:
-    """Whether each plan of a graph holds weights."""
-    return any(weight_form(op) == "blocks" for op in packed_weights(graph).values())
 
 
 def _block(op: Op) -> int | None:

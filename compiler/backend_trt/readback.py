@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from compiler.errors import TargetError
+from compiler.trt_network.products import ProductSpec
 from compiler.trt_network.record import LayerRecord, NetworkRecord, TensorRecord
 
 # The class whose properties a layer of each kind has; the others have none.
@@ -40,7 +42,7 @@ _CLASSES = {
 }
 # Properties of every layer, which say nothing; except of layers whose own they are.
 _SKIPPED = frozenset(
-    {"name", "metadata", "num_inputs", "num_outputs", "num_ranks", "type", "weights", "update_lengths"}
+    {"name", "metadata", "num_inputs", "num_outputs", "num_ranks", "plugin", "type", "weights", "update_lengths"}
 )
 _OWN = {"ACTIVATION": frozenset({"type"}), "DIST_COLLECTIVE": frozenset({"num_ranks"})}
 
@@ -88,6 +90,8 @@ def _layers(trt: Any, network: Any) -> Iterator[tuple[Any, LayerRecord]]:
         if kind == "ATTENTION_OUTPUT":
             layer.__class__ = trt.IAttentionOutputLayer
             yield layer, _attention(layer)
+        elif kind == "PLUGIN_V3":
+            yield layer, _plugin(trt, layer)
         elif kind in _CLASSES:
             layer.__class__ = getattr(trt, _CLASSES[kind])
             yield layer, _record(layer, kind)
@@ -100,6 +104,18 @@ def _record(layer: Any, kind: str) -> LayerRecord:
     return LayerRecord(
         layer.name, kind, inputs, tuple(t.name for t in _ends(layer, "output")), _params(layer, kind), layer.metadata
     )
+
+
+def _plugin(trt: Any, layer: Any) -> LayerRecord:
+    """A layer of one of llmc's plug-ins: its attributes, as the object has them that TensorRT was given."""
+    name = layer.name
+    layer.__class__ = trt.IPluginV3Layer
+    plugin = layer.plugin
+    spec = getattr(plugin, "spec", None)
+    if not isinstance(spec, ProductSpec):
+        raise TargetError(f"the network has a layer {name!r} of a plug-in that llmc cannot read back")
+    record = _record(layer, f"{plugin.plugin_namespace}::{plugin.plugin_name}")
+    return replace(record, params=spec.params)
 
 
 def _attention(layer: Any) -> LayerRecord:

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from compiler.backend_trt.build import build_plans
-from compiler.backend_trt.checks import check_plans, wanted_plans
+from compiler.backend_trt.checks import check_plans, held_weights, wanted_plans
 from compiler.backend_trt.facts import listed_plans, plan_facts
 from compiler.backend_trt.facts_text import chosen_plan, layer_lines, plan_rows
 from compiler.backend_trt.options import DEFAULT_CAPABILITIES, BuildOptions
-from compiler.backend_trt.quantized_weights import weight_form
 from compiler.backend_trt.support.capability import able
 from compiler.errors import TargetError
-from compiler.ir.analysis import packed_weights
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.graph import Graph
 from compiler.ir.paged_layout import layout_of
@@ -27,6 +25,7 @@ from compiler.targets import Fit, Target, register_target
 from compiler.targets.target import Facts
 from compiler.trt_network.capabilities import CAPABILITIES
 from compiler.trt_network.library import PACKAGES, load_library
+from compiler.trt_network.plugin_layers import plugin_adder
 
 _BYTES_PER_PLAN = 1 << 23
 
@@ -52,8 +51,10 @@ class _TensorRT(BuildOptions, Target):
         return Fit(False, f"no TensorRT package is installed that runs on {gpu}")
 
     def require_tools(self) -> None:
-        """TargetError if the package is not installed, or cannot be loaded."""
-        load_library(self.name)
+        """TargetError if the package is not installed, cannot be loaded, or cannot build the plug-ins asked for."""
+        library = load_library(self.name)
+        if self.plugins:
+            plugin_adder(library)
 
     def check(self, rank: Graph) -> Sequence[str]:
         """See `Target.check`: caches must be linear, and every op in every plan one that TensorRT takes."""
@@ -66,8 +67,8 @@ class _TensorRT(BuildOptions, Target):
 
     def estimate_bytes(self, rank: Graph) -> int:
         """See `Target.estimate_bytes`: plans of weights in blocks hold these weights themselves."""
-        held = [op for op in packed_weights(rank).values() if weight_form(op) == "blocks"]
-        in_a_plan = sum(value.type.nbytes for value in {value for op in held for value in op.operands})
+        held = {value for op in held_weights(rank, self) for value in op.operands}
+        in_a_plan = sum(value.type.nbytes for value in held)
         return (_BYTES_PER_PLAN + in_a_plan) * len(wanted_plans(rank, self))
 
     def compute_capabilities_of(self, rank: Graph) -> Sequence[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from compiler.frontends.composed import SourceTensor
 from compiler.frontends.json_file import read_object
+from compiler.frontends.source_options import SourceOptions
 from compiler.ir.frozen import EMPTY
 
 
@@ -30,12 +31,15 @@ class Checkpoint:
     """What a model is lifted from. Opening one reads its config; the headers of its weights are read when asked for.
 
     Attributes:
+        path: what it was opened by: its folder, or its file.
         folder: the folder that the names of its files are relative to, and that holds its tokenizer.
         config: the content of the Hugging Face `config.json` of the model, whatever file it comes from.
         config_files: the files that it comes from, relative to the folder.
         tokenizer_file: a file of the tokenizers library that is to be taken as it is, if it is not for the other files
             of the folder to say what the tokenizer is.
         dummy_weights: whether to make weights up instead of looking for files.
+        optional_weights: whether made-up weights include those that only some checkpoints of the family have.
+        source: what the user says of the weights.
         notes: what was found odd but harmless, for the user.
     """
 
@@ -48,14 +52,26 @@ class Checkpoint:
         config_files: Sequence[str] = ("config.json",),
         tokenizer_file: Path | None = None,
         dummy_weights: bool = False,
+        optional_weights: bool = False,
         notes: Sequence[str] = (),
     ) -> None:
-        self.folder = folder
+        self.path = self.folder = folder
         self.config = config
         self.config_files = tuple(config_files)
         self.tokenizer_file = tokenizer_file
         self.dummy_weights = dummy_weights
+        self.source = SourceOptions()
         self.notes = list(notes)
+        self._read_weights = read_weights
+        self.optional_weights = optional_weights
+
+    @property
+    def read_weights(self) -> Callable[[], StoredWeights]:
+        """What reads the weights."""
+        return self._read_weights
+
+    def replace_weights(self, read_weights: Callable[[], StoredWeights]) -> None:
+        """Take the weights from elsewhere; before they are asked for."""
         self._read_weights = read_weights
 
     @cached_property

@@ -16,7 +16,7 @@ SAFETENSORS, ZIP, PICKLE = "a safetensors file", "an archive of torch.save", "a 
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\3\4", ZIP, "give it a name that ends in .bin"),
     (b"\x80\x02", PICKLE, "give it a name that ends in .bin"),
-    (b"GGUF", "a GGUF file", "give the checkpoint that it was made from, in the Hugging Face layout"),
+    (b"GGUF", "a GGUF file", "give the file itself as the model, with a name that ends in .gguf"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"<", "a web page, as failed downloads leave", AGAIN),
 )

@@ -96,7 +96,8 @@ class Lifting:
             named = COMPUTE_DTYPES[name.removeprefix("torch.")]
         except KeyError:
             raise self.config.unsupported("dtype", name, COMPUTE_DTYPES) from None
-        if stored is DType.f32 and named is not DType.f32:
+        said = "config.json" in self.checkpoint.config_files  # a layout without it has decided by itself
+        if said and stored is DType.f32 and named is not DType.f32:
             self.checkpoint.notes.append(
                 f"the weights are stored in float32; {self.checkpoint.config_name} says {name!r}, to which they are "
                 "rounded (the pass dtype=float32 keeps them)"

@@ -16,6 +16,9 @@ from compiler.ir.dtypes import DType
 from compiler.ir.op import Value
 from compiler.store.stored_tensor import StoredTensor
 
+DIVISORS = "scales"
+"""What the tensor is called that AWQ divides the results of some activation functions by."""
+
 _STORED_FLOATS = (DType.f64, DType.f32, DType.f16, DType.bf16)
 
 Split = Callable[[Value, str], Iterable[Value]]
@@ -131,8 +134,9 @@ class Weights(Tensors):
 
     def divided(self, module: str, x: Value, width: int) -> Value:
         """`x [..., width]` divided by the module's `scales`, which AWQ puts after some activation functions."""
-        tensor = f"{module}.scales"
-        if self.checkpoint.dummy_weights or self.scheme is None or not self.has(tensor):
+        tensor = f"{module}.{DIVISORS}"
+        stored = self.scheme is not None and self.has(tensor)
+        if not (self.checkpoint.optional_weights if self.checkpoint.dummy_weights else stored):
             return x
         scales = self.take(tensor, width, name=f"{module.rpartition('.')[2]}.scales")
         return self.b.div(x, scales, name="act.divided")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import compiler.ir.evaluators.blocks
 import compiler.ir.evaluators.nn
 import compiler.ir.evaluators.paged
 import compiler.ir.evaluators.quant

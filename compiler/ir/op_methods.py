@@ -292,3 +292,11 @@ class OpMethods:
 
             Each group has `K / count` columns.
             """
+
+        def decode_blocks(self, x: Value, /, *, format: str, part: str = "values", name: str | None = None) -> Value:
+            """What blocks of bytes along the last dim hold, as GGUF stores weights.
+
+            `part` is `values`, in f32; or, of a format that is integers times scales, `integers` (i4, or i8 if they have more
+            than 4 bits), `scales` (f32, one for each group of numbers, made positive) or, of 4 bits, `zeros` (i4), which make
+            up for that: a value is `(integer - zero) * scale`.
+            """

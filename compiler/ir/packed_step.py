@@ -209,14 +209,19 @@ class PackedStep(NamedTuple):
         following = rows[1:] == rows[:-1]
         if not ((rows[1:] >= rows[:-1]).all() and (positions[1:] == positions[:-1] + 1)[following].all()):
             return False
-        spans = self.span_arrays()
+        several = following.any()
+        spans = (
+            self.span_arrays()
+            if several
+            else Spans(rows, np.arange(len(rows), dtype=np.int32), np.ones_like(rows), positions)
+        )
         lasts = (spans.pasts + spans.counts - 1) // block
         held = tables[spans.rows, : int(lasts.max()) + 1]
         places = np.arange(held.shape[1], dtype=np.int32)
         needed = places <= lasts[:, None]
         if not ((held >= 0) & (held < blocks) | ~needed).all():
             return False
-        if following.any():
+        if several:
             written = held[needed & (places >= spans.pasts[:, None] // block)]
             pairs = np.sort((held + np.arange(len(held), dtype=np.int64)[:, None] * blocks)[needed])
             alone = not (pairs[1:] == pairs[:-1]).any()

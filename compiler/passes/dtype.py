@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from compiler.errors import PassError
+from compiler.ir.analysis import stored_values
 from compiler.ir.dtypes import COMPUTE_DTYPES, DType
 from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Graph
@@ -22,8 +23,9 @@ _LONG = {dtype.value: name for name, dtype in COMPUTE_DTYPES.items()}
 class ChangeDType:
     """Compute in another floating-point type: weights, caches and everything made from them.
 
-    Each weight is converted once, from the type in which it is stored. What is computed in float32 on purpose stays:
-    the angles of rotary positions, ALiBi biases until they meet the scores.
+    Each weight is converted once, from the type in which it is stored, or, if it is computed from others, from the
+    float32 in which that is done. What is computed in float32 on purpose stays: the angles of rotary positions, ALiBi
+    biases until they meet the scores.
     """
 
     to: Annotated[
@@ -88,17 +90,53 @@ def _domain(graph: Graph, dtype: DType) -> set[str]:
     return domain
 
 
+# What these make of a weight is the same numbers in other places.
+_MOVES = frozenset({"const", "random", "cast", "reshape", "transpose", "slice", "split", "concat", "shard", "literal"})
+_SCALED = frozenset({"quantize", "dequantize"})
+
+
+def _computed_weights(graph: Graph) -> tuple[set[str], set[str]]:
+    """The float32 values of which weights are computed as an engine is written, and which of them running ops read.
+
+    They stay in float32, so that what is computed of weights is rounded once.
+    """
+    stored = stored_values(graph)
+    computed: set[str] = set()
+    for op in graph.ops:
+        sums = op.kind.name not in _MOVES and op.kind.name not in _SCALED
+        if op.name in stored and op.operands and (sums or any(value.name in computed for value in op.operands)):
+            computed.update(value.name for value in op.results if value.type.dtype is DType.f32)
+    inner = set(computed)
+    for op in reversed(graph.ops):
+        users = graph.users.get(op.name, ())
+        if op.name in stored and users and all(user.name in inner for user in users):
+            inner.update(value.name for value in op.results)
+    read = {
+        value.name
+        for op in graph.ops
+        if op.name not in stored and op.kind.name not in _SCALED
+        for value in op.operands
+        if value.name in computed
+    }
+    return inner, read
+
+
 class _Conversion:
     """From one type to another, in one sweep."""
 
     def __init__(self, graph: Graph, old: DType, new: DType) -> None:
         self.old = old
         self.new = new
-        self.domain = _domain(graph, old)
+        kept, self.read = _computed_weights(graph) if old is DType.f32 else (set(), set())
+        self.domain = _domain(graph, old) - kept
         self.converted: dict[str, Value] = {}
 
     def visit(self, op: Op, b: RewriteBuilder) -> Replacement:
         """Change what says the old type by itself; all other types follow from the operands'."""
+        if op.name in self.read and len(op.results) == 1:
+            made = b.again(op)
+            assert isinstance(made, Value)
+            return b.cast(made, dtype=self.new)
         if op.name not in self.domain:
             return None
         if op.kind.name == "const" and op.result.type.dtype is self.old:

@@ -1,6 +1,6 @@
 """All emulated layers; importing this module fills the table."""
 
-from compiler.trt_emulator import attention, collective, indexing, nn, pointwise, quantize, shape
+from compiler.trt_emulator import attention, collective, indexing, nn, pointwise, products, quantize, shape
 from compiler.trt_emulator.table import Emulation, LayerCall, RankExchange, emulated_kinds, emulates, find_emulation
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "indexing",
     "nn",
     "pointwise",
+    "products",
     "quantize",
     "shape",
 ]

@@ -36,10 +36,12 @@ class Plans:
     Attributes:
         weights: the safetensors file in which the plans' weights lie.
         plans: the plans, for smaller steps first.
+        plugins: the plug-ins that they call, as `NAMESPACE::NAME`; empty, too, if an older llmc wrote the list.
     """
 
     weights: str
     plans: tuple[PlanFiles, ...]
+    plugins: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -65,4 +67,5 @@ def read_plans(path: Path) -> Plans:
         raise EngineError(f"{path} is no list of plans of version {SCHEMA}", hint=f"{_AGAIN} with this llmc")
     fields = Fields(content, label=f"{path} is damaged: the key", error=EngineError, hint=_AGAIN)
     plans = [PlanFiles(*map(plan.string, ("name", "engine", "network"))) for plan in fields.sections("plans")]
-    return Plans(fields.string("weights"), tuple(plans))
+    plugins = fields.string_list("plugins") if "plugins" in fields.values else ()
+    return Plans(fields.string("weights"), tuple(plans), plugins)

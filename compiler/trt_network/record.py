@@ -81,22 +81,63 @@ class Quantized:
 
 
 @dataclass(frozen=True)
+class Arranged:
+    """A part of a quantized weight `[N, K]` that is arranged for the kernels of plug-ins when it is loaded.
+
+    Attributes:
+        part: `codes` (of int4), `scale` or `zero`.
+        stored: the tensor of the weights file.
+        rows: N.
+        columns: K.
+        group: how many columns share a scale.
+        chunk: how many columns of int4 lie together; 0 of other parts.
+        factor: what scales are multiplied by.
+    """
+
+    part: str
+    stored: TensorRecord
+    rows: int
+    columns: int
+    group: int
+    chunk: int = 0
+    factor: float = 1.0
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what is arranged."""
+        if self.part == "codes":
+            return self.rows * self.columns // 2
+        return self.rows * (self.columns // self.group) * (4 if self.part == "scale" else 1)
+
+
+@dataclass(frozen=True)
 class Weight:
     """Values that lie in the rank's weights file: dense, row-major, little-endian, as many as the tensor's shape says.
 
     Attributes:
         tensor: the name of a tensor of the file.
         offset: bytes from the start of that tensor; more than 0 for some of its rows.
-        quantized: how to make the values from others of the file; None if they lie there as they are.
+        quantized: how to make the values from others of the file; None if that is not how they come about.
+        arranged: how to arrange a tensor of the file; None if that is not how they come about. Without either they lie
+            there as they are.
     """
 
     tensor: str
     offset: int = 0
     quantized: Quantized | None = None
+    arranged: Arranged | None = None
+
+    @property
+    def made(self) -> Quantized | Arranged | None:
+        """How the values are made when they are loaded; None if they lie in the file as they are."""
+        return self.quantized or self.arranged
 
     @property
     def source(self) -> str:
         """What the bytes are called that it is some of: those of the tensor, or of what is made of it."""
+        if self.arranged:
+            sizes = (self.arranged.rows, self.arranged.columns, self.arranged.group, self.arranged.chunk)
+            return f"{self.tensor} arranged as {'x'.join(map(str, sizes))}"
         return f"{self.tensor} as {self.quantized.dtype}" if self.quantized else self.tensor
 
 
@@ -111,7 +152,7 @@ class LayerRecord:
     Attributes:
         name: TensorRT's name of it.
         kind: the member of `tensorrt.LayerType`, except ATTENTION, which stands for an attention with both of its
-            boundary layers.
+            boundary layers, and `NAMESPACE::NAME`, the layer of a plug-in.
         inputs: names of the tensors it reads, by position; None for one that is not set.
         outputs: names of the tensors it makes.
         params: its other properties under TensorRT's Python names; enumerations as the names of their members, dims as
@@ -172,6 +213,11 @@ class NetworkRecord:
         """For each output that a cache update makes, the input whose memory it must share."""
         cached = {layer.outputs[0]: layer.inputs[0] for layer in self.layers if layer.kind == "KV_CACHE_UPDATE"}
         return {name: source for name in self.outputs if (source := cached.get(name)) is not None}
+
+    @property
+    def plugins(self) -> frozenset[str]:
+        """The plug-ins whose layers it has, as `NAMESPACE::NAME`."""
+        return frozenset(layer.kind for layer in self.layers if "::" in layer.kind)
 
     @property
     def caches(self) -> Mapping[str, str]:
@@ -250,7 +296,12 @@ def _constant_to_json(constant: Constant) -> Any:
 
 def _weight_to_json(weight: Weight) -> dict[str, Any]:
     quantized = weight.quantized and _quantized_to_json(weight.quantized)
-    return {"tensor": weight.tensor, "offset": weight.offset, "quantized": quantized}
+    place = {"tensor": weight.tensor, "offset": weight.offset, "quantized": quantized}
+    return {**place, "arranged": _arranged_to_json(weight.arranged)} if weight.arranged else place
+
+
+def _arranged_to_json(arranged: Arranged) -> dict[str, Any]:
+    return {**asdict(arranged), "stored": _stored_to_json(arranged.stored)}
 
 
 def _quantized_to_json(quantized: Quantized) -> dict[str, Any]:
@@ -267,13 +318,22 @@ def _constant_from_json(content: Any) -> Constant:
 
 
 def _weight_from_json(content: Mapping[str, Any]) -> Weight:
-    quantized = content.get("quantized")
-    return Weight(content["tensor"], content["offset"], _quantized_from_json(quantized) if quantized else None)
+    quantized, arranged = content.get("quantized"), content.get("arranged")
+    return Weight(
+        content["tensor"],
+        content["offset"],
+        _quantized_from_json(quantized) if quantized else None,
+        Arranged(**{**arranged, "stored": _stored_from_json(arranged["stored"])}) if arranged else None,
+    )
+
+
+def _stored_from_json(stored: Mapping[str, Any]) -> TensorRecord:
+    return TensorRecord(stored["tensor"], stored["dtype"], tuple(stored["shape"]))
 
 
 def _quantized_from_json(content: Mapping[str, Any]) -> Quantized:
     codes, scale, zero = (
-        TensorRecord(stored["tensor"], stored["dtype"], tuple(stored["shape"])) if stored else None
+        _stored_from_json(stored) if stored else None
         for stored in (content[word] for word in ("codes", "scale", "zero"))
     )
     if codes is None or scale is None:

@@ -43,10 +43,7 @@ def compile_command(
             "their own, as tensorrt-rtx:workers=1.",
         ),
     ] = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(metavar="TYPE", help="float32, float16 or bfloat16; the checkpoint's own if not given."),
-    ] = None,
+    dtype: options.DType = None,
     max_batch: options.MaxBatch = 8,
     max_input: options.MaxInput = None,
     max_seq: options.MaxSeq = None,
@@ -99,22 +96,10 @@ def compile_command(
             help="How many TensorRT plans to build at a time: fewer take less memory. All processors if not given.",
         ),
     ] = None,
-    calib: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A text for quantization to calibrate with, or documents as lines of JSON (.jsonl); a small one in "
-            "English if not given.",
-        ),
-    ] = None,
-    calib_samples: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="How many windows of it to use; as many as it has, up to 128, if not given."),
-    ] = None,
-    calib_length: Annotated[
-        int | None, typer.Option(metavar="N", help="How many tokens a window has; up to 512 if not given.")
-    ] = None,
-    calib_seed: Annotated[int, typer.Option(metavar="N", help="Decides which windows are used.")] = 0,
+    calib: options.Calib = None,
+    calib_samples: options.CalibSamples = None,
+    calib_length: options.CalibLength = None,
+    calib_seed: options.CalibSeed = 0,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -124,6 +109,9 @@ def compile_command(
         ),
     ] = False,
     dummy_weights: options.DummyWeights = False,
+    weights: options.Weights = None,
+    weights_format: options.WeightsFormat = None,
+    scales: options.Scales = None,
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
     explain: options.Explain = False,
@@ -141,6 +129,7 @@ def compile_command(
     llmc compile EleutherAI/pythia-160m -o pythia.engine --dtype bfloat16 --max-batch 16
     llmc compile my-checkpoint -o my.engine --target tensorrt-rtx --batch-sizes 1,8,64 --max-batch 64
     llmc compile my-checkpoint --passes quant=awq,tp=2 --dry-run --dump-ir dumps
+    llmc compile my-checkpoint --weights gptq.safetensors --weights-format gptq:bits=4:group=128
     llmc compile my-checkpoint --prompts sentiment=adapters/sentiment --prompts topic=adapters/topic
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
@@ -164,6 +153,9 @@ def compile_command(
         max_input=max_input,
         max_seq=max_seq,
         dummy_weights=dummy_weights,
+        weights=weights,
+        weights_format=weights_format,
+        scales=scales,
         build={name: value for name, value in build.items() if value is not None},
         dump_ir=dump_ir,
         explain=explain,

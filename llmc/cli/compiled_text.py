@@ -11,6 +11,7 @@ from llmc.cli.console import table, terminal_width
 if TYPE_CHECKING:
     from llmc.compiling.driver import Compiled
     from llmc.compiling.dry_run import DryRun
+    from llmc.step_cost import StepBytes
     from runtime.engine_dir.manifest import Manifest
 
 
@@ -32,6 +33,7 @@ def _engine(compiled: Compiled) -> str:
         [
             ("engine", f"{_shown(compiled.path)} ({bytes_text(size)})"),
             *_facts(compiled.manifest, _targets(compiled.plans, compiled.manifest.targets)),
+            ("bound", _bound(compiled.step, compiled.manifest)),
             ("time", _times(compiled.timings)),
             ("run it", f'llmc run {_shown(compiled.path)} --prompt "..."'),
         ],
@@ -49,6 +51,7 @@ def _dry_run(run: DryRun) -> str:
             *_facts(run.manifest, _targets(run.plans, run.targets) + (f", {ranks} ranks" if ranks > 1 else "")),
             *((f"{target} plans", ", ".join(names)) for target, names in run.plans.items()),
             ("disk", f"about {bytes_text(run.needed_bytes)} needed, {bytes_text(run.free_bytes)} free"),
+            ("bound", _bound(run.step, run.manifest)),
             ("time", _times(run.timings)),
         ],
         wrap=False,
@@ -66,6 +69,19 @@ def _facts(manifest: Manifest, targets: str) -> Sequence[tuple[str, str]]:
         ("target", targets),
         ("limits", f"batch {limits.max_batch}, prompt {limits.max_input}, sequence {limits.max_seq} tokens"),
     ]
+
+
+def _bound(step: StepBytes, manifest: Manifest) -> str:
+    """The least time of a token of one sequence, by what must be read for it: that of memory, not of this engine."""
+    from compiler.sizes import bytes_text
+    from llmc.step_cost import usual_bandwidth
+
+    by = " by each rank of a stage" if manifest.mesh.tp > 1 else ""
+    read, rate = f"{bytes_text(step.weights)} of weights are read{by}", usual_bandwidth()
+    if rate is None:
+        return f"{read} for a token"
+    least, speed = step.weights / rate.bytes_per_second * 1e3, bytes_text(rate.bytes_per_second)
+    return f"a token takes {least:.3g} ms or more: {read} at {speed}/s ({rate.source})"
 
 
 def _times(timings: Mapping[str, float]) -> str:

@@ -26,6 +26,13 @@ _PHASES = {
     "verify": "verifying the engine",
     "generate": "generating",
     "load": "loading the engine",
+    "files": "writing the config and the tokenizer",
+    "check": "reading the checkpoint back",
+    "bandwidth": "measuring the bandwidth of the memory",
+    "warm up": "warming up",
+    "summarize": "summarizing",
+    "warm up transformers": "warming up transformers",
+    "summarize by transformers": "summarizing by transformers",
 }
 # Of these phases every step gets a line where there are no bars: one may take long.
 _STEP_BY_STEP = ("rewrite",)
@@ -134,3 +141,24 @@ def table(rows: Sequence[tuple[str, str]], *, wrap: bool = True) -> str:
             name = ""
         lines.append(wrapper.fill(f"{name:{width}}  {text}".rstrip()))
     return "\n".join(lines)
+
+
+def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], *, wrap: bool = True) -> str:
+    """Columns under headings; all but the first stand to the right, as figures do.
+
+    On a terminal, what is wider than it is wrapped within its column, unless that is not wanted.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console as RichConsole
+    from rich.table import Table
+
+    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, header in enumerate(headers):
+        shown.add_column(header, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    width = terminal_width() if wrap and sys.stdout.isatty() else 10_000
+    console = RichConsole(width=width, color_system=None, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())

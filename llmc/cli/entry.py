@@ -12,9 +12,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from llmc.cli import options
+from llmc.cli.bench_command import bench_command
 from llmc.cli.compile_command import compile_command
 from llmc.cli.diff_command import diff_command
 from llmc.cli.eval_command import eval_app
+from llmc.cli.export_command import export_command
 from llmc.cli.failures import guarded
 from llmc.cli.inspect_command import inspect_command
 from llmc.cli.lift_command import lift_command
@@ -70,10 +72,12 @@ app.command("lift", cls=strict("the file to write goes after -o"))(guarded(lift_
 app.command("inspect", cls=strict("inspect one thing at a time"))(guarded(inspect_command))
 app.command("verify", cls=strict("what to compare with goes after --against"))(guarded(verify_command))
 app.add_typer(eval_app, name="eval")
+app.command("bench", cls=strict("numbers go after --batch, --input and --output"))(guarded(bench_command))
 app.command("passes", cls=strict("name one pass, or none"))(guarded(passes_command))
 app.command("ops", cls=strict("name one op, or none"))(guarded(ops_command))
 app.command("targets", cls=strict("name one target, or none"))(guarded(targets_command))
 app.command("opt", cls=strict("passes go after --passes, the file to write after -o"))(guarded(opt_command))
+app.command("export", cls=strict("the folder to write goes after -o"))(guarded(export_command))
 app.command("new", cls=strict("the folder to write goes after -o"))(guarded(new_command))
 app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
 

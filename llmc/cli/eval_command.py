@@ -13,6 +13,8 @@ from compiler.text_files import TextFile, decode_text, read_text
 from llmc.cli import options
 from llmc.cli.console import Console, note, table
 from llmc.cli.failures import guarded
+from llmc.cli.harness_command import harness_command
+from llmc.cli.summarize_command import summarize_command
 from llmc.cli.usage import NamingGroup, strict
 
 if TYPE_CHECKING:
@@ -94,6 +96,8 @@ def ppl_command(
 
 
 eval_app.command("ppl", cls=strict("the text goes after --text"))(guarded(ppl_command))
+eval_app.command("summarize", cls=strict("the articles go after --dataset"))(guarded(summarize_command))
+eval_app.command("harness", cls=strict("tasks go after --tasks, with commas"))(guarded(harness_command))
 
 
 def _read(file: str) -> TextFile:

@@ -33,6 +33,9 @@ def inspect_command(
     ] = None,
     json_output: options.Json = False,
     dummy_weights: options.DummyWeights = False,
+    weights: options.Weights = None,
+    weights_format: options.WeightsFormat = None,
+    scales: options.Scales = None,
     plugin: options.Plugins = None,
     debug: options.Debug = False,
 ) -> None:
@@ -54,7 +57,8 @@ def inspect_command(
     from runtime.load.ignored_options import Case, ignored_notes
 
     notes: list[str] = []
-    facts = inspect_path(path, dummy_weights=dummy_weights, layers=layers, note=notes.append)
+    source = {"weights": weights, "weights_format": weights_format, "scales": scales}
+    facts = inspect_path(path, dummy_weights=dummy_weights, source=source, layers=layers, note=notes.append)
     notes += ignored_notes(
         Case(json_output, "with --json all plans are shown", {"--plan": plan is not None}),
         Case(not explain, "only --explain asks an executor", {"--executor": executor is not None}),

@@ -24,6 +24,9 @@ def opt_command(
     max_input: options.MaxInput = None,
     max_seq: options.MaxSeq = None,
     dummy_weights: options.DummyWeights = False,
+    weights: options.Weights = None,
+    weights_format: options.WeightsFormat = None,
+    scales: options.Scales = None,
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
     explain: options.Explain = False,
@@ -46,7 +49,8 @@ def opt_command(
 
     notes: list[str] = []
     limits = {"max_batch": max_batch, "max_input": max_input, "max_seq": max_seq}
-    opened = open_subject(subject, dummy_weights=dummy_weights, limits=limits, note=notes.append)
+    source = {"weights": weights, "weights_format": weights_format, "scales": scales}
+    opened = open_subject(subject, dummy_weights=dummy_weights, source=source, limits=limits, note=notes.append)
     optimized = llmc.optimize(opened.graph, passes, dump_ir=dump_ir, explain=explain)
     print(optimized.explanation, end="", file=sys.stderr)
     file = options.file_or_none(output)

@@ -59,6 +59,25 @@ DumpIr = Annotated[
 DummyWeights = Annotated[
     bool, typer.Option("--dummy-weights", help="Make weights up, to test size and speed: config.json suffices.")
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A file of weights, instead of those in the checkpoint's folder."),
+]
+WeightsFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="How weights are stored where no file says it: gptq:bits=4:group=128, awq:group=128, "
+        "tensorrt-llm:gpu=hopper.",
+    ),
+]
+Scales = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Scales that AMMO or ModelOpt exported (.npz or .json), to quantize weights, inputs and caches with.",
+    ),
+]
 Prompts = Annotated[list[str] | None, typer.Option("--prompt", metavar="TEXT", help="A prompt. May be repeated.")]
 PromptIds = Annotated[
     list[str] | None, typer.Option(metavar="IDS", help="A prompt as token ids, such as 1,2,3. May be repeated.")
@@ -88,9 +107,33 @@ GraphOutput = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="OUT.ir", help="Where to write; standard output if not given, or for -."),
 ]
+DType = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="TYPE", help="float32, float16 or bfloat16; the checkpoint's own if not given."),
+]
+Calib = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A text for quantization to calibrate with, or documents as lines of JSON (.jsonl); a small one in "
+        "English if not given.",
+    ),
+]
+CalibSamples = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How many windows of it to use; as many as it has, up to 128, if not given."),
+]
+CalibLength = Annotated[
+    int | None, typer.Option(metavar="N", help="How many tokens a window has; up to 512 if not given.")
+]
+CalibSeed = Annotated[int, typer.Option(metavar="N", help="Decides which windows are used.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
+]
+Hostfile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Hosts for an engine of several ranks, a line each: HOST slots=N."),
 ]
 NoVerify = Annotated[
     bool, typer.Option("--no-verify", help="Do not compare an engine's files with their digests: starts sooner.")

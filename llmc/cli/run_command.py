@@ -81,10 +81,7 @@ def run_command(
     paged_cache: Annotated[
         bool, typer.Option("--paged-cache", help="Page the caches of an engine that was compiled with linear ones.")
     ] = False,
-    hostfile: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Hosts for an engine of several ranks, a line each: HOST slots=N."),
-    ] = None,
+    hostfile: options.Hostfile = None,
     no_verify: options.NoVerify = False,
     plugin: options.Plugins = None,
     quiet: options.Quiet = False,

@@ -21,7 +21,8 @@ def source_digest(checkpoint: Checkpoint, progress: Report) -> str:
     Raises:
         CheckpointError: if a file cannot be read.
     """
-    paths: list[Path] = [*(checkpoint.folder / name for name in checkpoint.config_files), *checkpoint.files]
+    configs = [checkpoint.folder / name for name in checkpoint.config_files]
+    paths: list[Path] = list(dict.fromkeys((*configs, *checkpoint.files)))
     try:
         return sha256_files(paths, counter(progress, sum(path.stat().st_size for path in paths)))
     except OSError as error:

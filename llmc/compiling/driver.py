@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -22,6 +22,7 @@ from llmc.compiling.outline import checked_outline
 from llmc.compiling.request import CompileRequest, compile_request, without_calibration
 from llmc.pipeline import rewrite
 from llmc.progress import Phase, Phases, counter
+from llmc.step_cost import StepBytes, step_bytes
 from llmc.version import __version__
 from runtime.engine_dir.engine_writer import EngineWriter, engine_writer
 from runtime.engine_dir.manifest import Manifest, NoTokenizer, Source
@@ -41,6 +42,7 @@ class Compiled:
         explanation: what the passes did, and where rules declined; empty unless asked for.
         plans: the names of the execution plans of the first rank, by target.
         fidelity: what quantization does to the outputs of each op, measured on calibration data.
+        step: what a decode step reads from memory at least.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Compiled:
     explanation: str
     plans: Mapping[str, Sequence[str]]
     fidelity: QuantizationErrorReport = field(default_factory=QuantizationErrorReport)
+    step: StepBytes = field(default_factory=StepBytes)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object; the keys are in docs/cli.md."""
@@ -63,6 +66,7 @@ class Compiled:
             "explanation": self.explanation,
             "fidelity": self.fidelity.to_json(),
             "plans": {target: list(names) for target, names in self.plans.items()},
+            "step_bytes": asdict(self.step),
         }
 
 
@@ -111,6 +115,7 @@ def compile(
         plugins=used_plugins(rewritten.graph, request.pipeline, request.targets),
         tokens=lifted.tokens,
         generation=lifted.generation.stored,
+        config=lifted.checkpoint.config,
         fidelity=calibration.report.to_json() if calibration.report.entries else {},
         capabilities=outline.compute_capabilities,
     )
@@ -125,6 +130,7 @@ def compile(
         rewritten.explanation,
         outline.plans,
         calibration.report,
+        step_bytes(rewritten.graph),
     )
 
 
@@ -138,7 +144,7 @@ def _write(
         digest = source_digest(checkpoint, report)
     complete = replace(
         manifest,
-        source=Source(checkpoint.folder.resolve().name, digest, checkpoint.dummy_weights),
+        source=Source(checkpoint.path.resolve().name, digest, checkpoint.dummy_weights),
         targets=files,
         tokenizer=None if isinstance(tokenizer, NoTokenizer) else tokenizer,
         no_tokenizer=tokenizer if isinstance(tokenizer, NoTokenizer) else None,

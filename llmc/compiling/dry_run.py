@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Unpack
@@ -20,6 +20,7 @@ from llmc.compiling.outline import checked_outline, nearest_folder
 from llmc.compiling.request import CompileRequest, compile_request, without_calibration
 from llmc.pipeline import Rewritten, rewritten
 from llmc.progress import Phase, Phases
+from llmc.step_cost import StepBytes, step_bytes
 from llmc.version import __version__
 from runtime.engine_dir.manifest import Manifest, Source
 from runtime.load.ignored_options import ignored_notes
@@ -56,6 +57,11 @@ class DryRun:
     notes: tuple[str, ...]
     explanation: str
 
+    @property
+    def step(self) -> StepBytes:
+        """What a decode step would read from memory at least."""
+        return step_bytes(self.graph)
+
     def to_json(self) -> dict[str, Any]:
         """All but the graph as a JSON object; the keys are in docs/cli.md."""
         said = self.manifest.to_json()
@@ -68,6 +74,7 @@ class DryRun:
             "plans": {target: list(names) for target, names in self.plans.items()},
             "needed_bytes": self.needed_bytes,
             "free_bytes": self.free_bytes,
+            "step_bytes": asdict(self.step),
             "timings": dict(self.timings),
             "pass_timings": dict(self.pass_timings),
             "notes": list(self.notes),
@@ -110,7 +117,7 @@ def dry_run(
         tokens=lifted.tokens,
         generation=lifted.generation.stored,
         capabilities=outline.compute_capabilities,
-        source=Source(lifted.checkpoint.folder.resolve().name, "", request.dummy_weights),
+        source=Source(lifted.checkpoint.path.resolve().name, "", request.dummy_weights),
     )
     return DryRun(
         path=request.place,

@@ -81,7 +81,9 @@ class LiftedModel:
 def lift_model(job: Job, request: CompileRequest) -> LiftedModel:
     """Lift the model of a request; ConfigError or CheckpointError if that cannot be done."""
     with job.phase("lift"):
-        checkpoint = open_checkpoint(checkpoint_folder(request.model), dummy_weights=request.dummy_weights)
+        checkpoint = open_checkpoint(
+            checkpoint_folder(request.model), dummy_weights=request.dummy_weights, source=request.source
+        )
         graph = lift_checkpoint(checkpoint, limits=request.limits)
         family = str(graph.facts["family"])
         tokens = SpecialTokens(**special_tokens(family, checkpoint.config, checkpoint.generation_config))

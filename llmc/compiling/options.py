@@ -33,6 +33,9 @@ class CompileOptions:
         max_input: how many tokens a prompt may have; `max_seq` if None.
         max_seq: how many tokens a sequence may have, prompt and new ones; the model's context length if None.
         dummy_weights: whether to make weights up, so that `config.json` suffices.
+        weights: a file of weights, instead of those in the checkpoint's folder.
+        weights_format: how weights are stored where no file says it, such as `gptq:bits=4:group=128`.
+        scales: a file of scales of AMMO or ModelOpt, which weights, inputs and caches are quantized with.
         build: options of targets by name, such as `{"workers": 1}`: each changes the targets that have it. Those of
             TensorRT may be given as `BuildOptions`.
         dump_ir: a folder for the graph's text after lifting and after each pass.
@@ -55,6 +58,9 @@ class CompileOptions:
     max_input: int | None = None
     max_seq: int | None = None
     dummy_weights: bool = False
+    weights: str | Path | None = None
+    weights_format: str | None = None
+    scales: str | Path | None = None
     build: Mapping[str, Any] | BuildOptions | None = EMPTY
     dump_ir: str | Path | None = None
     plugins: Sequence[str | Path] = ()
@@ -95,6 +101,9 @@ class CompileKeywords(TypedDict, total=False):
     max_input: int | None
     max_seq: int | None
     dummy_weights: bool
+    weights: str | Path | None
+    weights_format: str | None
+    scales: str | Path | None
     build: Mapping[str, Any] | BuildOptions | None
     dump_ir: str | Path | None
     plugins: Sequence[str | Path]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.frontends import Limits
+from compiler.frontends.source_options import SourceOptions, source_options
 from compiler.passes import ChangeDType, Pass, spell
 from compiler.plugins import load_plugins
 from compiler.targets import Target
@@ -31,6 +32,7 @@ class CompileRequest:
         targets: the targets by name, those that every engine has first.
         limits: the largest batch, prompt and sequence.
         dummy_weights: whether weights are made up.
+        source: what is said of the checkpoint's weights.
         dump: the absolute folder for the graph's text; None for no text.
         explain: whether to gather what the passes did.
         calibration: what passes calibrate with.
@@ -43,6 +45,7 @@ class CompileRequest:
     targets: Mapping[str, Target]
     limits: Limits
     dummy_weights: bool
+    source: SourceOptions
     dump: Path | None
     explain: bool
     calibration: CalibrationSettings
@@ -74,12 +77,17 @@ def compile_request(
         targets=targets,
         limits=Limits(options.max_batch, options.max_input, options.max_seq),
         dummy_weights=options.dummy_weights,
+        source=source_options(options.weights, options.weights_format, options.scales),
         dump=dump_folder(options.dump_ir, place),
         explain=options.explain,
         calibration=calibration_settings(
             options.calib, options.calib_samples, options.calib_length, options.calib_seed
         ),
-        notes=(*plugin_notes, *target_notes, *ignored_notes(_with_dtype_twice(pipeline, dtype))),
+        notes=(
+            *plugin_notes,
+            *target_notes,
+            *ignored_notes(_with_dtype_twice(pipeline, dtype), _of_dummies(options)),
+        ),
     )
 
 
@@ -88,6 +96,12 @@ def _with_dtype_twice(pipeline: Sequence[Pass], dtype: str | None) -> Case:
     passes = [step for step in pipeline if isinstance(step, ChangeDType)]
     later = spell(passes[-1]) if passes else ""
     return Case(len(passes) > 1, f"the pass {later} comes after it and decides", {"--dtype": dtype is not None})
+
+
+def _of_dummies(options: CompileOptions) -> Case:
+    """What is said of weights that are made up."""
+    given = {"--weights": options.weights is not None, "--weights-format": options.weights_format is not None}
+    return Case(options.dummy_weights, "weights are made up", {**given, "--scales": options.scales is not None})
 
 
 def without_calibration(settings: CalibrationSettings, *, used: bool) -> Case:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler.frontends.file_kinds import is_lfs_pointer
-from llmc.compiling import sentencepiece_model, stored_tokenizer
+from compiler.frontends.gguf_file import is_gguf
+from llmc.compiling import gguf_tokenizer, sentencepiece_model, stored_tokenizer
 from runtime.engine_dir.manifest import NoTokenizer
 from runtime.generation.chat import TEMPLATE_FILES
 
@@ -40,7 +41,7 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None] = la
     """Write the tokenizer of a checkpoint into `folder`, as the tokenizers library reads it.
 
     Args:
-        source: the checkpoint's folder, or a file of the tokenizers library that is taken as it is.
+        source: the checkpoint's folder, a file of the tokenizers library that is taken as it is, or a GGUF file.
         folder: the engine directory under construction.
         note: called with a sentence where the tokenizer is not what transformers would make of it.
 
@@ -51,18 +52,35 @@ def write_tokenizer(source: Path, folder: Path, note: Callable[[str], None] = la
         OSError: if the folder cannot be written.
     """
     try:
-        tokenizer = _plain(source) if source.is_file() else _read(source, note)
+        tokenizer = _of_file(source, note) if source.is_file() else _read(source, note)
     except _UnreadableError as error:
         return error.why
     tokenizer.no_truncation()  # files often keep the settings of some training script
     tokenizer.no_padding()
     # Not its method `save`, which reports a full disk as a bare Exception.
     (folder / _READ).write_text(tokenizer.to_str(), encoding="utf-8")
+    if is_gguf(source):
+        for name, text in gguf_tokenizer.settings(source).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        return _READ
     beside = source.parent if source.is_file() else source
     for name in _COPIED:
         if (beside / name).is_file():
             shutil.copyfile(beside / name, folder / name)
     return _READ
+
+
+def _of_file(source: Path, note: Callable[[str], None]) -> tokenizers.Tokenizer:
+    """What a file holds; of a GGUF file that holds none that can be read, what lies beside it."""
+    if not is_gguf(source):
+        return _plain(source)
+    try:
+        return gguf_tokenizer.read_tokenizer(source, note)
+    except ValueError as error:
+        if not _files(source.parent):
+            raise _UnreadableError(f"{source.name} cannot be asked: {error}", _SAVE_AS_JSON) from None
+        note(f"the tokenizer is that of {source.parent}: of {source.name}, {error}")
+        return _read(source.parent, note)
 
 
 def has_tokenizer(source: Path) -> bool:
@@ -93,10 +111,10 @@ def _read(source: Path, note: Callable[[str], None]) -> tokenizers.Tokenizer:
             raise _UnreadableError(
                 f"{name} is a Git LFS pointer, not the file itself", "fetch it (git lfs pull), and compile again"
             )
-    if files[0] != _READ and "auto_map" in _settings(source):
+    if files[0] not in (_READ, *sentencepiece_model.FILES) and "auto_map" in _settings(source):
         raise _UnreadableError("it is Python code of the checkpoint's, which llmc does not run", _SAVE_AS_JSON)
     if files[0] in sentencepiece_model.FILES:
-        return _from_sentencepiece(source, files[0])
+        return _from_sentencepiece(source, files[0], note)
     if files[0] == "vocab.json" and not (source / "merges.txt").is_file():
         raise _UnreadableError(
             "vocab.json says what the tokens are, but merges.txt, which says how texts become tokens, is missing",
@@ -181,8 +199,11 @@ def _plain(file: Path) -> tokenizers.Tokenizer:
         ) from None
 
 
-def _from_sentencepiece(source: Path, file: str) -> tokenizers.Tokenizer:
-    """The SentencePiece model itself; transformers says only what its class puts around a text."""
+def _from_sentencepiece(source: Path, file: str, note: Callable[[str], None]) -> tokenizers.Tokenizer:
+    """The SentencePiece model itself; transformers says only what its class puts around a text.
+
+    A class that is code of the checkpoint's cannot be asked that.
+    """
     if missing := sentencepiece_model.missing_packages():
         raise _UnreadableError(
             f"its checkpoint has a SentencePiece model, {file}, and reading one takes {' and '.join(missing)}, "
@@ -197,7 +218,13 @@ def _from_sentencepiece(source: Path, file: str) -> tokenizers.Tokenizer:
     if [tokenizer.encode(text).ids for text in texts] != sentencepiece_model.own_ids(source / file, texts):
         raise _UnreadableError(f"{file} cannot be converted exactly", _SAVE_AS_JSON)
     _add_declared(tokenizer, source)
-    _put_around(tokenizer, _load(source, file))
+    if "auto_map" in _settings(source):
+        note(
+            "the tokenizer's class is Python code of the checkpoint's, which llmc does not run: the engine's is "
+            f"{file} itself, which puts no tokens around a text"
+        )
+    else:
+        _put_around(tokenizer, _load(source, file))
     return tokenizer
 
 

@@ -26,6 +26,7 @@ from compiler.targets import TARGETS, Target, describe_targets
 from compiler.text_files import decode_text
 from llmc.models import lift
 from llmc.naming import dumped_graphs, dumps_error, whole_of_file
+from llmc.step_cost import cache_bytes_per_token
 from runtime.engine_dir.engine_folder import open_engine
 from runtime.engine_dir.manifest import MANIFEST, Manifest, opens_as_engine
 from runtime.load.ignored_options import Case, ignored_notes
@@ -55,6 +56,7 @@ def open_subject(
     path: str | Path,
     *,
     dummy_weights: bool = False,
+    source: Mapping[str, Any] = EMPTY,
     limits: Mapping[str, int | None] = EMPTY,
     note: Callable[[str], None] = lambda text: None,
 ) -> Subject:
@@ -63,6 +65,7 @@ def open_subject(
     Args:
         path: the path; `-` for a graph on standard input.
         dummy_weights: whether the weights of a checkpoint may be missing.
+        source: `weights`, `weights_format` and `scales` for lifting a checkpoint; None for none.
         limits: `max_batch`, `max_input` and `max_seq` for lifting a checkpoint; None for those of `llmc.lift`.
         note: called with a sentence about each thing that is odd but harmless.
 
@@ -75,7 +78,7 @@ def open_subject(
     given = Path(path).expanduser()
     is_model_file = given.is_file() and is_checkpoint(given)  # of a layout of one file
     lifts = is_model_file or not (given.is_file() or given.suffix == ".ir" or opens_as_engine(given))
-    wishes = {f"--{name.replace('_', '-')}": limit is not None for name, limit in limits.items()}
+    wishes = {f"--{name.replace('_', '-')}": wish is not None for name, wish in (*limits.items(), *source.items())}
     for text in ignored_notes(
         Case(not lifts, f"{path} is not lifted, but has a graph", {**wishes, "--dummy-weights": dummy_weights})
     ):
@@ -93,7 +96,7 @@ def open_subject(
     if graphs := dumped_graphs(given):
         raise dumps_error(given, graphs)
     chosen: Any = {name: limit for name, limit in limits.items() if limit is not None}
-    return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights, note=note, **chosen))
+    return Subject("checkpoint", given, lift(str(path), dummy_weights=dummy_weights, note=note, **source, **chosen))
 
 
 def _graph_in(file: Path) -> Graph:
@@ -125,6 +128,7 @@ def inspect_path(
     path: str | Path,
     *,
     dummy_weights: bool = False,
+    source: Mapping[str, Any] = EMPTY,
     layers: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -133,6 +137,7 @@ def inspect_path(
     Args:
         path: a checkpoint, an engine, an `.ir` file, or a folder of such files.
         dummy_weights: whether the weights of a checkpoint may be missing.
+        source: `weights`, `weights_format` and `scales` for lifting a checkpoint; None for none.
         layers: whether to list the layers of an engine's execution plans, too.
         note: called with a sentence about each thing that is odd but harmless.
 
@@ -144,7 +149,7 @@ def inspect_path(
         if layers:
             raise _no_layers(path)
         return {"kind": "dumps", "path": str(path), "graphs": [_dump(file) for file in graphs]}
-    subject = open_subject(path, dummy_weights=dummy_weights, note=note)
+    subject = open_subject(path, dummy_weights=dummy_weights, source=source, note=note)
     graph, manifest = subject.graph, subject.manifest
     facts: dict[str, Any] = {"kind": subject.kind, "path": str(subject.path), "facts": dict(graph.facts)}
     facts["facts"].pop(TASKS, None)
@@ -225,14 +230,9 @@ def _weights(graph: Graph) -> dict[str, Any]:
 def _cache(graph: Graph) -> dict[str, int]:
     """Bytes of the caches: for one token of one sequence, and for the largest batch of the longest sequences."""
     states, layout = graph.states(), layout_of(graph)
-    limits = {name: dim.max for name, dim in graph.dims.items()}
-    least, tokens = {**limits, **dim_sizes(batch=1, capacity=1)}, 1
+    sizes = {name: dim.max for name, dim in graph.dims.items()}
     if isinstance(layout, PagedLayout):
-        blocks = limits[StepDim.BATCH] * layout.blocks_for(limits[StepDim.CAPACITY])
-        limits = {**limits, **dim_sizes(blocks=blocks)}
-        least, tokens = {**limits, **dim_sizes(blocks=1)}, layout.block
-
-    def held(sizes: Mapping[str, int]) -> int:
-        return sum(prod(value.type.sizes(sizes)) * value.type.dtype.bits // 8 for value, _ in states.values())
-
-    return {"states": len(states), "bytes_per_token": held(least) // tokens, "bytes_at_limits": held(limits)}
+        blocks = sizes[StepDim.BATCH] * layout.blocks_for(sizes[StepDim.CAPACITY])
+        sizes = {**sizes, **dim_sizes(blocks=blocks)}
+    held = sum(prod(value.type.sizes(sizes)) * value.type.dtype.bits // 8 for value, _ in states.values())
+    return {"states": len(states), "bytes_per_token": cache_bytes_per_token(graph), "bytes_at_limits": held}

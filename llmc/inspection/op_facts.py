@@ -29,25 +29,25 @@ NOT_NEEDED: Mapping[str, Mapping[str, str]] = {
     "type rule": {},
     "evaluator": {"const": "the interpreter itself reads the tensor from its file"},
     "torch rule": {
-        **dict.fromkeys(("const", "random", "literal", "unpack", "group_order"), _CONSTANT),
+        **dict.fromkeys(("const", "random", "literal", "unpack", "decode_blocks", "group_order"), _CONSTANT),
         "shard": _PER_RANK,
         "transfer": _STAGES,
     },
     "TensorRT rule": {
-        **dict.fromkeys(("const", "random", "literal", "unpack", "group_order"), _CONSTANT),
+        **dict.fromkeys(("const", "random", "literal", "unpack", "decode_blocks", "group_order"), _CONSTANT),
         "shard": _PER_RANK,
         "transfer": _STAGES,
         **dict.fromkeys(("paged_kv_update", "paged_attention"), _LINEAR_ONLY),
     },
     "TensorRT support": {
-        **dict.fromkeys(("const", "random", "literal", "unpack", "group_order"), _CONSTANT),
+        **dict.fromkeys(("const", "random", "literal", "unpack", "decode_blocks", "group_order"), _CONSTANT),
         "shard": _PER_RANK,
         "transfer": _STAGES,
         **dict.fromkeys(("paged_kv_update", "paged_attention"), _LINEAR_ONLY),
         **dict.fromkeys(("all_reduce", "all_max", "all_gather"), _ONE_RANK),
     },
     "sharding rule": {
-        **dict.fromkeys(("const", "random", "literal", "unpack", "group_order"), _CONSTANT),
+        **dict.fromkeys(("const", "random", "literal", "unpack", "decode_blocks", "group_order"), _CONSTANT),
         **dict.fromkeys(("shard", "all_reduce", "all_max", "all_gather"), _SPLIT_ALREADY),
     },
 }

@@ -101,6 +101,8 @@ class Manifest:
         generation: the keys of the checkpoint's `generation_config.json` that set defaults of requests, as stored
             there; empty if there are none, or if an older llmc wrote the manifest.
         tasks: the tasks whose virtual tokens it knows, in the order of their ids.
+        config: the content of the checkpoint's `config.json`, from which `llmc export` makes a checkpoint again; empty
+            if an older llmc wrote the manifest.
     """
 
     llmc: str
@@ -124,6 +126,7 @@ class Manifest:
     plugins: tuple[UsedPlugin, ...] = ()
     generation: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[Task, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -160,6 +163,7 @@ class Manifest:
             "tokens": {"eos": list(self.tokens.eos), "bos": self.tokens.bos, "pad": self.tokens.pad},
             "generation": dict(self.generation),
             "tasks": [task.to_json() for task in self.tasks],
+            "config": dict(self.config),
             "source": {
                 "folder": self.source.folder,
                 "sha256": self.source.sha256,
@@ -314,6 +318,7 @@ def _manifest(path: Path, fields: Fields) -> Manifest:
         plugins=tuple(map(UsedPlugin.read, fields.sections("plugins"))) if "plugins" in fields.values else (),
         generation=fields.take("generation", dict, default={}),
         tasks=tuple(map(_task, fields.sections("tasks"))) if "tasks" in fields.values else (),
+        config=fields.take("config", dict, default={}),
     )
     fields.section("model").integer("vocab_size", 1)
     _check_files(path, manifest)

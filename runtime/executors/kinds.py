@@ -38,6 +38,7 @@ class _RunsPlans(ExecutorKind):
             "digests": {name: entry.sha256 for name, entry in manifest.files.items()},
             "capabilities": manifest.capabilities,
             "group": rank.group,
+            "launchers": {} if self.emulates else _plugin_launchers(),
         }
         return TensorRTExecutor.load(rank.folder.path, rank.folder.rank(rank.target, rank.rank), **options)
 
@@ -59,6 +60,18 @@ class TensorRTKind(_RunsPlans):
             return Fit(True)
         return Fit(
             False, f"torch, which is slower than TensorRT: the Python package {PACKAGES[target]} is not installed"
+        )
+
+    def lack(self, folder: EngineFolder, target: str) -> str:
+        """Plans may call plug-ins, whose kernels are Triton's."""
+        from compiler.trt_network.plans import read_plans
+
+        plugins = read_plans(folder.path / folder.rank(target)["plans"]).plugins
+        if not plugins or find_spec("triton") is not None:
+            return ""
+        return (
+            f"torch, which is slower than TensorRT: its plans call the plug-ins {', '.join(plugins)}, and the Python "
+            "package triton, which has their kernels, is not installed"
         )
 
     def uses_gpu(self, device: str) -> bool:
@@ -194,6 +207,15 @@ class InterpreterKind(ExecutorKind):
 
         graph = read_graph(rank.folder.path / rank.folder.rank(rank.target, rank.rank)["graph"])
         return InterpreterExecutor(graph, group=rank.group, block=block_to_page(graph, rank.paged))
+
+
+def _plugin_launchers() -> Any:
+    """What launches the plug-ins of TensorRT plans; nothing without Triton."""
+    if find_spec("triton") is None:
+        return {}
+    from runtime.executors.cuda.plugin_kernels import LAUNCHERS
+
+    return LAUNCHERS
 
 
 _OLDEST = (8, 0)

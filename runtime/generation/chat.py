@@ -63,6 +63,23 @@ def apply_chat_template(
         ) from None
 
 
+def chat_template_text(folder: str | Path) -> str | None:
+    """The chat template of an engine or a checkpoint; None if it has none. EngineError if a file is damaged."""
+    place = Path(folder).expanduser()
+    found = _find_template(place, _object(place / _SETTINGS[1]))
+    return found[1] if found is not None else None
+
+
+def special_token(folder: str | Path, name: str) -> str | None:
+    """The text of a special token such as `bos_token`, as the files beside the tokenizer say; None if they do not.
+
+    Raises:
+        EngineError: if a file is damaged.
+    """
+    place = Path(folder).expanduser()
+    return _special_tokens({file: _object(place / file) for file in _SETTINGS}).get(name)
+
+
 def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages in the types of JSON, without keys whose value is null: a template gets no other objects."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from compiler.errors import RequestError
@@ -145,7 +146,7 @@ class SamplingParams:
         for problem in (_beams_contradict, _samples_contradict, _lengths_contradict):
             problem(self)
 
-    @property
+    @cached_property
     def greedy(self) -> bool:
         """Whether the most likely token is taken, rather than one drawn."""
         if self.do_sample is False or self.temperature == 0:

@@ -80,6 +80,11 @@ class Tokenizer:
             self._pieces[token_id] = None if INCOMPLETE in text else text
         return self._pieces[token_id]
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its spelling, such as `</s>`; None if there is none."""
+        found = self._tokenizer.token_to_id(token)
+        return None if found is None else int(found)
+
     def has_text(self, token_id: int) -> bool:
         """Whether a token is part of decoded texts: it is no special token, and not beyond the tokenizer's own."""
         return token_id not in self._special and self._tokenizer.id_to_token(token_id) is not None

@@ -35,7 +35,7 @@ def test_old_configs_without_the_models_sizes_are_read(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "another kind": ({"peft_type": "LORA"}, "of the kind 'LORA', which is not read"),
+    "another kind": ({"peft_type": "LORA"}, "of the kind 'LORA', which has no virtual tokens"),
     "no kind": ({"peft_type": None}, "'peft_type' is null"),
     "a model of two halves": ({"num_transformer_submodules": 2}, "a model of an encoder and a decoder"),
     "no tokens": ({"num_virtual_tokens": 0}, "'num_virtual_tokens' is 0; it must be at least 1"),
@@ -59,7 +59,7 @@ def test_a_config_that_does_not_do_is_refused(tmp_path: Path, name: str) -> None
     assert "adapter_config.json" in str(raised.value) or "prompt_embeddings" in str(raised.value)
 
 
-@pytest.mark.parametrize(("kind", "mend"), [("LORA", True), ("IA3", True), ("MULTITASK_PROMPT_TUNING", False)])
+@pytest.mark.parametrize(("kind", "mend"), [("IA3", True), ("BOFT", True), ("MULTITASK_PROMPT_TUNING", False)])
 def test_of_an_adapter_that_can_be_merged_the_hint_says_so(tmp_path: Path, kind: str, mend: bool) -> None:
     with pytest.raises(LlmcError) as raised:
         read_prompt_adapter(write(tmp_path / "a", config(kind, 5), {}))

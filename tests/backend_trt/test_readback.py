@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from compiler.backend_trt import readback
+from compiler.errors import TargetError
 from compiler.trt_emulator import EmulatedEngine
 from compiler.trt_emulator.table import EMULATIONS
 from compiler.trt_network.library import load_library
 from compiler.trt_network.messages import NO_GPU, Messages
+from compiler.trt_network.plugin_class import PluginKernels, plugin_of
+from compiler.trt_network.plugin_layers import plugin_adder
+from compiler.trt_network.products import PRODUCT, ProductSpec
 from tests.trt_emulator.networks import bind
 
 TRT = load_library("tensorrt-rtx").trt
@@ -96,4 +100,19 @@ def test_layers_that_only_plug_ins_emit_are_read_back_and_emulated(kind: str) ->
 
 def test_every_layer_that_is_emulated_can_be_read_back() -> None:
     own = {kind for kind in EMULATIONS if EMULATIONS.is_own(kind)}
-    assert {*readback._CLASSES, "ATTENTION"} - {"CONSTANT"} == own
+    assert {*readback._CLASSES, "ATTENTION", PRODUCT} - {"CONSTANT"} == own
+
+
+def test_a_plug_in_of_somebody_else_is_not_taken_for_llmcs() -> None:
+    library = load_library("tensorrt-rtx")
+    builder = TRT.Builder(Messages(TRT, ignored=NO_GPU).logger)
+    network = builder.create_network(1 << int(TRT.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    inputs = [network.add_input(name, TRT.float32, shape) for name, shape in (("x", (2, 8)), ("w", (4, 8)))]
+    kernels = PluginKernels()
+    plugin = plugin_of(TRT, ProductSpec("dense", 4, 8), kernels)
+    layer = plugin_adder(library)(network, inputs, plugin)
+    network.mark_output(layer.get_output(0))
+    for one in kernels.kept:  # TensorRT has made copies
+        one.spec = "something else"
+    with pytest.raises(TargetError, match="of a plug-in that llmc cannot read back"):
+        readback.read_back(TRT, network, "any")

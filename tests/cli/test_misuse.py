@@ -135,7 +135,7 @@ def test_mistakes_are_named_with_their_mend(there: Path, command: str, message: 
         (["run", "engine", "Once"], "'Once' is one argument too many: prompts go after --prompt"),
         (["verify", "engine", MODEL], "is one argument too many: what to compare with goes after --against"),
         (["eval", "ppl", "engine", "text.txt"], "'text.txt' is one argument too many: the text goes after --text"),
-        (["eval", "engine", "--text", "text.txt"], "there is no command 'engine' (there are: ppl)"),
+        (["eval", "engine", "--text", "text.txt"], "there is no command 'engine' (there are: ppl, summarize, harness)"),
         (["verfy", "engine"], "there is no command 'verfy'; did you mean 'verify'?"),
     ],
 )

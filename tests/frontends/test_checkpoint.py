@@ -120,7 +120,7 @@ def test_file_of_something_else(folder):
     [
         ("model.safetensors", b"PK\3\4more", "an archive of torch.save", "give it a name that ends in .bin"),
         ("model.safetensors", b"<!DOCTYPE html>", "a web page, as failed downloads leave", "download or copy the file"),
-        ("model.safetensors", b"GGUF\3\0\0\0", "a GGUF file", "give the checkpoint that it was made from"),
+        ("model.safetensors", b"GGUF\3\0\0\0", "a GGUF file", "give the file itself as the model"),
         (
             "pytorch_model.bin",
             b"\x80\2\0\0\0\0\0\0{}",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from compiler.trt_emulator.layers import emulated_kinds
 from compiler.trt_emulator.memory import TORCH_TYPES
+from compiler.trt_network.products import PRODUCT, ProductSpec
 from tests.trt_emulator.networks import evaluate
 
 LINEAR = {"op0": "NONE", "op1": "TRANSPOSE"}
@@ -46,6 +47,11 @@ LAYERS: dict[str, tuple[list[tuple[int, ...]], dict[str, Any], Callable[..., Ten
         [(30, 64), (1, 64), (1, 64)],
         {"axes": 0b10, "epsilon": 1e-5, "num_groups": 1, "is_v2": True},
         lambda x, scale, bias: F.layer_norm(x, (64,), scale[0], bias[0], 1e-5),
+    ),
+    PRODUCT: (
+        [(20, 300), (30, 300), (30,)],
+        ProductSpec("dense", 30, 300, bias=True, activation="silu").params,
+        lambda x, w, b: F.silu(F.linear(x, w, b)),
     ),
     "REDUCE": ([(500, 90)], {"op": "AVG", "axes": 0b10, "keep_dims": False}, lambda x: x.mean(1)),
     "ROTARY_EMBEDDING": (

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from compiler.errors import CheckpointError
 from compiler.frontends.checkpoint import Checkpoint
+from compiler.frontends.layouts.given_weights import follow
 from compiler.frontends.layouts.registry import layout_of
+from compiler.frontends.source_options import SourceOptions
 from compiler.plugins import blamed
 
 
@@ -15,8 +17,15 @@ def is_checkpoint(path: Path) -> bool:
     return layout_of(path) is not None
 
 
-def open_checkpoint(path: str | Path, *, dummy_weights: bool = False) -> Checkpoint:
-    """Open the checkpoint at `path`; with `dummy_weights` only its config is needed.
+def open_checkpoint(
+    path: str | Path, *, dummy_weights: bool = False, source: SourceOptions | None = None
+) -> Checkpoint:
+    """Open the checkpoint at `path`.
+
+    Args:
+        path: a folder, or a file of a layout of one file.
+        dummy_weights: whether to make weights up, so that only its config is needed.
+        source: what the user says of its weights.
 
     Raises:
         CheckpointError: if there is nothing, or nothing that llmc reads, or some of its files are missing.
@@ -34,5 +43,7 @@ def open_checkpoint(path: str | Path, *, dummy_weights: bool = False) -> Checkpo
         )
     with blamed(found.open, f"what opens the layout {found.name!r}"):
         checkpoint = found.open(path)
-    checkpoint.dummy_weights = dummy_weights
+    checkpoint.path, checkpoint.dummy_weights = path, dummy_weights
+    if source is not None:
+        follow(source, checkpoint, found.name)
     return checkpoint

@@ -47,7 +47,8 @@ class GptqImporter(Uncached):
         quantizer = options.take("meta", dict, default={}).get("quantizer", "")
         gptqmodel = re.search(r"gptqmodel:(\d+)", str(quantizer).lower())
         self.by_word = self.bits != 3 or (gptqmodel is not None and int(gptqmodel[1]) < 7)
-        options.only("dynamic", {})
+        if not all(str(pattern).startswith(_SKIPPED) for pattern in options.take("dynamic", dict, default={})):
+            options.only("dynamic", {})
         options.only("is_marlin_format", False)
         options.only("pack_dtype", "int32")
         for changed in ("activation", "adapter", "rotation"):
@@ -75,7 +76,9 @@ class GptqImporter(Uncached):
         return PackedLinear(q, scale, zero, enter)
 
     def _note_unsaid(self, weights: Weights) -> None:
-        """Say which options are missing: what is stored tells as much."""
+        """Say which options a file leaves out: what is stored tells as much. A user need not give them."""
+        if self.options.file.startswith("--"):
+            return
         known = {"group_size": self.group, "desc_act": self.sorted, "sym": self.symmetric}
         if unsaid := [key for key, value in known.items() if value is None]:
             keys = " and ".join(map(repr, unsaid))
@@ -169,6 +172,8 @@ class GptqImporter(Uncached):
         return count * self.bits // 32
 
 
+# Begins a pattern of modules that are not quantized, which what is stored tells as well.
+_SKIPPED = "-:"
 _SCALES = (DType.f32, DType.f16, DType.bf16)
 # By width; one word after the other.
 _SUBTRACTED = {

@@ -106,6 +106,16 @@ def scaled_input(weights: Weights, tensor: str, width: int, name: str) -> Enter:
     return enter
 
 
+def divided_input(weights: Weights, tensor: str, width: int, name: str) -> Enter:
+    """Divides inputs by stored numbers, one for each."""
+    numbers = weights.take(tensor, width, name=f"{name}.smoother")
+
+    def enter(b: Builder, x: Value) -> Value:
+        return b.div(x, numbers, name="x.smoothed")
+
+    return enter
+
+
 def chained(*steps: Enter | None) -> Enter | None:
     """One after the other, those that are there; None if none is."""
     present = [step for step in steps if step is not None]

@@ -25,7 +25,8 @@ from runtime.collectives.nccl_communicator import NcclCommunicator
 from runtime.executors.cuda.explanation import explanation_of, why_not_captured
 from runtime.executors.cuda.fusions import find_fusions
 from runtime.executors.cuda.kernels.peer_sums import PeerSums, peer_bytes
-from runtime.executors.cuda.kernels.products import Product, Section
+from runtime.executors.cuda.kernels.preparing import Preparation
+from runtime.executors.cuda.kernels.products import Product, Section, Use
 from runtime.executors.cuda.kernels.tuning import Tuning
 from runtime.executors.cuda.product_fusion import WeightPart
 from runtime.executors.cuda.session import STEP_TOKENS, CapturingSession, CudaPagedSession, FusedSession
@@ -62,6 +63,7 @@ class CudaExecutor:
         program: the graph as lowered, its inputs in the order of the interface.
         captures: whether steps are captured.
         captured_prompts: how many tokens steps with prompts have at most that are captured, too, and padded therefore.
+        preparation: what the first step waits for; None where nothing is compiled.
     """
 
     name = "cuda"
@@ -96,6 +98,7 @@ class CudaExecutor:
         self._tuning = Tuning.of(device)
         for note in self._tuning.notes:
             warnings.warn(note, stacklevel=2)
+        self._products: list[Product] = []
         self._spare: CudaPagedSession | None = None
         check_weights(graph, device)
         self.fusions = find_fusions(graph, self._product, peer_sums(group), group)
@@ -111,6 +114,7 @@ class CudaExecutor:
             )
         self.captures = not why_not_captured(graph, self.fusions)
         self.captured_prompts = STEP_TOKENS if device.type == "cuda" else 0
+        self.preparation = self._prepared(alone=group.size == 1)
 
     @classmethod
     def load(cls, path: Path, *, device: str = "auto", group: Communicator | None = None) -> CudaExecutor:
@@ -189,8 +193,20 @@ class CudaExecutor:
         sections: Sequence[Section],
         bias: Tensor | None,
         dtype: torch.dtype,
+        use: Use,
     ) -> Product:
-        return Product(parts, sections, bias, dtype, self.device, self._tuning)
+        product = Product(parts, sections, bias, dtype, self.device, self._tuning, use)
+        self._products.append(product)
+        return product
+
+    def _prepared(self, *, alone: bool) -> Preparation | None:
+        if self.device.type != "cuda":
+            return None
+        most = self.graph.dims[StepDim.BATCH].max
+        preparation = Preparation(most, torch.cuda.get_device_capability(self.device), alone=alone)
+        with torch.cuda.device(self.device):
+            preparation.begin(self._products)
+        return preparation
 
     def _plain_linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
         on_device = weight.to(self.device)

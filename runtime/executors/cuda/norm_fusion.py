@@ -16,7 +16,7 @@ from torch import Tensor
 from compiler.ir.op import Op, Value
 from runtime.executors.cuda.dataflow import Dataflow, fixed
 from runtime.executors.cuda.kernels.norms import MOST_ADDED, MOST_NORMS, Affine, Kind, add_norm, add_norm_of_rows, norm
-from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section, can_serve, row_count
+from runtime.executors.cuda.kernels.products import Product, Rounded, Section, Use, can_serve, row_count
 from runtime.executors.cuda.product_fusion import (
     MakeProduct,
     WeightPart,
@@ -170,7 +170,7 @@ class SumCall:
         parts: list[Tensor] = []
         for product, count in self.products:
             xs, rows = rows[:count], rows[count:]
-            few = self.norms is not None and row_count(xs) <= MOST_ROWS
+            few = self.norms is not None and product.has_kernel(xs)
             parts.append(product.partial(xs) if few else product(xs))
         others = [_tensor(value) for value in rows]
         if self.norms is None:
@@ -221,9 +221,13 @@ def _sum_lines(
     def lines(state: Lowering) -> Sequence[str]:
         dtype = state.dtype(total.result)
         served, left = product_groups(state, flow, total.linears)
+        sections = [Section(fixed(total.result.type.shape[-1]), None)]
         products = [
-            (make([parts], [Section(fixed(total.result.type.shape[-1]), None)], None, dtype), len(parts))
-            for _, parts in served
+            (
+                make([parts], sections, None, dtype, Use(bool(norms), group[0].operands[0].name in flow.rounded)),
+                len(parts),
+            )
+            for group, parts in served
         ]
         vectors = [state.load(value).to(state.device) for value in total.vectors]
         vectors += [bias for group, _ in served for op in group if (bias := bias_of(state, op)) is not None]

@@ -11,14 +11,14 @@ from torch import Tensor
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from runtime.executors.cuda.dataflow import Dataflow, fixed
-from runtime.executors.cuda.kernels.products import Product, Rounded, Section, can_serve
+from runtime.executors.cuda.kernels.products import Product, Rounded, Section, Use, can_serve
 from runtime.executors.cuda.kernels.weights import LEAST_GROUP
 from runtime.executors.torch.lowering import Fusion, Lowering, plain_line
 from runtime.executors.torch.packed import PackedWeight
 from runtime.executors.torch.quantized import load_packed
 
 WeightPart = Tensor | PackedWeight
-MakeProduct = Callable[[Sequence[Sequence[WeightPart]], Sequence[Section], Tensor | None, torch.dtype], Product]
+MakeProduct = Callable[[Sequence[Sequence[WeightPart]], Sequence[Section], Tensor | None, torch.dtype, Use], Product]
 
 _ACTIVATIONS = ("relu", "gelu", "silu")
 
@@ -113,7 +113,8 @@ def product_fusions(flow: Dataflow, make: MakeProduct) -> Iterator[Fusion]:
             groups.setdefault(key, []).append(_Member(op, user if activates else None))
     for members in groups.values():
         ops = flow.claim(tuple(op for member in members for op in member.ops))
-        yield Fusion("product", ops, _product_lines(members, make))
+        use = Use(rounded=members[0].linear.operands[0].name in flow.rounded)
+        yield Fusion("product", ops, _product_lines(members, use, make))
 
 
 class ProductCall:
@@ -128,7 +129,7 @@ class ProductCall:
         return result.split(self.sizes, -1) if len(self.sizes) > 1 else (result,)
 
 
-def _product_lines(members: Sequence[_Member], make: MakeProduct) -> Callable[[Lowering], Sequence[str]]:
+def _product_lines(members: Sequence[_Member], use: Use, make: MakeProduct) -> Callable[[Lowering], Sequence[str]]:
     def lines(state: Lowering) -> Sequence[str]:
         first = members[0].linear
         parts = [[weight_part(state, member.linear)] for member in members]
@@ -137,7 +138,7 @@ def _product_lines(members: Sequence[_Member], make: MakeProduct) -> Callable[[L
             return _apart(state, members)
         biases = [bias_of(state, member.linear) for member in members]
         bias = joined_bias(biases, [section.size for section in sections])
-        product = make(parts, sections, bias, state.dtype(first.result))
+        product = make(parts, sections, bias, state.dtype(first.result), use)
         call = state.hold(f"{first.name}.product", ProductCall(product, [section.size for section in sections]))
         results = "".join(f"{state.ref(member.result)}, " for member in members)
         return [f"{results}= {call}({state.ref(first.operands[0])})"]

@@ -15,7 +15,7 @@ from compiler.ir.op import Op
 from runtime.collectives.communicator import Communicator
 from runtime.executors.cuda.dataflow import Dataflow, fixed
 from runtime.executors.cuda.kernels.peer_sums import PeerSums
-from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section, row_count
+from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section, Use, row_count
 from runtime.executors.cuda.norm_fusion import Sum, product_groups, sum_of
 from runtime.executors.cuda.product_fusion import MakeProduct, is_product, rows_of
 from runtime.executors.torch.kernels import all_reduce
@@ -84,7 +84,11 @@ def _lines(
     def lines(state: Lowering) -> Sequence[str]:
         served, left = product_groups(state, flow, total.linears)
         dtype, section = state.dtype(total.result), Section(fixed(total.result.type.shape[-1]), None)
-        products = [(make([parts], [section], None, dtype), len(parts)) for _, parts in served]
+        uses = [Use(partial=True, rounded=ops[0].operands[0].name in flow.rounded) for ops, _ in served]
+        products = [
+            (make([parts], [section], None, dtype, use), len(parts))
+            for use, (_, parts) in zip(uses, served, strict=True)
+        ]
         call = state.hold(f"{reduce.name}.sum", ReducedSumCall(products, dtype, peers, group))
         inputs = [op.operands[0] for ops, _ in served for op in ops] + [op.result for op in left]
         arguments = ", ".join(state.ref(value) for value in inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import LOGITS, StepDim
 from runtime.executors.cuda.access import StepAccess
 from runtime.executors.cuda.kernels.addresses import Addresses
+from runtime.executors.cuda.kernels.preparing import Preparation
 from runtime.executors.cuda.step_graphs import ChosenTokens, StepGraphs
 from runtime.executors.memory import memory_for
 from runtime.executors.paged import WholePagedSession
@@ -31,15 +33,19 @@ class CudaPagedSession(ProgramPools):
 
     def __init__(self, executor: CudaExecutor, blocks: int) -> None:
         super().__init__(executor, blocks)
+        self._preparation = executor.preparation
         self._graphs: StepGraphs | None = None
         if executor.captures:
             sequences = executor.graph.dims[StepDim.BATCH].max
             prompts = executor.captured_prompts
             self._graphs = StepGraphs(self.block, executor.most_blocks, sequences, prompts, self._device)
+            if self._preparation is not None:
+                self._rehearse(self._graphs, self._preparation)
 
     @torch.inference_mode()
     def step(self, step: PackedStep, received: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `PagedStageSession.step`; PluginError, naming the op, if the code of a plug-in fails."""
+        self._prepare()
         with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
             if (logits := self._captured(step)) is not None:
                 return {LOGITS: logits}
@@ -51,6 +57,7 @@ class CudaPagedSession(ProgramPools):
         """See `runtime.executors.paged.StepsAhead.step_ahead`; only if the executor captures steps."""
         graphs = self._graphs
         assert graphs is not None
+        self._prepare()
         with memory_for(f"a step of {step.tokens} tokens"), self._on_device():
             if self._captured(step) is None:
                 addresses = Addresses.of(step, self.block, self._device)
@@ -63,6 +70,7 @@ class CudaPagedSession(ProgramPools):
         """See `runtime.executors.paged.WarmsUp.warm_up`; only if the executor captures steps."""
         graphs = self._graphs
         assert graphs is not None
+        self._prepare()
         sizes = graphs.sizes(sequences, longest)
         with memory_for("the captured steps"), self._on_device():
             for at, size in enumerate(sizes, 1):
@@ -75,6 +83,17 @@ class CudaPagedSession(ProgramPools):
         if self._graphs is None or static is None:
             return None
         return self._graphs.step(step, static, self._logits)
+
+    @torch.inference_mode()
+    def _rehearse(self, graphs: StepGraphs, preparation: Preparation) -> None:
+        inputs = [f"{value.type}" for value in self._executor.graph.inputs]
+        with self._on_device():
+            model = "\n".join([*inputs, self._executor.program.source])
+            preparation.rehearse(partial(graphs.rehearse, run=self._logits), model)
+
+    def _prepare(self) -> None:
+        if self._preparation is not None:
+            self._preparation.wait()
 
     def _on_device(self) -> AbstractContextManager[object]:
         """Kernels are launched on the current GPU, wherever their tensors are."""

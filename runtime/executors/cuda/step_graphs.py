@@ -8,7 +8,7 @@ the host so.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -155,6 +155,14 @@ class StepGraphs:
             self._seen.add(size)
         if size not in self._captured and self._memory is not None:
             self._captured[size] = self._capture(static, run)
+
+    def rehearse(self, counts: Sequence[int], run: Run) -> None:
+        """Run decode steps of so many sequences, of padding alone, over the narrowest tables and the widest."""
+        widest = self._most_blocks
+        for size in sorted({size_of_decodes(count, blocks, widest) for count in counts for blocks in (1, widest)}):
+            static = StaticStep(size, self._device)
+            static.clear()
+            self._run(static, run)
 
     def _memory_of(self, size: GraphSize) -> StaticStep:
         if size not in self._static:

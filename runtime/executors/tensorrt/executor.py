@@ -18,6 +18,7 @@ from runtime.executors.tensorrt.candidates import Candidates
 from runtime.executors.tensorrt.frame import StepInputs
 from runtime.executors.tensorrt.interface import Backend
 from runtime.executors.tensorrt.plan import Plan
+from runtime.executors.tensorrt.plugins import NO_LAUNCHERS, Launchers
 from runtime.executors.tensorrt.ranks import check_group
 from runtime.executors.tensorrt.stage import TensorRTStage
 
@@ -67,6 +68,7 @@ class TensorRTExecutor:
         capabilities: tuple[str, ...] = (),
         cuda_graphs: bool = True,
         group: Communicator | None = None,
+        launchers: Launchers = NO_LAUNCHERS,
     ) -> TensorRTExecutor:
         """Load a rank: its weights at once, each plan when it is first used.
 
@@ -81,10 +83,11 @@ class TensorRTExecutor:
             capabilities: compute capabilities that the engine was built for, if known; for messages.
             cuda_graphs: whether to capture steps of one token a row, which makes them faster.
             group: the ranks that compute together with this one, by NCCL unless emulated; None if there are no others.
+            launchers: the kernels of the plug-ins that plans may call, unless emulated.
 
         Raises:
-            TargetError: if this machine lacks the package, its version, the GPU or memory, or the plans are for another
-                number of ranks.
+            TargetError: if this machine lacks the package, its version, the GPU, memory or the plug-ins that the plans
+                call, or the plans are for another number of ranks.
             EngineError: if the files cannot be read, or are not of an engine that llmc built.
         """
         listed = read_plans(folder / files["plans"])
@@ -113,6 +116,8 @@ class TensorRTExecutor:
                 digest=_digest(listed, digests) if digests else None,
                 capabilities=capabilities,
                 group=group,
+                plugins={name for record in records for name in record.plugins},
+                launchers=launchers,
             )
         plans = [Plan(backend, plan, record) for plan, record in zip(listed.plans, records, strict=True)]
         return cls(backend, plans, name="emulator" if emulate else target, cuda_graphs=cuda_graphs)

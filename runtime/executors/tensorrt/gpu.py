@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.memory import free_bytes
 from runtime.executors.tensorrt.gpu_checks import EMULATE, check_memory, describe, diagnose
 from runtime.executors.tensorrt.kernel_cache import KernelCache
+from runtime.executors.tensorrt.plugins import NO_LAUNCHERS, Launchers, register_plugins
 from runtime.executors.tensorrt.ranks import nccl_capsule
 from runtime.executors.tensorrt.streams import CudaStream
 from runtime.executors.tensorrt.weight_memory import load_weights
@@ -40,6 +41,8 @@ class GpuBackend:
         digest: str | None = None,
         capabilities: tuple[str, ...] = (),
         group: Communicator | None = None,
+        plugins: Collection[str] = (),
+        launchers: Launchers = NO_LAUNCHERS,
     ) -> None:
         """Bring the weights to a GPU.
 
@@ -52,14 +55,18 @@ class GpuBackend:
             digest: a digest of the plans, to keep compiled kernels for the next time; None keeps none.
             capabilities: compute capabilities that the plans were built for, such as `8.9`, if known.
             group: the ranks that compute together with this one, by NCCL; None if there are no others.
+            plugins: the plug-ins that the plans call.
+            launchers: what launches them, by their names.
 
         Raises:
-            TargetError: if the GPU has too little memory, or the ranks do not exchange tensors by NCCL.
+            TargetError: if the GPU has too little memory, the ranks do not exchange tensors by NCCL, or this machine
+                cannot run the plug-ins.
             EngineError: if the weights cannot be read.
         """
         self._trt, self._target = library.trt, library.target
         self._folder, self._device, self._capabilities = folder, device, capabilities
         self._messages = Messages(library.trt)
+        self._plugin_failures = register_plugins(library, plugins, launchers)
         self._configs: list[Any] = []  # kept as long as the contexts made with them
         self._group = group or SingleRank()  # kept as long as the contexts that have its communicator
         self._communicator = nccl_capsule(self._group)
@@ -119,7 +126,9 @@ class GpuBackend:
 
     def take_messages(self) -> str:
         """See `Backend.take_messages`."""
-        return self._messages.take()
+        failures = [*self._plugin_failures]
+        self._plugin_failures.clear()
+        return "; ".join(filter(None, (*failures, self._messages.take())))
 
     def _new_context(self, engine: Any, eager: bool) -> Any:
         # Memory for one profile, not for the largest of all: every profile has a context of its own.

@@ -11,8 +11,9 @@ from torch import Tensor
 from compiler.ir.evaluators.quant import dequantize
 from compiler.ir.tensor_data import view_bytes
 from compiler.store.weight_bytes import WeightBytes
+from compiler.trt_network.arrangement import arrange
 from compiler.trt_network.dtypes import DataType
-from compiler.trt_network.record import Quantized, TensorRecord, Weight
+from compiler.trt_network.record import Arranged, Quantized, TensorRecord, Weight
 
 # TensorRT wants addresses that are multiples of this.
 _ALIGNED = 256
@@ -24,13 +25,13 @@ def map_weights(file: Path, wanted: Iterable[Weight] = ()) -> WeightBytes:
 
     Args:
         file: the weights file.
-        wanted: what is needed of it besides its tensors as they are: weights that must be dequantized.
+        wanted: what is needed of it besides its tensors as they are: weights that must be dequantized or arranged.
 
     Raises:
         EngineError: naming the file, if it cannot be read, or lacks a part of a quantized weight.
     """
     mapped = WeightBytes.mapped(file)
-    made = {weight.source: _dequantized(mapped, weight.quantized, _CPU) for weight in wanted if weight.quantized}
+    made = {weight.source: _made(mapped, weight.made, _CPU) for weight in wanted if weight.made}
     return WeightBytes(file, {**mapped.tensors, **made})
 
 
@@ -49,7 +50,7 @@ def load_weights(
         EngineError: naming the file, if it cannot be read, or lacks a part of a quantized weight.
     """
     mapped = WeightBytes.mapped(file)
-    by_source = {weight.source: weight.quantized for weight in wanted}
+    by_source = {weight.source: weight.made for weight in wanted}
     needed = {source: made for source, made in by_source.items() if made or source in mapped.tensors}
     sizes = [_size(made) if made else len(mapped.tensors[source]) for source, made in needed.items()]
     total = sum(map(_padded, sizes))
@@ -59,24 +60,28 @@ def load_weights(
     at = 0
     for (source, made), size in zip(needed.items(), sizes, strict=True):
         tensors[source] = buffer[at : at + size]
-        tensors[source].copy_(_dequantized(mapped, made, device) if made else mapped.tensors[source])
+        tensors[source].copy_(_made(mapped, made, device) if made else mapped.tensors[source])
         at += _padded(size)
     return WeightBytes(file, tensors)
 
 
-def _size(quantized: Quantized) -> int:
-    return TensorRecord(quantized.codes.name, quantized.dtype, quantized.codes.shape).nbytes
+def _size(made: Quantized | Arranged) -> int:
+    if isinstance(made, Arranged):
+        return made.nbytes
+    return TensorRecord(made.codes.name, made.dtype, made.codes.shape).nbytes
 
 
-def _dequantized(mapped: WeightBytes, quantized: Quantized, device: torch.device) -> Tensor:
-    """The bytes of a weight that is dequantized."""
+def _made(mapped: WeightBytes, made: Quantized | Arranged, device: torch.device) -> Tensor:
+    """The bytes of a weight that is dequantized, or of a part of one that is arranged."""
 
     def stored(tensor: TensorRecord) -> Tensor:
         return view_bytes(mapped.view(tensor.name, tensor.nbytes).to(device), tensor.type)
 
-    zero = stored(quantized.zero) if quantized.zero else None
-    wide = dequantize(stored(quantized.codes), stored(quantized.scale).float(), zero)
-    return wide.to(DataType[quantized.dtype].torch_dtype).contiguous().view(-1).view(torch.uint8)
+    if isinstance(made, Arranged):
+        return arrange(stored(made.stored), made).view(-1).view(torch.uint8)
+    zero = stored(made.zero) if made.zero else None
+    wide = dequantize(stored(made.codes), stored(made.scale).float(), zero)
+    return wide.to(DataType[made.dtype].torch_dtype).contiguous().view(-1).view(torch.uint8)
 
 
 def _padded(nbytes: int) -> int:

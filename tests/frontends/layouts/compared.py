@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compiler.errors import LlmcError
 from compiler.frontends import Limits, lift, open_checkpoint
+from compiler.frontends.source_options import SourceOptions
 from compiler.ir.graph import Graph
 from compiler.ir.interpreter import Interpreter
 from compiler.ir.op import Op
@@ -20,9 +21,9 @@ from tests.frontends.steps import random_rows, run_rows
 LIMITS = Limits(max_batch=4, max_input=16, max_seq=24)
 
 
-def lifted(path: Path) -> Graph:
+def lifted(path: Path, source: SourceOptions | None = None) -> Graph:
     """The graph of a checkpoint, verified, and proven to survive printing and parsing."""
-    graph = lift(open_checkpoint(path), limits=LIMITS)
+    graph = lift(open_checkpoint(path, source=source), limits=LIMITS)
     verify(graph)
     assert parse_graph(print_graph(graph)) == graph
     return graph
@@ -59,9 +60,9 @@ def computation(graph: Graph) -> list[Any]:
     return steps
 
 
-def assert_same_model(path: Path, expected: Path) -> None:
-    """Both lift to the same computation on the same weights."""
-    found, wanted = lifted(path), lifted(expected)
+def assert_same_model(path: Path, expected: Path, *, source: SourceOptions | None = None) -> None:
+    """Both lift to the same computation on the same weights; `source` is what is said of the first."""
+    found, wanted = lifted(path, source), lifted(expected)
     assert computation(found) == computation(wanted)
     assert_same_tensors(weights(found), weights(wanted))
     assert found.facts == wanted.facts

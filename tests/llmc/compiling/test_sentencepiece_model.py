@@ -39,6 +39,20 @@ def test_ids_are_those_of_sentencepiece(
         assert converted.decode(converted.encode(text).ids) == text
 
 
+def test_a_class_that_is_code_of_the_checkpoints_is_not_run(tmp_path: Path) -> None:
+    """As that of Replit-code: the model is converted, and a note says what the class might put around a text."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "spiece.model").write_bytes(sentencepiece_bytes())
+    settings = {"auto_map": {"AutoTokenizer": ["replit_lm_tokenizer.ReplitLMTokenizer", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    notes: list[str] = []
+    assert write_tokenizer(tmp_path, tmp_path / "out", notes.append) == "tokenizer.json"
+    ids = Tokenizer(tmp_path / "out" / "tokenizer.json").encode(TEXTS[0])
+    assert [list(ids)] == sentencepiece_model.own_ids(tmp_path / "spiece.model", TEXTS[:1])
+    assert len(notes) == 1
+    assert "Python code of the checkpoint's, which llmc does not run" in notes[0]
+
+
 def test_what_is_no_model_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "spiece.model"
     for data, reason in (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -17,8 +18,55 @@ from compiler.passes.quant.linears.budget import quantize_linears
 from compiler.passes.quant.linears.layers import CalibrationResults, stored_linear
 from compiler.passes.quant.linears.rounding import RoundInput
 from compiler.passes.quant.linears.smoothing import Make, find_places, smooth
-from compiler.passes.quant.linears.targets import TargetLinear
+from compiler.passes.quant.linears.targets import TargetLinear, targets
+from compiler.passes.quant.recipe import Recipe
 from compiler.passes.quant.store import Stored
+
+# What the option says, which both have.
+MULTIPLY = "multiply inputs where nothing absorbs their scales; false: leave those as they are"
+
+
+@dataclass(frozen=True)
+class PlaceholderSmoothing(Recipe):
+    """A dry run of a recipe that smooths: inputs are multiplied by placeholders, and weights rounded by another recipe.
+
+    Attributes:
+        rounding: the recipe that rounds.
+        group: how many weights share a scale.
+        multiply: whether inputs are multiplied where nothing absorbs the scales.
+    """
+
+    rounding: Recipe | None = None
+    group: int = 0
+    multiply: bool = True
+
+    def quantize(self, graph: Graph) -> Graph:
+        """The graph as smoothing leaves it, but for the numbers.
+
+        Raises:
+            PassError: as the other recipe does.
+        """
+        assert self.rounding is not None
+        points = calibration_points(target.op for target in targets(graph, self, self.group))
+        kept = points if self.multiply else absorbed(graph, points)
+        scales: dict[str, Make] = {point.x.name: partial(_placeholder, point.x) for point in kept}
+        return self.rounding.quantize(smooth(graph, kept, scales))
+
+
+def _placeholder(x: Value, b: RewriteBuilder) -> Value:
+    return b.literal(dtype=x.type.dtype, shape=x.type.shape[-1:], values=(1.0,), name="pre_quant_scale")
+
+
+def absorbed(graph: Graph, points: Sequence[CalibrationPoint]) -> list[CalibrationPoint]:
+    """The points whose scales something absorbs, so that their inputs need not be multiplied."""
+    places = find_places(graph, points)
+    return [point for point in points if places[point.x.name].kind != "mul"]
+
+
+def smoothable(graph: Graph, chosen: Sequence[TargetLinear], *, multiply: bool) -> Set[str]:
+    """The names of the inputs of some linears that may be smoothed: all, or those whose scales something absorbs."""
+    points = calibration_points(target.op for target in chosen)
+    return {point.x.name for point in (points if multiply else absorbed(graph, points))}
 
 
 def pre_scale(point: CalibrationPoint, scales: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def require_group(target: TargetLinear, group: int) -> None:
 
 def _target(graph: Graph, op: Op) -> TargetLinear:
     tensors = _tensors(graph, op.operands[1])
-    modules = [name.rpartition(".")[0] or name for name in tensors]
+    modules = list(dict.fromkeys(name.rpartition(".")[0] or name for name in tensors))
     module = modules[0] if len(modules) == 1 else op.origin.module or op.name
     return TargetLinear(op, module, tuple(dict.fromkeys([*modules, op.origin.module, op.name])))
 

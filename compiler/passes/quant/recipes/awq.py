@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
+
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.passes.quant.algorithms.awq import search_clipping, search_scales
@@ -14,7 +16,14 @@ from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, describe, report, stored_weight
-from compiler.passes.quant.linears.smoothed import pre_scale, rewrite_smoothed, stored_scale
+from compiler.passes.quant.linears.smoothed import (
+    MULTIPLY,
+    PlaceholderSmoothing,
+    pre_scale,
+    rewrite_smoothed,
+    smoothable,
+    stored_scale,
+)
 from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import GROUP, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int4
@@ -27,6 +36,7 @@ class Awq(Recipe):
 
     bits: Annotated[float, "3 or 4 bits per weight"] = 4
     group: Annotated[int, GROUP] = 128
+    multiply: Annotated[bool, MULTIPLY] = True
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -34,8 +44,9 @@ class Awq(Recipe):
         self.require_bits(self.bits, 3, 4)
 
     def without_data(self) -> Recipe:
-        """Rounding to the nearest value."""
-        return Int4(self.skip, self.only, group=self.group)
+        """Smoothing by placeholders, and rounding to the nearest value."""
+        rounding = Int4(self.skip, self.only, group=self.group)
+        return PlaceholderSmoothing(self.skip, self.only, None, rounding, self.group, self.multiply)
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with the weights of its targets quantized by AWQ.
@@ -46,20 +57,26 @@ class Awq(Recipe):
         scheme, calibration = IntegerScheme(int(self.bits), self.group), current_calibration()
         chosen = targets(graph, self, self.group)
 
+        smoothed = smoothable(graph, chosen, multiply=self.multiply)
+
         def solve(view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
-            return _solve(view, by_name, scheme)
+            return _solve(view, by_name, scheme, smooth=view.point.x.name in smoothed)
 
         names = [target.op.name for target in chosen]
-        results = calibrate(graph, chosen, calibration, f"awq {scheme} {names}", solve)
+        results = calibrate(
+            graph, chosen, calibration, f"awq {scheme} {names}{'' if self.multiply else ' absorbed'}", solve
+        )
         report(calibration, chosen, results.errors, dict.fromkeys(names, describe("awq", self.bits, self.group)))
         return rewrite_smoothed(graph, chosen, results, self.kl_budget)
 
 
-def _solve(view: BatchView, by_name: Mapping[str, TargetLinear], scheme: IntegerScheme) -> LayerResult:
+def _solve(view: BatchView, by_name: Mapping[str, TargetLinear], scheme: IntegerScheme, *, smooth: bool) -> LayerResult:
     module = by_name[view.point.ops[0].name].module
     known = gather(view.inputs, view.device, module)
     weights = {name: weight.float() for name, weight in view.weights.items()}
-    scales = search_scales(list(weights.values()), known.mean_abs, known.gram, scheme)
+    scales = torch.ones_like(known.mean_abs)
+    if smooth:
+        scales = search_scales(list(weights.values()), known.mean_abs, known.gram, scheme)
     factor = pre_scale(view.point, scales)
     tensors, errors = stored_scale(view.point, factor, module), {}
     wide = factor.float()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import torch
+
 from compiler.errors import PassError
 from compiler.ir.comparison import relative_error
 from compiler.ir.dtypes import DType
@@ -18,7 +20,14 @@ from compiler.passes.quant.calibration.source import current_calibration
 from compiler.passes.quant.calibration.statistics import gather
 from compiler.passes.quant.linears.layers import LayerResult, calibrate, report, stored_weight
 from compiler.passes.quant.linears.rounding import input_rounding
-from compiler.passes.quant.linears.smoothed import pre_scale, rewrite_smoothed, stored_scale
+from compiler.passes.quant.linears.smoothed import (
+    MULTIPLY,
+    PlaceholderSmoothing,
+    pre_scale,
+    rewrite_smoothed,
+    smoothable,
+    stored_scale,
+)
 from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import ACT, Recipe, algorithm
 from compiler.passes.quant.recipes.nearest import Int8
@@ -32,6 +41,7 @@ class SmoothQuant(Recipe):
     act: Annotated[Literal["token", "static"], ACT] = "token"
     alpha: Annotated[float, "the part of outliers that weights take over"] = 0.5
     search: Annotated[bool, "search alpha for each layer"] = False
+    multiply: Annotated[bool, MULTIPLY] = True
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -40,8 +50,9 @@ class SmoothQuant(Recipe):
             raise PassError(f"alpha={self.alpha:g} is no part of a whole", hint="give one from 0 to 1")
 
     def without_data(self) -> Recipe:
-        """Rounding to the nearest value."""
-        return Int8(self.skip, self.only, act="token")
+        """Smoothing by placeholders, and rounding to the nearest value."""
+        rounding = Int8(self.skip, self.only, act="token")
+        return PlaceholderSmoothing(self.skip, self.only, None, rounding, multiply=self.multiply)
 
     def quantize(self, graph: Graph) -> Graph:
         """The graph with weights and inputs of its targets in int8.
@@ -52,16 +63,24 @@ class SmoothQuant(Recipe):
         chosen, calibration = targets(graph, self), current_calibration()
         names = [target.op.name for target in chosen]
         alpha = "searched" if self.search else self.alpha
-        results = calibrate(graph, chosen, calibration, f"smoothquant {alpha} {self.act} {names}", self._solve)
+        absorbed = "" if self.multiply else " absorbed"
+        smoothed = smoothable(graph, chosen, multiply=self.multiply)
+
+        def solve(view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
+            return self._solve(view, by_name, smooth=view.point.x.name in smoothed)
+
+        results = calibrate(graph, chosen, calibration, f"smoothquant {alpha} {self.act} {names}{absorbed}", solve)
         report(calibration, chosen, results.errors, dict.fromkeys(names, f"smoothquant, int8, {self.act} activations"))
         round_input = input_rounding(self.act, DType.i8, results.numbers)
         return rewrite_smoothed(graph, chosen, results, self.kl_budget, round_input)
 
-    def _solve(self, view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
+    def _solve(self, view: BatchView, by_name: Mapping[str, TargetLinear], *, smooth: bool) -> LayerResult:
         module, static, scheme = by_name[view.point.ops[0].name].module, self.act == "static", IntegerScheme(8)
         known = gather(view.inputs, view.device, module, gram=False)
         weights = {name: weight.float() for name, weight in view.weights.items()}
-        if self.search:
+        if not smooth:
+            scales = torch.ones_like(known.amax)
+        elif self.search:
             _, scales = search_alpha(known.amax, known.rows, list(weights.values()), static=static)
         else:
             scales = smoothing(known.amax, list(weights.values()), self.alpha)

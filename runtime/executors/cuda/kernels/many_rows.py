@@ -1,6 +1,7 @@
 """Products with many rows, by cuBLAS: of quantized weights by way of a buffer that holds some rows of the weight.
 
-Where weights and activations are 8-bit numbers of one type, these are multiplied, and the sums scaled afterwards.
+Where weights and activations are 8-bit numbers of one type, these are multiplied, and the sums scaled afterwards, if
+torch does not do both at once.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from torch import Tensor
 
 from runtime.executors.cuda.kernels.columns import side_by_side
 from runtime.executors.cuda.kernels.dequantize import dequantize
+from runtime.executors.cuda.kernels.device import multiprocessors
 from runtime.executors.cuda.kernels.rounding import Rounded, adds_float8, widened_rows
-from runtime.executors.cuda.kernels.weights import DENSE, FLOAT8_BIAS, JoinedWeight
+from runtime.executors.cuda.kernels.weights import DENSE, JoinedWeight
 
 _BUFFER_BYTES = 1 << 26
 _LEAST_COLUMNS = 1024  # of the result that are computed at once, however many rows there are
+_TILE = 128  # rows and columns that cuBLAS computes at once
 _STEP = 16
 """What rows and columns of a weight are multiples of, where cuBLAS multiplies 8-bit numbers."""
 
@@ -35,7 +38,8 @@ def multiply_many(xs: Sequence[Tensor | Rounded], weight: JoinedWeight, bias: Te
     """
     rounded = [x for x in xs if isinstance(x, Rounded)]
     if rounded and _multiplies_rounded(weight, y.device):
-        _multiply_rounded(rounded, weight, bias, y)
+        if not (len(rounded) == 1 and _multiply_scaled(rounded[0], weight, bias, y)):
+            _multiply_rounded(rounded, weight, bias, y)
         return
     wide = [widened_rows(x, weight.dtype) if isinstance(x, Rounded) else x for x in xs]
     x = side_by_side(wide)
@@ -86,6 +90,40 @@ def _multiplies_rounded(weight: JoinedWeight, device: torch.device) -> bool:
     return fits and (weight.form == "int8" or adds_float8(device, weight.dtype))
 
 
+def _multiply_scaled(x: Rounded, weight: JoinedWeight, bias: Tensor | None, y: Tensor) -> bool:
+    """Write float8 products to a 16-bit `y`, scaled at once; False where torch does not, or does so slowly."""
+    if weight.form != "float8" or not _scales(y.device, y.dtype, bias is not None) or not _fills(y):
+        return False
+    assert weight.scale is not None
+    scale = x.scale if weight.unit == 1.0 else x.scale * weight.unit
+    scale = scale.expand(len(y), 1).contiguous()
+    q = weight.q.view(x.q.dtype).t()
+    torch._scaled_mm(x.q, q, scale, weight.scale[:1], bias=bias, out_dtype=y.dtype, out=y)
+    return True
+
+
+def _fills(y: Tensor) -> bool:
+    """Whether a result has tiles enough for half a GPU: others are better summed up in parts, and scaled later."""
+    rows, n = y.shape
+    return 2 * -(-rows // _TILE) * -(-n // _TILE) >= multiprocessors(y.device)
+
+
+@cache
+def _scales(device: torch.device, dtype: torch.dtype, bias: bool) -> bool:
+    """Whether torch scales float8 products by the rows of both sides, with such a result."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return False
+    x = torch.ones(_STEP, _STEP, device=device).to(torch.float8_e4m3fn)
+    scale = torch.ones(_STEP, device=device)
+    b = torch.zeros(_STEP, dtype=dtype, device=device) if bias else None
+    y = torch.empty(_STEP, _STEP, dtype=dtype, device=device)
+    try:
+        torch._scaled_mm(x, x.t(), scale[:, None], scale[None, :], bias=b, out_dtype=dtype, out=y)
+    except (RuntimeError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
 def _multiply_rounded(xs: Sequence[Rounded], weight: JoinedWeight, bias: Tensor | None, y: Tensor) -> None:
     rows = len(y)
     step = max(_LEAST_COLUMNS, _BUFFER_BYTES // (4 * rows * len(xs)) // 256 * 256)
@@ -126,12 +164,12 @@ def _finish(
     """Write the sums, scaled by the rows of both sides and added up, and the bias to `y`."""
     rows, n = y.shape
     s0, s1, x0, x1 = sums[0], sums[-1], xs[0].scale, xs[-1].scale
-    unit = 1 / FLOAT8_BIAS if weight.form == "float8" and weight.dtype is torch.float16 else 1.0
     block = 512
     with torch.cuda.device_of(y):
         _scaled_sums[(triton.cdiv(n, block), rows)](
             s0, s1, x0, x1, scales[0], scales[-1], y if bias is None else bias, y, n, y.stride(0),
-            int(x0.numel() > 1), int(x1.numel() > 1), PAIR=len(sums) == 2, BIAS=bias is not None, UNIT=unit, BN=block,
+            int(x0.numel() > 1), int(x1.numel() > 1), PAIR=len(sums) == 2, BIAS=bias is not None, UNIT=weight.unit,
+            BN=block,
         )  # fmt: skip
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from triton.errors import TritonError
 
+from compiler.progress import Report
+from runtime.executors.cuda.kernels.launches import Launch, fit
 from runtime.executors.cuda.kernels.precompile import Job, precompile
-from runtime.executors.cuda.kernels.products import Launch, Product, fit
+from runtime.executors.cuda.kernels.products import Product
 from runtime.executors.cuda.kernels.rounding import Rounded, RowScale, quantize_rows
 from runtime.executors.cuda.kernels.tuning import Case, Config
 
@@ -99,13 +102,14 @@ class Bench:
         repeats = max(1, math.ceil(6 / len(self.copies)))
         return microseconds([lambda q=q: self.call(launch, q) for q in self.copies] * repeats, replays)
 
-    def launches(self) -> dict[Config, Launch]:
-        """The launches worth measuring; those that fit the product in the same way are one."""
+    def launches(self, most: int | None = None) -> dict[Config, Launch]:
+        """The launches worth measuring, or the `most` best guesses of them; those that are the same are one."""
         product = self.product
         found: dict[tuple[object, ...], tuple[Config, Launch]] = {}
-        for config in product.table.candidates(self.case):
+        configs = list(product.table.candidates(self.case))
+        for config in configs if most is None else best_guesses(configs, most):
             launch = fit(config, product.weight, self.rows, self.rounded)
-            same = (launch.config.kind, launch.config[1:5], launch.bk, launch.split)
+            same = (launch.config.kind, launch.config.bm, launch.config[1:5], launch.bk, launch.split)
             found.setdefault(same, (config, launch))
         return dict(found.values())
 
@@ -114,51 +118,56 @@ class Bench:
         return [job for launch in launches for job in self.product.jobs(launch, self.xs, self.partial)]
 
 
-def tune(
-    products: Sequence[Product],
-    rows: Sequence[int],
-    partial: bool = False,
-    seconds: float = 20,
-    rounded: bool = False,
-) -> list[str]:
-    """Measure launches of products and keep the fastest in their tables and on disk; returns what to note.
+def best_guesses(configs: Sequence[Config], most: int) -> list[Config]:
+    """Some of the candidates: first each tile with its first split, then each with its second one, and so on."""
+    splits: Counter[Config] = Counter()
+    turns = []
+    for config in configs:
+        tile = config._replace(split=1)
+        turns.append((splits[tile], config))
+        splits[tile] += 1
+    return [config for _, config in sorted(turns, key=lambda turn: turn[0])[:most]]
 
-    Products with the same case are measured once. Cases for which no time is left keep the launch that they have.
+
+Needs = Mapping[Case, tuple[Product, int]]
+"""Cases to measure, each with a product and a number of rows that are such a case."""
+
+
+def tune(needs: Needs, seconds: float, most: int | None = None, report: Report = lambda done, total: None) -> list[str]:
+    """Measure launches of products and keep the fastest in their table and on disk; returns what to note.
+
+    Cases for which no time is left are not kept. Of those that no candidate runs, the launch that they have is.
 
     Args:
-        products: on one CUDA device.
-        rows: numbers of rows to measure for.
-        partial: whether the parts of split sums are left to the caller.
+        needs: what to measure, on one CUDA device.
         seconds: how long it may take.
-        rounded: whether the activations are rounded to 8 bits.
+        most: how many candidates of a case there are at most; None for all.
+        report: called with the number of cases measured, and that of all.
     """
-    if not products:
-        return []
     start = time.monotonic()
-    cases = {product.case(r, partial, rounded): (product, r) for r in rows for product in products}
-    table = products[0].table
-    jobs = []
-    for product, r in cases.values():
-        bench = Bench(product, r, partial, rounded)
-        jobs += bench.jobs(bench.launches().values())
-    capability = torch.cuda.get_device_capability(products[0].device)
-    notes = [precompile(jobs, capability, seconds * 0.6)]
-    for case, (product, r) in cases.items():
+    benches = {case: Bench(product, rows, case.partial, case.bits == 8) for case, (product, rows) in needs.items()}
+    jobs = [job for bench in benches.values() for job in bench.jobs(bench.launches(most).values())]
+    table = next(iter(needs.values()))[0].table
+    report(0, len(benches))
+    notes = [precompile(jobs, torch.cuda.get_device_capability(next(iter(needs.values()))[0].device), seconds * 0.6)]
+    for done, (case, bench) in enumerate(benches.items()):
         if time.monotonic() - start > seconds:
-            notes.append(f"no time was left to measure launches of products of {case.n} x {case.k}, {r} rows")
-            continue
-        best = fastest(Bench(product, r, partial, rounded), start + seconds)
-        if best:
-            table.keep(case, best[0])
-            product.forget_launches()
+            notes.append(f"no time was left to measure {len(benches) - done} of {len(benches)} products")
+            break
+        best = fastest(bench, start + seconds, most)
+        bench.__dict__.pop("copies", None)  # their memory is free before more is taken
+        table.keep(case, best[0] if best else table.config(case))
+        report(done + 1, len(benches))
     table.write()
+    for product, _ in needs.values():
+        product.forget_launches()
     return notes
 
 
-def fastest(bench: Bench, deadline: float) -> tuple[Config, float] | None:
+def fastest(bench: Bench, deadline: float, most: int | None = None) -> tuple[Config, float] | None:
     """The fastest launch and its microseconds; None if none runs."""
     best: tuple[Config, float] | None = None
-    for config, launch in bench.launches().items():
+    for config, launch in bench.launches(most).items():
         try:
             took = bench.microseconds(launch)
         except (RuntimeError, TritonError):  # it needs more shared memory or registers than the GPU has

@@ -6,12 +6,15 @@ jobs, and says in one line of JSON what failed.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +23,11 @@ from triton.backends.compiler import GPUTarget
 
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
+from runtime.executors.cuda.kernels.wide import arranged, wide
+from runtime.executors.cuda.kernels.wide_rounded import wide_rounded
 
-_KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed}
+KERNELS = {"gemv": gemv, "skinny": skinny, "sliced": sliced, "summed": summed, "wide": wide, "arranged": arranged,
+           "wide_rounded": wide_rounded}  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -51,40 +57,103 @@ def _typical(size: int) -> int:
     return 16 if size % 16 == 0 else 17
 
 
-def precompile(jobs: Sequence[Job], capability: tuple[int, int], seconds: float, workers: int | None = None) -> str:
-    """Compile kernels in processes, for some seconds at most; returns in words what was done.
+class Recorded(NamedTuple):
+    """A kernel to compile that was recorded at its call.
 
-    What fails here fails again, and is reported, where the kernel is used.
+    Attributes:
+        module: where it is defined.
+        kernel: its name there.
+        specialization: how it is called, as Triton writes it down.
     """
-    unique = list({json.dumps(j): j for j in jobs}.values())
-    count = max(1, min(len(unique), workers or (os.cpu_count() or 2)))
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    start = time.monotonic()
-    processes = []
-    for i in range(count):
-        text = json.dumps({"capability": capability, "jobs": unique[i::count]})
-        command = [sys.executable, "-m", __name__ if __name__ != "__main__" else __spec__.name]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
-        assert process.stdin is not None
-        process.stdin.write(text)
-        process.stdin.close()
-        process.stdin = None
-        processes.append(process)
-    failed: list[str] = []
-    late = 0
-    for process in processes:
-        try:
-            output, errors = process.communicate(timeout=max(0.1, seconds - (time.monotonic() - start)))
-            failed += json.loads(output) if process.returncode == 0 else [errors[-300:]]
-        except subprocess.TimeoutExpired:
-            late += 1
-            process.kill()
-            process.communicate()
-    took = time.monotonic() - start
-    text = f"{len(unique)} kernels compiled by {count} processes in {took:.1f} s"
-    return text + (f", {late} not done in time" if late else "") + "".join(f"\n  failed: {f}" for f in failed[:10])
+
+    module: str
+    kernel: str
+    specialization: str
+
+
+@contextmanager
+def recording() -> Iterator[list[Recorded]]:
+    """A block in which kernels that this thread calls, and that are not compiled yet, are recorded instead.
+
+    Those that are compiled run, so calls must be harmless. Yields the list of what is recorded, without repetitions,
+    which is filled when the block ends. Kernels of products are for `job`: Triton reads their form "int8" as a type.
+    """
+    found: dict[Recorded, None] = {}
+    kernels: list[Recorded] = []
+    here, before = threading.get_ident(), triton.knobs.runtime.jit_cache_hook
+
+    def hook(*args: Any, **call: Any) -> bool:
+        if threading.get_ident() != here or call["is_manual_warmup"]:
+            return bool(before(*args, **call)) if before is not None else False
+        kernel = call["fn"].jit_function.fn
+        specialization = call["compile"]["specialization_data"]
+        found.setdefault(Recorded(kernel.__module__, kernel.__qualname__, specialization))
+        return True
+
+    triton.knobs.runtime.jit_cache_hook = hook
+    try:
+        yield kernels
+    finally:
+        triton.knobs.runtime.jit_cache_hook = before
+        kernels += found
+
+
+class Compilation:
+    """Processes that compile kernels. What fails here fails again, and is reported, where the kernel is used.
+
+    Attributes:
+        kernels: how many kernels there are.
+        late: how many processes had not ended when the time was over, or `stop` was called.
+    """
+
+    def __init__(self, jobs: Sequence[Job | Recorded], capability: tuple[int, int], workers: int | None = None) -> None:
+        """Start the processes: `workers`, or as many as there are processors."""
+        unique = list({json.dumps(j): j for j in jobs}.values())
+        count = max(1, min(len(unique), workers or (os.cpu_count() or 2)))
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        self.kernels, self.late = len(unique), 0
+        self._start = time.monotonic()
+        self._processes: list[subprocess.Popen[str]] = []
+        for i in range(count):
+            text = json.dumps({"capability": capability, "jobs": unique[i::count]})
+            command = [sys.executable, "-m", __name__ if __name__ != "__main__" else __spec__.name]
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+            self._processes.append(process)
+            assert process.stdin is not None
+            with suppress(OSError):  # it has ended, which is seen below
+                process.stdin.write(text)
+                process.stdin.close()
+            process.stdin = None
+
+    def finish(self, seconds: float) -> str:
+        """Wait until all is compiled, until so many seconds after the start at most; says in words what was done."""
+        failed: list[str] = []
+        for process in self._processes:
+            try:
+                output, errors = process.communicate(timeout=max(0.1, seconds - (time.monotonic() - self._start)))
+                failed += json.loads(output) if process.returncode == 0 else [errors[-300:]]
+            except subprocess.TimeoutExpired:
+                self.late += 1
+                process.kill()
+                process.communicate()
+        took = time.monotonic() - self._start
+        text = f"{self.kernels} kernels compiled by {len(self._processes)} processes in {took:.1f} s"
+        text += f", {self.late} not done in time" if self.late else ""
+        return text + "".join(f"\n  failed: {f}" for f in failed[:10])
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            if process.poll() is None:
+                self.late += 1
+                process.kill()
+
+
+def precompile(jobs: Sequence[Job], capability: tuple[int, int], seconds: float, workers: int | None = None) -> str:
+    """Compile kernels in processes, for some seconds at most; returns in words what was done."""
+    return Compilation(jobs, capability, workers).finish(seconds)
 
 
 class _NoDriver:
@@ -109,12 +178,17 @@ def main() -> None:
     major, minor = given["capability"]
     triton.runtime.driver.set_active(_NoDriver(GPUTarget("cuda", major * 10 + minor, 32)))
     failed = []
-    for name, arguments, constants in given["jobs"]:
-        values = [getattr(torch, a) if isinstance(a, str) else a for a in arguments]
+    for kernel, second, third in given["jobs"]:
         try:
-            _KERNELS[name].warmup(*values, grid=(1, 1), **constants)
+            if isinstance(third, str):
+                getattr(importlib.import_module(kernel), second).preload(third)
+            else:
+                KERNELS[kernel].warmup(
+                    *(getattr(torch, a) if isinstance(a, str) else a for a in second), grid=(1, 1), **third
+                )
         except Exception as error:  # noqa: BLE001  # what fails is said, and the others are compiled
-            failed.append(f"{name} {constants}: {type(error).__name__}: {str(error)[:300]}")
+            what = f"{second}" if isinstance(third, str) else f"{kernel} {third}"
+            failed.append(f"{what}: {type(error).__name__}: {str(error)[:300]}")
     print(json.dumps(failed))  # noqa: T201
 
 

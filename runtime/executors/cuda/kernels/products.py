@@ -2,13 +2,15 @@
 
 A weight is a grid of parts that are kept as one matrix: sections of the result beside each other (q, k, v and up of a
 layer, say), columns for one input or for two (attention's context and the MLP's hidden values). Few rows are computed
-by kernels that read a weight as it is stored (see `skinny`); many rows by cuBLAS (see `many_rows`). Activations may be
-rounded to the 8 bits that the weight has; then integers are multiplied, or float8 numbers.
+by kernels that read a weight as it is stored (see `skinny` and, for more rows of quantized weights, `wide`); many rows
+by cuBLAS (see `many_rows`). Activations may be rounded to the 8 bits that the weight has; then integers are multiplied,
+or float8 numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,22 +18,30 @@ import triton
 from torch import Tensor
 
 from runtime.executors.cuda.kernels.columns import activate_columns, side_by_side
+from runtime.executors.cuda.kernels.launches import Launch, can_tile, fit
 from runtime.executors.cuda.kernels.many_rows import multiply_many
 from runtime.executors.cuda.kernels.precompile import Job, job
 from runtime.executors.cuda.kernels.rounding import Rounded, adds_float8
 from runtime.executors.cuda.kernels.skinny import gemv, skinny, summed
 from runtime.executors.cuda.kernels.sliced import sliced
-from runtime.executors.cuda.kernels.tuning import LEAST_TILE, MOST_ROWS, Case, Config, Tuning, bucket
+from runtime.executors.cuda.kernels.tuning import (
+    BY_LIBRARY,
+    LEAST_TILE,
+    LIBRARY,
+    MOST_ROWS,
+    MOST_TILED,
+    Case,
+    Tuning,
+    bucket,
+)
 from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight, WeightPart, can_serve, join
+from runtime.executors.cuda.kernels.wide import arranged, wide
+from runtime.executors.cuda.kernels.wide_rounded import wide_rounded
 
-__all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "WeightPart", "can_serve"]
+__all__ = ["MOST_ROWS", "Product", "Rounded", "Section", "Tuning", "Use", "WeightPart", "can_serve"]
 
-_LEAST_STEP = 32  # columns: a step of fewer is masked, if it can be
 _MOST_SHARED = 512  # columns that share a scale: products of more are as fast as if all did
-_MOST_EXACT = 1 << 17  # columns: the sum of fewer products of two int8 numbers is an int32
-_MOST_FLOAT8 = 128  # columns whose products matrix instructions add up, with fewer bits than float32 has
 _UNKNOWN = {"dot": ("SLICES",), "gemv": ("SLICES",), "sliced": ("SUB", "CHUNK", "SAME", "EVEN_K")}
-_INTERPRETED = bool(triton.knobs.runtime.interpret)
 
 
 Activations = Sequence[Tensor | Rounded]
@@ -50,6 +60,18 @@ class Section(NamedTuple):
     activation: str | None
 
 
+class Use(NamedTuple):
+    """How a product is called.
+
+    Attributes:
+        partial: whether by `Product.partial`, for few rows.
+        rounded: whether with activations that are rounded, each row with a scale of its own.
+    """
+
+    partial: bool = False
+    rounded: bool = False
+
+
 class _Run(NamedTuple):
     """Consecutive columns with one activation."""
 
@@ -58,22 +80,11 @@ class _Run(NamedTuple):
     stop: int
 
 
-class Launch(NamedTuple):
-    """A configuration that fits a product, and what follows from it."""
-
-    config: Config
-    bk: int
-    split: int
-    part_k: int
-    constants: dict[str, Any]
-
-
 class Product:
     """A product with a weight that stays; see the module.
 
     Attributes:
-        early: whether kernels start before the kernel in front of them has ended, and wait for it once their first
-            reads are under way; on GPUs of compute capability 9.0 and more. False at first.
+        use: how it is called.
     """
 
     def __init__(
@@ -84,6 +95,7 @@ class Product:
         dtype: torch.dtype,
         device: torch.device,
         table: Tuning,
+        use: Use | None = None,
     ) -> None:
         """Join the weight and move it to the device.
 
@@ -95,14 +107,28 @@ class Product:
             dtype: the type of the activations and of the result: float16, bfloat16 or float32.
             device: where the product is computed.
             table: which launches to use.
+            use: how it will be called, if it is not as by default.
         """
-        self.weight = join(parts, dtype, device)
-        self.bias = None if bias is None else bias.to(device, dtype)
+        bias = None if bias is None else bias.to(device, dtype)
+        self._prepare(join(parts, dtype, device), sections, bias, table, use or Use())
+
+    @classmethod
+    def over(cls, weight: JoinedWeight, sections: Sequence[Section], bias: Tensor | None, table: Tuning) -> Product:
+        """A product with a weight that is joined already, on its device; see `__init__` for the rest."""
+        product = cls.__new__(cls)
+        product._prepare(weight, sections, bias, table, Use())
+        return product
+
+    def _prepare(
+        self, weight: JoinedWeight, sections: Sequence[Section], bias: Tensor | None, table: Tuning, use: Use
+    ) -> None:
+        self.weight = weight
+        self.bias = bias
         self.sections = tuple(sections)
-        self.dtype = dtype
-        self.device = device
+        self.dtype = weight.dtype
+        self.device = weight.q.device
         self.table = table
-        self.early = False
+        self.use = use
         self._runs = _runs(sections)
         self._launches: dict[tuple[int, bool, bool], Launch] = {}
         # Kernels apply one activation to one run of columns; what is more is left to torch.
@@ -114,31 +140,30 @@ class Product:
         """Bytes of the weight and the bias."""
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def __call__(self, xs: Activations) -> Tensor:
+    def __call__(self, xs: Activations, out: Tensor | None = None) -> Tensor:
         """The result `[T, N]`, for `xs[i] [T, K_i]` whose elements of a row are contiguous.
 
-        Rounded activations are of the type that `weight.rounded` says.
+        Rounded activations are of the type that `weight.rounded` says. The result is written to `out`, if it is given:
+        a contiguous tensor of its type.
         """
         rows = row_count(xs)
-        if rows == 0 or rows > MOST_ROWS:
-            y = torch.empty(rows, self.weight.rows, dtype=self.dtype, device=self.device)
-            if rows:
-                multiply_many(xs, self.weight, self.bias, y)
-                self._activate(y, self._runs)
-            return y
-        y = self.compute(self.launch(rows, rounded=_are_rounded(xs)), xs)
+        if rows == 0:
+            return torch.empty(0, self.weight.rows, dtype=self.dtype, device=self.device) if out is None else out
+        y = self.compute(self.launch(rows, rounded=_are_rounded(xs)), xs, out=out)
         self._activate(y, self._outside)
         return y
 
     def partial(self, xs: Activations) -> Tensor:
         """Float32 `[S, T, N]` that add up over `S >= 1` to the product without bias and activations."""
-        rows, n = row_count(xs), self.weight.rows
-        if 0 < rows <= MOST_ROWS:
-            return self.compute(self.launch(rows, partial=True, rounded=_are_rounded(xs)), xs, partial=True)
-        y = torch.empty(1, rows, n, device=self.device)
-        if rows:
-            multiply_many(xs, self.weight, None, y[0])
-        return y
+        rows = row_count(xs)
+        if rows == 0:
+            return torch.empty(1, 0, self.weight.rows, device=self.device)
+        return self.compute(self.launch(rows, partial=True, rounded=_are_rounded(xs)), xs, partial=True)
+
+    def has_kernel(self, xs: Activations) -> bool:
+        """Whether a kernel that reads the weight as it is stored computes the product with such activations."""
+        rows = row_count(xs)
+        return rows > 0 and self.launch(rows, rounded=_are_rounded(xs)).config.kind != LIBRARY
 
     def case(self, rows: int, partial: bool = False, rounded: bool = False) -> Case:
         """What launches for so many rows are chosen for."""
@@ -148,10 +173,16 @@ class Product:
         return Case(weight.form, bits, group, weight.rows, weight.k, bucket(rows), partial)
 
     def launch(self, rows: int, partial: bool = False, rounded: bool = False) -> Launch:
-        """The launch for so many rows, at most `MOST_ROWS`; chosen once."""
-        key = bucket(rows), partial, rounded
+        """The launch for so many rows, at least one; chosen once."""
+        tiled = can_tile(self.weight, rounded)
+        if rows > (MOST_TILED if tiled else MOST_ROWS) and not (tiled and rounded):
+            return fit(BY_LIBRARY, self.weight, rows, rounded)
+        many = rows > MOST_TILED
+        rows = min(rows, MOST_TILED)
+        key = bucket(rows) + many, partial, rounded
         if key not in self._launches:
             config = self.table.config(self.case(rows, partial, rounded))
+            config = config._replace(split=1) if many else config  # so many rows fill a GPU
             self._launches[key] = fit(config, self.weight, rows, rounded)
         return self._launches[key]
 
@@ -159,11 +190,30 @@ class Product:
         """Choose launches anew, from a table that has changed."""
         self._launches.clear()
 
-    def compute(self, launch: Launch, xs: Activations, partial: bool = False, q: Tensor | None = None) -> Tensor:
-        """The product by a launch, `[T, N]` or, if partial, its parts; `q` stands in for the values of the weight."""
+    def compute(
+        self,
+        launch: Launch,
+        xs: Activations,
+        partial: bool = False,
+        q: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """The product by a launch, `[T, N]` or, if partial, its parts.
+
+        Args:
+            launch: how it is computed.
+            xs: the activations.
+            partial: whether the parts are left to the caller.
+            q: stands in for the values of the weight.
+            out: where to write the product; a new tensor if None.
+        """
         rows, n = row_count(xs), self.weight.rows
         parts = torch.empty(launch.split, rows, n, device=self.device) if partial or launch.split > 1 else None
-        y = None if partial else torch.empty(rows, n, dtype=self.dtype, device=self.device)
+        y = None if partial else out
+        if y is None and not partial:
+            y = torch.empty(rows, n, dtype=self.dtype, device=self.device)
+        if launch.config.kind == LIBRARY:
+            return self._by_library(xs, y, parts, q)
         with torch.cuda.device_of(self.weight.q):
             for kernel, grid, arguments, constants in self._calls(launch, xs, y, parts, q):
                 kernel[grid](*arguments, **constants)
@@ -171,8 +221,28 @@ class Product:
         assert result is not None
         return result
 
+    def _by_library(self, xs: Activations, y: Tensor | None, parts: Tensor | None, q: Tensor | None) -> Tensor:
+        weight = self.weight if q is None else replace(self.weight, q=q)
+        if y is None:
+            assert parts is not None
+            multiply_many(xs, weight, None, parts[0])
+            return parts
+        multiply_many(xs, weight, self.bias, y)
+        self._activate(y, () if self._end.run is None else (self._end.run,))
+        return y
+
+    def examples(self, rows: int) -> list[Tensor | Rounded]:
+        """Activations without memory, as those that it is called with."""
+        shapes = [(rows, k) for k in self.weight.columns]
+        if not self.use.rounded:
+            return [torch.empty(shape, dtype=self.dtype, device="meta") for shape in shapes]
+        narrow = [torch.empty(shape, dtype=self.weight.rounded, device="meta") for shape in shapes]
+        return [Rounded(q, torch.empty(rows, 1, device="meta")) for q in narrow]
+
     def jobs(self, launch: Launch, xs: Activations, partial: bool = False) -> list[Job]:
-        """What is to be compiled for a launch."""
+        """What is to be compiled for a launch; nothing for that of a library."""
+        if launch.config.kind == LIBRARY:
+            return []
         rows, n = row_count(xs), self.weight.rows
         parts = torch.empty(launch.split, rows, n, device="meta") if partial or launch.split > 1 else None
         y = None if partial else torch.empty(rows, n, dtype=self.dtype, device="meta")
@@ -182,12 +252,52 @@ class Product:
     def _calls(
         self, launch: Launch, xs: Activations, y: Tensor | None, parts: Tensor | None, q: Tensor | None = None
     ) -> list[_Call]:
-        """The kernels of a launch: one that writes `y` or parts of it; where there are both, one that sums parts up."""
+        """The kernels of a launch: the last writes `y` or its parts; where there are both, one sums these up."""
+        wide = self._wide_rounded if _are_rounded(xs) else self._wide
+        calls = wide if launch.config.kind == "wide" else self._narrow
         if parts is None:
             assert y is not None
-            return [self._call(launch, xs, y, q, self._end)]
-        first = self._call(launch, xs, parts, q, _NO_EPILOGUE)
-        return [first] if y is None else [first, _sum_call(parts, y, self._end, self.early)]
+            return calls(launch, xs, y, q, self._end)
+        first = calls(launch, xs, parts, q, _NO_EPILOGUE)
+        return first if y is None else [*first, _sum_call(parts, y, self._end)]
+
+    def _wide(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> list[_Call]:
+        """Activations in the order of `wide`, and the product by it."""
+        weight, config = self.weight, launch.config
+        words = (weight.q if q is None else q).view(torch.int32)
+        values = _inputs(xs, weight, pair=True).values
+        x0, x1 = values[0], values[-1]
+        rows, k, constants = len(x0), weight.k, launch.constants
+        tiles = triton.cdiv(rows, config.bm)
+        x = torch.empty(tiles * config.bm, k, dtype=x0.dtype, device=y.device)
+        order = {"PAIR": len(values) == 2, "U": constants["U"], "BLOCK": 1024}
+        sizes = (rows, k, x0.shape[1], x0.stride(0), x1.stride(0))
+        first = _Call(arranged, (triton.cdiv(k, 1024), len(x)), (x0, x1, x, *sizes), order)
+        operands = (x, words, *_or(words, weight.scale, weight.zero, end.bias), y, rows, weight.rows, k, launch.part_k)
+        options = {"num_warps": config.warps, "num_stages": config.stages}
+        grid = (tiles * triton.cdiv(weight.rows, config.bn), launch.split)
+        return [first, _Call(wide, grid, operands, {**constants, **end.constants(), **options})]
+
+    def _wide_rounded(
+        self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue
+    ) -> list[_Call]:
+        """Tiles of rounded rows."""
+        weight, config = self.weight, launch.config
+        q = weight.q if q is None else q
+        given = _inputs(xs, weight, pair=True)
+        x0, x1, s0, s1 = given.values[0], given.values[-1], given.scales[0], given.scales[-1]
+        assert weight.scale is not None and s0 is not None and s1 is not None
+        of_weight = weight.scale[0], weight.scale[(weight.k - weight.columns[-1]) // weight.group]
+        operands = (x0, x1, s0, s1, q, *of_weight, *_or(q, end.bias), y)
+        sizes = (len(x0), weight.rows, weight.k, x0.shape[1], x0.stride(0), x1.stride(0))
+        apart = (int(s0.numel() > 1), int(s1.numel() > 1))
+        grid = (triton.cdiv(len(x0), config.bm) * triton.cdiv(weight.rows, config.bn), launch.split)
+        options = {"num_warps": config.warps, "num_stages": config.stages}
+        constants = {**launch.constants, **end.constants(), **options}
+        return [_Call(wide_rounded, grid, (*operands, *sizes, *apart, launch.part_k, launch.whole_k), constants)]
+
+    def _narrow(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> list[_Call]:
+        return [self._call(launch, xs, y, q, end)]
 
     def _call(self, launch: Launch, xs: Activations, y: Tensor, q: Tensor | None, end: _Epilogue) -> _Call:
         weight, config = self.weight, launch.config
@@ -201,7 +311,6 @@ class Product:
         constants = {**launch.constants, **end.constants(), "num_warps": config.warps, "num_stages": config.stages}
         grid = (triton.cdiv(weight.rows, config.bn), launch.split)
         constants = {k: v for k, v in constants.items() if k not in _UNKNOWN[config.kind]}
-        constants |= _start(self.early)
         if config.kind == "gemv":
             return _Call(gemv, grid, (x0, x1, *operands, *sizes, launch.part_k), constants)
         scales = [_or(x0, scale)[0] for scale in (given.scales[0], given.scales[-1])]
@@ -251,12 +360,10 @@ def _inputs(xs: Activations, weight: JoinedWeight, pair: bool) -> _Inputs:
     if not rounded:
         return _Inputs(values if pair else [side_by_side(values)], [None], 1.0)
     assert pair or len(xs) == 1
-    unit = 1.0
-    if weight.form == "float8":
-        unit = 1 / FLOAT8_BIAS if weight.dtype is torch.float16 else 1.0
-        if not adds_float8(values[0].device, weight.dtype):
-            values = [value.view(torch.uint8) for value in values]
-            unit *= FLOAT8_BIAS**2  # both sides are float16 then
+    unit = weight.unit
+    if weight.form == "float8" and not adds_float8(values[0].device, weight.dtype):
+        values = [value.view(torch.uint8) for value in values]
+        unit *= FLOAT8_BIAS**2  # both sides are float16 then
     return _Inputs(values, [x.scale for x in rounded], unit)
 
 
@@ -281,76 +388,10 @@ class _Call(NamedTuple):
     constants: dict[str, Any]
 
 
-def fit(config: Config, weight: JoinedWeight, rows: int, rounded: bool = False) -> Launch:
-    """A configuration as a weight can use it: steps that divide its columns, parts that are whole steps."""
-    if (rows > 1 or rounded) and config.kind == "gemv":
-        config = config._replace(kind="dot", bn=64, bk=128)
-    if config.kind == "sliced" and (rounded or not _can_slice(config, weight)):
-        config = config._replace(kind="dot", bn=64, bk=128, warps=4)
-    k = weight.k
-    bk = max(config.bk, weight.chunk)
-    while bk > 16 and any(columns % bk for columns in weight.columns):
-        bk //= 2
-    pair = len(weight.columns) == 2
-    one_scale = weight.group in (0, k)
-    if bk < _LEAST_STEP and one_scale and weight.form != "int4":  # the last step is masked
-        bk = max(16, min(config.bk, triton.next_power_of_2(k)))
-        pair = pair and not any(columns % bk for columns in weight.columns)
-    steps = -(-k // bk)
-    split = max(1, min(config.split, steps))
-    if k % bk == 0:
-        while steps % split:
-            split -= 1
-    part_k = -(-steps // split) * bk
-    split = -(-k // part_k)
-    if weight.scale is None:
-        scale = 0
-    else:
-        scale = 1 if one_scale or weight.group % part_k == 0 else 2
-        if rounded and (pair or part_k >= _MOST_EXACT):
-            scale = 2
-    half = weight.chunk // 2
-    block = half or bk
-    sub = min(block, weight.group & -weight.group) if scale == 2 and not one_scale else block
-    if rounded and weight.form == "float8":
-        sub = min(sub, _MOST_FLOAT8)
-    constants = {
-        "FORM": weight.form,
-        "PAIR": pair,
-        "SCALE": scale,
-        "ZERO": weight.zero is not None,
-        "GROUP": 0 if one_scale else weight.group,
-        "BN": config.bn,
-        "BK": bk,
-        "SUB": sub,
-        "CHUNK": weight.chunk,
-        "SLICES": config.warps,
-        "SAME": half > 0 and weight.group % weight.chunk == 0,
-        "EVEN_N": weight.rows % config.bn == 0,
-        "EVEN_K": k % bk == 0,
-        "NATIVE": not _INTERPRETED,
-        "PART": part_k if _INTERPRETED else 0,
-    }
-    return Launch(config, bk, split, part_k, constants)
-
-
-def _start(early: bool) -> dict[str, Any]:
-    """The constants of a kernel that starts before the one in front of it has ended, or does not."""
-    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
-
-
-def _can_slice(config: Config, weight: JoinedWeight) -> bool:
-    """Whether all slices are whole, and the columns of each share a scale."""
-    width = config.bk // config.warps
-    whole = not any(columns % config.bk for columns in weight.columns)
-    one_scale = weight.group == 0 or weight.group % width == 0
-    return whole and one_scale and (width == weight.chunk if weight.chunk else width >= _LEAST_STEP)
-
-
-def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue, early: bool) -> _Call:
+def _sum_call(parts: Tensor, y: Tensor, end: _Epilogue) -> _Call:
     count, rows, n = parts.shape
     arguments = (parts, *_or(parts, end.bias), y, rows, n)
-    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256, **_start(early)}
+    constants = {"S": count, "S2": triton.next_power_of_2(count), **end.constants(), "BN": 256}
     return _Call(summed, (triton.cdiv(n, 256), rows), arguments, constants)
 
 

@@ -13,14 +13,10 @@ no instructions and no bfloat16 product, and wants the bounds of a loop (`PART`,
 
 `ROUNDED` activations are int8, or float8 as such or, where there are no products of those, as bytes; each row of an
 input has its scale, float32 at `scale0` and `scale1`, `apart0` and `apart1` elements apart, in units of `UNIT`.
-
-`EARLY` programs start before the kernel in front has ended, and wait for it once their first reads of the weight, which
-no kernel writes, are under way (programmatic dependent launch, of GPUs of compute capability 9.0 and more).
 """
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from runtime.executors.cuda.kernels.unpacking import float8_value, int4_values, int8_value
 
@@ -69,36 +65,15 @@ def multiplied(a, b, acc, NATIVE: tl.constexpr):
 
 
 @triton.jit
-def start_early(w, wide, start, N, K, FORM: tl.constexpr, BN: tl.constexpr, CHUNK: tl.constexpr):
-    """Have the first columns of some rows of the weight read into the second-level cache, and wait for activations.
+def settled(acc, NATIVE: tl.constexpr):
+    """`acc`, the result of a step, once the matrix instructions of the step have ended.
 
-    Args:
-        w: the weight.
-        wide: the rows, int64.
-        start: the first column.
-        N: the rows of the weight.
-        K: its columns.
-        FORM: how it is stored.
-        BN: how many rows there are.
-        CHUNK: of int4.
+    These read registers that the next step writes to. Triton would let them run on beyond the step, and nothing holds
+    the writes back then; a use of their result, if only by no instruction, makes the step wait.
     """
-    piece = tl.arange(0, 8)
-    if FORM == "int4":
-        chunk = (start // CHUNK + piece).to(tl.int64)
-        at = (tl.minimum(chunk, K // CHUNK - 1)[None, :] * N + wide[:, None]) * (CHUNK // 2)
-    else:
-        LINE: tl.constexpr = 1024 // w.dtype.element_ty.primitive_bitwidth  # elements of 128 bytes
-        at = wide[:, None] * K + tl.minimum(start + piece * LINE, K - 1)[None, :]
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
-        "=r,l",
-        [(w + at).to(tl.uint64)],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-    gdc_wait()
-    gdc_launch_dependents()
+    if NATIVE:
+        acc = tl.inline_asm_elementwise("", "=r,0", [acc], dtype=tl.float32, is_pure=False, pack=1)
+    return acc
 
 
 @triton.jit
@@ -164,7 +139,7 @@ def skinny(
     ROUNDED: tl.constexpr, UNIT: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, CHUNK: tl.constexpr, SAME: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """A tile of `BN` columns of the result, summed over `part_k` columns of the weight, by matrix instructions.
 
@@ -180,8 +155,6 @@ def skinny(
     else:
         wide = tl.minimum(n, N - 1).to(tl.int64)  # rows beyond the last are read as the last, and not stored
     start = part * part_k
-    if EARLY:
-        start_early(w, wide, start, N, K, FORM, BN, CHUNK)
     X: tl.constexpr = x0.dtype.element_ty
     SUM: tl.constexpr = tl.int32 if X == tl.int8 and SCALE != 2 else tl.float32
     acc = tl.zeros((BN, BM), SUM)
@@ -233,6 +206,8 @@ def skinny(
                         low, high = int4_values(q, offset, X, NATIVE)
                         acc = multiplied(low, low_x, acc, NATIVE)
                         acc = multiplied(high, high_x, acc, NATIVE)
+            if SCALE != 2:
+                acc = settled(acc, NATIVE)
     else:
         lane = tl.arange(0, SUB)
         rows = w + wide[:, None] * K
@@ -274,6 +249,8 @@ def skinny(
                         acc += p * row_values(scale + g, n, N, EVEN_N)[:, None]
                     else:
                         acc = multiplied(a, b, acc, NATIVE)
+            if SCALE != 2 and (X == tl.uint8 if ROUNDED else FORM != "dense"):
+                acc = settled(acc, NATIVE)
     if ROUNDED and SCALE != 2:
         acc = acc.to(tl.float32) * row_scales(scale0, m, apart0, M, UNIT)[None, :]
     if SCALE == 1:
@@ -295,7 +272,7 @@ def gemv(
     FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BN: tl.constexpr, BK: tl.constexpr, SUB: tl.constexpr, CHUNK: tl.constexpr, SAME: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """The same for one row, without matrix instructions: products and sums in float32."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -306,8 +283,6 @@ def gemv(
     else:
         wide = tl.minimum(n, N - 1).to(tl.int64)
     start = part * part_k
-    if EARLY:
-        start_early(w, wide, start, N, K, FORM, BN, CHUNK)
     X: tl.constexpr = x0.dtype.element_ty
     first = (start // GROUP) * N if GROUP else 0
     acc = tl.zeros((BN, SUB), tl.float32)
@@ -389,15 +364,12 @@ def gemv(
 def summed(
     parts, bias, y, M, N,
     S: tl.constexpr, S2: tl.constexpr, BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr,
-    ACT_TO: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
+    ACT_TO: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """`y[m] = act(sum_s parts[s, m] + bias)`; `S2` is the power of two from `S` on."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1).to(tl.int64)
     s = tl.arange(0, S2)
-    if EARLY:
-        gdc_wait()
-        gdc_launch_dependents()
     mask = n < N
     values = tl.load(
         parts + (s[:, None] * tl.cast(M, tl.int64) + m) * N + n[None, :],

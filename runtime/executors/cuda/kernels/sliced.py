@@ -9,7 +9,7 @@ made floating-point where the instructions want them.
 import triton
 import triton.language as tl
 
-from runtime.executors.cuda.kernels.skinny import finished, row_values, start_early
+from runtime.executors.cuda.kernels.skinny import finished, row_values
 from runtime.executors.cuda.kernels.unpacking import float8_value, int4_values, int8_value
 
 
@@ -31,7 +31,7 @@ def sliced(
     FORM: tl.constexpr, PAIR: tl.constexpr, SCALE: tl.constexpr, ZERO: tl.constexpr, GROUP: tl.constexpr,
     BIAS: tl.constexpr, ACT: tl.constexpr, ACT_FROM: tl.constexpr, ACT_TO: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SLICES: tl.constexpr,
-    EVEN_N: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr, EARLY: tl.constexpr,
+    EVEN_N: tl.constexpr, NATIVE: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """A tile of `BN` columns of the result, summed over `part_k` columns of the weight.
 
@@ -46,8 +46,6 @@ def sliced(
     alive = m[None, None, :] < M
     piece = tl.arange(0, SLICES)
     start = part * part_k
-    if EARLY:
-        start_early(w, wide, start, N, K, FORM, BN, WIDTH)
     acc = tl.zeros((SLICES, BN, BM), tl.float32)
     group = (start + piece * WIDTH) // GROUP if GROUP else piece * 0
     s = slice_values(scale, group, n, N, SCALE > 0, 1.0)

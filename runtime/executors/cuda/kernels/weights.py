@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import broadcast_blocks
+from compiler.ir.int4 import chunk_int4, chunk_of
 from runtime.executors.torch.packed import PackedWeight
 
 WeightPart = Tensor | PackedWeight
@@ -22,7 +23,6 @@ FORMS = {DType.i8: "int8", DType.i4: "int4", DType.f8e4m3: "float8"}
 
 LEAST_GROUP = 32
 """Columns that share a scale: a multiple of this."""
-_CHUNKS = (128, 64, 32)
 _MOST_ZERO = 100  # of int4: beside it, 8 and the offset of a conversion, bfloat16 still holds every integer
 FLOAT8_BIAS = 256.0
 """By what float8 that moved to where float16 has the same bits is too small."""
@@ -71,6 +71,11 @@ class JoinedWeight:
         return types.get(self.form) if self.zero is None else None
 
     @property
+    def unit(self) -> float:
+        """What the scales are multiplied with beside rounded activations."""
+        return 1 / FLOAT8_BIAS if self.form == "float8" and self.dtype is torch.float16 else 1.0
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all that a product reads of it."""
         return sum(t.nbytes for t in (self.q, self.scale, self.zero) if t is not None)
@@ -102,8 +107,8 @@ def can_serve(parts: Sequence[Sequence[WeightPart]]) -> str | None:
     if group % LEAST_GROUP and not (len(columns) == 1 and group == columns[0] and forms != {"int4"}):
         return f"{group} columns share a scale, which is no multiple of {LEAST_GROUP}"
     if forms == {"int4"}:
-        if _chunk(columns, group) is None:
-            return f"its columns ({', '.join(map(str, columns))}) are no multiples of {_CHUNKS[-1]}"
+        if chunk_of(columns, group) is None:
+            return f"its columns ({', '.join(map(str, columns))}) are no multiples of {LEAST_GROUP}"
         if any(part.zero is not None and int(part.zero.abs().max()) > _MOST_ZERO for part in packed):
             return f"it has zero points above {_MOST_ZERO}"
     return None
@@ -125,7 +130,7 @@ def join(parts: Sequence[Sequence[WeightPart]], dtype: torch.dtype, device: torc
         return JoinedWeight(form, dense, None, None, 0, 0, rows, columns, dtype, whole=False)
     packed = [part for row in parts for part in row if isinstance(part, PackedWeight)]
     group = _group(packed)
-    chunk = (_chunk(columns, group) or 0) if form == "int4" else 0
+    chunk = (chunk_of(columns, group) or 0) if form == "int4" else 0
     q = _joined_values(parts, form, chunk, rows, sum(columns), device)
     scale = torch.empty(sum(columns) // group, rows, device=device)
     zeros = any(part.zero is not None for part in packed)
@@ -160,12 +165,6 @@ def _group(parts: Sequence[PackedWeight]) -> int:
     return math.gcd(*(part.shape[1] // part.scale.shape[1] for part in parts), *(part.shape[1] for part in parts))
 
 
-def _chunk(columns: Sequence[int], group: int) -> int | None:
-    """How many columns of int4 lie together: such that they share a scale, if they can."""
-    fits = [c for c in _CHUNKS if all(k % c == 0 for k in columns)]
-    return next((c for c in fits if group % c == 0), next((c for c in fits if c % group == 0), None))
-
-
 def _spread(parameter: Tensor, shape: tuple[int, int], group: int) -> Tensor:
     """Scales or zero points of a part for each of its rows and every `group` columns."""
     per_row = broadcast_blocks(parameter, torch.Size((shape[0], parameter.shape[1]))).expand(shape[0], -1)
@@ -185,9 +184,8 @@ def _joined_values(
             size = min(_ROWS_AT_ONCE, part.shape[0] - first)
             values = part.rows(first, size).to(device)
             if form == "int4":
-                chunks = (values + 8).view(torch.uint8).view(size, -1, 2, chunk // 2)
                 place = q[k // chunk : (k + part.shape[1]) // chunk, n + first : n + first + size]
-                place.copy_((chunks[:, :, 0] | chunks[:, :, 1] << 4).permute(1, 0, 2))
+                place.copy_(chunk_int4(values, chunk))
             else:
                 q[n + first : n + first + size, k : k + part.shape[1]].copy_(values.view(q.dtype))
     return q

@@ -24,6 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 FORMS = {"int8": DType.i8, "int4": DType.i4, "float8": DType.f8e4m3}
 LAUNCHES = {"dot": Config("dot", 32, 64, 4, 3, 1), "gemv": Config("gemv", 16, 128, 4, 3, 1)}
 SLICED = Config("sliced", 32, 256, 2, 3, 1)
+WIDE = Config("wide", 32, 128, 4, 3, 1, 16)
 
 
 class Case(NamedTuple):

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.ir.dtypes import DType
+from runtime.executors.cuda.kernels import many_rows
 from runtime.executors.cuda.kernels.products import MOST_ROWS, Product, Rounded, Section
 from runtime.executors.cuda.kernels.tuning import Config, Tuning
 from runtime.executors.torch.packed import PackedWeight
-from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, Case, assert_right, build
+from tests.runtime.executors.cuda.products import LAUNCHES, SLICED, WIDE, Case, assert_right, build
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 FORMS = [
@@ -39,7 +40,7 @@ def check(case: Case, device: torch.device) -> None:
     built = build(case, device)
     y = built.product(built.xs)
     assert y.dtype is case.dtype
-    many = case.rows > MOST_ROWS and case.form != "dense"
+    many = case.rows > MOST_ROWS and case.form != "dense" and not built.product.has_kernel(built.xs)
     sides = (2 if case.rounded else 1) if many else 0
     assert_right(y, built.expected, built.sums, case.dtype, sides=sides)
     parts = built.product.partial(built.xs)
@@ -69,6 +70,50 @@ def test_warps_sum_up_slices(form, rows, split, device):
     launch = build(case, device).product.launch(rows)
     assert launch.config.kind == "sliced" and launch.constants["PAIR"]
     check(case, device)
+
+
+QUANTIZED = [form for form in FORMS if form.form != "dense"]
+
+
+@pytest.mark.parametrize("form", QUANTIZED, ids=named)
+def test_tiles_of_rows_are_multiplied(form, device):
+    case = form._replace(rows=17, columns=(256,), sections=(Section(40, "relu"),), bias=True, config=WIDE)
+    launch = build(case, device).product.launch(case.rows)
+    assert launch.config == WIDE and launch.constants["SCALE"] == (2 if 0 < form.group < 256 else 1)
+    check(case, device)
+
+
+@pytest.mark.parametrize("form", [Case("int8", 64, True), Case("int4", 128), Case("float8")], ids=named)
+def test_tiles_of_more_rows_are_multiplied(form, device):
+    columns = (128, 256)
+    case = form._replace(rows=66, columns=columns, dtype=BF16, config=WIDE._replace(bn=64, bm=128))
+    check(case, device)
+
+
+@pytest.mark.parametrize("form", [Case("int8", zero=True), Case("int4")], ids=named)
+def test_columns_of_an_input_are_summed_up_before_they_are_scaled(form, device):
+    config = WIDE._replace(bn=64, bk=256)
+    case = form._replace(rows=9, columns=(512, 1024), config=config)
+    assert build(case, device).product.launch(case.rows).constants["WHOLE"] == 512
+    check(case, device)
+
+
+@pytest.mark.parametrize("form", [Case("int8"), Case("int8", 64, True), Case("int4", 128, True)], ids=named)
+def test_sums_of_tiles_of_rows_are_split(form, device):
+    case = form._replace(rows=9, columns=(384,), config=WIDE._replace(split=3, bn=64))
+    assert build(case, device).product.launch(case.rows).split == 3
+    check(case, device)
+
+
+@pytest.mark.parametrize("form", [Case("dense"), Case("int8", columns=(50,)), Case("int8", dtype=F32)], ids=named)
+def test_what_tiles_of_rows_cannot_multiply_is_multiplied_otherwise(form, device):
+    kinds = [build(form._replace(config=WIDE), device).product.launch(rows).config.kind for rows in (64, 65, 512, 513)]
+    assert kinds == ["dot", "library", "library", "library"]
+
+
+def test_more_rows_than_tiles_are_for_are_left_to_libraries(device):
+    product = build(Case("int8", config=WIDE), device).product
+    assert [product.launch(rows).config.kind for rows in (64, 65, 512, 513)] == ["wide", "wide", "wide", "library"]
 
 
 def test_slices_that_have_several_scales_are_multiplied_otherwise(device):
@@ -148,6 +193,54 @@ def test_two_rounded_inputs_are_multiplied(form, dtype, split, rows, device):
     check(form._replace(rows=rows, dtype=dtype, columns=(128, 256), config=config, sections=sections), device)
 
 
+@pytest.mark.parametrize(("columns", "split"), [((256,), 1), ((384,), 3), ((128, 256), 1), ((128, 256), 3)], ids=str)
+def test_tiles_of_rounded_rows_are_multiplied(columns, split, device):
+    config = Config("wide", 64, 64, 4, 3, split, 64)
+    case = Case(
+        "int8", rows=66, sections=(Section(70, "relu"),), columns=columns, bias=True, config=config, rounded=True
+    )
+    launch = build(case, device).product.launch(case.rows, rounded=True)
+    assert launch.config == config and launch.split == split
+    check(case, device)
+    check(case._replace(group=-1, dtype=BF16, one_scale=True, rows=65, sections=(Section(64, None),)), device)
+
+
+def test_tiles_of_many_rounded_rows_split_no_sum(device):
+    case = Case("int8", columns=(128, 256), config=Config("wide", 512, 64, 4, 3, 2, 64), rounded=True)
+    product = build(case, device).product
+    found = [product.launch(rows, rounded=True) for rows in (512, 513, 9999)]
+    assert [(launch.config.kind, launch.split, launch.config.bn) for launch in found] == [
+        ("wide", 2, 128), ("wide", 1, 128), ("wide", 1, 128)
+    ]  # fmt: skip
+    product = build(case._replace(form="float8"), device).product
+    assert [product.launch(rows, rounded=True).config.kind for rows in (64, 65, 513)] == ["dot", "library", "library"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("works", [False, True])
+@pytest.mark.parametrize("one_scale", [False, True])
+def test_float8_rows_are_scaled_where_they_are_multiplied(works, bias, one_scale, device, monkeypatch):
+    monkeypatch.setattr(many_rows, "adds_float8", lambda device, dtype: dtype is not F32)
+    multiply, calls = torch._scaled_mm, []
+
+    def scaled(*args, **kwargs):
+        if not works and args[2].numel() > 1:
+            raise RuntimeError("only with scales of tensors")
+        calls.append(args[2].shape)
+        return multiply(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "_scaled_mm", scaled)
+    many_rows._scales.cache_clear()
+    sections = (Section(2048, "relu"),)
+    case = Case("float8", rows=66, sections=sections, bias=bias, rounded=True, one_scale=one_scale)
+    built = build(case, device)
+    y = built.product(built.xs)
+    many_rows._scales.cache_clear()
+    # These instructions add with fewer bits than float32.
+    assert ((y.double() - built.expected).abs() <= 2e-3 * built.sums + 1e-3).all()
+    assert calls[-1] == ((66, 1) if works else ())
+
+
 @pytest.mark.parametrize("rows", [3, 70])
 def test_sums_of_integers_are_exact(rows, device):
     """Sums of integers that differ by little, and whose terms no float16 nor bfloat16 holds."""
@@ -188,9 +281,10 @@ def cases(draw: st.DrawFn) -> Case:
     activation = draw(st.sampled_from([None, "relu", "silu", "gelu_tanh"]))
     sections = [Section(draw(st.integers(1, 40)), draw(st.sampled_from([None, activation]))) for _ in range(2)]
     rows = draw(st.sampled_from([1, 1, 2, 5, 33, 66]))
-    kind = draw(st.sampled_from(["dot", "gemv", "sliced"]))
+    kind = draw(st.sampled_from(["dot", "gemv", "sliced", "wide"]))
     split = draw(st.sampled_from([1, 2, 5]))
-    config = Config(kind, draw(st.sampled_from([16, 64])), draw(st.sampled_from([64, 256])), 4, 3, split)
+    bm = 16 if kind == "wide" else 0
+    config = Config(kind, draw(st.sampled_from([16, 64])), draw(st.sampled_from([64, 256])), 4, 3, split, bm)
     zero = form in ("int8", "int4") and draw(st.booleans())
     return Case(
         form, draw(st.sampled_from(groups)), zero, draw(st.sampled_from([F16, BF16, F32])), rows, sections, columns,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from compiler.cache import cache_folder
-from runtime.executors.cuda.kernels.tuning import SPLITS, Case, Config, Tuning, tiles
+from runtime.executors.cuda.kernels.tuning import BY_LIBRARY, SPLITS, Case, Config, Tuning, _shipped, tiles
 
 H100 = ("NVIDIA H100", 132, 232448)
 CASE = Case("int4", 16, 128, 4096, 4096, 16, False)
@@ -16,8 +16,8 @@ MEASURED = Config("dot", 64, 128, 4, 3, 5)
 @pytest.mark.parametrize("k", [64, 4096, 20480])
 @pytest.mark.parametrize("form", ["dense", "int8", "int4", "float8"])
 def test_rules_give_a_launch_for_any_shape(form, k, n):
-    for rows in (1, 16, 32, 64):
-        for bits in (16, 32):
+    for rows in (1, 16, 32, 64, 128, 512):
+        for bits in (16, 32) if rows <= 64 else (16,):
             case = Case(form, bits, 0, n, k, rows, False)
             config = Tuning(*H100).config(case)
             assert config[:4] == tiles(case)[0][:4]
@@ -54,6 +54,17 @@ def test_candidates_are_launches_that_can_be():
     assert all(CASE.k % (c.bk * c.split) == 0 for c in candidates)
 
 
+def test_libraries_are_taken_for_many_rows_where_they_were_faster():
+    many = CASE._replace(rows=256)
+    candidates = list(Tuning(*H100).candidates(many))
+    assert {c.kind for c in candidates} == {"wide", "library"}
+    assert {c.bm for c in candidates if c.kind == "wide"} == {64, 128}
+    tuning = Tuning(*H100, known={many.key: BY_LIBRARY, CASE.key: MEASURED})
+    assert tuning.config(many) == tuning.config(many._replace(n=512, rows=512)) == BY_LIBRARY
+    assert tuning.config(CASE._replace(rows=64)).kind == "dot"
+    assert Tuning(*H100, known={CASE.key: MEASURED}).config(many).kind == "wide"
+
+
 def test_what_was_measured_is_kept_on_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for case in (CASE, CASE._replace(rows=1)):  # the second process has not read what the first one wrote
@@ -87,11 +98,25 @@ def test_entries_that_cannot_be_are_left_out(tmp_path, monkeypatch):
     tuning.write()
     (path,) = cache_folder().iterdir()
     good = list(MEASURED)
-    bad = {"x": good, CASE._replace(rows=16).key: ["dot", 65, 128, 4, 3, 1], CASE._replace(rows=32).key: "?"}
+    wide = ["wide", 64, 64, 4, 4, 1]
+    bad = {
+        "x": good,
+        CASE._replace(rows=8).key: wide,
+        CASE._replace(rows=128).key: [*wide, 48],
+        CASE._replace(rows=16).key: ["dot", 65, 128, 4, 3, 1],
+        CASE._replace(rows=32).key: "?",
+    }
     path.write_text(json.dumps({"format": 1, "launches": {**bad, CASE._replace(rows=64).key: good}}))
+    kept = json.loads(path.read_text())
+    kept["launches"] |= {CASE._replace(rows=256).key: [*wide, 64], CASE._replace(rows=1).key: good[:6]}
+    path.write_text(json.dumps(kept))
     again = Tuning(*H100)
     again.read()
-    assert again.known == {CASE._replace(rows=64).key: MEASURED}
+    assert again.known == {
+        CASE._replace(rows=64).key: MEASURED,
+        CASE._replace(rows=256).key: Config("wide", 64, 64, 4, 4, 1, 64),
+        CASE._replace(rows=1).key: MEASURED,
+    }
 
 
 def test_a_folder_that_cannot_be_written_is_noted(tmp_path, monkeypatch):
@@ -103,6 +128,14 @@ def test_a_folder_that_cannot_be_written_is_noted(tmp_path, monkeypatch):
     assert "cannot be kept" in tuning.notes[0]
 
 
-def test_gpus_that_are_like_a_measured_one_are_known():
-    h100, h200, other = (Tuning(gpu, *H100[1:]).is_known for gpu in ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "other"))
-    assert (h100, h200, other) == (True, True, False)
+def test_shapes_near_to_those_measured_on_such_a_gpu_are_known():
+    case = Case("int8", 16, 0, 4096, 16384, 64, False)
+    near, far = case._replace(n=6144), case._replace(n=64)
+    gpus = ("NVIDIA H100 80GB HBM3", "NVIDIA H200", "other")
+    assert _shipped("other") == _shipped(gpus[0])
+    tables = [Tuning(gpu, *H100[1:], shipped=_shipped(gpu)) for gpu in gpus]
+    assert [[table.is_known(each) for each in (case, near, far)] for table in tables] == [
+        [True, True, False], [True, True, False], [False, False, False]
+    ]  # fmt: skip
+    tables[-1].keep(far, MEASURED)
+    assert tables[-1].is_known(far) and not tables[-1].is_known(far._replace(form="float8"))

@@ -314,7 +314,7 @@ def test_kernels_are_kept_under_the_digests_of_all_plans_and_only_needed_weights
 ) -> None:
     made: list[tuple[set[str], str | None]] = []
 
-    def backend(library, folder, weights, wanted, device, *, digest, capabilities, group):
+    def backend(library, folder, weights, wanted, device, *, digest, **options):
         made.append(({weight.source for weight in wanted}, digest))
         return FakeBackend()
 

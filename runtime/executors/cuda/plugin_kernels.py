@@ -1,0 +1,125 @@
+"""llmc's kernels behind the plug-ins of TensorRT plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compiler.errors import EngineError
+from compiler.trt_emulator.memory import TORCH_TYPES, tensor_at
+from compiler.trt_network.products import PRODUCT, ProductSpec
+from runtime.executors.cuda.kernels.products import Product, Rounded, Section, Tuning
+from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight
+from runtime.executors.tensorrt.plugins import PluginTensor
+
+_MOST_KNOWN = 256  # tensors of a layer: contexts for other steps have others
+
+
+class ProductLauncher:
+    """Launches the layers of one product."""
+
+    def __init__(self, spec: ProductSpec, device: torch.device) -> None:
+        """Know what to multiply by; the weight is where the first call says.
+
+        Args:
+            spec: what is computed.
+            device: where.
+        """
+        self.spec, self.device = spec, device
+        self._tensors: dict[PluginTensor, Tensor] = {}
+        self._products: dict[tuple[tuple[str, PluginTensor], ...], Product] = {}
+
+    def __call__(self, inputs: Sequence[PluginTensor], output: PluginTensor, stream: int) -> None:
+        """Put the product of `inputs`, in the order of `ProductSpec.inputs`, on a stream; see `PluginLauncher`."""
+        given = dict(zip(self.spec.inputs, inputs, strict=True))
+        x, x_scale = given.pop("x"), given.pop("x_scale", None)
+        with _on(stream, self.device):
+            product = self._product(tuple(given.items()), TORCH_TYPES[output.dtype])
+            rows = self._tensor(x).view(-1, self.spec.columns)
+            given_rows = rows if x_scale is None else Rounded(rows, self._scales(x_scale))
+            product([given_rows], out=self._tensor(output).view(-1, self.spec.rows))
+
+    def _scales(self, x_scale: PluginTensor) -> Tensor:
+        """The scales of activations: one, or one for each row."""
+        scales = self._tensor(x_scale)
+        return scales.view(1) if scales.numel() == 1 else scales.view(-1, 1)
+
+    def _product(self, parts: tuple[tuple[str, PluginTensor], ...], dtype: torch.dtype) -> Product:
+        if parts not in self._products:
+            self._make_room(self._products)
+            given = {name: self._tensor(tensor) for name, tensor in parts}
+            sections = [Section(self.spec.rows, self.spec.activation)]
+            weight = joined_weight(self.spec, given, dtype)
+            self._products[parts] = Product.over(weight, sections, given.get("bias"), tuning(self.device))
+        return self._products[parts]
+
+    def _tensor(self, tensor: PluginTensor) -> Tensor:
+        """The tensor at an address. It is kept: making one takes longer than launching a kernel."""
+        if tensor not in self._tensors:
+            self._make_room(self._tensors)
+            self._tensors[tensor] = tensor_on(self.device, tensor)
+        return self._tensors[tensor]
+
+    def _make_room(self, known: dict[Any, Any]) -> None:
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+
+
+def joined_weight(spec: ProductSpec, parts: Mapping[str, Tensor], dtype: torch.dtype) -> JoinedWeight:
+    """The weight of a product from the inputs of its layer, as they lie; `dtype` is that of the result.
+
+    Raises:
+        EngineError: if scales are not in the units that the kernels want.
+    """
+    codes = parts["codes"]
+    if spec.form == "float8" and spec.factor != (FLOAT8_BIAS if dtype is torch.float16 else 1.0):
+        raise EngineError(f"scales of float8 are {spec.factor:g} times what they are", hint="compile the engine again")
+    q = codes.view(torch.uint8) if spec.form in ("int4", "float8") else codes
+    return JoinedWeight(
+        spec.form, q, parts.get("scale"), parts.get("zero"), spec.group, spec.chunk, spec.rows, (spec.columns,), dtype,
+        whole=not spec.zero and spec.group == spec.columns,
+    )  # fmt: skip
+
+
+@cache
+def tuning(device: torch.device) -> Tuning:
+    """The launches of all products on a device."""
+    return Tuning.of(device)
+
+
+def tensor_on(device: torch.device, tensor: PluginTensor) -> Tensor:
+    """The tensor at an address of a device; it shares the memory and does not keep it alive."""
+    if device.type == "cpu":
+        return tensor_at(*tensor)
+    dtype = TORCH_TYPES[tensor.dtype]
+    count = prod(tensor.shape) * dtype.itemsize
+    if count == 0:
+        return torch.empty(tensor.shape, dtype=dtype, device=device)
+    data = torch.as_tensor(_Memory(tensor.address, count), device=device)
+    return data.view(dtype).view(tensor.shape)
+
+
+class _Memory:
+    """Bytes of a GPU, as torch and others take them."""
+
+    def __init__(self, address: int, count: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (count,), "typestr": "|u1", "data": (address, False), "strides": None, "version": 2,
+        }  # fmt: skip
+
+
+def _on(stream: int, device: torch.device) -> AbstractContextManager[Any]:
+    """A block whose kernels go to a stream."""
+    if device.type == "cpu" or torch.cuda.current_stream(device).cuda_stream == stream:
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.ExternalStream(stream, device=device))
+
+
+LAUNCHERS: Mapping[str, Callable[[ProductSpec, torch.device], ProductLauncher]] = {PRODUCT: ProductLauncher}
+"""What launches the layers of each plug-in."""
