@@ -29,10 +29,12 @@ import torch
 from gpu_contenders import OURS, of_transformers, run_of, transformers
 from gpu_limits import bandwidth, matrix_peak
 from gpu_profile import profile
-from gpu_shapes import RECIPES, SHAPES, prompt_operations, weight_bytes
+from gpu_shapes import RECIPES, SHAPES, prompt_operations
 from gpu_timing import Figure, Load, What, measure
 from rich.console import Console
 from rich.table import Table
+
+from compiler.ir.cost import weights_read
 
 CONSOLE = Console(width=160)
 say = partial(CONSOLE.print, highlight=False, markup=False)
@@ -116,8 +118,8 @@ class Measuring:
             with OURS[who](shape, recipe, folder, load) as engine:
                 if who == "cuda":
                     graph = engine.executor.graph  # type: ignore[attr-defined]
-                    operations = prompt_operations(graph, shape, self.given.prompt)
-                    bound = Limits(weight_bytes(graph) / self.reads * 1e3, operations / self.peak * 1e3)
+                    operations = prompt_operations(graph, self.given.prompt)
+                    bound = Limits(weights_read(graph) / self.reads * 1e3, operations / self.peak * 1e3)
                     self.limits[shape, recipe] = bound
                     for line in engine.executor.explain() if self.given.profile else ():  # type: ignore[attr-defined]
                         say(f"  {line}")

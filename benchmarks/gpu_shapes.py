@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import llmc
-from compiler.ir.analysis import stored_values
+from compiler.ir.cost import PRODUCTS, graph_cost, step_sizes
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.core import evaluator
 from compiler.ir.graph import Graph
@@ -94,27 +94,7 @@ def engine_of(shape: str, recipe: str, folder: Path, batch: int, longest: int, d
     return Engine(folder / "engine", dry.manifest, executor, None)
 
 
-def weight_bytes(graph: Graph) -> int:
-    """The bytes of the weights that a step reads: all but the tables of embeddings."""
-    tables = {op.operands[0].name for op in graph.find("embedding")}
-    stored = stored_values(graph)
-    read = {value.name: value for kind in ("linear", "dequantize") for op in graph.find(kind) for value in op.operands}
-    return sum(
-        value.type.nbytes for name, value in read.items()
-        if name in stored and (name not in tables or len(graph.users[name]) > 1)
-    )  # fmt: skip
-
-
-def prompt_operations(graph: Graph, shape: str, tokens: int) -> float:
-    """The floating-point operations of a prompt: of its products, the head for one token, and of causal attention."""
-    vocabulary = SHAPES[shape]["vocab_size"]
-    products = 0.0
-    for op in graph.find("linear"):
-        rows, columns = op.operands[1].type.sizes({})
-        products += 2.0 * rows * columns * (1 if rows == vocabulary else tokens)
-    sizes = SHAPES[shape]
-    layers, width = (
-        next(sizes[key] for key in keys if key in sizes)
-        for keys in (("n_layer", "num_hidden_layers", "n_layers"), ("n_embd", "hidden_size", "d_model"))
-    )
-    return products + 2.0 * layers * width * tokens * (tokens + 1)
+def prompt_operations(graph: Graph, tokens: int) -> int:
+    """The floating-point operations of the products of a prompt: the head for one token, and causal attention."""
+    cost = graph_cost(graph, step_sizes(graph, batch=1, new=tokens))
+    return sum(each.cost.flops for each in cost.ops if each.op.kind.name in PRODUCTS)

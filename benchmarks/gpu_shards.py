@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from gpu_limits import bandwidth
 from gpu_profile import profile
-from gpu_shapes import SHAPES, random_constants, weight_bytes, write_config
+from gpu_shapes import SHAPES, random_constants, write_config
 from gpu_timing import Load, measure
 
 import llmc
+from compiler.ir.cost import weights_read
 from compiler.store.ranks import stored_ranks
 from runtime.collectives.mpi_communicator import MpiCommunicator
 from runtime.collectives.mpi_library import start_mpi
@@ -49,7 +50,7 @@ def main() -> None:
         executor = CudaExecutor(graph, device=device, group=group, load=random_constants(graph, device))
         engine = Engine(folder / "engine", dry.manifest, executor, None)
     if world.rank == 0:
-        bound = weight_bytes(graph) / bandwidth() * 1e3
+        bound = weights_read(graph) / bandwidth() * 1e3
         print(
             f"{torch.cuda.get_device_name()} x {world.size}, {given.shape} {passes}, bound {bound:.2f} ms", flush=True
         )

@@ -45,6 +45,10 @@ class CheckpointError(LlmcError):
     """A checkpoint's files or tensors are missing, damaged or not what its config says."""
 
 
+class WeightsGoneError(CheckpointError):
+    """A graph's weights are not where it says, or cannot be read there."""
+
+
 class ConfigError(LlmcError):
     """A checkpoint's config holds a key or value that is unknown, inconsistent or not supported."""
 

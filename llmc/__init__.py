@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from compiler.errors import LlmcError
-from llmc.version import __version__
+from llmc.version import API_VERSION, __version__
 
 if TYPE_CHECKING:
     from compiler.backend_trt.emission import Emission, emits
@@ -137,6 +137,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "API_VERSION",
     "BenchOptions",
     "Benchmark",
     "Builder",

@@ -25,6 +25,7 @@ def optimize(
     dump_ir: str | Path | None = None,
     plugins: Sequence[str | Path] = (),
     explain: bool = False,
+    fold_layers: bool = False,
 ) -> Rewritten:
     """Apply a pipeline, such as `cleanup,dtype=bfloat16`, to a graph; nothing is added to it.
 
@@ -34,6 +35,7 @@ def optimize(
         dump_ir: a folder for the graph's text before the first pass and after each.
         plugins: Python files that register passes; what installed packages offer is there in any case.
         explain: whether to gather what the passes did, and why rules declined.
+        fold_layers: whether dumps leave out layers that are as others, for a reader.
 
     Raises:
         LlmcError: if the graph or the pipeline is not valid, or a pass cannot be applied.
@@ -41,14 +43,14 @@ def optimize(
     for text in load_plugins(plugins):
         warnings.warn(text, stacklevel=2)
     verify(graph)
-    return rewrite(graph, passes, dump_ir=dump_folder(dump_ir), explain=explain)
+    return rewrite(graph, passes, dump_ir=dump_folder(dump_ir), explain=explain, fold_layers=fold_layers)
 
 
-def write_optimized(graph: Graph, output: Path | None) -> None:
-    """Write a graph to a file, or to standard output, so that its weights are found from there."""
+def write_optimized(graph: Graph, output: Path | None, *, fold_layers: bool = False) -> None:
+    """Write a graph to a file, or to standard output, so that its weights are found from there; or for readers only."""
     weights = Path(graph.root).resolve()
     if output is None:
-        sys.stdout.write(print_graph(replace(graph, root=str(weights))))
+        sys.stdout.write(print_graph(replace(graph, root=str(weights)), fold_layers=fold_layers))
         return
     folder = output.expanduser().resolve().parent
-    write_graph(replace(graph, root=os.path.relpath(weights, folder)), output.expanduser())
+    write_graph(replace(graph, root=os.path.relpath(weights, folder)), output.expanduser(), fold_layers=fold_layers)

@@ -13,7 +13,7 @@ from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.trace import Trace
 from compiler.passes import Pass, PipelineResult, parse_pipeline, run_pipeline
-from compiler.passes.pipeline import pass_name
+from compiler.passes.pipeline import PassRun, pass_name
 from compiler.passes.protocol import runs_after_automatic
 from compiler.progress import Progress
 from llmc.progress import Phase
@@ -36,6 +36,7 @@ class Rewritten:
         canonical: the pipeline in canonical spelling.
         explanation: what the passes did, and where rules declined; empty unless asked for.
         notes: what the passes told the user, a sentence each.
+        runs: each run of a pass, in order.
     """
 
     graph: Graph
@@ -43,6 +44,7 @@ class Rewritten:
     canonical: str
     explanation: str
     notes: tuple[str, ...] = ()
+    runs: tuple[PassRun, ...] = ()
 
 
 def read_passes(passes: Passes) -> tuple[Pass, ...]:
@@ -104,6 +106,7 @@ def rewrite(
     *,
     dump_ir: Path | None = None,
     explain: bool = False,
+    fold_layers: bool = False,
     progress: Progress | None = None,
 ) -> Rewritten:
     """Run a pipeline; the arguments and errors are those of `llmc.optimize`, with `progress` called at each pass."""
@@ -114,6 +117,7 @@ def rewrite(
         pipeline,
         dump_dir=dump_ir,
         trace=trace,
+        fold_layers=fold_layers,
         on_pass=(lambda spelling, index, count: progress(Phase("rewrite", spelling), index, count))
         if progress
         else None,
@@ -131,4 +135,4 @@ def rewritten(result: PipelineResult, trace: Trace | None) -> Rewritten:
         for done in result.timings
     ]
     explanation = "\n".join(lines) + "\n" + trace.text() if trace else ""
-    return Rewritten(result.graph, timings, result.canonical, explanation, result.notes)
+    return Rewritten(result.graph, timings, result.canonical, explanation, result.notes, result.timings)

@@ -12,9 +12,10 @@ from tests.registrations import forgotten
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 
 
-@pytest.mark.parametrize(
-    "guide", ["checkpoints.md", "ir.md", "frontends.md", "targets.md", "generation.md", "../CONTRIBUTING.md"]
-)
+GUIDES = ["checkpoints.md", "ir.md", "view.md", "frontends.md", "targets.md", "generation.md", "../CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
 def test_the_guides_code_runs(guide):
     text = (DOCS / guide).read_text()
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))

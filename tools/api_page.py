@@ -48,7 +48,7 @@ SECTIONS = (
         "Models are folders or ids of the hub, engines are folders. [The command line](cli.md) does the same.",
         llmc,
         """
-        compile dry_run load verify measure_perplexity summarize bench export
+        API_VERSION compile dry_run load verify measure_perplexity summarize bench export
         Compiled DryRun Engine SamplingParams Completion Verification Perplexity Manifest
         Summaries SummarySettings Benchmark BenchOptions Exported
         """,
@@ -111,6 +111,7 @@ def page() -> str:
 
 # What has no docstring of its own.
 DATA = {
+    "API_VERSION": "The version of this API; [Stability](stability.md) says when it grows.",
     "ACTIVATIONS": "The activation functions that configs name, as functions of a builder and a value.",
     "Activation": "A function of a builder and a value that appends ops and returns their result.",
     "Report": "A function of how much is done and how much there is in total.",

@@ -21,7 +21,7 @@ _VERSIONS = (2, 3)
 _ALIGNMENT = 32
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 # The number of a type of keys → how struct calls it.
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 # The number of a type of tensors → its name, bytes and type in the IR.
 _ELEMENTS: Mapping[int, tuple[str, int, DType | None]] = {
     0: ("f32", 4, DType.f32),

@@ -7,14 +7,15 @@ and a diff by name shows that op only.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compiler.ir.folding import Folded, Form, fold, numberless_text, op_form
 from compiler.ir.graph import Graph
 from compiler.ir.literals import attr_text, name_text, quote
 from compiler.ir.op import Op
-from compiler.ir.printer import format_op, sections
+from compiler.ir.printer import format_op, left_out, sections
 
 
 @dataclass(frozen=True)
@@ -205,31 +206,60 @@ def _head_lines(graph: Graph, names: Mapping[str, str]) -> dict[tuple[str, str],
     return both
 
 
-def format_diff(diff: GraphDiff, *, origins: bool = False) -> str:
+_Entry = tuple[Op, str, str]
+
+
+def format_diff(diff: GraphDiff, *, origins: bool = False, fold_layers: bool = False) -> str:
     """The diff as text: lines marked `-` (before), `+` (after), `=` (renamed) or `~` (moved) under section headers.
 
     Args:
         diff: the diff.
         origins: whether to show ops of which only the origin differs, marked `o`.
+        fold_layers: whether to leave out layers in which the same differs as in the one before them.
 
     Returns:
         The text, ending with a newline; empty if there is nothing to show.
     """
     lines = []
-    for was, now in diff.head:
-        lines += [f"- {was}"] if was else []
-        lines += [f"+ {now}"] if now else []
+    for head in _folded_head(diff.head, fold_layers):
+        for was, now in head.shown:
+            lines += [f"- {was}"] if was else []
+            lines += [f"+ {now}"] if now else []
+        lines += left_out(head.like)
     entries = list(_entries(diff, origins))
-    shown = 0
-    for section in sections(op for op, _, _ in entries):
-        lines += ["", "  " + section.header] if lines else ["  " + section.header]
-        for op, mark, note in entries[shown : shown + len(section.ops)]:
-            lines.append(f"{mark}   {format_op(op, section.scope)}{note}")
-        shown += len(section.ops)
+    for folded in fold(entries, _entry_name, _entry_form) if fold_layers else [Folded(entries)]:
+        shown = 0
+        for section in sections(op for op, _, _ in folded.shown):
+            lines += ["", "  " + section.header] if lines else ["  " + section.header]
+            for op, mark, note in folded.shown[shown : shown + len(section.ops)]:
+                lines.append(f"{mark}   {format_op(op, section.scope)}{note}")
+            shown += len(section.ops)
+        lines += ["", *left_out(folded.like)] if folded.like else []
     return "\n".join(lines) + "\n" if lines else ""
 
 
-_Entry = tuple[Op, str, str]
+def _folded_head(head: Sequence[tuple[str, str]], fold_layers: bool) -> Iterable[Folded[tuple[str, str]]]:
+    return fold(head, _head_name, _head_form) if fold_layers else [Folded(head)]
+
+
+def _head_name(lines: tuple[str, str]) -> str:
+    """The name that a line of the head gives: `cache.0.k` of `input cache.0.k: f16[B,4,C,64]`."""
+    _, _, rest = (lines[1] or lines[0]).partition(" ")
+    return rest.split(" ")[0].rstrip(":")
+
+
+def _head_form(lines: tuple[str, str], number: int) -> Form:
+    return Form(tuple(numberless_text(line, number) for line in lines))
+
+
+def _entry_name(entry: _Entry) -> str:
+    return entry[0].name
+
+
+def _entry_form(entry: _Entry, number: int) -> Form:
+    op, mark, note = entry
+    said, taken, given = op_form(op, number)
+    return Form((mark, numberless_text(note, number), said), taken, given)
 
 
 def _entries(diff: GraphDiff, origins: bool) -> Iterator[_Entry]:

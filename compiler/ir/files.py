@@ -29,14 +29,19 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
     return replace(graph, root=str(path.parent / graph.root))
 
 
-def write_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
+def write_graph(graph: Graph, path: str | os.PathLike[str], *, fold_layers: bool = False) -> None:
     """Write the graph to `path`, whole or not at all. A relative root will be read as relative to the file's folder.
+
+    Args:
+        graph: the graph.
+        path: the file.
+        fold_layers: as of `print_graph`: the file is for readers then.
 
     Raises:
         GraphError: if the file cannot be written.
     """
     path = Path(path)
-    text = print_graph(graph)
+    text = print_graph(graph, fold_layers=fold_layers)
     try:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")

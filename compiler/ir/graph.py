@@ -101,3 +101,9 @@ class Graph:
         from compiler.ir.networkx_bridge import to_networkx
 
         return to_networkx(self)
+
+    def _repr_html_(self) -> str:
+        """The picture that notebooks show: see `compiler.ir.drawing.notebook.notebook_html`."""
+        from compiler.ir.drawing.notebook import notebook_html
+
+        return notebook_html(self)

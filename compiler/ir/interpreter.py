@@ -24,7 +24,7 @@ from compiler.ir.dims import Affine
 from compiler.ir.evaluators.core import EVALUATORS, evaluator
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
-from compiler.ir.tensor_data import read_tensor
+from compiler.ir.tensor_data import read_const
 from compiler.ir.torch_types import from_torch, to_torch
 from compiler.plugins import blame
 
@@ -111,7 +111,7 @@ class Interpreter:
         """The results of one op, in the types that the graph gives them."""
         try:
             if op.kind.name == "const":
-                results: Any = read_tensor(op.attrs["data"], self.graph.root).to(self.device)
+                results: Any = read_const(op, self.graph.root).to(self.device)
             else:
                 rule = evaluator(op.kind.name, f", which %{op.name} from {op.origin} is")
                 given = operands if rule.exact else [self._widened(tensor) for tensor in operands]

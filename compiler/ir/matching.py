@@ -75,10 +75,12 @@ class Miss(NamedTuple):
     Attributes:
         depth: how many ops fitted at most, the root included.
         reason: what the next one should have been, and what it is.
+        close: whether it is of the right kind, and otherwise not as it should be.
     """
 
     depth: int
     reason: str
+    close: bool = False
 
 
 class State(NamedTuple):
@@ -103,7 +105,7 @@ class Search:
         """The op behind a value. The root itself is being visited, and may not be in the graph yet."""
         return self.root if value is self.root.results[0] else self._producer(value)
 
-    def miss(self, state: State, reason: str) -> None:
-        """Record a failure."""
+    def miss(self, state: State, reason: str, *, close: bool = True) -> None:
+        """Record a failure; of those that are as deep, the first counts."""
         if len(state.matched) > self.deepest.depth:
-            self.deepest = Miss(len(state.matched), reason)
+            self.deepest = Miss(len(state.matched), reason, close)

@@ -14,6 +14,7 @@ from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import DimRange, Fact, Graph
 from compiler.ir.literals import NAME, STRING, TYPE, attr_text, read_attr, read_attrs, read_name, type_of
 from compiler.ir.op import NO_ORIGIN, Attr, Op, OpKind, Origin, Value, op_kind
+from compiler.ir.printer import TEXT_VERSION
 from compiler.suggest import did_you_mean
 
 _RESULT = rf"%({NAME})\s*:\s*({TYPE})"
@@ -124,7 +125,11 @@ class _Parser:
     def statements(self) -> Mapping[str, tuple[re.Pattern[str], str, Callable[..., None]]]:
         """Every line that is no op and no header: its first word, its pattern, how to describe it, and its reader."""
         return {
-            "graph": (re.compile(rf"graph\s+({NAME})"), "graph NAME", self.read_graph),
+            "graph": (
+                re.compile(rf"graph\s+({NAME})(?:\s+version\s+(\d+)(\s+folded)?)?"),
+                "graph NAME, or graph NAME version N",
+                self.read_graph,
+            ),
             "root": (re.compile(rf"root\s+({STRING})"), 'root "FOLDER"', self.read_root),
             "fact": (re.compile(rf"fact\s+({NAME})\s*=\s*(.+)"), "fact NAME = VALUE", self.read_fact),
             "dim": (
@@ -136,10 +141,20 @@ class _Parser:
             "output": (re.compile(rf"output\s+({NAME})\s*=\s*%({NAME})"), "output ROLE = %NAME", self.read_output),
         }
 
-    def read_graph(self, name: str) -> None:
-        """`graph NAME`."""
+    def read_graph(self, name: str, version: str | None, folded: str | None) -> None:
+        """`graph NAME version N`."""
         if self.name is not None:
             raise GraphError("a text holds one graph; this is a second one")
+        if version is not None and not 1 <= int(version) <= TEXT_VERSION:
+            raise GraphError(
+                f"the text is of version {int(version)} of the form; this llmc reads versions up to {TEXT_VERSION}",
+                hint="read it with a newer llmc, or have the one that wrote it write it again for this one",
+            )
+        if folded:
+            raise GraphError(
+                "the text leaves out layers that are as others: it is for readers, and no graph",
+                hint="have it written without --fold-layers",
+            )
         self.name = read_name(name)
 
     def read_root(self, folder: str) -> None:

@@ -163,7 +163,7 @@ class _OpPattern(Pattern):
         op = search.producer(value)
         if op is None or op.kind is not self.kind:
             found = f"{op.kind.name} %{value.name}" if op else f"the input %{value.name}"
-            search.miss(state, f"expected {self.kind.name}, found {found}")
+            search.miss(state, f"expected {self.kind.name}, found {found}", close=False)
         elif reason := self._refused(op):
             search.miss(state, f"{op.kind.name} %{op.name} {reason}")
         else:

@@ -1,6 +1,6 @@
 """The text form of a graph: what `compiler.ir.parser` reads back exactly.
 
-    graph gpt_neox
+    graph gpt_neox version 1
     root "/models/pythia"
     fact vocab_size = 4096
     dim B = 1..4..8
@@ -15,37 +15,82 @@
 
 One op per line. A header opens a section: ops that share a module of the checkpoint and a scope of names; `%.q` inside
 it is short for `%layers.0.attn.q`, and a lone dot is the outermost scope. Attributes spelt like their default are left
-out; `!fuse` is a pass that touched the op.
+out; `!fuse` is a pass that touched the op. The first line says the version of the form, `TEXT_VERSION`; a text without
+one is from before there were versions, in the form of the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
+from typing import TypeVar
 
+from compiler.ir.folding import Folded, Form, fold, numberless, op_form
 from compiler.ir.graph import Graph
 from compiler.ir.literals import attr_text, is_bare, name_text, quote, ref_text
 from compiler.ir.op import Attr, Op, OpKind, Value
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.types import TensorType
 
+T = TypeVar("T")
+
+TEXT_VERSION = 1
+"""The version of the text form; docs/stability.md says when it grows."""
+
 # An excerpt is for a terminal: a literal may have a million values.
 _EXCERPT_WIDTH = 160
 
 
-def print_graph(graph: Graph) -> str:
-    """The graph as text that ends with a newline; `parse_graph` is the inverse."""
+def print_graph(graph: Graph, *, fold_layers: bool = False) -> str:
+    """The graph as text that ends with a newline; `parse_graph` is the inverse.
+
+    Args:
+        graph: the graph.
+        fold_layers: whether to leave out layers that are as the one before them. Such a text is for readers; it says so
+            in its first line, and is no graph any more.
+    """
     printer = _Printer()
-    lines = [f"graph {name_text(graph.name)}", f"root {quote(graph.root)}"]
+    version = f"version {TEXT_VERSION}{' folded' if fold_layers else ''}"
+    lines = [f"graph {name_text(graph.name)} {version}", f"root {quote(graph.root)}"]
     lines += [f"fact {name_text(name)} = {attr_text(value)}" for name, value in graph.facts.items()]
     lines += [f"dim {name} = {low}..{typical}..{high}" for name, (low, typical, high) in graph.dims.items()]
-    lines += [f"input {name_text(value.name)}: {value.type}" for value in graph.inputs]
-    for section in sections(graph.ops):
-        lines += ["", section.header, *printer.section(section)]
+    for inputs in _folded(graph.inputs, _name, _input_form, fold_layers):
+        lines += [f"input {name_text(value.name)}: {value.type}" for value in inputs.shown] + left_out(inputs.like)
+    for ops in _folded(graph.ops, _name, op_form, fold_layers):
+        for section in sections(ops.shown):
+            lines += ["", section.header, *printer.section(section)]
+        lines += ["", *left_out(ops.like)] if ops.like else []
     lines.append("")
-    lines += [f"output {name_text(role)} = %{name_text(value.name)}" for role, value in graph.outputs.items()]
+    for outputs in _folded(tuple(graph.outputs.items()), itemgetter(0), _output_form, fold_layers):
+        lines += [f"output {name_text(role)} = %{name_text(value.name)}" for role, value in outputs.shown]
+        lines += left_out(outputs.like)
     return "\n".join(lines) + "\n"
+
+
+def left_out(like: str) -> list[str]:
+    """The line in place of layers that are left out; none if none are."""
+    return [f"... {like}"] if like else []
+
+
+def _folded(
+    items: Sequence[T], name: Callable[[T], str], form: Callable[[T, int], Form], wanted: bool
+) -> Iterable[Folded[T]]:
+    return fold(items, name, form) if wanted else (Folded(items),)
+
+
+def _name(named: Value | Op) -> str:
+    return named.name
+
+
+def _input_form(value: Value, number: int) -> Form:
+    return Form((numberless(value.name, number), value.type))
+
+
+def _output_form(output: tuple[str, Value], number: int) -> Form:
+    role, value = output
+    return Form((numberless(role, number), numberless(value.name, number), value.type))
 
 
 def format_op(op: Op, scope: str = "") -> str:

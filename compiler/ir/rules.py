@@ -13,7 +13,7 @@ from compiler.ir.patterns import Pattern
 from compiler.ir.rewrite import Replacement, RewriteBuilder, Visitor, sweep
 from compiler.ir.running_pass import running_pass
 from compiler.ir.trace import RuleTrace, Trace, current_trace
-from compiler.plugins import blame, place_of
+from compiler.plugins import blame, is_own, place_of
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def rule_visitor(rules: Iterable[Rule], *, pass_name: str | None = None, trace: 
     for rule in rules:
         record = trace.rule(name, rule.name) if trace else RuleTrace()
         record.roots, record.size = tuple(sorted(rule.pattern.kinds)), rule.pattern.size
+        record.own = is_own(rule.apply)
         for kind in record.roots:
             by_kind.setdefault(kind, []).append((rule, record))
 

@@ -14,6 +14,12 @@ def running_pass() -> str:
     return _RUNNING.get()
 
 
+def what_runs() -> str:
+    """How messages call the pass that runs now: `the pass 'quant'`; `this pass` outside a pipeline."""
+    name = running_pass()
+    return f"the pass {name!r}" if name else "this pass"
+
+
 @contextmanager
 def running(name: str) -> Iterator[None]:
     """What is rewritten inside is the work of the pass of that name."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from compiler.errors import CheckpointError
+from compiler.errors import CheckpointError, WeightsGoneError
 from compiler.ir.dtypes import DType
 from compiler.ir.int4 import pack_int4, unpack_int4
+from compiler.ir.op import Op
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import to_torch
 from compiler.ir.types import TensorType
@@ -23,7 +25,8 @@ def read_tensor(ref: TensorRef, root: str | Path) -> Tensor:
     """The tensor as stored, in memory of its own.
 
     Raises:
-        CheckpointError: if the file cannot be read, or ends before the tensor does.
+        WeightsGoneError: if the file cannot be read.
+        CheckpointError: if it ends before the tensor does.
     """
     path = Path(root) / ref.file
     nbytes = ref.type.nbytes
@@ -35,12 +38,27 @@ def read_tensor(ref: TensorRef, root: str | Path) -> Tensor:
             while got < nbytes and (count := file.readinto(view[got:])):
                 got += count
     except OSError as error:
-        raise CheckpointError(
+        raise WeightsGoneError(
             f"cannot read tensor {ref.name!r} from {path}: {error.strerror or error}", hint=reading_hint(error, _MOVED)
         ) from error
     if got < nbytes:
         raise CheckpointError(shortage(path, ref, got), hint="the file is truncated; copy or download it again")
     return view_bytes(torch.from_numpy(data), ref.type)
+
+
+def read_const(op: Op, root: str | Path, *, flat: bool = False) -> Tensor:
+    """The tensor that a `const` is; with `flat`, its bytes as they are stored.
+
+    Raises:
+        CheckpointError: as of `read_tensor`, naming the op.
+    """
+    ref: TensorRef = op.attrs["data"]
+    if flat:
+        ref = replace(ref, type=TensorType(DType.u8, (ref.type.nbytes,)))
+    try:
+        return read_tensor(ref, root)
+    except CheckpointError as error:
+        raise type(error)(f"const %{op.name} from {op.origin}: {error.message}", hint=error.hint) from error
 
 
 def shortage(path: Path, ref: TensorRef, there: int) -> str:

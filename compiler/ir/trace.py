@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from compiler.ir.folding import alike, span
 from compiler.ir.matching import Miss
 from compiler.ir.op import Op
 
@@ -18,10 +19,14 @@ class RuleRefusal:
     Attributes:
         op: the op.
         reason: why.
+        depth: how many ops of the rule's pattern fitted, the root included; 0 if all of them did.
+        close: whether the op at which it failed is of the right kind, and otherwise not as it should be.
     """
 
     op: Op
     reason: str
+    depth: int = 0
+    close: bool = False
 
     def __str__(self) -> str:
         return f"%{self.op.name} from {self.op.origin}: {self.reason}"
@@ -34,34 +39,44 @@ class RuleTrace:
     Attributes:
         roots: what kinds of op the rule starts from.
         size: how many ops its pattern has at most.
+        own: whether the rule is llmc's own.
         met: the ops of those kinds that it met, by name: a pass may sweep several times.
-        applied: how many of them it replaced.
+        applied: how often it replaced one.
+        places: those that it replaced, by name.
         declined: those that matched but that it declined, by name.
-        depth: how many ops of the pattern the nearest misses have, the root included.
-        misses: the nearest misses, by name.
+        misses: those that are a root of the pattern and did not match below it, by name.
     """
 
     roots: tuple[str, ...] = ()
     size: int = 1
+    own: bool = True
     met: set[str] = field(default_factory=set)
     applied: int = 0
+    places: dict[str, Op] = field(default_factory=dict)
     declined: dict[str, RuleRefusal] = field(default_factory=dict)
-    depth: int = 0
     misses: dict[str, RuleRefusal] = field(default_factory=dict)
 
     @property
-    def near(self) -> bool:
-        """Whether the nearest misses are worth a line: less than half of a pattern, or of a pair, fits by chance."""
-        return self.size > 2 and 2 * self.depth >= self.size
+    def near(self) -> list[RuleRefusal]:
+        """The misses that are worth a line, those first of which most fits.
+
+        What is near is of the right kind but for an attribute, an operand or a binding; or half of a pattern of three
+        ops or more. Less than that fits by chance: what a small pattern misses is most of a graph. But where a rule
+        that is not llmc's own did nothing and nothing is near, its user wants to see what there is.
+        """
+        every = sorted(self.misses.values(), key=lambda miss: -miss.depth)
+        near = [miss for miss in every if miss.close or (self.size > 2 and 2 * miss.depth >= self.size)]
+        return near or ([] if self.own or self.applied or self.declined else every)
 
     @property
     def idle(self) -> bool:
-        """Whether the rule did nothing, and nobody will ask why: what a small pattern misses is most of a graph."""
-        return not self.applied and not self.declined and self.size <= 2
+        """Whether the rule did nothing, and nobody will ask why."""
+        return not self.applied and not self.declined and self.size <= 2 and not self.near
 
     def apply(self, op: Op) -> None:
         """Record that the rule replaced `op`, whatever kept it from doing so in an earlier sweep."""
         self.applied += 1
+        self.places[op.name] = op
         self.declined.pop(op.name, None)
         self.misses.pop(op.name, None)
 
@@ -70,11 +85,10 @@ class RuleTrace:
         self.declined[op.name] = RuleRefusal(op, reason)
 
     def miss(self, op: Op, miss: Miss) -> None:
-        """Record a failed match. Only the deepest count: a rule fails at most ops of its root's kind."""
-        if miss.depth > self.depth:
-            self.depth, self.misses = miss.depth, {}
-        if miss.depth == self.depth:
-            self.misses[op.name] = RuleRefusal(op, miss.reason)
+        """Record a failed match of an op that is a root of the pattern; of several sweeps that in which most fitted."""
+        known = self.misses.get(op.name)
+        if miss.depth > (known.depth if known else 0):
+            self.misses[op.name] = RuleRefusal(op, miss.reason, miss.depth, miss.close)
 
 
 class Trace:
@@ -136,14 +150,21 @@ def _rule_lines(name: str, rule: RuleTrace, limit: int) -> Iterator[str]:
         yield f"  {name}: met no {' or '.join(rule.roots) or 'op'}"
         return
     yield f"  {name}: applied to {rule.applied} of {len(rule.met)}"
+    if rule.places:
+        groups = list(alike(rule.places.values(), lambda op: op.name, lambda op: ""))
+        places = [span([op.name for op in ops]) for ops in groups[:limit]]
+        more = [f"{len(groups) - limit} more"] if len(groups) > limit else []
+        yield f"    at {', '.join([*places, *more])}"
     yield from _listed("declined", rule.declined.values(), limit)
-    if rule.near:
-        yield from _listed(f"nearest miss ({rule.depth} of {rule.size} ops)", rule.misses.values(), limit)
+    yield from _listed("near miss", rule.near, limit, size=rule.size)
 
 
-def _listed(what: str, refusals: Iterable[RuleRefusal], limit: int) -> Iterator[str]:
-    every = list(refusals)
-    for refusal in every[:limit]:
-        yield f"    {what} {refusal}"
-    if len(every) > limit:
-        yield f"    ... and {len(every) - limit} more"
+def _listed(what: str, refusals: Iterable[RuleRefusal], limit: int, *, size: int = 0) -> Iterator[str]:
+    """A line for each refusal; those of layers that are refused alike share one."""
+    groups = list(alike(refusals, lambda refusal: refusal.op.name, lambda refusal: refusal.reason))
+    for group in groups[:limit]:
+        how_near = f" ({group[0].depth} of {size} ops)" if size else ""
+        names = span([refusal.op.name for refusal in group])
+        yield f"    {what}{how_near} {names} from {group[0].op.origin}: {group[0].reason}"
+    if left := sum(map(len, groups[limit:])):
+        yield f"    ... and {left} more"

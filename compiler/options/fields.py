@@ -117,7 +117,10 @@ def read_value(declared: Any, text: str) -> Any:
     if (inner := _optional(declared)) is not None:
         return None if text == "none" else read_value(inner, text)
     if (item := _item(declared)) is not None:
-        return tuple([read_value(item, part) for part in text.split("+")]) if text else ()
+        parts = text.split("+") if text else []
+        if "" in parts:
+            raise ValueError("a list of items with a + between two of them")
+        return tuple([read_value(item, part) for part in parts])
     plain = unquote(text, errors="surrogatepass")
     if (choices := _choices(declared)) is not None:
         if plain not in choices:

@@ -97,7 +97,8 @@ def _groups(graph: Graph) -> Iterator[_Group]:
                 alike.setdefault(len(op.operands), []).append(op)
         for group in alike.values():
             if len(group) > 1:
-                record.applied += len(group)
+                for op in group:
+                    record.apply(op)
                 yield _Group(tuple(group))
             elif len(alike) > 1:
                 record.decline(group[0], _odd_bias(group[0]))

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compiler.errors import GraphError, PassError, PluginError
+from compiler.errors import GraphError, PassError, PluginError, WeightsGoneError
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.derived_facts import with_derived_facts
 from compiler.ir.files import write_graph
@@ -35,6 +35,7 @@ class PassRun:
         name: the pass's name.
         spelling: its canonical spelling.
         seconds: the time it took, without verification and dumps.
+        checking: seconds that verification and dumps of what it left took.
         ops_before: how many ops it was given.
         ops_after: how many it left.
     """
@@ -44,6 +45,7 @@ class PassRun:
     seconds: float
     ops_before: int
     ops_after: int
+    checking: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def run_pipeline(
     trace: Trace | None = None,
     verify: bool = True,
     dry_run: bool = False,
+    fold_layers: bool = False,
 ) -> PipelineResult:
     """Apply passes to a graph, in order. Facts that follow from the graph, such as the number of parameters, follow it.
 
@@ -87,6 +90,7 @@ def run_pipeline(
         trace: where rules record what they did.
         verify: whether to verify the graph before the first pass and after each one, and that a step stays one.
         dry_run: whether passes that calibrate are replaced by what their `dry_run` makes without data.
+        fold_layers: whether dumps leave out layers that are as others; they are no graphs then, but for readers.
 
     Raises:
         GraphError: if a pass leaves an invalid graph, or a model's step in a form that nothing runs, or cannot make the
@@ -95,11 +99,11 @@ def run_pipeline(
         PluginError: if a pass that is not llmc's own raises anything else.
     """
     steps: Sequence[Pass] = parse_pipeline(passes) if isinstance(passes, str) else tuple(passes)
-    dump = _Dump(dump_dir)
+    dump = _Dump(dump_dir, fold_layers)
     dump.write(graph, "lift")
     if verify:
         _verify(graph, "the graph is invalid before any pass")
-    runs: list[PassRun] = []
+    done: list[PassRun] = []
     notes: list[str] = []
     with trace.active() if trace else nullcontext():
         for i, step in enumerate(steps):
@@ -114,12 +118,14 @@ def run_pipeline(
                 said.append("it changed nothing in this graph")
             notes += [f"{spelling}: {text}" for text in said]
             graph = with_derived_facts(given, graph)
-            runs.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops)))
+            start = time.perf_counter()
             dump.write(graph, pass_name(step))
             if verify:
                 _verify(graph, f"the pass {spelling!r} left an invalid graph")
                 _verify_step(graph, given, spelling)
-    return PipelineResult(graph, tuple(runs), canonical(steps), tuple(notes))
+            checking = time.perf_counter() - start
+            done.append(PassRun(pass_name(step), spelling, seconds, len(given.ops), len(graph.ops), checking))
+    return PipelineResult(graph, tuple(done), canonical(steps), tuple(notes))
 
 
 def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
@@ -134,6 +140,7 @@ def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
         PassError: if the pass does not apply or returns no graph.
         PluginError: if a pass that is not llmc's own raises anything else; file and line are named.
         GraphError: if the pass breaks a rule of the IR; the pass is named.
+        WeightsGoneError: if it reads weights that are not there; the pass and the op are named.
     """
     failing = f"the pass {pass_name(step)!r}"
     maker = maker_of(step)
@@ -148,6 +155,8 @@ def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
                 requires(graph)
             apply = getattr(step, "dry_run", step) if dry_run else step
             result: object = apply(graph)
+    except WeightsGoneError as error:
+        raise WeightsGoneError(f"{failing} needs weights: {error.message}", hint=error.hint) from error
     except (GraphError, PluginError) as error:
         if error.message.startswith(failing):
             raise
@@ -190,7 +199,8 @@ def _verify_step(graph: Graph, given: Graph, spelling: str) -> None:
 class _Dump:
     """Numbered files in a folder; nothing, without one."""
 
-    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+    def __init__(self, folder: str | os.PathLike[str] | None, fold_layers: bool) -> None:
+        self.fold_layers = fold_layers
         self.folder = None if folder is None else Path(folder)
         self.count = 0
 
@@ -205,5 +215,5 @@ class _Dump:
         safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in name)
         # A relative root would be read as relative to the dump.
         rooted = replace(graph, root=str(Path(graph.root).absolute()))
-        write_graph(rooted, self.folder / f"{self.count:02d}-{safe}.ir")
+        write_graph(rooted, self.folder / f"{self.count:02d}-{safe}.ir", fold_layers=self.fold_layers)
         self.count += 1

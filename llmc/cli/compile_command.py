@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmc.cli import options
-from llmc.cli.compiled_text import made_text
+from llmc.cli.compiled_text import made_text, times_text
 from llmc.cli.console import Console, note
 
 if TYPE_CHECKING:
@@ -113,8 +113,10 @@ def compile_command(
     weights_format: options.WeightsFormat = None,
     scales: options.Scales = None,
     dump_ir: options.DumpIr = None,
+    fold_layers: options.FoldLayers = False,
     plugin: options.Plugins = None,
     explain: options.Explain = False,
+    timing: options.Timing = False,
     json_output: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -134,6 +136,7 @@ def compile_command(
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     import llmc
     from llmc.compiling.options import CompileOptions
+    from runtime.load.ignored_options import Case, ignored_notes
 
     build = {
         "compute_capability": None if compute_capability == "all" else options.words(compute_capability),
@@ -158,6 +161,7 @@ def compile_command(
         scales=scales,
         build={name: value for name, value in build.items() if value is not None},
         dump_ir=dump_ir,
+        fold_layers=fold_layers,
         explain=explain,
         calib=calib,
         calib_samples=calib_samples,
@@ -167,14 +171,17 @@ def compile_command(
     make: Callable[..., Compiled | DryRun] = llmc.dry_run if dry_run else llmc.compile
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:
         made = make(model, output, request, progress=console)
+    in_vain = Case(dump_ir is None, "there are no dumps without --dump-ir", {"--fold-layers": fold_layers})
     if not quiet:
-        for text in made.notes:
+        for text in [*made.notes, *ignored_notes(in_vain)]:
             note(text)
     if json_output:
         print(json.dumps(made.to_json(), indent=2))
         return
     if explain:
         print(made.explanation)
+    if timing:
+        print(times_text(made.timings, made.pass_timings))
     if not quiet:
         print(made_text(made))
 

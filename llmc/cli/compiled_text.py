@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmc.cli.console import table, terminal_width
+from llmc.cli.console import grid, table, terminal_width
 
 if TYPE_CHECKING:
     from llmc.compiling.driver import Compiled
@@ -23,6 +23,15 @@ def made_text(made: Compiled | DryRun) -> str:
         return _dry_run(made)
     quantized = [made.fidelity.text(width=terminal_width())] if made.fidelity.entries else []
     return "\n".join([*quantized, _engine(made)])
+
+
+def times_text(phases: Mapping[str, float], passes: Mapping[str, float]) -> str:
+    """The seconds of each phase, and of each pass within the phase `rewrite`."""
+    rows = []
+    for phase, seconds in phases.items():
+        rows.append((phase, f"{seconds:.3f}"))
+        rows += [(f"  {name}", f"{taken:.3f}") for name, taken in passes.items() if phase == "rewrite"]
+    return grid(("", "seconds"), [*rows, ("in all", f"{sum(phases.values()):.3f}")])
 
 
 def _engine(compiled: Compiled) -> str:

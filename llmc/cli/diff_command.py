@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -23,6 +23,7 @@ def diff_command(
     origins: Annotated[
         bool, typer.Option("--origins", help="Show also operations that differ only in the passes that touched them.")
     ] = False,
+    fold_layers: options.FoldLayers = False,
     json_output: options.Json = False,
     plugin: options.Plugins = None,
     debug: options.Debug = False,
@@ -35,20 +36,29 @@ def diff_command(
     \b
     llmc diff dumps/00-lift.ir dumps/01-cleanup.ir
     llmc diff my-checkpoint my.engine
+    llmc diff dumps/00-lift.ir dumps/02-quant.ir --fold-layers
     llmc diff dumps other-dumps
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
     from compiler.ir.diff import format_diff
     from llmc.naming import dumped_graphs
 
+    shown = _Shown(origins, fold_layers)
     folders = [dumped_graphs(Path(path).expanduser()) for path in (before, after)]
     if all(folders):
-        raise typer.Exit(_diff_folders((before, after), *folders, origins=origins, json_output=json_output))
+        raise typer.Exit(_diff_folders((before, after), *folders, shown=shown, json_output=json_output))
     diff = _diff(before, after)
     if json_output:
         print(json.dumps(_json(diff), indent=2))
     else:
-        print(format_diff(diff, origins=origins), end="")
+        print(format_diff(diff, origins=origins, fold_layers=fold_layers), end="")
     raise typer.Exit(0 if _same(diff, origins) else 1)
+
+
+class _Shown(NamedTuple):
+    """How differences are shown: also those of origins alone; layers in which the same differs once."""
+
+    origins: bool
+    fold_layers: bool
 
 
 def _diff(before: str | Path, after: str | Path) -> GraphDiff:
@@ -63,13 +73,13 @@ def _same(diff: GraphDiff, origins: bool) -> bool:
 
 
 def _diff_folders(
-    names: tuple[str, str], before: list[Path], after: list[Path], *, origins: bool, json_output: bool
+    names: tuple[str, str], before: list[Path], after: list[Path], *, shown: _Shown, json_output: bool
 ) -> int:
     """Compare the graphs that the same passes left; returns the exit status."""
     from llmc.dumps import paired
 
     compared = [(a, b, _diff(a, b) if a and b else None) for a, b in paired(before, after)]
-    same = all(diff is not None and _same(diff, origins) for _, _, diff in compared)
+    same = all(diff is not None and _same(diff, shown.origins) for _, _, diff in compared)
     if json_output:
         entries = [
             {"a": a and a.name, "b": b and b.name, **(_json(diff) if diff else {"equal": False})}
@@ -77,11 +87,11 @@ def _diff_folders(
         ]
         print(json.dumps({"equal": same, "graphs": entries}, indent=2))
     else:
-        print("".join(_section(names, a, b, diff, origins) for a, b, diff in compared), end="")
+        print("".join(_section(names, a, b, diff, shown) for a, b, diff in compared), end="")
     return 0 if same else 1
 
 
-def _section(names: tuple[str, str], a: Path | None, b: Path | None, diff: GraphDiff | None, origins: bool) -> str:
+def _section(names: tuple[str, str], a: Path | None, b: Path | None, diff: GraphDiff | None, shown: _Shown) -> str:
     """A line that names two graphs, and how they differ."""
     from compiler.ir.diff import format_diff
 
@@ -89,7 +99,7 @@ def _section(names: tuple[str, str], a: Path | None, b: Path | None, diff: Graph
         folder, alone = (names[0], a) if b is None else (names[1], b)
         return f"== only in {folder}: {alone.name if alone else ''}\n"
     named = a.name if a.name == b.name else f"{a.name} | {b.name}"
-    return f"== {named}{': the same' if _same(diff, origins) else ''}\n{format_diff(diff, origins=origins)}"
+    return f"== {named}{': the same' if _same(diff, shown.origins) else ''}\n{format_diff(diff, **shown._asdict())}"
 
 
 def _json(diff: GraphDiff) -> dict[str, Any]:

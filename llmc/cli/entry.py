@@ -28,6 +28,7 @@ from llmc.cli.run_command import run_command
 from llmc.cli.targets_command import targets_command
 from llmc.cli.usage import NamingGroup, strict
 from llmc.cli.verify_command import verify_command
+from llmc.cli.view_command import view_command
 
 app = typer.Typer(
     name="llmc",
@@ -80,6 +81,7 @@ app.command("opt", cls=strict("passes go after --passes, the file to write after
 app.command("export", cls=strict("the folder to write goes after -o"))(guarded(export_command))
 app.command("new", cls=strict("the folder to write goes after -o"))(guarded(new_command))
 app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
+app.command("view", cls=strict("one graph is drawn, or two are compared"))(guarded(view_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compiler.errors import EngineError
 from llmc.cli import options
 from llmc.cli.console import note, table
+
+if TYPE_CHECKING:
+    from llmc.inspection.cost import CostReport
+    from llmc.step_cost import Device
 
 
 def inspect_command(
@@ -31,6 +35,32 @@ def inspect_command(
             metavar="NAME", help="With --explain: by which executor; all that run operations together if not given."
         ),
     ] = None,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost", help="Count the operations and bytes of a decode step and of a prompt, by layer, without running."
+        ),
+    ] = False,
+    ops: Annotated[bool, typer.Option("--ops", help="With --cost: of each operation.")] = False,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", help="With --cost: of so many sequences; 1 if not given.")
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="With --cost: of so many tokens each; the most that it takes if not given."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --cost: the least time on a device: h100, a100, l4, rtx-4090 ..."),
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(metavar="BYTES", help="With --cost: the bytes a second of its memory, such as 3.35e12."),
+    ] = None,
+    flops: Annotated[
+        float | None,
+        typer.Option(metavar="FLOPS", help="With --cost: the operations a second that it computes, such as 989e12."),
+    ] = None,
     json_output: options.Json = False,
     dummy_weights: options.DummyWeights = False,
     weights: options.Weights = None,
@@ -49,15 +79,37 @@ def inspect_command(
     llmc inspect my.engine --json
     llmc inspect my.engine --layers --plan decode-b1-c512
     llmc inspect my.engine --executor cuda --explain
+    llmc inspect my.engine --cost --batch 8 --length 1024 --device h100
     llmc inspect dumps
     llmc inspect dumps/00-lift.ir
     """  # noqa: D301 - \b is a backspace, which keeps lines as they are
+    from llmc.cli.cost_text import cost_text
+    from llmc.inspection.cost import cost_reports
     from llmc.inspection.execution import explain_execution
     from llmc.inspection.facts import inspect_path, target_sections
+    from llmc.step_cost import processor_of
     from runtime.load.ignored_options import Case, ignored_notes
 
     notes: list[str] = []
     source = {"weights": weights, "weights_format": weights_format, "scales": scales}
+    asked = {"--ops": ops, **_given(batch=batch, length=length, device=device, bandwidth=bandwidth, flops=flops)}
+    notes += ignored_notes(Case(not cost, "costs are told with --cost", asked))
+    if cost:
+        unused = {
+            "--layers": layers,
+            "--plan": plan is not None,
+            "--explain": explain,
+            "--executor": executor is not None,
+        }
+        notes += ignored_notes(Case(True, "costs are told alone", unused))
+        processor = processor_of(device, bandwidth, flops)
+        reports = cost_reports(
+            path, batch=batch, length=length, dummy_weights=dummy_weights, source=source, note=notes.append
+        )
+        for said in notes:
+            note(said)
+        print(_cost_json(path, reports, processor, notes) if json_output else cost_text(reports, processor, ops=ops))
+        return
     facts = inspect_path(path, dummy_weights=dummy_weights, source=source, layers=layers, note=notes.append)
     notes += ignored_notes(
         Case(json_output, "with --json all plans are shown", {"--plan": plan is not None}),
@@ -83,6 +135,18 @@ def inspect_command(
     else:
         told = {file for name, target in sections.items() for file in target.plan_files(facts[name])}
         print(table([*_rows(facts, told), *rows]))
+
+
+def _given(**values: object) -> dict[str, bool]:
+    """Which options were given, by the names that they have on the command line."""
+    return {f"--{name}": value is not None for name, value in values.items()}
+
+
+def _cost_json(path: str, reports: list[CostReport], processor: Device | None, notes: list[str]) -> str:
+    """The object that docs/cli.md describes."""
+    found: dict[str, Any] = {"kind": "cost", "path": path, "device": processor and processor.to_json()}
+    found["graphs"] = [report.to_json(processor) for report in reports]
+    return json.dumps({**found, **({"notes": notes} if notes else {})}, indent=2)
 
 
 def _rows(facts: dict[str, Any], told: set[str]) -> list[tuple[str, str]]:

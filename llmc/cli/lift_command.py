@@ -23,6 +23,7 @@ def lift_command(
     weights_format: options.WeightsFormat = None,
     scales: options.Scales = None,
     plugin: options.Plugins = None,
+    fold_layers: options.FoldLayers = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -50,7 +51,7 @@ def lift_command(
         max_seq=max_seq,
         note=notes.append,
     )
-    write_optimized(graph, options.file_or_none(output))
+    write_optimized(graph, options.file_or_none(output), fold_layers=fold_layers)
     if not quiet:
         for text in notes:
             note(text)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmc.cli import options
-from llmc.cli.console import note
+from llmc.cli.console import grid, note
+
+if TYPE_CHECKING:
+    from compiler.passes.pipeline import PassRun
 
 
 def opt_command(
@@ -30,6 +35,8 @@ def opt_command(
     dump_ir: options.DumpIr = None,
     plugin: options.Plugins = None,
     explain: options.Explain = False,
+    fold_layers: options.FoldLayers = False,
+    timing: options.Timing = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -50,13 +57,31 @@ def opt_command(
     notes: list[str] = []
     limits = {"max_batch": max_batch, "max_input": max_input, "max_seq": max_seq}
     source = {"weights": weights, "weights_format": weights_format, "scales": scales}
+    began = time.perf_counter()
     opened = open_subject(subject, dummy_weights=dummy_weights, source=source, limits=limits, note=notes.append)
-    optimized = llmc.optimize(opened.graph, passes, dump_ir=dump_ir, explain=explain)
+    read = time.perf_counter()
+    optimized = llmc.optimize(opened.graph, passes, dump_ir=dump_ir, explain=explain, fold_layers=fold_layers)
     print(optimized.explanation, end="", file=sys.stderr)
     file = options.file_or_none(output)
-    write_optimized(optimized.graph, file)
+    optimized_at = time.perf_counter()
+    write_optimized(optimized.graph, file, fold_layers=fold_layers)
+    if timing:
+        written_at = time.perf_counter()
+        phases = {"reading": read - began, "rewriting": optimized_at - read, "writing": written_at - optimized_at}
+        print(_times(phases, optimized.runs), file=sys.stderr)
     if not quiet:
         before, after, by = len(opened.graph.ops), len(optimized.graph.ops), optimized.canonical or "no pass"
         written = [f"{file}: {before} ops became {after} by {by}"] if file else []
         for text in [*notes, *optimized.notes, *written]:
             note(text)
+
+
+def _times(phases: Mapping[str, float], runs: Sequence[PassRun]) -> str:
+    """The milliseconds of each phase and of each pass; beside them those of checking and dumping what it left."""
+    rows = []
+    for phase, seconds in phases.items():
+        rows.append((phase, f"{seconds * 1e3:.1f}", "", ""))
+        for run in runs if phase == "rewriting" else ():
+            ops = f"{run.ops_before} to {run.ops_after}"
+            rows.append((f"  {run.spelling}", f"{run.seconds * 1e3:.1f}", f"{run.checking * 1e3:.1f}", ops))
+    return grid(("", "ms", "ms to check", "ops"), [*rows, ("in all", f"{sum(phases.values()) * 1e3:.1f}", "", "")])

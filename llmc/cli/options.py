@@ -56,6 +56,13 @@ DumpIr = Annotated[
     Path | None,
     typer.Option("--dump-ir", metavar="DIR", help="Write the graph's text after lifting and after each pass."),
 ]
+FoldLayers = Annotated[
+    bool,
+    typer.Option(
+        "--fold-layers", help="For a reader: show a layer once, and of those that are as it is only which they are."
+    ),
+]
+Timing = Annotated[bool, typer.Option("--timing", help="Say how long each pass and each phase took.")]
 DummyWeights = Annotated[
     bool, typer.Option("--dummy-weights", help="Make weights up, to test size and speed: config.json suffices.")
 ]

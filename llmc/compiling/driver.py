@@ -105,7 +105,12 @@ def compile(
                 dry = dry_pipeline(lifted.graph, request.pipeline)
                 checked_outline(dry.graph, request.targets, request.place)
         rewritten = rewrite(
-            lifted.graph, request.pipeline, dump_ir=request.dump, explain=request.explain, progress=job.progress
+            lifted.graph,
+            request.pipeline,
+            dump_ir=request.dump,
+            explain=request.explain,
+            fold_layers=request.fold_layers,
+            progress=job.progress,
         )
     job.notes += rewritten.notes
     job.notes += ignored_notes(without_calibration(request.calibration, used=calibration.used))

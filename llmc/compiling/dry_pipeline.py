@@ -50,6 +50,7 @@ def dry_pipeline(
     dump_dir: Path | None = None,
     on_pass: OnPass | None = None,
     trace: Trace | None = None,
+    fold_layers: bool = False,
 ) -> PipelineResult:
     """What a pipeline will make of a graph, in ops and types.
 
@@ -59,6 +60,7 @@ def dry_pipeline(
         dump_dir: as of `run_pipeline`.
         on_pass: as of `run_pipeline`.
         trace: as of `run_pipeline`.
+        fold_layers: as of `run_pipeline`.
 
     Raises:
         NeedsDataError: if a pass needs data, so that it cannot be told what it makes.
@@ -75,7 +77,13 @@ def dry_pipeline(
     try:
         with _NoData().active():
             return run_pipeline(
-                graph, pipeline, dump_dir=dump_dir, on_pass=note_pass, trace=trace or Trace(), dry_run=True
+                graph,
+                pipeline,
+                dump_dir=dump_dir,
+                on_pass=note_pass,
+                trace=trace or Trace(),
+                dry_run=True,
+                fold_layers=fold_layers,
             )
     except NeedsDataError:
         raise NeedsDataError(

@@ -141,5 +141,8 @@ def _rewritten(job: Job, request: CompileRequest, graph: Graph) -> Rewritten:
         job.progress(Phase("rewrite", spelling), index, count)
 
     trace = Trace()
-    result = dry_pipeline(graph, request.pipeline, dump_dir=request.dump, on_pass=on_pass, trace=trace)
+    folding = request.fold_layers
+    result = dry_pipeline(
+        graph, request.pipeline, dump_dir=request.dump, on_pass=on_pass, trace=trace, fold_layers=folding
+    )
     return rewritten(result, trace if request.explain else None)

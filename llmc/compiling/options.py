@@ -39,6 +39,7 @@ class CompileOptions:
         build: options of targets by name, such as `{"workers": 1}`: each changes the targets that have it. Those of
             TensorRT may be given as `BuildOptions`.
         dump_ir: a folder for the graph's text after lifting and after each pass.
+        fold_layers: whether these texts leave out layers that are as others; they are for readers then.
         plugins: Python files that register passes, ops, targets or families of models; what installed packages offer is
             there in any case.
         explain: whether to gather what the passes did, and why rules declined.
@@ -63,6 +64,7 @@ class CompileOptions:
     scales: str | Path | None = None
     build: Mapping[str, Any] | BuildOptions | None = EMPTY
     dump_ir: str | Path | None = None
+    fold_layers: bool = False
     plugins: Sequence[str | Path] = ()
     explain: bool = False
     calib: str | Path | None = None
@@ -106,6 +108,7 @@ class CompileKeywords(TypedDict, total=False):
     scales: str | Path | None
     build: Mapping[str, Any] | BuildOptions | None
     dump_ir: str | Path | None
+    fold_layers: bool
     plugins: Sequence[str | Path]
     explain: bool
     calib: str | Path | None

@@ -34,6 +34,7 @@ class CompileRequest:
         dummy_weights: whether weights are made up.
         source: what is said of the checkpoint's weights.
         dump: the absolute folder for the graph's text; None for no text.
+        fold_layers: whether it leaves out layers that are as others.
         explain: whether to gather what the passes did.
         calibration: what passes calibrate with.
         notes: sentences for the user.
@@ -47,6 +48,7 @@ class CompileRequest:
     dummy_weights: bool
     source: SourceOptions
     dump: Path | None
+    fold_layers: bool
     explain: bool
     calibration: CalibrationSettings
     notes: tuple[str, ...]
@@ -79,6 +81,7 @@ def compile_request(
         dummy_weights=options.dummy_weights,
         source=source_options(options.weights, options.weights_format, options.scales),
         dump=dump_folder(options.dump_ir, place),
+        fold_layers=options.fold_layers,
         explain=options.explain,
         calibration=calibration_settings(
             options.calib, options.calib_samples, options.calib_length, options.calib_seed

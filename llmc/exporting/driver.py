@@ -207,6 +207,7 @@ def _request(model: str | Path, options: ExportOptions, pipeline: tuple[Pass, ..
         dummy_weights=False,
         source=source_options(options.weights, options.weights_format, options.scales),
         dump=None,
+        fold_layers=False,
         explain=False,
         calibration=calibration_settings(
             options.calib, options.calib_samples, options.calib_length, options.calib_seed

@@ -149,5 +149,5 @@ def test_a_pass_of_the_users_own_takes_part(tmp_path: Path) -> None:
         *("--plugin", tmp_path / "rename.py", "--passes", "rename=mine"),
     )
     assert result.status == 0, result.err
-    assert (tmp_path / "engine" / "rank0.ir").read_text().startswith("graph mine\n")
+    assert (tmp_path / "engine" / "rank0.ir").read_text().startswith("graph mine version 1\n")
     assert open_engine(tmp_path / "engine").manifest.pipeline.startswith("rename=mine,")

@@ -159,3 +159,34 @@ def test_a_folder_of_dumps_is_inspected_pass_by_pass(dumps: Path) -> None:
     assert f"00-lift.ir {sum(first['ops'].values())} ops" in shown
     assert "softmax -4" in shown
     assert "attention +4" in shown
+
+
+def test_identical_layers_are_shown_once(dumps: Path, tmp_path: Path) -> None:
+    said = "... layers.1 to layers.3 are as layers.0, with %.after_mlp of the layer before in place of %embed.tokens"
+    for result in (
+        llmc("lift", MODELS / "gptj-tiny", "--fold-layers"),
+        llmc("opt", dumps / "00-lift.ir", "--fold-layers"),
+    ):
+        assert said in result.out.splitlines()
+    differing = llmc("diff", dumps / "00-lift.ir", dumps / "01-merge-linears.ir", "--fold-layers")
+    assert differing.status == 1
+    assert sum(line.startswith("... layers.1 to layers.3 are as layers.0") for line in differing.out.splitlines()) == 1
+    folder = tmp_path / "dumps"
+    made = llmc("compile", MODELS / "gptj-tiny", "--dry-run", "--dump-ir", folder, "--fold-layers", "-q")
+    assert made.status == 0
+    assert said in (folder / "00-lift.ir").read_text().splitlines()
+    llmc("inspect", folder / "00-lift.ir").failed("leaves out layers that are as others", "without --fold-layers")
+    both = llmc("diff", dumps, dumps, "--fold-layers")
+    assert both.status == 0
+    alone = llmc("compile", MODELS / "gptj-tiny", "-o", tmp_path / "e", "--dry-run", "--fold-layers")
+    assert "--fold-layers does nothing here: there are no dumps without --dump-ir" in alone.err
+
+
+def test_times_of_passes_and_phases_are_told(dumps: Path, tmp_path: Path) -> None:
+    result = llmc("opt", dumps / "00-lift.ir", "--passes", "merge-linears,cleanup", "-o", tmp_path / "x.ir", "--timing")
+    assert [line.split("  ")[0].strip() or line.split()[0] for line in result.err.splitlines()[2:8]] == [
+        *("reading", "rewriting", "merge-linears", "cleanup", "writing", "in all")
+    ]
+    compiled = llmc("compile", MODELS / "gptj-tiny", "-o", tmp_path / "e", "--dry-run", "--timing", "-q")
+    heads = [line.strip().split("  ")[0] for line in compiled.out.splitlines()]
+    assert {"lift", "rewrite", "merge-linears", "fuse-attention", "in all"} <= set(heads)

@@ -81,7 +81,9 @@ def test_opt_takes_the_graph_of_an_engine(engine: Path, tmp_path: Path) -> None:
 
 
 def test_passes_that_need_data_say_where_they_can_be_seen() -> None:
-    llmc("opt", MODEL, "--passes", "quant=awq", "-q").failed("this pass needs data to calibrate with", "--dry-run")
+    llmc("opt", MODEL, "--passes", "quant=awq", "-q").failed(
+        "the pass 'quant' needs data to calibrate with", "--dry-run"
+    )
 
 
 def test_lifting_is_no_compiling(engine: Path) -> None:

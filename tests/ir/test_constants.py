@@ -53,7 +53,7 @@ def test_a_fused_weight_is_read_once_and_its_pieces_are_contiguous(tmp_path, mon
         reads.append(ref.name)
         return read_tensor(ref, root)
 
-    monkeypatch.setattr("compiler.ir.interpreter.read_tensor", counted)
+    monkeypatch.setattr("compiler.ir.tensor_data.read_tensor", counted)
     streamed = {value.name: tensor for value, tensor in stream_constants(b.build(str(tmp_path)))}
     assert reads == ["t0"]
     assert torch.equal(streamed["second"], fused.T[1:])
@@ -76,7 +76,7 @@ def test_a_weight_is_freed_before_the_next_is_read(tmp_path, monkeypatch):
         most.append(len(alive))
         return tensor
 
-    monkeypatch.setattr("compiler.ir.interpreter.read_tensor", counted)
+    monkeypatch.setattr("compiler.ir.tensor_data.read_tensor", counted)
     for _ in stream_constants(b.build(str(tmp_path))):
         pass
     assert len(most) == 5

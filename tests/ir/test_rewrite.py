@@ -192,6 +192,7 @@ def test_the_first_rule_that_applies_wins() -> None:
         "    declined %a.first from model.a: it is Sunday\n"
         "    declined %a.third from model.a: it is Sunday\n"
         "  drop_relu: applied to 1 of 2\n"
+        "    at %a.third\n"
         "  nothing to do for passes\n"
     )
 
@@ -215,10 +216,49 @@ def test_the_trace_shows_nearest_misses_and_what_never_occurred() -> None:
     assert trace.text() == (
         "fuse\n"
         "  capped: applied to 0 of 2\n"
-        "    nearest miss (3 of 4 ops) %a.third from model.a: expected scale, found the input %x\n"
+        "    near miss (3 of 4 ops) %a.third from model.a: expected scale, found the input %x\n"
         "  absent: met no softmax\n"
+        "  small: applied to 0 of 2\n"
+        "    near miss (1 of 2 ops) %a.first from model.a: expected gelu, found the input %x\n"
+        "    near miss (1 of 2 ops) %a.third from model.a: expected gelu, found relu %a.second\n"
         "  far: applied to 0 of 2\n"
-        "  nothing to do for small\n"
+        "    near miss (1 of 4 ops) %a.first from model.a: expected gelu, found the input %x\n"
+        "    near miss (1 of 4 ops) %a.third from model.a: expected gelu, found relu %a.second\n"
+    )
+
+
+def test_an_op_of_the_right_kind_that_is_otherwise_wrong_is_a_near_miss() -> None:
+    graph = parse_graph("""
+graph g
+input x: f32[4]
+.:
+  %a: f32[4] = scale(%x, factor=0.5)
+  %b: f32[4] = relu(%a)
+  %c: f32[4] = relu(%x)
+  %d: f32[4] = relu(%b)
+layers.0:
+  %.a: f32[4] = scale(%x, factor=0.25)
+  %.b: f32[4] = relu(%.a)
+layers.1:
+  %.a: f32[4] = scale(%x, factor=0.25)
+  %.b: f32[4] = relu(%.a)
+layers.3:
+  %.a: f32[4] = scale(%x, factor=2.0)
+  %.b: f32[4] = relu(%.a)
+output d = %d
+output e = %layers.0.b
+output f = %layers.1.b
+output g = %layers.3.b
+""")
+    doubled = Rule("doubled", P.relu(P.scale("x", factor=2.0)), lambda match, b: b.relu(match["x"]))
+    with Trace().active() as trace:
+        apply_rules(graph, [doubled], pass_name="p")
+    assert trace.text() == (
+        "p\n"
+        "  doubled: applied to 1 of 6\n"
+        "    at %layers.3.b\n"
+        "    near miss (1 of 2 ops) %b from the graph: scale %a has factor=0.5, not 2.0\n"
+        "    near miss (1 of 2 ops) %layers.0..1.b from the graph: scale %layers.0.a has factor=0.25, not 2.0\n"
     )
 
 

@@ -27,7 +27,7 @@ from compiler.ir.verifier import verify
 from tests.strategies import dims, graphs
 
 GOLDEN = """\
-graph gpt_neox
+graph gpt_neox version 1
 root "/models/pythia"
 fact family = "gpt_neox"
 fact vocab_size = 4096
@@ -258,7 +258,8 @@ ERRORS = {
         f"expected an op such as %x: f16[B] = add(%a, %b), a header such as layers.0.attn:, or one of the words {WORDS}"
     ),
     "graph h": "a text holds one graph; this is a second one",
-    "graph": "expected graph NAME",
+    "graph": "expected graph NAME, or graph NAME version N",
+    "graph g version one": "expected graph NAME, or graph NAME version N",
     "root here": 'expected root "FOLDER"',
     "dim B = 1..2": "expected dim NAME = MIN..OPT..MAX",
     "dim B = 1..2..4": "the dim B is given twice",
@@ -279,6 +280,20 @@ def test_errors_name_the_line_and_what_was_expected(line):
         parse_graph(head(f"  {line}  "))
     assert caught.value.message == f"line 5: {ERRORS[line]}"
     assert caught.value.excerpt == f"  {line}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['root "a"', 'root "b"'], "the root is given twice"),
+        (["fact a = 1", "fact a = 1"], "the fact a is given twice"),
+        (["output y = %x", "output y = %x"], "the output y is given twice"),
+    ],
+)
+def test_what_is_there_once_is_not_given_twice(lines, message):
+    with pytest.raises(ParseError) as caught:
+        parse_graph(head(*lines))
+    assert str(caught.value) == f"line 6: {message}\n  {lines[1]}"
 
 
 def test_a_text_starts_with_the_graphs_name():

@@ -72,7 +72,7 @@ def test_type_checkers_see_what_is_imported_at_the_first_use() -> None:
     }
     assert [seen.pop(name) for name in llmc._MODULES] == ["llmc", "llmc"]
     assert seen == llmc._HOMES
-    assert set(llmc.__all__) == {*seen, *llmc._MODULES, "LlmcError", "__version__"}
+    assert set(llmc.__all__) == {*seen, *llmc._MODULES, "API_VERSION", "LlmcError", "__version__"}
 
 
 @pytest.mark.parametrize("path", [DOCS / "cookbook.md", *PLUGINS], ids=lambda path: path.name)

@@ -178,7 +178,7 @@ MISTAKES = {
     ),
     "sample=awq:layers=1++2": (
         (1, "sample=awq:layers=1++2"),
-        "the option 'layers' of 'sample' is a whole number, not '1++2'",
+        "the option 'layers' of 'sample' is a list of items with a + between two of them, not '1++2'",
         "",
     ),
     "sample=awq:group": ((1, "sample=awq:group"), "the option 'group' of 'sample' needs a value: group=int", ""),

@@ -97,7 +97,8 @@ def _explain(factors: GraphFactors, sharding: Sharding, split: Graph) -> None:
         record = trace.rule("tp", name)
         record.roots = ("linear",)
         record.met = {op.name for op in factors.contractions}
-        record.applied += len(ops)
+        for op in ops.values():
+            record.apply(op)
     whole = trace.rule("tp", "whole")
     whole.roots, whole.met = ("linear",), {op.name for op in factors.contractions}
     for op, reason in sharding.declined.values():

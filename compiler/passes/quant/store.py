@@ -16,8 +16,9 @@ from compiler.errors import PassError
 from compiler.ir.dtypes import DType
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
+from compiler.ir.op import Op
 from compiler.ir.printer import print_graph
-from compiler.ir.tensor_data import read_tensor
+from compiler.ir.tensor_data import read_const
 from compiler.ir.tensor_ref import TensorRef
 from compiler.ir.torch_types import from_torch
 from compiler.ir.types import TensorType, parse_type
@@ -135,8 +136,9 @@ def _key(graph: Graph, windows: Tensor | None, settings: str) -> str:
         digest.update(repr(tuple(windows.shape)).encode() + windows.numpy().tobytes())
     plain = replace(graph, root=".", dims=EMPTY, facts=EMPTY)
     digest.update(print_graph(plain).encode())
-    refs = {op.attrs["data"]: None for op in graph.find("const")}
-    for ref in refs:
-        flat = replace(ref, type=TensorType(DType.u8, (ref.type.nbytes,)))
-        digest.update(read_tensor(flat, graph.root).numpy().data)
+    sources: dict[TensorRef, Op] = {}
+    for op in graph.find("const"):
+        sources.setdefault(op.attrs["data"], op)
+    for op in sources.values():
+        digest.update(read_const(op, graph.root, flat=True).numpy().data)
     return digest.hexdigest()[:32]

@@ -191,7 +191,8 @@ def test_a_norm_over_all_heads_keeps_its_linear_whole():
         "layers.0.attn.out.partial": (16, 8),
     }
     assert (
-        "declined %layers.0.attn.q from transformer.blocks.0.attn: layer_norm %layers.0.attn.q_ln.norm" in trace.text()
+        "declined %layers.0..1.attn.q from transformer.blocks.0.attn: layer_norm %layers.0.attn.q_ln.norm"
+        in trace.text()
     )
     assert collectives(split) == {"all_reduce": 4}
 
@@ -359,7 +360,9 @@ def test_explained():
     assert trace.text() == (
         "tp\n"
         "  split by outputs: applied to 16 of 25\n"
+        "    at %layers.0..3.attn.q, %layers.0..3.attn.k, %layers.0..3.attn.v, %layers.0..3.mlp.up\n"
         "  split by inputs: applied to 8 of 25\n"
+        "    at %layers.0..3.attn.out, %layers.0..3.mlp.down\n"
         "  whole: applied to 0 of 25\n"
         "    declined %lm_head.logits from lm_head: its results are an output of the graph; "
         "embed=vocab or embed=hidden splits the output head\n"
