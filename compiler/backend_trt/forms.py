@@ -23,7 +23,7 @@ def apart(graph: Graph, kept: Collection[str] = ()) -> Graph:
     def visit(op: Op, b: RewriteBuilder) -> Replacement:
         return _pieces(op, b) if op.name in splits else None
 
-    return sweep(graph, visit) if splits else graph
+    return sweep(graph, visit, pass_name="") if splits else graph
 
 
 def _joins_linears(split: Op, graph: Graph, constant: Set[str]) -> bool:

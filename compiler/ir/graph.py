@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from compiler.errors import GraphError
 from compiler.ir.frozen import EMPTY, FrozenDict
-from compiler.ir.op import Op, Value
+from compiler.ir.op import Op, OpKind, Value
 from compiler.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class Graph:
         """A graph of the same name, inputs, dims and facts with other ops and outputs."""
         return replace(self, ops=ops, outputs=FrozenDict(outputs))
 
+    def with_facts(self, **facts: Fact) -> Graph:
+        """The graph with these facts added or changed."""
+        return replace(self, facts=FrozenDict({**self.facts, **facts}))
+
     @cached_property
     def producers(self) -> Mapping[str, Op]:
         """The op that defines each value, by the value's name. Inputs are absent."""
@@ -83,9 +87,10 @@ class Graph:
         except KeyError:
             raise GraphError(f"the graph has no value %{name}{did_you_mean(name, self.values)}") from None
 
-    def find(self, kind: str) -> Iterator[Op]:
-        """The ops of that kind, in order."""
-        return (op for op in self.ops if op.kind.name == kind)
+    def find(self, kind: str | OpKind) -> Iterator[Op]:
+        """The ops of that kind, or of the kind of that name, in order."""
+        name = kind if isinstance(kind, str) else kind.name
+        return (op for op in self.ops if op.kind.name == name)
 
     def states(self) -> Mapping[str, tuple[Value, Value]]:
         """The caches: input name → (input, next state)."""

@@ -12,12 +12,11 @@ Peers have the same place in their stages. Both sides list what passes between t
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from compiler.errors import GraphError
 from compiler.ir.collectives import COLLECTIVES
-from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Fact, Graph
 from compiler.ir.mesh_stages import RECEIVE, SEND, peer_stage, stage_graph
 from compiler.ir.op import Op, Value
@@ -78,7 +77,7 @@ def _count(graph: Graph, axis: str) -> int:
 
 def with_facts(graph: Graph, **facts: Fact) -> Graph:
     """The graph with these facts added or changed."""
-    return replace(graph, facts=FrozenDict({**graph.facts, **facts}))
+    return graph.with_facts(**facts)
 
 
 def rank_graph(graph: Graph, rank: int) -> Graph:
@@ -160,7 +159,7 @@ def _bound(graph: Graph, place: int) -> Graph:
             return b.literal(dtype=x.type.dtype, shape=op.result.type.shape, values=values)
         return b.slice(x, axis=axis, start=shard * size, size=size)
 
-    return sweep(graph, visit)
+    return sweep(graph, visit, pass_name="")
 
 
 def _shard(values: tuple[float, ...], shape: tuple[int, ...], axis: int, parts: int, shard: int) -> tuple[float, ...]:

@@ -8,29 +8,38 @@ copied, and ops that nothing needs any more are dropped at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from operator import is_
 from typing import Any
 
-from compiler.errors import GraphError
+from compiler.errors import GraphError, PluginError
 from compiler.ir.analysis import is_constant
 from compiler.ir.builder import Builder
 from compiler.ir.collection import no_collection
 from compiler.ir.frozen import EMPTY
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value, with_types
+from compiler.ir.running_pass import running_pass
+from compiler.ir.types import TensorType
+from compiler.plugins import blame, place_of
 
 Replacement = Value | Sequence[Value] | None
 
 
 class RewriteBuilder(Builder):
-    """The builder that a visitor appends ops to; new values are named after the op being visited."""
+    """The builder that a visitor appends ops to; new values are named after the op being visited.
+
+    Attributes:
+        pass_name: the pass whose work new ops are.
+        author: what a replacement of the op being visited is the work of, where it is not the pass alone: a rule.
+    """
 
     def __init__(self, graph: Graph, pass_name: str) -> None:
         super().__init__(graph.name)
         self.taken = set(graph.values)
-        self._pass_name = pass_name
+        self.pass_name = pass_name
+        self.author = ""
         # Indexes over self.ops[:self._indexed], caught up when a visitor asks: most sweeps never do.
         self._producers: dict[str, Op] = {}
         self._constants: set[str] = set()
@@ -38,8 +47,9 @@ class RewriteBuilder(Builder):
 
     def visiting(self, op: Op) -> None:
         """Name and attribute what is emitted next after `op`."""
+        self.author = ""
         self.prefix = op.results[0].name + "."
-        self.origin = op.origin.touched_by(self._pass_name) if self._pass_name else op.origin
+        self.origin = op.origin.touched_by(self.pass_name) if self.pass_name else op.origin
 
     def again(self, op: Op, **attrs: Any) -> Value | tuple[Value, ...]:
         """The op once more, on its operands, with some of its attributes changed. Returns what stands for its results.
@@ -50,6 +60,21 @@ class RewriteBuilder(Builder):
         names = tuple([op.kind.name] * len(op.results))
         made = self.emit(op.kind, op.operands, {**op.attrs, **attrs}, names)
         return made if len(made) > 1 else made[0]
+
+    def take(self, x: Value, blocks: Iterable[int], *, axis: int = 0, width: int = 1) -> Value:
+        """Some blocks of `x` along an axis, side by side: rows or columns of weights, or those of attention heads.
+
+        Args:
+            x: the value, whose axis consists of blocks.
+            blocks: which of them, the first being 0, in the order that they shall have.
+            axis: the axis.
+            width: the size of a block.
+
+        Raises:
+            GraphError: if a block lies outside.
+        """
+        taken = [self.slice(x, axis=axis, start=block * width, size=width) for block in blocks]
+        return self.concat(*taken, axis=axis)
 
     def producer(self, value: Value) -> Op | None:
         """The op behind a value of the graph rewritten so far; None for an input."""
@@ -110,9 +135,9 @@ def sweep(
     graph: Graph,
     visit: Visitor,
     *,
-    pass_name: str = "",
+    pass_name: str | None = None,
     retype: bool = False,
-    inputs: Mapping[str, Value | None] = EMPTY,
+    inputs: Mapping[str, Value | TensorType | None] = EMPTY,
     adapt: Adapter | None = None,
 ) -> Graph:
     """Rewrite a graph in one forward sweep.
@@ -122,10 +147,10 @@ def sweep(
         visit: called as `visit(op, builder)` with the op on its rewritten operands; its results still have the types
             that they had in `graph`. Returns None to keep the op, or the values that stand for its results from here
             on: values of the graph so far, or of ops that it appends to the builder.
-        pass_name: recorded in the origin of new ops.
+        pass_name: recorded in the origin of new ops; the pass that the pipeline runs if None.
         retype: whether a replacement may have another type than what it replaces; ops downstream are inferred anew.
-        inputs: by name, what stands in place of an input of the graph: the same name with another type; or None for a
-            cache that goes, together with its next state.
+        inputs: by name, what becomes of an input of the graph: another type, or a value of the same name that has it;
+            or None for a cache that goes, together with its next state.
         adapt: called as `adapt(op, operands, builder)` if an op that is kept refuses its rewritten operands (their
             types changed); returns operands that it takes.
 
@@ -135,15 +160,21 @@ def sweep(
     Raises:
         GraphError: if a replacement has another type and `retype` is off, an op downstream refuses its operands, or one
             that stays uses a cache that goes.
+        PluginError: if a visitor returns something else than values, or one that is not llmc's own raises anything but
+            an `LlmcError`; file and line are named.
     """
-    builder = RewriteBuilder(graph, pass_name)
+    builder = RewriteBuilder(graph, running_pass() if pass_name is None else pass_name)
     ops = builder.ops
-    substitution: dict[str, Value] = {name: value for name, value in inputs.items() if value is not None}
+    given = {name: Value(name, new) if isinstance(new, TensorType) else new for name, new in inputs.items()}
+    substitution: dict[str, Value] = {name: value for name, value in given.items() if value is not None}
     for original in graph.ops:
         builder.visiting(original)
         op = _substituted(original, substitution)
         before = len(ops)
-        replacement = visit(op, builder)
+        try:
+            replacement = visit(op, builder)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the user is told whose it is, and where
+            blame(error, visit, f"the visit of {op.kind.name} %{op.name} from {op.origin}")
         if replacement is None:
             if op is not original:
                 op = _inferred(op, original, builder, adapt)
@@ -151,25 +182,38 @@ def sweep(
             if op is not original:
                 _record(substitution, original, op.results)
             continue
-        values: Sequence[Value] = (replacement,) if isinstance(replacement, Value) else tuple(replacement)
+        values = _values(original, replacement, visit)
         if not retype:
-            _check_types(original, values, pass_name)
+            _check_types(original, values, builder.author or builder.pass_name)
         # The op that replaces another takes its name, so that a diff shows one changed line and no renamed value.
         if len(ops) > before and ops[-1].results == values and len(values) == len(original.results):
             values = builder.rename_last(original.results)
         if values != original.results:
             _record(substitution, original, values)
-    gone = {name for name, value in inputs.items() if value is None}
+    gone = {name for name, value in given.items() if value is None}
     if not substitution and not gone and len(ops) == len(graph.ops) and all(map(is_, ops, graph.ops)):
         return eliminate_dead(graph)
     outputs = {role: substitution.get(v.name, v) for role, v in graph.outputs.items() if role not in gone}
     swept = eliminate_dead(graph.with_ops(tuple(ops), outputs))
-    if inputs:
-        kept = [inputs.get(value.name, value) for value in graph.inputs]
+    if given:
+        kept = [given.get(value.name, value) for value in graph.inputs]
         swept = replace(swept, inputs=tuple([value for value in kept if value is not None]))
     if gone:
         _check_unused(swept, gone)
     return swept
+
+
+def _values(original: Op, replacement: object, visit: Visitor) -> tuple[Value, ...]:
+    """What a visitor has returned, as values: one for each result of the op."""
+    values = tuple(replacement) if isinstance(replacement, (list, tuple)) else (replacement,)
+    wrong = next((value for value in values if not isinstance(value, Value)), None)
+    if wrong is not None or not values:
+        raise PluginError(
+            f"the visit of {original.kind.name} %{original.name} from {original.origin} returned {replacement!r} "
+            f"({place_of(visit)})",
+            hint="a visit returns None, a value, or one value for each result of the op",
+        )
+    return values
 
 
 def _substituted(op: Op, substitution: Mapping[str, Value]) -> Op:
@@ -198,7 +242,9 @@ def _inferred(op: Op, original: Op, builder: RewriteBuilder, adapt: Adapter | No
         if adapt is not None:
             operands = tuple(adapt(original, op.operands, builder))
             return _inferred(Op(op.kind, operands, op.attrs, op.results, op.origin), original, builder, None)
-        raise GraphError(f"%{op.name} from {op.origin} cannot take its new operands: {error.message}") from None
+        raise GraphError(
+            f"{op.kind.name} %{op.name} from {op.origin} cannot take its new operands: {error.message}", hint=error.hint
+        ) from None
 
 
 def _check_unused(graph: Graph, gone: Set[str]) -> None:
@@ -212,17 +258,21 @@ def _check_unused(graph: Graph, gone: Set[str]) -> None:
 
 def _record(substitution: dict[str, Value], original: Op, values: Sequence[Value]) -> None:
     if len(values) != len(original.results):
-        raise GraphError(f"%{original.name} has {len(original.results)} results but {len(values)} replacements")
+        raise GraphError(
+            f"{original.kind.name} %{original.name} from {original.origin} has {len(original.results)} results but "
+            f"{len(values)} replacements"
+        )
     for old, new in zip(original.results, values, strict=True):
         if old != new:
             substitution[old.name] = new
 
 
-def _check_types(original: Op, values: Sequence[Value], pass_name: str) -> None:
+def _check_types(original: Op, values: Sequence[Value], author: str) -> None:
     for old, new in zip(original.results, values, strict=False):
         if old.type != new.type:
             raise GraphError(
-                f"{pass_name or 'a rewrite'} replaces %{old.name} of type {old.type} by %{new.name} of type {new.type}",
+                f"{author or 'a rewrite'} replaces {original.kind.name} %{old.name} from {original.origin}, of type "
+                f"{old.type}, by %{new.name} of type {new.type}",
                 hint="a replacement keeps the type; a pass that changes types sweeps with retype=True",
             )
 

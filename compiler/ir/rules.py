@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from compiler.errors import PassError
+from compiler.errors import PassError, PluginError
 from compiler.ir.graph import Graph
 from compiler.ir.matching import Match, Miss
 from compiler.ir.op import Op, Value
 from compiler.ir.patterns import Pattern
 from compiler.ir.rewrite import Replacement, RewriteBuilder, Visitor, sweep
+from compiler.ir.running_pass import running_pass
 from compiler.ir.trace import RuleTrace, Trace, current_trace
 from compiler.plugins import blame, is_own, place_of
 
@@ -59,32 +60,35 @@ def rule(pattern: Pattern, *, name: str | None = None) -> Callable[[Apply], Rule
     return lambda apply: Rule(name or apply.__name__, pattern, apply)
 
 
-def apply_rules(graph: Graph, rules: Iterable[Rule], *, pass_name: str, trace: Trace | None = None) -> Graph:
+def apply_rules(
+    graph: Graph, rules: Iterable[Rule], *, pass_name: str | None = None, trace: Trace | None = None
+) -> Graph:
     """Rewrite a graph by rules in one forward sweep; at each op the first rule that applies wins.
 
     Args:
         graph: the graph; it is not changed.
         rules: tried in order.
-        pass_name: recorded in the origin of new ops, and in the trace.
+        pass_name: recorded in the origin of new ops, and in the trace; the pass that the pipeline runs if None.
         trace: where to record what happened; the pipeline's own trace if none is given.
 
     Returns:
         The rewritten graph without dead ops; `graph` itself if no rule applied.
 
     Raises:
-        PassError: if a rule returns something else than it should.
-        PluginError: if a rule that is not llmc's own raises anything but an `LlmcError`; file and line are named.
+        PluginError: if a rule returns something else than it should, or one that is not llmc's own raises anything but
+            an `LlmcError`; file and line are named.
         GraphError: if a replacement has another type than what it replaces.
     """
     return sweep(graph, rule_visitor(rules, pass_name=pass_name, trace=trace), pass_name=pass_name)
 
 
-def rule_visitor(rules: Iterable[Rule], *, pass_name: str, trace: Trace | None = None) -> Visitor:
+def rule_visitor(rules: Iterable[Rule], *, pass_name: str | None = None, trace: Trace | None = None) -> Visitor:
     """The visitor behind `apply_rules`, for a sweep that does more than apply rules."""
+    name = running_pass() if pass_name is None else pass_name
     trace = trace or current_trace()
     by_kind: dict[str, list[tuple[Rule, RuleTrace]]] = {}
     for rule in rules:
-        record = trace.rule(pass_name, rule.name) if trace else RuleTrace()
+        record = trace.rule(name, rule.name) if trace else RuleTrace()
         record.roots, record.size = tuple(sorted(rule.pattern.kinds)), rule.pattern.size
         record.own = is_own(rule.apply)
         for kind in record.roots:
@@ -97,6 +101,7 @@ def rule_visitor(rules: Iterable[Rule], *, pass_name: str, trace: Trace | None =
         for rule, record in candidates:
             replacement = _try(rule, op, builder, record)
             if replacement is not None:
+                builder.author = f"the rule {rule.name!r}"
                 return replacement
         return None
 
@@ -121,15 +126,16 @@ def _try(rule: Rule, op: Op, builder: RewriteBuilder, record: RuleTrace) -> Repl
         if outcome is not None:
             record.decline(op, outcome.reason)
         return None
-    _check(rule, outcome)
+    _check(rule, op, outcome)
     record.apply(op)
     return outcome
 
 
-def _check(rule: Rule, outcome: object) -> None:
+def _check(rule: Rule, op: Op, outcome: object) -> None:
     values = (outcome,) if isinstance(outcome, Value) else outcome
     if not isinstance(values, Sequence) or not all(isinstance(value, Value) for value in values):
-        raise PassError(
-            f"the rule {rule.name!r} returned {outcome!r} ({place_of(rule.apply)})",
+        raise PluginError(
+            f"the rule {rule.name!r} at {op.kind.name} %{op.name} from {op.origin} returned {outcome!r} "
+            f"({place_of(rule.apply)})",
             hint="a rule returns a value, one value for each result of the root, a Decline or None",
         )

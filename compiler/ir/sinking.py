@@ -50,7 +50,7 @@ def sink_slices(graph: Graph) -> Graph:
             pieces.append(piece)
         return pieces
 
-    return sweep(graph, visit)
+    return sweep(graph, visit, pass_name="")
 
 
 def _packed(value: Value, b: RewriteBuilder) -> _Packed | None:

@@ -57,6 +57,12 @@ class TensorType:
         """The same element type with another shape."""
         return TensorType(self.dtype, shape)
 
+    def with_dim(self, axis: int, size: Dim) -> TensorType:
+        """The same type with another size of one axis; negative axes count from the back."""
+        shape = list(self.shape)
+        shape[axis] = size
+        return TensorType(self.dtype, tuple(shape))
+
     def sizes(self, bound: Mapping[str, int]) -> tuple[int, ...]:
         """The shape where each symbol has its size."""
         return tuple(evaluate(dim, bound) for dim in self.shape)

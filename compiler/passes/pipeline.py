@@ -9,13 +9,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compiler.errors import GraphError, PassError, WeightsGoneError
+from compiler.errors import GraphError, PassError, PluginError, WeightsGoneError
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.derived_facts import with_derived_facts
 from compiler.ir.files import write_graph
 from compiler.ir.graph import Graph
 from compiler.ir.mesh import check_stages
 from compiler.ir.paged_layout import layout_of
+from compiler.ir.running_pass import running
 from compiler.ir.step_interface import check_step, is_step
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify as verify_graph
@@ -23,7 +24,6 @@ from compiler.passes.grammar import canonical, parse_pipeline, spell
 from compiler.passes.notes import gathered_notes
 from compiler.passes.protocol import Pass, default_name, has_dry_run, maker_of
 from compiler.passes.registry import info_of
-from compiler.passes.running import runs
 from compiler.plugins import blamed, is_own, place_of
 
 
@@ -114,6 +114,8 @@ def run_pipeline(
             with gathered_notes() as said:
                 graph = apply_pass(step, given, dry_run=dry_run)
             seconds = time.perf_counter() - start
+            if graph is given and not said and not is_own(maker_of(step)):
+                said.append("it changed nothing in this graph")
             notes += [f"{spelling}: {text}" for text in said]
             graph = with_derived_facts(given, graph)
             start = time.perf_counter()
@@ -147,7 +149,7 @@ def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
             f"{failing} calibrates, for which caches must be linear; they are paged", hint="put cache=paged behind it"
         )
     try:
-        with runs(pass_name(step)), blamed(maker, failing):
+        with running(pass_name(step)), blamed(maker, failing):
             requires = getattr(step, "requires", None)
             if requires is not None:
                 requires(graph)
@@ -155,8 +157,8 @@ def apply_pass(step: Pass, graph: Graph, *, dry_run: bool = False) -> Graph:
             result: object = apply(graph)
     except WeightsGoneError as error:
         raise WeightsGoneError(f"{failing} needs weights: {error.message}", hint=error.hint) from error
-    except GraphError as error:
-        if not is_own(maker):
+    except (GraphError, PluginError) as error:
+        if error.message.startswith(failing):
             raise
         message = f"{failing} fails: {error.message}"
         raise type(error)(message, hint=error.hint, excerpt=error.excerpt) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import sys
 from dataclasses import dataclass, field
@@ -122,6 +123,8 @@ def place_of(thing: object) -> Place:
     """Where a function is defined; of anything else only its module and file."""
     while isinstance(thing, partial):
         thing = thing.func
+    if callable(thing):
+        thing = inspect.unwrap(thing)
     module = module_of(thing)
     code = getattr(thing, "__code__", None)
     if code is not None:

@@ -50,7 +50,7 @@ class TargetInfo(MakerInfo):
     def check(self) -> None:
         """TargetError if it is no frozen dataclass that is a target."""
         if not (isinstance(self.maker, type) and issubclass(self.maker, Target)):
-            raise TargetError(f"the target {self.name!r} must be a subclass of compiler.targets.Target")
+            raise TargetError(f"the target {self.name!r} must be a subclass of llmc.targets.Target")
         super().check()
 
 

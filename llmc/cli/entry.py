@@ -20,6 +20,7 @@ from llmc.cli.export_command import export_command
 from llmc.cli.failures import guarded
 from llmc.cli.inspect_command import inspect_command
 from llmc.cli.lift_command import lift_command
+from llmc.cli.new_command import new_command
 from llmc.cli.ops_command import ops_command
 from llmc.cli.opt_command import opt_command
 from llmc.cli.passes_command import passes_command
@@ -82,6 +83,7 @@ app.command("ops", cls=strict("name one op, or none"))(guarded(ops_command))
 app.command("targets", cls=strict("name one target, or none"))(guarded(targets_command))
 app.command("opt", cls=strict("passes go after --passes, the file to write after -o"))(guarded(opt_command))
 app.command("export", cls=strict("the folder to write goes after -o"))(guarded(export_command))
+app.command("new", cls=strict("the folder to write goes after -o"))(guarded(new_command))
 app.command("diff", cls=strict("two graphs are compared"))(guarded(diff_command))
 app.command("view", cls=strict("one graph is drawn, or two are compared"))(guarded(view_command))
 

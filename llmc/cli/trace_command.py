@@ -112,8 +112,7 @@ def _text(result: ValueTrace, *, every: bool, wrap: bool = True) -> str:
 def _head(result: ValueTrace) -> list[tuple[str, str]]:
     alone = [("only in A", result.only_a), ("only in B", result.only_b)]
     return [
-        ("A", result.a),
-        ("B", result.b),
+        *zip("AB", (result.a, result.b), strict=True),
         ("tokens", str(len(result.token_ids))),
         ("tolerance", _tolerance(result)),
         ("compared", f"{len(result.comparisons)} values"),

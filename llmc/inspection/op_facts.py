@@ -64,14 +64,12 @@ class _Part(NamedTuple):
 
 
 _PARTS = (
-    _Part("type rule", OPS, "compiler.ir.op.op", ""),
+    _Part("type rule", OPS, "llmc.register_op", ""),
     _Part("evaluator", EVALUATORS, EVALUATOR_DECORATOR, "the interpreter cannot compute it"),
     _Part("torch rule", RULES, RULE_DECORATOR, "no engine can run it"),
-    _Part("TensorRT rule", TENSORRT_RULES, "compiler.backend_trt.emission.emits", "no TensorRT engine can be built"),
+    _Part("TensorRT rule", TENSORRT_RULES, "llmc.emits", "no TensorRT engine can be built"),
     _Part("TensorRT support", SUPPORT, "compiler.backend_trt.support.declared.declare", "the default row holds"),
-    _Part(
-        "sharding rule", SHARDING_RULES, "compiler.passes.parallel.sharding_rule", "each rank needs all of its operands"
-    ),
+    _Part("sharding rule", SHARDING_RULES, "llmc.sharding_rule", "each rank needs all of its operands"),
 )
 
 

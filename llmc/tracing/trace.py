@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compiler.errors import RequestError
 from compiler.ir.chunks import chunks
-from compiler.ir.step import R, S, Step, all_positions
+from compiler.ir.step import R, S, Step, StepDim, all_positions
 from compiler.plugins import load_plugins
 from compiler.progress import Progress
 from llmc.progress import Phases
@@ -225,5 +225,5 @@ def _check_prompt(name: str, side: Side, token_ids: Sequence[int]) -> None:
 
 def _capacity(side: Side) -> list[int]:
     """How many tokens a row of the caches holds at most."""
-    found = side.graph.dims.get("C")
+    found = side.graph.dims.get(StepDim.CAPACITY)
     return [found.max] if found else []

@@ -71,7 +71,7 @@ def unrounded(graph: Graph) -> Graph | None:
             return None
         return value if value.type == op.result.type else b.cast(value, dtype=op.result.type.dtype)
 
-    swept = sweep(graph, visit)
+    swept = sweep(graph, visit, pass_name="")
     outputs = {role: stored.get(value.name, value) for role, value in swept.outputs.items()}
     inputs = tuple([caches.get(value.name, value) for value in graph.inputs])
     return eliminate_dead(replace(swept.with_ops(swept.ops, outputs), inputs=inputs))

@@ -52,7 +52,7 @@ def test_an_op_without_rule_is_named_with_its_module():
             TargetError, match=r"unknown_to_targets %layers.0.odd from model.layers.0: there is"
         ) as caught:
             require_support(graph)
-    assert "backend_trt" in str(caught.value.hint)
+    assert "llmc.emits" in str(caught.value.hint)
 
 
 def test_an_element_type_without_tensors_is_named():

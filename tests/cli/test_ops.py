@@ -68,7 +68,7 @@ def test_an_op_of_a_plugin_is_shown_with_what_it_lacks(tmp_path: Path):
     parts = {part["name"]: part for part in op["parts"]}
     assert (parts["evaluator"]["file"], parts["evaluator"]["line"]) == (str(file), 11)
     assert parts["torch rule"]["file"] is None
-    assert "runtime.executors.torch.lowering.lowers" in parts["torch rule"]["reason"]
+    assert "llmc.lowers" in parts["torch rule"]["reason"]
     assert "halve(x, more..., by=1) (from the plug-in halving.py)" in out
     assert "each rank needs all of its operands" in " ".join(out.split())
 

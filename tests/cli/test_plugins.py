@@ -21,7 +21,7 @@ from tests.paths import MODELS, ROOT
 from tests.plugins.installing import install, on_path
 from tests.registrations import forgotten
 
-PACKAGE = ROOT / "tests" / "plugins" / "example"
+PACKAGE = ROOT / "examples" / "plugins"
 MODEL = MODELS / "opt-tiny"
 LIMITS = ("--dtype", "float32", "--max-batch", 2, "--max-seq", 32)
 PROMPT = ("--prompt-ids", "72,300,5,41", "--max-new-tokens", 6, "--ignore-eos", "--json")

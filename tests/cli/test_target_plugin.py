@@ -15,7 +15,7 @@ from tests.cli.test_ranks import run, texts
 from tests.paths import MODELS, ROOT
 from tests.plugins.installing import install, on_path
 
-PACKAGE = ROOT / "tests" / "plugins" / "target_example"
+PACKAGE = ROOT / "examples" / "plugins"
 MODEL = MODELS / "mpt-tiny"
 LIMITS = ("--dtype", "float32", "--max-batch", 2, "--max-seq", 32)
 PROMPT = ("--prompt-ids", "72,300,5,41", "--max-new-tokens", 6, "--ignore-eos", "--json")
@@ -65,7 +65,7 @@ def test_a_target_compiles_runs_verifies_and_inspects(installed: None, tmp_path:
 
 def test_it_is_listed_and_refused_as_the_others_are(installed: None, tmp_path: Path) -> None:
     assert "author" in ok("targets", "portable")
-    assert json.loads(ok("targets", "portable", "--json"))[0]["plugin"] == "llmc-portable"
+    assert json.loads(ok("targets", "portable", "--json"))[0]["plugin"] == "llmc-example"
     compiling = ("compile", MODEL, "-o", tmp_path / "engine", *LIMITS)
     llmc(*compiling, "--target", "portable:autor=me").failed("has no option 'autor'; did you mean 'author'?", "author=")
     llmc(*compiling, "--target", "portabel").failed("no target 'portabel'; did you mean 'portable'?", "portable")
@@ -91,7 +91,7 @@ def test_without_the_package_the_engine_still_runs_and_says_what_is_missing(
         library.compile(MODEL, engine, target="portable", dtype="float32", max_seq=32)
     result = llmc("run", engine, *PROMPT, "--device", "cpu")
     assert result.status == 0, result.err
-    said = "was compiled for the target portable of the package llmc-portable 0.3, which is not there; install it: pip"
+    said = "was compiled for the target portable of the package llmc-example 1.0, which is not there; install it: pip"
     assert result.err.count(said) == 1
     assert "portable" not in json.loads(ok("inspect", engine, "--json"))
     llmc("run", engine, *PROMPT, "--executor", "portable").failed("there is no executor 'portable'")

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 
 from compiler.errors import GraphError, PassError, PluginError
@@ -13,6 +14,7 @@ from compiler.ir.builder import Builder
 from compiler.ir.dims import symbol
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import DimRange, Graph
+from compiler.ir.interpreter import Interpreter
 from compiler.ir.matching import Match
 from compiler.ir.op import Op, Value
 from compiler.ir.parser import parse_graph
@@ -22,6 +24,7 @@ from compiler.ir.rewrite import Replacement, RewriteBuilder, eliminate_dead, swe
 from compiler.ir.rules import Decline, Outcome, Rule, apply_rules, rule
 from compiler.ir.trace import Trace
 from compiler.ir.verifier import verify
+from compiler.passes import run_pipeline
 from tests.strategies import graphs
 
 CHAIN = parse_graph("""
@@ -93,7 +96,9 @@ def test_types_stay_unless_the_sweep_retypes() -> None:
 
     with pytest.raises(GraphError) as caught:
         sweep(CHAIN, visit, pass_name="narrow")
-    assert caught.value.message == "narrow replaces %a.first of type f32[4] by %a.first.cast of type f16[4]"
+    assert caught.value.message == (
+        "narrow replaces tanh %a.first from model.a, of type f32[4], by %a.first.cast of type f16[4]"
+    )
     assert str(sweep(CHAIN, visit, retype=True).outputs["y"].type) == "f16[4]"
 
 
@@ -101,6 +106,33 @@ def test_inputs_can_be_replaced() -> None:
     swept = sweep(CHAIN, keep, retype=True, inputs={"x": Value("x", CHAIN.inputs[0].type.with_dtype(DType.bf16))})
     verify(swept)
     assert [str(value) for value in (*swept.inputs, *swept.outputs.values())] == ["%x: bf16[4]", "%a.third: bf16[4]"]
+
+
+def test_an_input_can_be_given_as_its_new_type() -> None:
+    wider = CHAIN.inputs[0].type.with_dim(-1, 8)
+    swept = sweep(CHAIN, keep, retype=True, inputs={"x": wider})
+    verify(swept)
+    assert [str(value.type) for value in (*swept.inputs, *swept.outputs.values())] == ["f32[8]", "f32[8]"]
+
+
+def test_blocks_are_taken_along_an_axis_in_the_order_given() -> None:
+    builder = RewriteBuilder(CHAIN, "p")
+    x = builder.input("w", DType.f32, 2, 6)
+    builder.output("y", builder.take(x, [2, 0], axis=1, width=2))
+    graph = builder.build()
+    verify(graph)
+    w = torch.arange(12.0).view(2, 6)
+    assert torch.equal(Interpreter(graph)({"w": w})["y"], w[:, [4, 5, 0, 1]])
+    with pytest.raises(GraphError, match="slice"):
+        builder.take(x, [3], axis=1, width=2)
+
+
+def test_what_a_pass_makes_is_marked_with_the_name_that_the_pipeline_runs_it_by() -> None:
+    def by_itself(graph: Graph) -> Graph:
+        return sweep(graph, lambda op, b: b.relu(op.operands[0]) if op.kind.name == "tanh" else None)
+
+    assert by_itself(CHAIN).ops[0].origin.passes == ()
+    assert {op.origin.passes for op in run_pipeline(CHAIN, [by_itself]).graph.ops} >= {("by-itself",)}
 
 
 def test_an_op_that_refuses_its_operands_can_have_others() -> None:
@@ -116,7 +148,7 @@ def test_an_op_that_refuses_its_operands_can_have_others() -> None:
     with pytest.raises(GraphError) as caught:
         sweep(graph, keep, retype=True, inputs=inputs)
     assert caught.value.message == (
-        "%z from the graph cannot take its new operands: "
+        "add %z from the graph cannot take its new operands: "
         "add(f16[4], f32[4]): operands have different element types: f16 and f32"
     )
 
@@ -290,7 +322,7 @@ def test_a_visitor_gives_attributes_that_fit_new_operands() -> None:
 
 
 def test_an_op_that_is_kept_must_take_its_new_operands() -> None:
-    with pytest.raises(GraphError, match=r"^%blocks from the graph cannot take its new operands: reshape\("):
+    with pytest.raises(GraphError, match=r"^reshape %blocks from the graph cannot take its new operands: reshape\("):
         halved(WIDE, keep)
 
 
@@ -307,9 +339,9 @@ def test_a_cache_goes_with_its_next_state() -> None:
 def test_mistakes_in_rules() -> None:
     with pytest.raises(PassError, match=r"the rule 'any' starts from any value; the root of a rule's pattern must be"):
         Rule("any", P.any("x"), lambda match, b: match["x"])
-    with pytest.raises(PassError) as caught:
+    with pytest.raises(PluginError) as caught:
         apply_rules(CHAIN, [Rule("wrong", P.tanh("x"), lambda m, b: m.root)], pass_name="p")  # type: ignore[arg-type, return-value]
-    assert caught.value.message.startswith("the rule 'wrong' returned Op(")
+    assert caught.value.message.startswith("the rule 'wrong' at tanh %a.first from model.a returned Op(")
     with pytest.raises(PluginError) as broken:
         apply_rules(CHAIN, [Rule("broken", P.tanh("x"), lambda m, b: [1][2])], pass_name="p")  # type: ignore[arg-type, return-value]
     assert re.fullmatch(

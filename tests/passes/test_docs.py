@@ -16,7 +16,7 @@ def test_the_guides_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with forgotten():
         load_plugin(tmp_path / "my_passes.py")
         names = {info.name for info in describe_passes()}
-        assert {"drop-repeated-relu", "soft-cap", "prune-heads", "skip-layer", "skip-scales"} <= names
+        assert {"drop-repeated-relu", "soft-cap", "cut-vocabulary", "skip-scales"} <= names
 
 
 def test_the_guide_lists_option_types_that_exist() -> None:

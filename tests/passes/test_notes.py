@@ -44,6 +44,13 @@ def test_notes_come_behind_the_pass_that_made_them_each_once() -> None:
     assert run_pipeline(GRAPH, "fold").notes == ()
 
 
+def test_a_pass_of_somebody_else_that_changes_nothing_and_says_nothing_is_noted() -> None:
+    def idle(graph: Graph) -> Graph:
+        return graph
+
+    assert run_pipeline(GRAPH, [idle]).notes == ("idle: it changed nothing in this graph",)
+
+
 def test_a_pass_of_passes_hands_on_nothing_that_it_did_not_say() -> None:
     """Notes of a pipeline within a pass are that pipeline's."""
 

@@ -116,12 +116,12 @@ def test_mistakes_in_passes_name_the_pass() -> None:
         messages.append(caught.value.message)
     file = "tests/passes/test_pipeline.py"
     lines = [step.__code__.co_firstlineno for step in (forgets, wrong, fails, retypes)]
-    place = f"({file}, line {lines[3] + 4})"
+    place, wide = f"({file}, line {lines[3] + 4})", "cast %wide from the graph"
     assert messages == [
         f"the pass 'forgets' fails: it returned None, not a graph ({file}, line {lines[0]})",
         f"the pass 'wrong' fails: it returned a tuple, not a graph ({file}, line {lines[1]})",
         f"the pass 'fails' fails: KeyError: 'missing' ({file}, line {lines[2] + 1})",
-        f"the pass 'retypes' fails: retypes replaces %wide of type f32[B,4] by %x of type i32[B,4] {place}",
+        f"the pass 'retypes' fails: retypes replaces {wide}, of type f32[B,4], by %x of type i32[B,4] {place}",
     ]
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +17,18 @@ from tests.registrations import forgotten
 
 def install(package: Path, folder: Path) -> Path:
     """Have pip install a package into a folder of its own, offline; returns the folder for Python's path."""
-    source = shutil.copytree(package, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
+    return install_all([package], folder)
+
+
+def install_all(packages: Sequence[Path], folder: Path) -> Path:
+    """The same for several packages."""
+    sources = [
+        shutil.copytree(package, folder / "sources" / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for package in packages
+    ]
     options = ("--no-build-isolation", "--no-deps", "--no-index", "--disable-pip-version-check", "-q")
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "factors"), str(source)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(folder / "factors")]
+    subprocess.run([*command, *map(str, sources)], check=True, capture_output=True, timeout=120)
     return folder / "factors"
 
 

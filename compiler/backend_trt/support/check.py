@@ -17,7 +17,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
 
-_REWRITE = "rewrite it into other ops with a pass, or add a rule: compiler.backend_trt.emission.emits"
+_REWRITE = "rewrite it into other ops with a pass, or add a rule: llmc.emits"
 _SHOWN = 8
 
 

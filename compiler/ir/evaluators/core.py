@@ -44,7 +44,7 @@ class Evaluator(NamedTuple):
 
 EVALUATORS = Registry[Evaluator]("the op {!r} has an evaluator already", GraphError)
 """The evaluators, by the kind of op."""
-EVALUATOR_DECORATOR = f"{__name__}.evaluates"
+EVALUATOR_DECORATOR = "llmc.evaluates"
 """What registers an evaluator, as messages call it."""
 
 

@@ -127,7 +127,7 @@ class _Emission:
         if any(value.type.shape[i] != original.type.shape[i] for i in uncut):
             raise PassError(
                 f"tp: {op.kind.name} %{op.name} from {op.origin} gives {value.type} where {wanted} is wanted",
-                hint="the sharding rule of this op is wrong: see compiler.passes.parallel.graph_factors.sharding_rule",
+                hint="the sharding rule of this op is wrong: see llmc.sharding_rule",
             )
         if not uncut:
             return value

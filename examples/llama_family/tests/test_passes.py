@@ -7,12 +7,14 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import llmc
 from compiler.ir.graph import Graph
 from compiler.passes import run_pipeline
 from examples.llama_family.tests.small import checkpoint, large_vocabulary, likeliest
-from tests.passes.parallel.meshes import PROMPTS, STEPS, greedy, rewritten
+from tests.passes.parallel.meshes import PROMPTS, STEPS, greedy, logits, rewritten
 from tests.passes.quant.models import calibration
 
 FAMILIES = ("llama", "gpt2")
@@ -54,7 +56,8 @@ def test_every_linear_is_quantized_and_may_be_split_afterwards(lifted, family: s
     weights = [op for op in graph.find("linear") if graph.producers[op.operands[1].name].kind.name == "dequantize"]
     assert len(weights) == LINEARS[family]
     assert {value.type.dtype.value for value in graph.inputs if value.name.startswith("cache.")} == {"i8"}
-    assert greedy(rewritten(graph, "tp=2"), PROMPTS, 3) == greedy(graph, PROMPTS, 3)
+    # In real numbers, so that what is rounded to 8 bits falls to the same side of a step.
+    torch.testing.assert_close(logits(rewritten(graph, "tp=2"), 1024), logits(graph, 1024), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,8 +79,6 @@ def test_paged_caches(folder, tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_exported_is_the_checkpoint(folder, tmp_path: Path, family: str) -> None:
     """The way back needs nothing of a family but its frontend, which it undoes."""
-    from safetensors.torch import load_file
-
     llmc.export(folder(family), tmp_path / "back")
     before, after = (load_file(path / "model.safetensors") for path in (folder(family), tmp_path / "back"))
     assert before.keys() == after.keys()

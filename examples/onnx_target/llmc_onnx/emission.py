@@ -46,13 +46,14 @@ class Emission:
         graph: the graph of a rank, its constants as they are stored.
         load: gives the values of a constant; not called before the data file is written.
         data: weights that the model has in a form of their own.
+        round_inputs: whether what quantized weights multiply is rounded to 8 bits.
         nodes: the nodes so far.
         initializers: the constants so far.
         infos: the declared types of values so far.
     """
 
-    def __init__(self, graph: Graph, load: Callable[[Value], Tensor], data: DataFile) -> None:
-        self.graph, self.load, self.data = graph, load, data
+    def __init__(self, graph: Graph, load: Callable[[Value], Tensor], data: DataFile, *, round_inputs: bool) -> None:
+        self.graph, self.load, self.data, self.round_inputs = graph, load, data, round_inputs
         self.nodes: list[NodeProto] = []
         self.initializers: list[Any] = []
         self.infos: list[Any] = []

@@ -1,7 +1,8 @@
 """Linears and quantized values.
 
-A weight of 4 or 8 bits whose scales serve blocks of 16 inputs or more is multiplied by `MatMulNBits` of onnxruntime,
-which never makes the weight as a whole. Any other is dequantized by the nodes that say what that is.
+A weight of 4 bits whose scales serve blocks of 16 inputs or more is multiplied by `MatMulNBits` of onnxruntime, which
+never makes the weight as a whole; one of 8 bits too, if inputs may be rounded: with exact ones that kernel takes longer
+than a product of floats. Any other weight is dequantized when the model is loaded, by the nodes that say what that is.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _RANGES = {DType.i8: (-128, 127), DType.f8e4m3: (-448, 448)}
 def _linear(e: Emission, op: Op) -> str:
     x, weight, *bias = op.operands
     packed = e.packed.get(weight.name)
-    blocks = _blocks_of(packed) if packed is not None else None
+    blocks = _blocks_of(packed, e.round_inputs) if packed is not None else None
     if packed is not None and blocks is not None:
         return _by_blocks(e, op, packed, blocks)
     out, width = weight.type.sizes({})
@@ -52,10 +53,11 @@ class _Blocks(NamedTuple):
     each: int
 
 
-def _blocks_of(packed: Op) -> _Blocks | None:
-    """None for a weight that `MatMulNBits` does not take."""
+def _blocks_of(packed: Op, round_inputs: bool) -> _Blocks | None:
+    """None for a weight that `MatMulNBits` does not take, or not well."""
     q, scale, *_ = packed.operands
-    if q.type.dtype not in (DType.i4, DType.i8) or q.type.rank != 2:
+    taken = (DType.i4, DType.i8) if round_inputs else (DType.i4,)
+    if q.type.dtype not in taken or q.type.rank != 2:
         return None
     width = q.type.sizes({})[1]
     shared = width // scale.type.sizes({})[1]
@@ -83,7 +85,7 @@ def _by_blocks(e: Emission, op: Op, packed: Op, blocks: _Blocks) -> str:
         inputs += [""] * (5 - len(inputs)) + [e.wide(bias[0])]
     y = e.node(
         "MatMulNBits", *inputs, domain=MICROSOFT, K=width, N=out, bits=blocks.bits, block_size=blocks.size,
-        accuracy_level=1, name="product",
+        accuracy_level=4 if e.round_inputs else 1, name="product",
     )  # fmt: skip
     return rounded(e, op, y)
 

@@ -24,20 +24,23 @@ from llmc_onnx.types import ELEMENT_TYPES, value_info
 OPSET, IR_VERSION = 21, 10
 
 
-def make_model(graph: Graph, load: Callable[[Value], Tensor], data: DataFile) -> ModelProto:
+def make_model(
+    graph: Graph, load: Callable[[Value], Tensor], data: DataFile, *, round_inputs: bool = False
+) -> ModelProto:
     """The model of a rank's graph. No weight is read.
 
     Args:
         graph: the graph, its constants as they are stored.
         load: gives the values of a constant, when `data` is written.
         data: where weights go that the model has in a form of their own.
+        round_inputs: whether what quantized weights multiply is rounded to 8 bits.
 
     Raises:
         TargetError: naming the op or the value that ONNX or onnxruntime does not have, and the mend.
     """
     _require(graph)
     outputs: Mapping[str, Value] = {next_state(role, graph): value for role, value in graph.outputs.items()}
-    e = Emission(graph, load, data)
+    e = Emission(graph, load, data, round_inputs=round_inputs)
     e.declare(outputs)
     for op in graph.ops:
         e.emit(op)

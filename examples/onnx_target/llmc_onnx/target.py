@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from compiler.errors import EngineError, TargetError
 from compiler.ir.graph import Graph
@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Onnx(Target):
-    """ONNX models (opset 21) with caches, for onnxruntime on a CPU; weights of 4 and 8 bits as `MatMulNBits`."""
+    """ONNX models (opset 21) with caches, for onnxruntime on a CPU; weights of 4 bits as `MatMulNBits`."""
 
     title = "ONNX"
+
+    inputs: Annotated[
+        Literal["exact", "int8"],
+        "what quantized weights multiply: as the graph says, or rounded to 8 bits, which is faster and less exact",
+    ] = "exact"
 
     def require_tools(self) -> None:
         """TargetError if the package `onnx` is missing."""
@@ -33,28 +38,37 @@ class Onnx(Target):
 
     def check(self, rank: Graph) -> Sequence[str]:
         """See `Target.check`: the model is made, but for the values of its weights."""
-        _outline(rank)
+        self._outline(rank)
         return ()
 
     def estimate_bytes(self, rank: Graph) -> int:
         """See `Target.estimate_bytes`: the model, and the weights that it has in a form of its own."""
-        model, data = _outline(rank)
+        model, data = self._outline(rank)
         return int(model.ByteSize()) + int(data.size)
 
     def emit(self, rank: StoredRank, folder: Path, progress: Report) -> Mapping[str, str]:
         """See `Target.emit`: writes the model, and the file of its own weights, if there are some."""
         from compiler.store.constant_loader import constant_loader
-        from llmc_onnx.data_file import DataFile
-        from llmc_onnx.model import make_model
 
         name = f"rank{rank.rank}.onnx"
-        graph, data = replace(rank.graph, root=str(folder)), DataFile(f"{name}.data")
-        model = make_model(graph, constant_loader(graph), data)
+        graph = replace(rank.graph, root=str(folder))
+        model, data = self._made(graph, constant_loader(graph), f"{name}.data")
         (folder / name).write_bytes(model.SerializeToString())
         if not data.parts:
             return {"model": name}
         data.write(folder, progress)
         return {"model": name, "weights_of_model": data.name}
+
+    def _outline(self, graph: Graph) -> tuple[Any, Any]:
+        """The model and the file of its weights, of which none is there."""
+        return self._made(graph, _absent, "rank0.onnx.data")
+
+    def _made(self, graph: Graph, load: Callable[[Any], Any], name: str) -> tuple[Any, Any]:
+        from llmc_onnx.data_file import DataFile
+        from llmc_onnx.model import make_model
+
+        data = DataFile(name)
+        return make_model(graph, load, data, round_inputs=self.inputs == "int8"), data
 
     @classmethod
     def facts(
@@ -94,15 +108,6 @@ def read_model(path: Path) -> Any:
         return onnx.load(path, load_external_data=False)
     except (OSError, DecodeError) as error:
         raise EngineError(f"cannot read {path}: {error}", hint="compile the engine again") from None
-
-
-def _outline(graph: Graph) -> tuple[Any, Any]:
-    """The model and the file of its weights, of which none is there."""
-    from llmc_onnx.data_file import DataFile
-    from llmc_onnx.model import make_model
-
-    data = DataFile("rank0.onnx.data")
-    return make_model(graph, _absent, data), data
 
 
 def _absent(value: object) -> Any:

@@ -26,28 +26,28 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="the executor needs the 
 TOLERANCE = {DType.f32: 1e-5, DType.f16: 4e-3}
 
 
-def model_of(graph: Graph, folder: Path) -> Path:
+def model_of(graph: Graph, folder: Path, **options: bool) -> Path:
     """The model of a graph, and its own weights beside it; it is valid."""
     from llmc_onnx.data_file import DataFile
     from llmc_onnx.model import make_model
 
     data = DataFile("model.onnx.data")
     path = folder / "model.onnx"
-    path.write_bytes(make_model(graph, constant_loader(graph), data).SerializeToString())
+    path.write_bytes(make_model(graph, constant_loader(graph), data, **options).SerializeToString())
     data.write(folder, lambda done, total: None)
     onnx.checker.check_model(str(path))
     return path
 
 
-def computed(graph: Graph, folder: Path, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    session = onnxruntime.InferenceSession(str(model_of(graph, folder)))
+def computed(graph: Graph, folder: Path, given: Mapping[str, Tensor], **options: bool) -> dict[str, Tensor]:
+    session = onnxruntime.InferenceSession(str(model_of(graph, folder, **options)))
     wanted = {value.name for value in session.get_inputs()}
     found = session.run(None, {name: tensor.numpy() for name, tensor in given.items() if name in wanted})
     return {role: torch.from_numpy(array) for role, array in zip(graph.outputs, found, strict=True)}
 
 
-def assert_same(graph: Graph, folder: Path, given: Mapping[str, Tensor], tolerance: float) -> None:
-    found = computed(graph, folder, given)
+def assert_same(graph: Graph, folder: Path, given: Mapping[str, Tensor], tolerance: float, **options: bool) -> None:
+    found = computed(graph, folder, given, **options)
     for role, wanted in Interpreter(graph)(given).items():
         assert (found[role].dtype, found[role].shape) == (wanted.dtype, wanted.shape)
         torch.testing.assert_close(found[role].double(), wanted.double(), rtol=tolerance, atol=tolerance)
@@ -86,18 +86,18 @@ def test_a_cache_is_written_where_the_interpreter_writes_it(dtype: DType, tmp_pa
 
 @pytest.mark.parametrize("zero", [False, True], ids=["symmetric", "zero points"])
 @pytest.mark.parametrize(
-    ("dtype", "group", "product"),
+    ("dtype", "group", "exact", "rounded"),
     [
-        (DType.i4, 16, "MatMulNBits"),
-        (DType.i4, 48, "MatMulNBits"),  # blocks of 16 that share scales
-        (DType.i4, 96, "MatMulNBits"),
-        (DType.i4, 8, "Gemm"),
-        (DType.i8, 32, "MatMulNBits"),
-        (DType.i8, 96, "MatMulNBits"),
-        (DType.i8, 12, "Gemm"),
+        (DType.i4, 16, "MatMulNBits", "MatMulNBits"),
+        (DType.i4, 48, "MatMulNBits", "MatMulNBits"),  # blocks of 16 that share scales
+        (DType.i4, 96, "MatMulNBits", "MatMulNBits"),
+        (DType.i4, 8, "Gemm", "Gemm"),
+        (DType.i8, 32, "Gemm", "MatMulNBits"),
+        (DType.i8, 96, "Gemm", "MatMulNBits"),
+        (DType.i8, 12, "Gemm", "Gemm"),
     ],
 )  # fmt: skip
-def test_a_quantized_linear(dtype: DType, group: int, product: str, zero: bool, tmp_path: Path) -> None:
+def test_a_quantized_linear(dtype: DType, group: int, exact: str, rounded: str, zero: bool, tmp_path: Path) -> None:
     b = Builder("g")
     b.dims = {"B": DimRange(1, 2, 4), "S": DimRange(1, 3, 8)}
     x, out, groups = b.input("x", DType.f32, B, S, 96), 5, 96 // group
@@ -114,9 +114,11 @@ def test_a_quantized_linear(dtype: DType, group: int, product: str, zero: bool, 
     weight = b.dequantize(integers(out, 96), scale, *zeros, dtype=DType.f32)
     b.output("y", b.linear(x, weight, literal(b, DType.f32, out), name="y"))
     graph = b.build()
-    assert_same(graph, tmp_path, op_inputs(graph), 1e-4)
-    nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert product in nodes and len({"Gemm", "MatMulNBits"} & set(nodes)) == 1
+    # Inputs rounded to 8 bits are off by 1/254 of the largest at most, and 96 of them, times weights up to 2, add up.
+    for product, tolerance, options in ((exact, 1e-4, {}), (rounded, 96 * 2 / 254, {"round_inputs": True})):
+        assert_same(graph, tmp_path, op_inputs(graph), tolerance, **options)
+        nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+        assert {"Gemm", "MatMulNBits"} & set(nodes) == {product}
 
 
 @pytest.mark.parametrize("dtype", [DType.i8, DType.f8e4m3], ids=str)

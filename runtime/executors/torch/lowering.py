@@ -124,7 +124,7 @@ class Lowering:
 Rule = Callable[[Lowering, Op], str]
 RULES = Registry[Rule]("the op {!r} has a rule of the torch executor already", TargetError)
 """The rules, by the kind of op."""
-RULE_DECORATOR = f"{__name__}.lowers"
+RULE_DECORATOR = "llmc.lowers"
 """What registers a rule, as messages call it."""
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from compiler.errors import PassError
 from compiler.ir.graph import Graph
+from compiler.ir.running_pass import what_runs
 from compiler.ir.step import StepDim
 from compiler.ir.tasks import tasks_of
 from compiler.passes.quant.calibration.text import Document, default_texts
 from compiler.passes.quant.report import QuantizationErrorReport
-from compiler.passes.running import running_pass
 from compiler.progress import Report, unheard
 
 SAMPLES = 128
@@ -178,7 +178,7 @@ def current_calibration() -> CalibrationSource:
     source = _CURRENT.get()
     if source is None:
         raise PassError(
-            f"{running_pass()} needs data to calibrate with, and none is there",
+            f"{what_runs()} needs data to calibrate with, and none is there",
             hint="llmc compile has some, and with --dry-run --dump-ir it shows about what the pass makes without any; "
             "in Python: with CalibrationSource(tokenizer.encode).active(): ...",
         )

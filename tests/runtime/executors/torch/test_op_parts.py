@@ -61,8 +61,8 @@ def refusal(place: Path, passes: str, target: str = "torch") -> TargetError:
     return caught.value
 
 
-EVALUATOR = "@compiler.ir.evaluators.core.evaluates('bare')"
-RULE = "@runtime.executors.torch.lowering.lowers('bare')"
+EVALUATOR = "@llmc.evaluates('bare')"
+RULE = "@llmc.lowers('bare')"
 OF_STEPS = "bare %layers.0.mlp.act from model.decoder.layers.0 (changed by bare) has no "
 
 

@@ -1,13 +1,10 @@
 """A family of models whose layers have a gate."""
 
-from compiler.frontends import frontend
-from compiler.frontends.attention import Attention
-from compiler.frontends.lifting import Lifting, divide
-from compiler.frontends.modules import embed, layer_norm, linear, projected_attention
-from compiler.frontends.step import ModelShape
+from llmc import families
+from llmc.families import Attention, Lifting, ModelShape, divide, embed, layer_norm, linear, projected_attention
 
 
-@frontend("gated", "GatedForCausalLM")
+@families.register("gated", "GatedForCausalLM")
 def lift_gated(lifting: Lifting) -> None:
     """Pre-norm layers with ALiBi whose feed-forward part is `down(soft_gate(up(x)))`."""
     config = lifting.config

@@ -1,1 +1,0 @@
-"""A plug-in for llmc: an op with all its parts, passes, and a family of models."""

@@ -1,1 +1,0 @@
-"""A target of somebody else: engines that the interpreter runs, with a card that says what is in them."""
