@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from compiler.errors import ExportError
 from compiler.suggest import did_you_mean
-from llmc.pipeline import Passes
+
+if TYPE_CHECKING:
+    from llmc.pipeline import Passes
 
 DEFAULT_SHARD_SIZE = "5GB"
 # What a thousand, or 1024 with an i behind it, is raised to.

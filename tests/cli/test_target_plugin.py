@@ -59,7 +59,7 @@ def test_a_target_compiles_runs_verifies_and_inspects(installed: None, tmp_path:
     assert json.loads(ok("verify", engine, "--against", MODEL, *PROMPT[:4], "--json", "--tolerance", 0.2))["holds"]
     assert json.loads(ok("inspect", engine, "--json"))["portable"]["author"] == "me"
     assert "ops, signed by me" in ok("inspect", engine)
-    assert "llmc-portable 0.3 (targets portable)" in ok("inspect", engine)
+    assert "llmc-example 1.0 (targets portable)" in ok("inspect", engine)
     assert json.loads(ok("eval", "ppl", MODEL, "--text", MODEL / "config.json", "--executor", "portable", "--json"))
 
 

@@ -178,19 +178,23 @@ PASSES: list[tuple[Callable[[Graph], Graph], str]] = [
     (
         retypes,
         (
-            "the pass 'retypes' fails: retypes replaces %wide of type f32[B,4] by %x of type i32[B,4] "
-            f"{line(retypes, 1)}\n{KEEPS}"
+            "the pass 'retypes' fails: retypes replaces cast %wide from the graph, of type f32[B,4], by %x of type "
+            f"i32[B,4] {line(retypes, 1)}\n{KEEPS}"
         ),
     ),
     (lies, f"the pass 'lies' left an invalid graph: {LIE}"),
     (
         breaks_a_rule,
         (
-            "the pass 'breaks-a-rule' fails: softmax(i32[B,4]): needs a floating-point tensor, not i32 "
+            "the pass 'breaks-a-rule' fails: the visit of cast %wide from the graph fails: softmax(i32[B,4]): needs a "
+            "floating-point tensor, not i32 "
             f"{line(breaks_a_rule, 1)}"
         ),
     ),
-    (doubles, f"the pass 'doubles' fails: %y has 1 results but 2 replacements {line(doubles, 2)}"),
+    (
+        doubles,
+        f"the pass 'doubles' fails: scale %y from the graph has 1 results but 2 replacements {line(doubles, 2)}",
+    ),
     (
         matches_nothing,
         (
@@ -201,7 +205,8 @@ PASSES: list[tuple[Callable[[Graph], Graph], str]] = [
     (
         says_yes,
         (
-            f"the rule 'yes' returned True {line(says_yes, 1)}\n"
+            "the pass 'says-yes' fails: the rule 'yes' at scale %y from the graph returned True "
+            f"{line(says_yes, 1)}\n"
             "hint: a rule returns a value, one value for each result of the root, a Decline or None"
         ),
     ),

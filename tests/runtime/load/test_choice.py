@@ -11,6 +11,7 @@ import torch
 import llmc
 from compiler.errors import EngineError, TargetError
 from compiler.ir.printer import print_graph
+from compiler.trt_network.plans import Plans
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.executors import kinds
 from runtime.executors.kind import RankToLoad, find_executor
@@ -35,7 +36,8 @@ def machine(monkeypatch):
 
 
 def folder(tmp_path, *targets):
-    files = {"graph": "rank0.ir"}
+    files = {"graph": "rank0.ir", "plans": "plans.json"}
+    Plans("rank0.safetensors", ()).write(tmp_path / files["plans"])
     return EngineFolder(tmp_path, replace(MANIFEST, targets=dict.fromkeys(targets, (files,))))
 
 
