@@ -24,8 +24,8 @@ class Plain(Format):
         return f"has no place for weights in {kind_of(module.dtype)}"
 
     def tensors(self, b: Builder, module: QuantizedModule) -> list[ExportedTensor]:
-        """There is no such module."""
-        raise NotImplementedError
+        """Never called: `refusal` has refused every such module."""
+        raise AssertionError(f"{module.name} is quantized, which the format {self.name} refuses")
 
     def config(self, model: ExportedModel) -> dict[str, Any] | None:
         """See `Format.config`."""
