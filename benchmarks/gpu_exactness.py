@@ -47,22 +47,24 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def finished(works: Sequence[Work], workers: int, budget: float) -> Iterator[Cell]:
-    """The cells as they end; those that have not begun in the time given are failures."""
-    began = time.monotonic()
+    """The cells as they end; those that have not ended in the time given are failures, and their processes killed."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        pending: dict[Future[Cell], Work] = {pool.submit(check, work): work for work in works}
-        for future in as_completed(pending):
-            if time.monotonic() - began > budget:
-                for each in pending:
-                    each.cancel()
-            work = pending[future]
-            if future.cancelled():
-                yield Cell(work.model.name, work.passes or "none", failure="there was no time for it")
-            elif (error := future.exception()) is not None:
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pending: dict[Future[Cell], Work] = {pool.submit(check, work): work for work in works}
+    try:
+        for future in as_completed([*pending], timeout=budget):
+            work = pending.pop(future)
+            if (error := future.exception()) is not None:
                 yield Cell(work.model.name, work.passes or "none", failure=f"{type(error).__name__}: {error}")
             else:
                 yield future.result()
+    except TimeoutError:
+        for work in pending.values():
+            yield Cell(work.model.name, work.passes or "none", failure="there was no time for it")
+    finally:
+        for process in [*pool._processes.values()] if pending else []:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
 
 
 def table_of(cells: Sequence[Cell]) -> Table:
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("--executor", default="cuda")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
-    parser.add_argument("--budget", type=float, default=270, help="after so many seconds nothing more is begun")
+    parser.add_argument("--budget", type=float, default=270, help="after so many seconds what still runs is ended")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file, too")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
