@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import partial
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import torch
@@ -46,10 +47,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda each: (sum(file.stat().st_size for file in each.iterdir()) > 8e6, each.name))
 
 
+def _take_core(taken: Synchronized[int]) -> None:
+    """Keep this process, and the compilers that it starts, to a core of its own: all others are at work, too."""
+    cores = sorted(os.sched_getaffinity(0))
+    with taken.get_lock():
+        os.sched_setaffinity(0, {cores[taken.value % len(cores)]})
+        taken.value += 1
+
+
 def finished(works: Sequence[Work], workers: int, budget: float) -> Iterator[Cell]:
     """The cells as they end; those that have not ended in the time given are failures, and their processes killed."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_take_core, initargs=(context.Value("i"),))
     pending: dict[Future[Cell], Work] = {pool.submit(check, work): work for work in works}
     try:
         for future in as_completed([*pending], timeout=budget):
@@ -128,6 +137,7 @@ def main() -> None:
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("there is no CUDA GPU that torch can use")
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["LLMC_TUNE"] = "0"  # it is what the launches compute that counts, not how fast
     models = checkpoints(given.models)
     if not models:
         sys.exit(f"there is no checkpoint in {given.models}")
