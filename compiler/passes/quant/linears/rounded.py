@@ -10,6 +10,7 @@ from torch import Tensor
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
+from compiler.ir.products import product
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.passes.quant.algorithms.activations import round_activations
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
@@ -166,7 +167,7 @@ def _errors(
 ) -> dict[str, float]:
     """The relative errors of the outputs of linears for some inputs `[T, K]`, by the linears' names."""
     inputs = rows if rounding.act == "off" else round_activations(rows, amax, rounding.scheme.dtype)
-    return {name: relative_error(inputs @ after[name].T, rows @ before[name].float().T) for name in after}
+    return {name: relative_error(product(inputs, after[name]), product(rows, before[name].float())) for name in after}
 
 
 def _names(chosen: Sequence[TargetLinear]) -> list[str]:
