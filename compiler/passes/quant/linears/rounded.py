@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -67,16 +67,34 @@ class Rounding:
 def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
     """The graph with the targets of a recipe rounded.
 
-    Without a need for data a few windows serve to report errors, if there are any that can be read.
-
     Raises:
-        PassError: as `targets`, `calibrate` and `quantize_linears`.
+        PassError: as `targets` and `round_linears`.
     """
     chosen = targets(graph, recipe, rounding.scheme.group)
+    return round_linears(graph, chosen, rounding, recipe.algorithm, recipe.kl_budget)
+
+
+def round_linears(
+    graph: Graph, chosen: Sequence[TargetLinear], rounding: Rounding, algorithm: str, kl_budget: float | None = None
+) -> Graph:
+    """The graph with some linears rounded.
+
+    Without a need for data a few windows serve to report errors, if there are any that can be read.
+
+    Args:
+        graph: the graph.
+        chosen: the linears.
+        rounding: how they are rounded.
+        algorithm: what the report calls that.
+        kl_budget: the most that it may cost; see `quantize_linears`.
+
+    Raises:
+        PassError: as `calibrate` and `quantize_linears`.
+    """
     results = CalibrationResults({}, {}, {})
     if calibration := _calibration(graph, rounding):
         results = calibrate(graph, chosen, calibration, f"{rounding} {_names(chosen)}", _solver(rounding))
-        how = describe(recipe.algorithm, rounding.scheme.bits, rounding.scheme.group)
+        how = describe(algorithm, rounding.scheme.bits, rounding.scheme.group)
         named = how if rounding.act == "off" else f"{how}, {rounding.act} activations"
         report(calibration, chosen, results.errors, {target.op.name: named for target in chosen})
     round_input = input_rounding(rounding.act, rounding.scheme.dtype, results.numbers)
@@ -88,7 +106,7 @@ def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
         weight = round_weight(b, op.operands[1], rounding.scheme)
         return dequantized_linear(op, b, weight.q, weight.scale, x=x)
 
-    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.kl_budget)
+    return quantize_linears(graph, {target.op.name: emit for target in chosen}, kl_budget)
 
 
 def _calibration(graph: Graph, rounding: Rounding) -> CalibrationSource | None:
@@ -141,5 +159,5 @@ def _errors(
     return {name: relative_error(inputs @ after[name].T, rows @ before[name].float().T) for name in after}
 
 
-def _names(chosen: list[TargetLinear]) -> list[str]:
+def _names(chosen: Sequence[TargetLinear]) -> list[str]:
     return [target.op.name for target in chosen]
