@@ -1,8 +1,8 @@
 r"""llmc and others on one CPU: `python benchmarks/cpu.py --peers /tmp/peers/bin/python`.
 
-For shapes with random weights, in one run, with as many threads each: milliseconds of a decode step at batch 1 and 8, as
-(t(64 new) - t(8 new)) / 56 after prompts of 64 tokens, and the time to the first token of a prompt of 64, of eight of
-them, and of one of 512. Beside llmc stand transformers, and those of llama.cpp, OpenVINO and CTranslate2 that the
+For shapes with random weights, in one run, with as many threads each: milliseconds of a decode step at batch 1 and 8,
+as (t(64 new) - t(8 new)) / 56 after prompts of 64 tokens, and the time to the first token of a prompt of 64, of eight
+of them, and of one of 512. Beside llmc stand transformers, and those of llama.cpp, OpenVINO and CTranslate2 that the
 interpreter of `--peers` has. Each is a process that stays open; within a precision they are asked in turns, and
 medians count. The bandwidth of reading memory and the rate of large products are measured between the turns: a step
 can be no faster than reading its weights, a prompt no faster than its products.
@@ -18,6 +18,35 @@ The environment of the others, in which llama.cpp is compiled for the processor 
 llama.cpp has no architecture for OPT. `--folder` keeps checkpoints and what contenders made of them, which takes
 minutes; `--prepare` makes them and measures nothing.
 """
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # before torch, as in the contenders
+
+import psutil
+import torch
+from cpu_contender import MODULES
+from cpu_entries import LOADS, PRECISIONS, Entry
+from cpu_limits import Limits
+from cpu_processes import ContenderError, Process
+from cpu_report import machine, tables, to_json
+from cpu_shapes import SHAPES, write_checkpoint
+from rich.console import Console
+
+CONSOLE = Console(width=160, stderr=True)
+say = partial(CONSOLE.print, highlight=False, markup=False)
 
 
 class Measuring:
@@ -38,15 +67,15 @@ class Measuring:
         rounds = 0
         while waiting:
             with ExitStack() as stack:
-                opened: dict[str, tuple[Entry, Process]] = {}
+                opened: list[tuple[Entry, Process]] = []
                 while waiting and not (opened and self._is_full(waiting[0], folder)):
                     entry = waiting.pop(0)
                     if process := self._opened(entry, folder):
                         stack.callback(process.close)
-                        opened[entry.name] = (entry, process)
+                        opened.append((entry, process))
                 if not self.given.prepare:
                     rounds += 1
-                    self._turns(list(opened.values()))
+                    self._turns(opened)
         if rounds > 1:
             say(f"{shape} {precision}: {rounds} rounds, as memory does not hold all at once")
 
@@ -68,8 +97,7 @@ class Measuring:
         try:
             process = Process(entry.job(folder, self.given.threads), python, self.given.patience)
         except ContenderError as error:
-            entry.failure = str(error)
-            say(f"{entry.shape} {entry.name}: {error}")
+            self._failed(entry, error)
             return None
         entry.facts = process.facts
         return process
@@ -81,34 +109,37 @@ class Measuring:
         return psutil.virtual_memory().available < 2 * share * sum(files) + 2**31
 
     def _turns(self, opened: list[tuple[Entry, Process]]) -> None:
-        """Ask all in turns."""
+        """Ask all in turns. The first turn of a load is made whatever the time is."""
         for (batch, prompt), news in LOADS.items():
             self._ask(opened, batch, prompt, (2,), seed=-1)
             self.limits.look_at_products()
             for turn in range(self.given.turns):
                 if turn and time.monotonic() > self.end:
-                    say("the time is over: fewer turns count")
+                    say(f"the time is over: {turn} of {self.given.turns} turns for {batch} x {prompt}")
                     break
-                self.limits.look()
+                self.limits.look_at_memory()
                 self._ask(opened, batch, prompt, news, seed=turn)
 
     def _ask(
         self, opened: list[tuple[Entry, Process]], batch: int, prompt: int, news: tuple[int, ...], seed: int
     ) -> None:
+        """Ask each for so many new tokens; answers to a negative seed do not count."""
         for new in news:
             draw = random.Random(f"{seed} {batch} {prompt} {new}")
             ids = [[draw.randrange(5, 50000) for _ in range(prompt)] for _ in range(batch)]
             for entry, process in list(opened):
                 try:
-                    seconds, tokens = process.ask(ids, new)
+                    answer = process.ask(ids, new)
                 except ContenderError as error:
-                    entry.failure = str(error)
-                    say(f"{entry.shape} {entry.name}: {error}")
+                    self._failed(entry, error)
                     opened.remove((entry, process))
                     continue
                 if seed >= 0:
-                    entry.seconds[batch, prompt, new].append(seconds)
-                    entry.tokens += tokens
+                    entry.add(batch, prompt, new, *answer)
+
+    def _failed(self, entry: Entry, error: ContenderError) -> None:
+        entry.failure = str(error)
+        say(f"{entry.shape} {entry.name}: {error}")
 
 
 def names(known: Any) -> Any:
@@ -141,9 +172,7 @@ def arguments() -> argparse.Namespace:
         "--precisions", type=names(PRECISIONS), default=list(PRECISIONS), help="of " + ", ".join(PRECISIONS)
     )
     parser.add_argument("--only", type=names(MODULES), default=list(MODULES), help="of " + ", ".join(MODULES))
-    parser.add_argument(
-        "--recipes", type=lambda text: text.split(";"), help="only these, as the table has them, with ;"
-    )
+    parser.add_argument("--recipes", type=lambda text: text.split(";"), help="only these, with ; between")
     parser.add_argument("--executors", type=lambda text: text.split(","), default=["torch"], help="llmc's, with commas")
     parser.add_argument("--peers", default="", metavar="PYTHON", help="the interpreter that has the others' packages")
     parser.add_argument("--threads", type=positive, default=cores, help="threads of each (default: all cores)")
@@ -171,17 +200,17 @@ def main() -> None:
                     measuring.all_of(shape, precision)
     if given.prepare:
         return
-    found = machine()
-    rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in measuring.limits.peaks.items())
+    limits, found = measuring.limits, machine()
+    rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in limits.peaks.items())
     say(
         f"{found['processor']} ({' '.join(found['instructions'])}), {given.threads} threads: "
-        f"reads {measuring.limits.reads / 1e9:.1f} GB/s; products, 10^9 operations a second: {rates}"
+        f"reads {limits.reads / 1e9:.1f} GB/s; products, 10^9 operations a second: {rates}"
     )
-    console = CONSOLE if given.json else Console(width=200)
-    for table in measuring.tables():
+    console = CONSOLE if given.json else Console(width=160)
+    for table in tables(measuring.entries, limits):
         console.print(table)
     if given.json:
-        json.dump(measuring.to_json(), sys.stdout, indent=1)
+        json.dump(to_json(measuring.entries, limits, given.threads), sys.stdout, indent=1)
         print()
 
 

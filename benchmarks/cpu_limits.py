@@ -18,7 +18,7 @@ class Limits:
     reads: float = 0.0
     peaks: dict[str, float] = field(default_factory=dict)
 
-    def look(self) -> None:
+    def look_at_memory(self) -> None:
         """Measure the bandwidth of reading memory."""
         self.reads = max(self.reads, bandwidth())
 

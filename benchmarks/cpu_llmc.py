@@ -22,7 +22,7 @@ RECIPES = {
             "int4:group=128": "quant=int4:group=128",
             "int4:group=128:head=int8": "quant=int4:group=128:head=int8",
         }.items()
-        for dtype in ("float32", "float16", "bfloat16")
+        for dtype in ("float32", "bfloat16")
     },
 }
 """The element type and the passes of each recipe."""

@@ -1,8 +1,8 @@
 """OpenVINO as a contender of `cpu.py`: what optimum-intel exports, compressed by NNCF, run by OpenVINO's own calls.
 
-The exported model has its caches inside. As OpenVINO's pipelines do, the head is computed for the last token of a prompt
-alone. Types of caches and activations are OpenVINO's defaults, but for the recipes `float32` and `bfloat16`, which name
-the type of activations.
+The exported model has its caches inside. As in OpenVINO's pipelines, the head is computed for the last token of a
+prompt alone. Types of caches and activations are OpenVINO's defaults, but for the recipes `float32` and `bfloat16`,
+which name the type of activations.
 """
 
 from __future__ import annotations

@@ -15,9 +15,7 @@ from rich.table import Table
 def tables(entries: Sequence[Entry], limits: Limits) -> Iterator[Table]:
     """A table for each shape, with a section for each precision."""
     for shape in dict.fromkeys(entry.shape for entry in entries):
-        table = Table(
-            title=f"{shape}: milliseconds; in brackets the best other's time over llmc's", title_justify="left"
-        )
+        table = Table(title=f"{shape}: ms; in brackets the best other's time over llmc's", title_justify="left")
         table.add_column("")
         for name in (*Entry.FIGURES, "of bandwidth", "of peak", "equal tokens"):
             table.add_column(name, justify="right")

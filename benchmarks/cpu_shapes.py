@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, OPTConfig, PreTrainedTokenizerFast
 
 SHAPES: dict[str, Any] = {
@@ -41,6 +42,7 @@ def write_checkpoint(shape: str, folder: Path) -> Path:
             parameter.normal_(mean, 0.02)
     model.save_pretrained(folder)
     words = Tokenizer(WordLevel({word(token): token for token in range(config.vocab_size)}, unk_token=word(3)))
+    words.pre_tokenizer = WhitespaceSplit()
     special = {"bos_token": word(config.bos_token_id), "eos_token": word(config.eos_token_id), "unk_token": word(3)}
     PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
     return folder
