@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -135,7 +136,7 @@ class Measuring:
                     opened.remove((entry, process))
                     continue
                 if seed >= 0:
-                    entry.add(batch, prompt, new, *answer)
+                    entry.add(batch, prompt, new, answer)
 
     def _failed(self, entry: Entry, error: ContenderError) -> None:
         entry.failure = str(error)
@@ -206,6 +207,10 @@ def main() -> None:
         f"{found['processor']} ({' '.join(found['instructions'])}), {given.threads} threads: "
         f"reads {limits.reads / 1e9:.1f} GB/s; products, 10^9 operations a second: {rates}"
     )
+    disturbed = [part for entry in measuring.entries for part in entry.disturbed]
+    if disturbed and (worst := max(disturbed)) > 0.05:
+        part = statistics.mean(disturbed)
+        say(f"others took {part:.0%} of the processors meanwhile, {worst:.0%} during one answer: distrust these times")
     console = CONSOLE if given.json else Console(width=160)
     for table in tables(measuring.entries, limits):
         console.print(table)

@@ -2,8 +2,8 @@
 
 `python cpu_contender.py prepare JOB` writes the files that a contender runs; `serve JOB` opens them and then answers a
 line of JSON on standard input, the token ids of prompts and how many new tokens each gets, by one with the seconds that
-took and the new tokens. JOB is a `Job` as JSON. It imports nothing but the module of its own contender, so that each
-can have an environment of its own.
+took, the processor time of all threads, and the new tokens. JOB is a `Job` as JSON. It imports nothing but the module
+of its own contender, so that each can have an environment of its own.
 """
 
 from __future__ import annotations
@@ -93,9 +93,10 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         contender.expect(len(asked["ids"]))
-        start = time.perf_counter()
+        start, computed = time.perf_counter(), time.process_time()
         tokens = contender.run(asked["ids"], asked["new"])
-        answer({"seconds": time.perf_counter() - start, "tokens": tokens})
+        seconds, computed = time.perf_counter() - start, time.process_time() - computed
+        answer({"seconds": seconds, "computed": computed, "tokens": tokens})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cpu_contender import Job
+from cpu_processes import Answer
 
 FEW, MANY = 8, 64
 LOADS = {(1, 64): (1, FEW, MANY), (8, 64): (1, FEW, MANY), (1, 512): (1,)}
@@ -42,6 +43,7 @@ class Entry:
         facts: what it says of itself.
         seconds: of each turn, by sequences, tokens of the prompt and new tokens.
         tokens: the new tokens of each text, in the order in which they were asked for.
+        disturbed: the share of the machine's processor time that others took during each answer.
         failure: why there is nothing.
     """
 
@@ -53,6 +55,7 @@ class Entry:
     facts: dict[str, Any] = field(default_factory=dict)
     seconds: dict[tuple[int, int, int], list[float]] = field(default_factory=dict)
     tokens: list[list[int]] = field(default_factory=list)
+    disturbed: list[float] = field(default_factory=list)
     failure: str = ""
 
     FIGURES: ClassVar = ("step, batch 1", "step, batch 8", "prompt 64", "prompt 8 x 64", "prompt 512")
@@ -76,10 +79,11 @@ class Entry:
             options if self.executor else {},
         )  # fmt: skip
 
-    def add(self, batch: int, prompt: int, new: int, seconds: float, tokens: list[list[int]]) -> None:
+    def add(self, batch: int, prompt: int, new: int, answer: Answer) -> None:
         """Note an answer."""
-        self.seconds.setdefault((batch, prompt, new), []).append(seconds)
-        self.tokens += tokens
+        self.seconds.setdefault((batch, prompt, new), []).append(answer.seconds)
+        self.tokens += answer.tokens
+        self.disturbed.append(answer.disturbed)
 
     def step_ms(self, batch: int) -> float | None:
         """Milliseconds of a step that decodes so many sequences."""

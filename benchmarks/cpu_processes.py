@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 from cpu_contender import Job
 
 _SCRIPT = Path(__file__).with_name("cpu_contender.py")
@@ -19,6 +21,20 @@ _SCRIPT = Path(__file__).with_name("cpu_contender.py")
 
 class ContenderError(Exception):
     """A contender is not there, or fails; the message is for the table's reader."""
+
+
+class Answer(NamedTuple):
+    """What a contender took, and what it gave.
+
+    Attributes:
+        seconds: the time.
+        tokens: the new tokens of each prompt.
+        disturbed: the share of the machine's processor time that others took meanwhile.
+    """
+
+    seconds: float
+    tokens: list[list[int]]
+    disturbed: float
 
 
 class Process:
@@ -50,16 +66,19 @@ class Process:
         self._start([python, str(_SCRIPT), "serve", arguments])
         self.facts: dict[str, Any] = self._answer()
 
-    def ask(self, ids: Sequence[Sequence[int]], new: int) -> tuple[float, list[list[int]]]:
-        """The seconds that `new` tokens for each of some prompts take, and the tokens. Raises ContenderError."""
+    def ask(self, ids: Sequence[Sequence[int]], new: int) -> Answer:
+        """What `new` tokens for each of some prompts take. Raises ContenderError."""
         assert self._process.stdin is not None
+        busy, started = _busy(), time.perf_counter()
         try:
             self._process.stdin.write(json.dumps({"ids": ids, "new": new}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise ContenderError(self._reason()) from None
         found = self._answer()
-        return found["seconds"], found["tokens"]
+        others = _busy() - busy - found["computed"]
+        whole = (time.perf_counter() - started) * (os.cpu_count() or 1)
+        return Answer(found["seconds"], found["tokens"], max(0.0, others / whole))
 
     def close(self) -> None:
         """End the process."""
@@ -92,6 +111,12 @@ class Process:
     def _reason(self) -> str:
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if "rror" in line]
         return lines[-1][-300:] if lines else f"it was too slow, or says nothing; see {self._log}"
+
+
+def _busy() -> float:
+    """The seconds that all processors together have computed, for this machine and, of a virtual one, for others."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0) - getattr(times, "guest", 0))
 
 
 def _environment(threads: int) -> dict[str, str]:

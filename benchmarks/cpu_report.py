@@ -59,7 +59,8 @@ def to_json(entries: Sequence[Entry], limits: Limits, threads: int) -> dict[str,
             "executor": entry.executor or None, "ms": own, "failure": entry.failure or None,
             "best_other_over_it": {name: share(best.get(name), value) for name, value in own.items()},
             "bound_ms": {"step, batch 1": limits.step_ms(entry), "prompt 512": limits.prompt_ms(entry)},
-            "equal_tokens": equal_tokens(entry, group), "turns": entry.turns, "facts": entry.facts,
+            "equal_tokens": equal_tokens(entry, group), "turns": entry.turns,
+            "disturbed": [round(part, 3) for part in entry.disturbed], "facts": entry.facts,
         })  # fmt: skip
     return {
         **machine(), "threads": threads, "torch": torch.__version__, "bytes_per_second": limits.reads,
