@@ -46,7 +46,8 @@ from cpu_report import machine, tables, to_json
 from cpu_shapes import SHAPES, write_checkpoint
 from rich.console import Console
 
-CONSOLE = Console(width=160, stderr=True)
+WIDTH = 180
+CONSOLE = Console(width=WIDTH, stderr=True)
 say = partial(CONSOLE.print, highlight=False, markup=False)
 
 
@@ -205,13 +206,14 @@ def main() -> None:
     rates = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in limits.peaks.items())
     say(
         f"{found['processor']} ({' '.join(found['instructions'])}), {given.threads} threads: "
-        f"reads {limits.reads / 1e9:.1f} GB/s; products, 10^9 operations a second: {rates}"
+        f"reads {limits.reads / 1e9:.1f} GB/s; products, 10^9 operations a second: {rates}",
+        soft_wrap=True,
     )
     disturbed = [part for entry in measuring.entries for part in entry.disturbed]
     if disturbed and (worst := max(disturbed)) > 0.05:
         part = statistics.mean(disturbed)
         say(f"others took {part:.0%} of the processors meanwhile, {worst:.0%} during one answer: distrust these times")
-    console = CONSOLE if given.json else Console(width=160)
+    console = CONSOLE if given.json else Console(width=WIDTH)
     for table in tables(measuring.entries, limits):
         console.print(table)
     if given.json:

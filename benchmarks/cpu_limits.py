@@ -32,11 +32,10 @@ class Limits:
         return entry.facts["reads"] / self.reads * 1e3 if "reads" in entry.facts and self.reads else None
 
     def prompt_ms(self, entry: Entry) -> float | None:
-        """The time of the products of a prompt of 512 at the highest rate of floating-point products."""
-        rates = [self.peaks.get(name, 0.0) for name in (["float32"] if entry.precision == "float32" else self.peaks)]
-        if "operations" not in entry.facts or not any(rates):
-            return None
-        return float(entry.facts["operations"]["512"]) / max(rates) * 1e3
+        """The time of the products of a prompt of 512 at the highest rate that products of the precision have."""
+        names = {"float32": ["float32"], "16-bit": ["float32", "bfloat16"]}.get(entry.precision, list(self.peaks))
+        rate = max((self.peaks[name] for name in names if name in self.peaks), default=0.0)
+        return float(entry.facts["operations"]["512"]) / rate * 1e3 if rate and "operations" in entry.facts else None
 
 
 def bandwidth() -> float:

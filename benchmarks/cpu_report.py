@@ -16,7 +16,7 @@ def tables(entries: Sequence[Entry], limits: Limits) -> Iterator[Table]:
     """A table for each shape, with a section for each precision."""
     for shape in dict.fromkeys(entry.shape for entry in entries):
         table = Table(title=f"{shape}: ms; in brackets the best other's time over llmc's", title_justify="left")
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for name in (*Entry.FIGURES, "of bandwidth", "of peak", "equal tokens"):
             table.add_column(name, justify="right")
         for precision in dict.fromkeys(entry.precision for entry in entries if entry.shape == shape):
@@ -29,7 +29,7 @@ def tables(entries: Sequence[Entry], limits: Limits) -> Iterator[Table]:
 
 def _cells(entry: Entry, group: list[Entry], limits: Limits) -> list[str]:
     if not entry.seconds:
-        return [entry.failure[:60]]
+        return ["not run"]
     best, own = best_of_others(group), entry.figures()
     shares = [
         share(limits.step_ms(entry), own["step, batch 1"]),
