@@ -72,17 +72,36 @@ class Rounding:
 def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
     """The graph with the targets of a recipe rounded.
 
-    Without a need for data, data serves to report errors, if a report is wanted and there is any that can be read.
-
     Raises:
-        PassError: as `targets`, `calibrate` and `quantize_linears`.
+        PassError: as `targets` and `round_linears`.
     """
     chosen = targets(graph, recipe, rounding.scheme.group)
+    return round_linears(graph, chosen, rounding, recipe.algorithm, recipe.kl_budget)
+
+
+def round_linears(
+    graph: Graph, chosen: Sequence[TargetLinear], rounding: Rounding, algorithm: str, kl_budget: float | None = None
+) -> Graph:
+    """The graph with some linears rounded.
+
+    Without a need for data, data serves to report errors, if a report is wanted and there is any that can be read.
+
+    Args:
+        graph: the graph.
+        chosen: the linears.
+        rounding: how they are rounded.
+        algorithm: what the report calls that.
+        kl_budget: the most that it may cost; see `quantize_linears`.
+
+    Raises:
+        PassError: as `calibrate` and `quantize_linears`.
+    """
+    how = _described(algorithm, rounding)
     if rounding.needs_data:
-        results = _calibrated(graph, chosen, recipe, rounding, current_calibration())
+        results = _calibrated(graph, chosen, how, rounding, current_calibration())
     else:
         results = CalibrationResults({}, {}, {})
-        _report_only(graph, chosen, recipe, rounding)
+        _report_only(graph, chosen, how, rounding, everything=kl_budget is not None)
     round_input = input_rounding(rounding.act, rounding.scheme.dtype, results.numbers)
 
     def emit(op: Op, b: RewriteBuilder) -> Value:
@@ -92,27 +111,37 @@ def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
         weight = round_weight(b, op.operands[1], rounding.scheme)
         return dequantized_linear(op, b, weight.q, weight.scale, x=x)
 
-    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.kl_budget)
+    return quantize_linears(graph, {target.op.name: emit for target in chosen}, kl_budget)
 
 
 def _calibrated(
-    graph: Graph, chosen: Sequence[TargetLinear], recipe: Recipe, rounding: Rounding, calibration: CalibrationSource
+    graph: Graph, chosen: Sequence[TargetLinear], how: str, rounding: Rounding, calibration: CalibrationSource
 ) -> CalibrationResults:
-    """The results for all targets, whose errors are reported."""
+    """The results for all targets, whose errors are reported as those of `how`."""
     results = calibrate(graph, chosen, calibration, f"{rounding} {_names(chosen)}", _solver(rounding))
-    report(calibration, chosen, results.errors, dict.fromkeys(_names(chosen), _described(recipe, rounding)))
+    report(calibration, chosen, results.errors, dict.fromkeys(_names(chosen), how))
     return results
 
 
-def _report_only(graph: Graph, chosen: Sequence[TargetLinear], recipe: Recipe, rounding: Rounding) -> None:
-    """Report the errors of targets that need no data: of all, or of the first ones; none if no report is wanted."""
+def _report_only(
+    graph: Graph, chosen: Sequence[TargetLinear], how: str, rounding: Rounding, *, everything: bool
+) -> None:
+    """Report the errors of targets that need no data: of all, or of the first ones; none if no report is wanted.
+
+    Args:
+        graph: the graph.
+        chosen: the targets.
+        how: what the report calls the rounding.
+        rounding: how they are rounded.
+        everything: whether a quick report measures all of them, too: a KL budget takes longer than that anyway.
+    """
     calibration = find_calibration()
     if calibration is None or not calibration.is_readable or calibration.report.extent == "off":
         return
-    if calibration.report.extent == "full" or recipe.kl_budget is not None:  # a budget measures more than a full report
-        _calibrated(graph, chosen, recipe, rounding, calibration.at_most(_WINDOWS, graph))
+    if calibration.report.extent == "full" or everything:
+        _calibrated(graph, chosen, how, rounding, calibration.at_most(_WINDOWS, graph))
         return
-    how, sample = _described(recipe, rounding), quick_sample(graph, chosen)
+    sample = quick_sample(graph, chosen)
     windows = calibration.quick(WINDOWS, TOKENS, graph).windows(graph)
     if sample:
         errors = measure(graph, sample, windows, calibration, _solver(rounding))
@@ -122,8 +151,8 @@ def _report_only(graph: Graph, chosen: Sequence[TargetLinear], recipe: Recipe, r
         calibration.report.samples.append(ErrorSample(how, len(sample), len(chosen), count, length))
 
 
-def _described(recipe: Recipe, rounding: Rounding) -> str:
-    how = describe(recipe.algorithm, rounding.scheme.bits, rounding.scheme.group)
+def _described(algorithm: str, rounding: Rounding) -> str:
+    how = describe(algorithm, rounding.scheme.bits, rounding.scheme.group)
     return how if rounding.act == "off" else f"{how}, {rounding.act} activations"
 
 
