@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from functools import partial
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants, Load
 from compiler.backend_trt.emission import COMPUTABLE, Emission, Rule, rule_of
 from compiler.backend_trt.rounded import rounded_inputs
-from compiler.backend_trt.rules.plugin_products import emit_product, plugin_products
+from compiler.backend_trt.rules.plugin_emission import emit_product, split_columns
+from compiler.backend_trt.rules.plugin_joins import product_layers
+from compiler.backend_trt.rules.plugin_products import plugin_products
 from compiler.errors import PluginError, TargetError
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
@@ -72,17 +74,18 @@ def define_network(
         trt, network, graph, source, packed=packed, rounded=rounded, stored=constant, types=types,
         add_plugin=plugins.add,
     )  # fmt: skip
-    products = plugin_products(graph, plugins.kinds, rounded)
+    layers = {layer.at.name: layer for layer in product_layers(graph, plugin_products(graph, plugins.kinds, rounded))}
     elsewhere = constant | packed.keys() | rounded.keys() | {op.name for op in rounded.values()}
-    elsewhere |= {product.activation.name for product in products.values() if product.activation}
+    elsewhere |= {op.name for layer in layers.values() for op in layer.ops}
     live = _live_inputs(graph)
     for value in graph.inputs:
         if value.name in live:
             emission[value] = _input(emission, value)
     for op in graph.ops:
-        if op.name in products:
-            _emit(emission, op, partial(emit_product, product=products[op.name]))
-        elif op.name not in elsewhere:
+        if op.name in layers:
+            with _naming(emission, op):
+                emit_product(emission, layers[op.name])
+        elif op.name not in elsewhere and not split_columns(emission, op):
             _emit(emission, op, rule_of(op.kind.name))
     emission.op = None
     for role, value in graph.outputs.items():
@@ -117,16 +120,26 @@ def _input(emission: Emission, value: Value) -> Any:
     return tensor
 
 
-def _emit(emission: Emission, op: Op, rule: Rule | None) -> None:
+@contextmanager
+def _naming(emission: Emission, op: Op) -> Iterator[None]:
+    """A block that adds layers in the place of an op, which its errors name."""
     emission.op = op
-    if rule is None:
-        raise TargetError(f"TensorRT has no rule for {op.kind.name} %{op.name} from {op.origin}")
-    where = f"{op.kind.name} %{op.name} from {op.origin}"
     try:
-        with blamed(rule, f"the TensorRT rule of {where}"):
-            made = rule(emission, op)
+        yield
     except TargetError as error:
-        raise TargetError(f"{where}: {error.message}", hint=error.hint) from error
+        raise TargetError(f"{_where(op)}: {error.message}", hint=error.hint) from error
+
+
+def _where(op: Op) -> str:
+    return f"{op.kind.name} %{op.name} from {op.origin}"
+
+
+def _emit(emission: Emission, op: Op, rule: Rule | None) -> None:
+    if rule is None:
+        raise TargetError(f"TensorRT has no rule for {_where(op)}")
+    where = _where(op)
+    with _naming(emission, op), blamed(rule, f"the TensorRT rule of {where}"):
+        made = rule(emission, op)
     tensors = made if isinstance(made, tuple) else (made,)
     if len(tensors) != len(op.results) or any(tensor is None for tensor in tensors):
         raise PluginError(

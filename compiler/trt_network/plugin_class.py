@@ -112,8 +112,8 @@ def _product_class(trt: Any) -> Any:
             else:
                 x = result = dtype if dtype in (kinds.FLOAT, kinds.HALF, kinds.BF16) else kinds.HALF
                 codes = x if spec.form == "dense" else kinds.INT8
-            scales = dict.fromkeys(("x_scale", "scale"), kinds.FLOAT)
-            types = {"x": x, "codes": codes, **scales, "zero": kinds.INT8, "bias": result}
+            scales = dict.fromkeys(("x_scale", "x1_scale", "scale"), kinds.FLOAT)
+            types = {"x": x, "x1": x, "codes": codes, **scales, "zero": kinds.INT8, "bias": result}
             return [*(types[name] for name in spec.inputs), result]
 
         def get_fields_to_serialize(self) -> Any:

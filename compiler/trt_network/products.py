@@ -2,7 +2,13 @@
 
 Its inputs are `x [..., K]`, its scales if it is rounded to 8 bits, the weight's codes, their scales and zero points if
 it is quantized, and a bias `[N]` if it has one. Sums are float32's (of integers of 8 bits exact), and the result is
-rounded once. Weights are inputs in the order in which kernels read them:
+rounded once.
+
+A layer may stand for several linears: of one input, whose results lie beside each other as sections `[..., N]`, each
+with an activation of its own; or of two inputs, whose results are added up, `x` being the columns of both, one behind
+the other. Floats of an input may be some columns of a wider tensor, such as a section of another layer's result.
+
+Weights are inputs in the order in which kernels read them:
 
 - x: floats of the type of the result, or int8 or float8 like the weight; its scales are float32, `[1]` or `[..., 1]`;
 - codes: floats `[N, K]` of the type of `x` (form `dense`), or 8 bits: `[N, K]` (`int8`, `float8`), or int4 as
@@ -43,7 +49,11 @@ class ProductSpec:
         bias: whether there is a bias.
         rounded: the type of the result, by TensorRT's name of it, where `x` is rounded to the 8 bits that the weight
             has; None where `x` is floats, whose type the result has.
-        activation: `relu`, `gelu` (by erf), `gelu_tanh`, `silu` or None.
+        activation: `relu`, `gelu` (by erf), `gelu_tanh`, `silu` or None; None, too, where there are sections.
+        sections: the size and the activation of each section, if there are several.
+        widths: the columns of each input, if there are two.
+        starts: the first column of its tensor that each input is, if it is not 0 for all.
+        whole: of two inputs, whether all columns of either share a scale, and there are no zero points.
     """
 
     form: str
@@ -56,16 +66,33 @@ class ProductSpec:
     bias: bool = False
     activation: str | None = None
     rounded: str | None = None
+    sections: tuple[tuple[int, str | None], ...] = ()
+    widths: tuple[int, ...] = ()
+    starts: tuple[int, ...] = ()
+    whole: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the layer reads, in order."""
         quantized = self.form != "dense"
         rounded = self.rounded is not None
+        second = len(self.widths) > 1
         given = {
-            "x": True, "x_scale": rounded, "codes": True, "scale": quantized, "zero": self.zero, "bias": self.bias,
+            "x": True, "x_scale": rounded, "x1": second, "x1_scale": second and rounded,
+            "codes": True, "scale": quantized, "zero": self.zero, "bias": self.bias,
         }  # fmt: skip
         return tuple(name for name, there in given.items() if there)
+
+    @property
+    def parts(self) -> tuple[tuple[int, str | None], ...]:
+        """The size and the activation of each section; of all columns if there is only one."""
+        return self.sections or ((self.rows, self.activation),)
+
+    @property
+    def columns_read(self) -> tuple[slice, ...]:
+        """Which columns of the tensor of each input are the input."""
+        widths = self.widths or (self.columns,)
+        return tuple(slice(at, at + width) for at, width in zip(self.starts or (0,) * len(widths), widths, strict=True))
 
     @property
     def params(self) -> dict[str, Any]:
@@ -74,15 +101,20 @@ class ProductSpec:
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> ProductSpec:
-        """What `params` gave; TypeError or KeyError if they are of something else."""
-        return cls(**{name: params[name] for name in cls.__dataclass_fields__})
+        """What `params` gave, perhaps before there were all of these attributes; TypeError for something else."""
+        return cls(**{name: _frozen(params[name]) for name in cls.__dataclass_fields__ if name in params})
 
     @classmethod
     def read(cls, text: str) -> ProductSpec:
         """What `text` gave; ValueError or TypeError if it is of something else."""
-        return cls(**json.loads(text))
+        return cls(**{name: _frozen(value) for name, value in json.loads(text).items()})
 
     @property
     def text(self) -> str:
         """The attributes as JSON: what the plug-in serializes into a plan."""
         return json.dumps(asdict(self), sort_keys=True)
+
+
+def _frozen(value: Any) -> Any:
+    """A value of JSON with tuples for its lists."""
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value

@@ -18,6 +18,7 @@ from runtime.executors.cuda.kernels.products import Product, Rounded, Section, T
 from runtime.executors.cuda.kernels.weights import FLOAT8_BIAS, JoinedWeight
 from runtime.executors.tensorrt.plugins import PluginTensor
 
+_INPUTS = ("x", "x1")
 _MOST_KNOWN = 256  # tensors of a layer: contexts for other steps have others
 
 
@@ -38,12 +39,16 @@ class ProductLauncher:
     def __call__(self, inputs: Sequence[PluginTensor], output: PluginTensor, stream: int) -> None:
         """Put the product of `inputs`, in the order of `ProductSpec.inputs`, on a stream; see `PluginLauncher`."""
         given = dict(zip(self.spec.inputs, inputs, strict=True))
-        x, x_scale = given.pop("x"), given.pop("x_scale", None)
         with _on(stream, self.device):
+            xs = [self._rows(given, *each) for each in zip(_INPUTS, self.spec.columns_read, strict=False)]
             product = self._product(tuple(given.items()), TORCH_TYPES[output.dtype])
-            rows = self._tensor(x).view(-1, self.spec.columns)
-            given_rows = rows if x_scale is None else Rounded(rows, self._scales(x_scale))
-            product([given_rows], out=self._tensor(output).view(-1, self.spec.rows))
+            product(xs, out=self._tensor(output).view(-1, self.spec.rows))
+
+    def _rows(self, given: dict[str, PluginTensor], name: str, columns: slice) -> Tensor | Rounded:
+        """An input `[T, K]`, which is taken out of `given`: some columns of a tensor."""
+        x, x_scale = given.pop(name), given.pop(f"{name}_scale", None)
+        rows = self._tensor(x).view(-1, x.shape[-1])[:, columns]
+        return rows if x_scale is None else Rounded(rows, self._scales(x_scale))
 
     def _scales(self, x_scale: PluginTensor) -> Tensor:
         """The scales of activations: one, or one for each row."""
@@ -54,7 +59,7 @@ class ProductLauncher:
         if parts not in self._products:
             self._make_room(self._products)
             given = {name: self._tensor(tensor) for name, tensor in parts}
-            sections = [Section(self.spec.rows, self.spec.activation)]
+            sections = [Section(*part) for part in self.spec.parts]
             weight = joined_weight(self.spec, given, dtype)
             self._products[parts] = Product.over(weight, sections, given.get("bias"), tuning(self.device))
         return self._products[parts]
@@ -82,8 +87,8 @@ def joined_weight(spec: ProductSpec, parts: Mapping[str, Tensor], dtype: torch.d
         raise EngineError(f"scales of float8 are {spec.factor:g} times what they are", hint="compile the engine again")
     q = codes.view(torch.uint8) if spec.form in ("int4", "float8") else codes
     return JoinedWeight(
-        spec.form, q, parts.get("scale"), parts.get("zero"), spec.group, spec.chunk, spec.rows, (spec.columns,), dtype,
-        whole=not spec.zero and spec.group == spec.columns,
+        spec.form, q, parts.get("scale"), parts.get("zero"), spec.group, spec.chunk, spec.rows,
+        spec.widths or (spec.columns,), dtype, whole=spec.whole or (not spec.zero and spec.group == spec.columns),
     )  # fmt: skip
 
 

@@ -111,6 +111,39 @@ def test_activations_may_be_rounded(form: str, each: bool, rows: int, device: to
     assert_right(y[0].cpu(), expected, wide.abs() @ weight.abs().T, torch.float16, sides=sides)
 
 
+JOINED = [
+    ProductSpec("int8", ROWS, COLUMNS, COLUMNS, bias=True, sections=((24, None), (33, "gelu_tanh")), starts=(32,)),
+    ProductSpec("int8", ROWS, COLUMNS, 64, zero=True, sections=((24, "relu"), (33, "silu"))),
+    ProductSpec("int8", ROWS, COLUMNS, 64, bias=True, widths=(64, 192), starts=(0, 16), whole=True),
+    ProductSpec("int4", ROWS, COLUMNS, 32, 64, widths=(192, 64), starts=(8, 0)),
+]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 70])
+@pytest.mark.parametrize("spec", JOINED, ids=["sections", "activations", "two inputs", "two inputs of int4"])
+def test_layers_stand_for_several_linears(spec: ProductSpec, rows: int, device: torch.device) -> None:
+    single = replace(spec, sections=(), widths=(), starts=(), whole=False)
+    (x, *others), weight = inputs_of(single, rows)
+    wide, first = [], 0
+    for place, columns in enumerate(spec.columns_read):
+        held = torch.full((1, rows, columns.stop + 8 * place), float("nan"), dtype=torch.float16)
+        width = columns.stop - columns.start
+        held[..., columns] = x[..., first : first + width]
+        wide.append(held)
+        first += width
+    given = [tensor.to(device) for tensor in (*wide, *others)]
+    y = torch.empty(1, rows, ROWS, dtype=torch.float16, device=device)
+    stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
+    LAUNCHERS[PRODUCT](spec, device)([at(tensor) for tensor in given], at(y), stream)
+    expected = x[0].double() @ weight.T + (others[-1].double() if spec.bias else 0)
+    scale, start = x[0].double().abs() @ weight.abs().T, 0
+    for size, activation in spec.parts:
+        part = slice(start, start + size)
+        wanted = ACTIVATIONS[activation](expected[:, part]) if activation else expected[:, part]
+        assert_right(y[0, :, part].cpu(), wanted, scale[:, part], torch.float16, sides=int(rows > 64))
+        start += size
+
+
 def test_another_activation_is_read_after_one(device: torch.device) -> None:
     spec = SPECS[1]
     launch = LAUNCHERS[PRODUCT](spec, device)

@@ -129,7 +129,8 @@ def test_an_engine_of_int4_runs_emulated(engine: Path) -> None:
     assert listed.plugins == (PRODUCT,) and len(listed.plans) == 3
     for plan in listed.plans:
         record = read_record(engine / plan.network)
-        assert sum(layer.kind == PRODUCT for layer in record.layers) == 16
+        # q, k and v are one, and so are out and down, which are added up.
+        assert sum(layer.kind == PRODUCT for layer in record.layers) == 12
         assert "INT4" not in {tensor.dtype for tensor in record.tensors.values()}  # plans hold no weights
 
 
