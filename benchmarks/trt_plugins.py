@@ -46,6 +46,9 @@ from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.generation.engine import Engine
 
 TOKENS = (
+    ("gptj-tiny", "quant=int4:group=32", "float16", "products+attention"),
+    ("mpt-tiny", "quant=int8,kv=int8", "float16", "products+attention"),
+    ("gptneox-tiny", "kv=fp8", "float32", "attention"),
     ("gptneox-tiny", "quant=int4:group=32", "float16", "products"),
     ("opt-tiny", "quant=fp8:act=token", "float16", "products+rounded"),
     ("mpt-tiny", "quant=int8", "float16", "products+dense"),
@@ -60,6 +63,9 @@ RECIPES = {
     "int4": ("quant=int4:group=128", "products"), "int8": ("quant=int8", "products"), "fp16": ("", "dense"),
     "fp8w": ("quant=fp8:act=off", "products"), "fp8": ("quant=fp8:act=token", "products+rounded"),
     "w8a8": ("quant=int8:act=token", "products+rounded"),
+    "int4+attention": ("quant=int4:group=128", "products+attention"),
+    "int8+attention": ("quant=int8", "products+attention"), "fp16+attention": ("", "dense+attention"),
+    "w8a8+attention": ("quant=int8:act=token", "products+rounded+attention"),
 }  # fmt: skip
 """Passes, and the values of the option `plugins`."""
 BATCHES = (1, 8, 64)

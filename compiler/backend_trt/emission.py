@@ -258,10 +258,12 @@ class Emission:
         """The given places of a tensor along an axis."""
         return self.layer(self.network.add_gather(tensor, self.vector(indices, DType.i32), axis), detail)
 
-    def plugin(self, plugin: Any, inputs: Sequence[TrtTensor], detail: str = "") -> TrtTensor:
-        """Add a layer of a plug-in, named after the op that is being emitted; returns its first output."""
+    def plugin(self, plugin: Any, inputs: Sequence[TrtTensor], detail: str = "") -> tuple[TrtTensor, ...]:
+        """Add a layer of a plug-in, named after the op that is being emitted; returns its outputs."""
         assert self.add_plugin is not None
-        return self.layer(self.add_plugin(self.network, inputs, plugin), detail)
+        layer = self.add_plugin(self.network, inputs, plugin)
+        first = self.layer(layer, detail)
+        return (first, *(layer.get_output(number) for number in range(1, layer.num_outputs)))
 
     def attention(self, attention: Any) -> TrtTensor:
         """Name an attention after the op that is being emitted; returns its output."""

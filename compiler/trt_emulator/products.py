@@ -12,7 +12,7 @@ from compiler.ir.evaluators.core import evaluator
 from compiler.ir.int4 import unchunk_int4
 from compiler.trt_emulator.memory import upcast
 from compiler.trt_emulator.table import LayerCall, emulates
-from compiler.trt_network.products import ACTIVATIONS, FLOATS, FORMS, PRODUCT, VERSION, ProductSpec
+from compiler.trt_network.products import ACTIVATIONS, FLOATS, FORMS, PRODUCT, ProductSpec
 from compiler.trt_network.record import LayerRecord, NetworkRecord
 
 _SIZES = ("rows", "columns", "group", "chunk", "factor", "zero", "bias")
@@ -36,7 +36,7 @@ def _lacking(layer: LayerRecord, record: NetworkRecord) -> str | None:
 
 
 @emulates(
-    PRODUCT, *_SIZES, inputs=8, optional=_JOINED, check=_lacking, version=(VERSION,), form=FORMS,
+    PRODUCT, *_SIZES, inputs=8, optional=_JOINED, check=_lacking, version=(ProductSpec.version,), form=FORMS,
     activation=(None, *ACTIVATIONS), rounded=(None, *FLOATS),
 )  # fmt: skip
 def product(call: LayerCall) -> Tensor:

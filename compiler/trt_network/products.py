@@ -20,22 +20,21 @@ Weights are inputs in the order in which kernels read them:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
+
+from compiler.trt_network.plugin_spec import FLOATS, PluginSpec, Result
+
+__all__ = ["ACTIVATIONS", "FLOATS", "FORMS", "PRODUCT", "ProductSpec"]
 
 PRODUCT = "llmc::product"
 """The namespace and the name of the plug-in, by which network records call its layers."""
-VERSION = "1"
-"""The plug-in's version: of another meaning of its attributes or inputs there is another one."""
 FORMS = ("dense", "int8", "int4", "float8")
-FLOATS = ("FLOAT", "HALF", "BF16")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 
 
 @dataclass(frozen=True)
-class ProductSpec:
+class ProductSpec(PluginSpec):
     """What a layer of products computes.
 
     Attributes:
@@ -56,6 +55,9 @@ class ProductSpec:
         whole: of two inputs, whether all columns of either share a scale, and there are no zero points.
     """
 
+    plugin: ClassVar[str] = PRODUCT
+    version: ClassVar[str] = "1"
+
     form: str
     rows: int
     columns: int
@@ -73,7 +75,7 @@ class ProductSpec:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the layer reads, in order."""
+        """See `PluginSpec.inputs`."""
         quantized = self.form != "dense"
         rounded = self.rounded is not None
         second = len(self.widths) > 1
@@ -95,26 +97,17 @@ class ProductSpec:
         return tuple(slice(at, at + width) for at, width in zip(self.starts or (0,) * len(widths), widths, strict=True))
 
     @property
-    def params(self) -> dict[str, Any]:
-        """The properties of the layer in a network record: the attributes, and the plug-in's version."""
-        return {"version": VERSION, **asdict(self)}
+    def results(self) -> tuple[Result, ...]:
+        """See `PluginSpec.results`."""
+        return (Result(0, self.rows),)
 
-    @classmethod
-    def of(cls, params: Mapping[str, Any]) -> ProductSpec:
-        """What `params` gave, perhaps before there were all of these attributes; TypeError for something else."""
-        return cls(**{name: _frozen(params[name]) for name in cls.__dataclass_fields__ if name in params})
-
-    @classmethod
-    def read(cls, text: str) -> ProductSpec:
-        """What `text` gave; ValueError or TypeError if it is of something else."""
-        return cls(**{name: _frozen(value) for name, value in json.loads(text).items()})
-
-    @property
-    def text(self) -> str:
-        """The attributes as JSON: what the plug-in serializes into a plan."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-
-def _frozen(value: Any) -> Any:
-    """A value of JSON with tuples for its lists."""
-    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+    def types(self, first: str) -> tuple[str, ...]:
+        """See `PluginSpec.types`; floats of 16 bits if `first` is none that there are products of."""
+        if self.rounded:
+            x = codes = "FP8" if self.form == "float8" else "INT8"
+            result = self.rounded
+        else:
+            x = result = first if first in FLOATS else "HALF"
+            codes = x if self.form == "dense" else "INT8"
+        own = {"x": x, "x1": x, "codes": codes, "zero": "INT8", "bias": result}
+        return (*(own.get(name, "FLOAT") for name in self.inputs), result)

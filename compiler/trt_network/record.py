@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -208,6 +208,11 @@ class LayerRecord:
     params: Mapping[str, Any] = field(default_factory=dict)
     metadata: str = ""
 
+    @property
+    def in_place(self) -> Sequence[tuple[int, int]]:
+        """The numbers of the outputs that are inputs, written to in place, and of these inputs."""
+        return ((0, 0),) if self.kind == "KV_CACHE_UPDATE" else self.params.get("in_place", ())
+
 
 @dataclass(frozen=True)
 class ProfileRecord:
@@ -251,8 +256,10 @@ class NetworkRecord:
 
     @cached_property
     def aliases(self) -> Mapping[str, str]:
-        """For each output that a cache update makes, the input whose memory it must share."""
-        cached = {layer.outputs[0]: layer.inputs[0] for layer in self.layers if layer.kind == "KV_CACHE_UPDATE"}
+        """For each output that a cache update or a plug-in makes in place, the input whose memory it must share."""
+        cached = {
+            layer.outputs[output]: layer.inputs[source] for layer in self.layers for output, source in layer.in_place
+        }
         return {name: source for name in self.outputs if (source := cached.get(name)) is not None}
 
     @property

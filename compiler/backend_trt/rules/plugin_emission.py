@@ -25,17 +25,17 @@ def emit_product(e: Emission, layer: ProductLayer) -> None:
         spec = replace(spec, starts=starts)
     plugin = plugin_of(e.trt, spec, e.kernels)
     if layer.total is not None:
-        e[layer.total.result] = _added_up(e, layer, e.plugin(plugin, inputs, "product" if layer.others else ""))
+        e[layer.total.result] = _added_up(e, layer, e.plugin(plugin, inputs, "product" if layer.others else "")[0])
         return
     if len(layer.products) > 1:
-        tensor, start = e.plugin(plugin, inputs, "joined"), 0
+        tensor, start = e.plugin(plugin, inputs, "joined")[0], 0
         for product in layer.products:
             set_columns(e, product.ops[-1], product.result, tensor, start)
             start += product.spec.rows
         return
     (product,) = layer.products
     e.op = product.ops[-1]
-    e[product.result] = tensor = e.plugin(plugin, inputs)
+    e[product.result] = tensor = e.plugin(plugin, inputs)[0]
     e.columns[product.result.name] = tensor, 0
 
 

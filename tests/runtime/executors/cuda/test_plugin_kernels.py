@@ -87,7 +87,7 @@ def test_layers_are_computed_from_addresses(spec: ProductSpec, rows: int, device
     launch = LAUNCHERS[PRODUCT](spec, device)
     stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
     for _ in range(2):  # the second time from what is kept
-        launch([at(tensor) for tensor in given], at(y), stream)
+        launch([at(tensor) for tensor in given], [at(y)], stream)
     check(spec, [tensor.cpu() for tensor in given], weight, y.cpu())
 
 
@@ -104,7 +104,7 @@ def test_activations_may_be_rounded(form: str, each: bool, rows: int, device: to
     given = [tensor.to(device) for tensor in (x, x_scale, codes.view(dtype), scale, bias)]
     y = torch.empty(1, rows, ROWS, dtype=torch.float16, device=device)
     stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
-    LAUNCHERS[PRODUCT](spec, device)([at(tensor) for tensor in given], at(y), stream)
+    LAUNCHERS[PRODUCT](spec, device)([at(tensor) for tensor in given], [at(y)], stream)
     wide = (x.double() * x_scale.double())[0]
     sides = 2 if rows > 64 else 0
     expected = wide @ weight.T + bias.double()
@@ -134,7 +134,7 @@ def test_layers_stand_for_several_linears(spec: ProductSpec, rows: int, device: 
     given = [tensor.to(device) for tensor in (*wide, *others)]
     y = torch.empty(1, rows, ROWS, dtype=torch.float16, device=device)
     stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
-    LAUNCHERS[PRODUCT](spec, device)([at(tensor) for tensor in given], at(y), stream)
+    LAUNCHERS[PRODUCT](spec, device)([at(tensor) for tensor in given], [at(y)], stream)
     expected = x[0].double() @ weight.T + (others[-1].double() if spec.bias else 0)
     scale, start = x[0].double().abs() @ weight.abs().T, 0
     for size, activation in spec.parts:
@@ -151,7 +151,7 @@ def test_another_activation_is_read_after_one(device: torch.device) -> None:
         given, weight = inputs_of(spec, rows)
         given = [tensor.to(device) for tensor in given]
         y = torch.empty(1, rows, spec.rows, dtype=torch.float16, device=device)
-        launch([at(tensor) for tensor in given], at(y), 0)
+        launch([at(tensor) for tensor in given], [at(y)], 0)
         check(spec, [tensor.cpu() for tensor in given], weight, y.cpu())
 
 
@@ -159,7 +159,7 @@ def test_scales_in_other_units_are_refused(device: torch.device) -> None:
     given, _ = inputs_of(SPECS[-1], 1)
     y = torch.empty(1, 1, ROWS, dtype=torch.float16)
     with pytest.raises(EngineError, match="scales of float8 are 2 times what they are"):
-        LAUNCHERS[PRODUCT](replace(SPECS[-1], factor=2.0), torch.device("cpu"))([at(t) for t in given], at(y), 0)
+        LAUNCHERS[PRODUCT](replace(SPECS[-1], factor=2.0), torch.device("cpu"))([at(t) for t in given], [at(y)], 0)
 
 
 def described(tensor: Tensor) -> SimpleNamespace:
