@@ -80,6 +80,7 @@ def define_network(
     elsewhere = constant | packed.keys() | rounded.keys() | {op.name for op in rounded.values()}
     elsewhere |= {op.name for layer in (*layers.values(), *attentions.values()) for op in layer.ops}
     unread = _unread(graph, attentions)
+    rows = {value.name for layer in attentions.values() for value in layer.rows}
     live = _live_inputs(graph, unread, attentions)
     for value in graph.inputs:
         if value.name in live:
@@ -93,7 +94,7 @@ def define_network(
         elif op.name in layers:
             with _naming(emission, op):
                 emit_product(emission, layers[op.name])
-        elif op.name not in elsewhere and not split_columns(emission, op):
+        elif op.name not in elsewhere and not split_columns(emission, op, rows):
             _emit(emission, op, rule_of(op.kind.name))
     emission.op = None
     for role, value in graph.outputs.items():

@@ -75,8 +75,8 @@ class Emission:
     types: Set[DType] = COMPUTABLE
     add_plugin: AddPlugin | None = None
     kernels: PluginKernels = field(default_factory=PluginKernels)
-    columns: dict[str, tuple[TrtTensor, int]] = field(default_factory=dict)
-    later: dict[str, Callable[[], TrtTensor]] = field(default_factory=dict)
+    columns: dict[str, tuple[TrtTensor, int]] = field(default_factory=dict, init=False)
+    later: dict[str, Callable[[], TrtTensor]] = field(default_factory=dict, init=False)
     _tensors: dict[str, TrtTensor] = field(default_factory=dict)
     _shared: dict[tuple[Any, ...], TrtTensor] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
@@ -258,12 +258,10 @@ class Emission:
         """The given places of a tensor along an axis."""
         return self.layer(self.network.add_gather(tensor, self.vector(indices, DType.i32), axis), detail)
 
-    def plugin(self, plugin: Any, inputs: Sequence[TrtTensor], detail: str = "") -> tuple[TrtTensor, ...]:
-        """Add a layer of a plug-in, named after the op that is being emitted; returns its outputs."""
+    def plugin(self, plugin: Any, inputs: Sequence[TrtTensor]) -> TrtTensor:
+        """Add a layer of a plug-in, named after the op that is being emitted; returns its output."""
         assert self.add_plugin is not None
-        layer = self.add_plugin(self.network, inputs, plugin)
-        first = self.layer(layer, detail)
-        return (first, *(layer.get_output(number) for number in range(1, layer.num_outputs)))
+        return self.layer(self.add_plugin(self.network, inputs, plugin))
 
     def attention(self, attention: Any) -> TrtTensor:
         """Name an attention after the op that is being emitted; returns its output."""

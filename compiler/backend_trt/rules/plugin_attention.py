@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from compiler.backend_trt.emission import SHARED, Emission, TrtTensor
+from compiler.backend_trt.rules.plugin_emission import add_plugin
 from compiler.ir.analysis import stored_values
 from compiler.ir.cache_layout import LINEAR
 from compiler.ir.causal import causal_patterns, window_of
@@ -20,7 +21,6 @@ from compiler.ir.patterns import Pattern
 from compiler.ir.step import NEW_LEN, PAST_LEN
 from compiler.trt_network.attention import AttentionSpec
 from compiler.trt_network.dtypes import BY_DTYPE
-from compiler.trt_network.plugin_class import plugin_of
 
 _HEADS_FIRST = (0, 2, 1, 3)
 """The permutation between `[B, 1, heads, D]` and `[B, heads, 1, D]`."""
@@ -73,9 +73,14 @@ class PluginAttention:
     spec: AttentionSpec
 
     @property
+    def rows(self) -> tuple[Value, Value, Value]:
+        """Queries, keys and values, `[B, 1, heads * D]`."""
+        return self.q.value, self.k.rows.value, self.v.rows.value
+
+    @property
     def reads(self) -> Iterator[Value]:
         """The values that the layer reads."""
-        yield from (self.q.value, self.k.rows.value, self.v.rows.value, self.k.cache, self.v.cache)
+        yield from (*self.rows, self.k.cache, self.v.cache)
         yield self.k.update.operands[2]
         if self.q.turn is not None:
             yield from self.q.turn.operands[1:]
@@ -255,7 +260,7 @@ def emit_attention(e: Emission, layer: PluginAttention) -> None:
     """Add a layer; it stands for the context and the next states of both caches."""
     tensors: list[TrtTensor] = []
     reads = []
-    for value in (layer.q.value, layer.k.rows.value, layer.v.rows.value):
+    for value in layer.rows:
         tensor, start = e.columns.get(value.name) or (e[value], 0)
         names = [each.name for each in tensors]
         if tensor.name not in names:
@@ -266,10 +271,10 @@ def emit_attention(e: Emission, layer: PluginAttention) -> None:
     inputs += [e[angles] for angles in layer.q.turn.operands[1:]] if layer.q.turn else []
     inputs += [e[layer.slopes]] if layer.slopes else []
     inputs += [_scales(e, scale, layer.spec.kv_heads) for scale in (layer.k.scale, layer.v.scale) if scale]
-    plugin = plugin_of(e.trt, replace(layer.spec, reads=tuple(reads)), e.kernels)
-    results = e.plugin(plugin, inputs)
-    for value, tensor in zip((layer.at.result, layer.k.update.result, layer.v.update.result), results, strict=True):
-        e[value] = tensor
+    added = add_plugin(e, replace(layer.spec, reads=tuple(reads)), inputs)
+    e[layer.at.result] = e.layer(added)
+    for number, stored in enumerate((layer.k, layer.v), 1):
+        e[stored.update.result] = added.get_output(number)
 
 
 def _scales(e: Emission, scale: Value, heads: int) -> TrtTensor:

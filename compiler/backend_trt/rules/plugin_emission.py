@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
+from typing import Any
 
 from compiler.backend_trt.emission import Emission, TrtTensor, rule_of
 from compiler.backend_trt.rules.plugin_joins import ProductLayer
@@ -13,6 +14,7 @@ from compiler.ir.dtypes import DType
 from compiler.ir.op import Op, Value
 from compiler.trt_network.dtypes import BY_DTYPE
 from compiler.trt_network.plugin_class import plugin_of
+from compiler.trt_network.plugin_spec import PluginSpec
 from compiler.trt_network.products import ProductSpec
 from compiler.trt_network.record import Arranged, Joined, TensorRecord, Weight
 
@@ -23,30 +25,43 @@ def emit_product(e: Emission, layer: ProductLayer) -> None:
     inputs, starts = _inputs(e, layer)
     if any(starts):
         spec = replace(spec, starts=starts)
-    plugin = plugin_of(e.trt, spec, e.kernels)
+    added = add_plugin(e, spec, inputs)
     if layer.total is not None:
-        e[layer.total.result] = _added_up(e, layer, e.plugin(plugin, inputs, "product" if layer.others else "")[0])
+        e[layer.total.result] = _added_up(e, layer, e.layer(added, "product" if layer.others else ""))
         return
     if len(layer.products) > 1:
-        tensor, start = e.plugin(plugin, inputs, "joined")[0], 0
+        tensor, start = e.layer(added, "joined"), 0
         for product in layer.products:
             set_columns(e, product.ops[-1], product.result, tensor, start)
             start += product.spec.rows
         return
     (product,) = layer.products
     e.op = product.ops[-1]
-    e[product.result] = tensor = e.plugin(plugin, inputs)[0]
+    e[product.result] = tensor = e.layer(added)
     e.columns[product.result.name] = tensor, 0
 
 
-def split_columns(e: Emission, op: Op) -> bool:
-    """Whether an op cuts columns of a layer of the plug-in; its results are columns of that layer then, too."""
+def add_plugin(e: Emission, spec: PluginSpec, inputs: Sequence[TrtTensor]) -> Any:
+    """Add the layer of a plug-in, which has no name yet; None if TensorRT refuses it."""
+    assert e.add_plugin is not None
+    return e.add_plugin(e.network, inputs, plugin_of(e.trt, spec, e.kernels))
+
+
+def split_columns(e: Emission, op: Op, read: Set[str]) -> bool:
+    """Leave it to layers of plug-ins to take the results of an op for columns of what it splits; False if none do.
+
+    Args:
+        e: the emission.
+        op: any op.
+        read: the names of values whose columns such layers read, besides those of layers of products.
+    """
     if op.kind.name != "split":
         return False
     x = op.operands[0]
-    if x.name not in e.columns or op.attrs["axis"] % x.type.rank != x.type.rank - 1:
+    known = x.name in e.columns or any(value.name in read for value in op.results)
+    if not known or op.attrs["axis"] % x.type.rank != x.type.rank - 1:
         return False
-    tensor, start = e.columns[x.name]
+    tensor, start = e.columns.get(x.name) or (e[x], 0)
     for number, (result, size) in enumerate(zip(op.results, op.attrs["sizes"], strict=True)):
         set_columns(e, op, result, tensor, start, str(number))
         start += size
