@@ -64,6 +64,7 @@ class CudaExecutor:
         captures: whether steps are captured.
         captured_prompts: how many tokens steps with prompts have at most that are captured, too, and padded therefore.
         preparation: what the first step waits for; None where nothing is compiled.
+        group: the ranks of this rank's stage.
     """
 
     name = "cuda"
@@ -90,7 +91,7 @@ class CudaExecutor:
             EngineError: if the weights cannot be read.
             GraphError: if no step gives one of the inputs, or the caches cannot be paged.
         """
-        group = group or SingleRank()
+        self.group = group = group or SingleRank()
         check_group(graph, group)
         graph = paged_graph(graph)
         self.graph, self.interface, self.device = graph, StepInterface.of(graph), device
@@ -141,6 +142,9 @@ class CudaExecutor:
         check_whole(self.interface, self.graph)
         self.check_rows(batch, capacity)
         assert self.block is not None
+        if self.group.size > 1:
+            # Ranks must have captured the same steps, and a session may have ended on some of them only.
+            self._spare = None
         return PagedRows(self.open_paged(blocks_of_rows(batch, capacity, self.block)), batch, capacity)
 
     def open_stage(self, batch: int, capacity: int) -> TorchStageSession:

@@ -43,6 +43,10 @@ class Kind(IntEnum):
     """Copy blocks of the pools. [number of the session, the sources, as many destinations]"""
     BLOCK_MEMORY = 9
     """Say what memory there is for blocks. []"""
+    STEP_AHEAD = 10
+    """Begin a packed step whose tokens may not be known. [as of PACKED_STEP]"""
+    PREPARE = 11
+    """Prepare steps. [number of the session, then what `Prepares.due` gave]"""
 
 
 class Channel:

@@ -13,7 +13,15 @@ from compiler.ir.step import Step
 from runtime.collectives.failure import SharedFailure
 from runtime.executors.interface import Executor, PlanSize, RowCopies, Session
 from runtime.executors.memory import BlockMemory
-from runtime.executors.paged import PagedExecutor, PagedSession, paged_executor
+from runtime.executors.paged import (
+    Chosen,
+    PagedExecutor,
+    PagedSession,
+    Prepares,
+    StepsAhead,
+    WarmsUp,
+    paged_executor,
+)
 from runtime.executors.parallel.rank_plans import RankPlans
 from runtime.executors.parallel.wire import Channel, Kind
 from runtime.processes.world import World
@@ -99,8 +107,11 @@ class ParallelExecutor:
         local = paged_executor(self._local)
         number = self._next_number()
         self._channel.post(Kind.OPEN_PAGED, [number, blocks])
-        session = self._world.on_all_ranks("open", partial(local.open_paged, blocks))
-        parallel = ParallelPagedSession(session, number, self._world, self._channel)
+        session = self._world.on_all_ranks("open", partial(_opened_paged, local, blocks))
+        ahead = isinstance(session, StepsAhead) and isinstance(session, WarmsUp)
+        parallel = (ParallelAheadSession if ahead else ParallelPagedSession)(
+            session, number, self._world, self._channel
+        )
         weakref.finalize(parallel, self._forgotten.append, number).atexit = False
         return parallel
 
@@ -172,6 +183,7 @@ class ParallelPagedSession:
     def step(self, step: PackedStep) -> Tensor:
         """See `runtime.executors.paged.PagedSession.step`: what is wrong is said before other ranks are told."""
         step.check(self.block, self.blocks)
+        self._prepare_for(step)
         self._channel.post(Kind.PACKED_STEP, [self._number], *step.packed())
         return _run(partial(self._local.step, step), self._world)
 
@@ -181,6 +193,47 @@ class ParallelPagedSession:
         if copies.sources:
             self._channel.post(Kind.COPY_BLOCKS, [self._number], *copies)
             _copy(self._local.copy_blocks, copies, self._world)
+
+    def _prepare_for(self, step: PackedStep) -> None:
+        """Let all ranks capture what this one would before a step."""
+        if isinstance(self._local, Prepares) and (numbers := self._local.due(step)):
+            self._prepare(self._local, numbers)
+
+    def _prepare(self, local: Prepares, numbers: Sequence[int]) -> None:
+        self._channel.post(Kind.PREPARE, [self._number], numbers)
+        _prepare(local, numbers, self._world)
+
+
+class ParallelAheadSession(ParallelPagedSession):
+    """The same where no rank needs to wait for the tokens of a step. See `StepsAhead` and `WarmsUp`."""
+
+    def step_ahead(self, step: PackedStep) -> Chosen:
+        """See `runtime.executors.paged.StepsAhead.step_ahead`: what is wrong is said before other ranks are told."""
+        assert isinstance(self._local, StepsAhead)
+        step.check(self.block, self.blocks)
+        self._prepare_for(step)
+        self._channel.post(Kind.STEP_AHEAD, [self._number], *step.packed())
+        return _WatchedTokens(_begin(self._local, step, self._world), self._world)
+
+    def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
+        """See `runtime.executors.paged.WarmsUp.warm_up`."""
+        if not isinstance(self._local, Prepares):
+            return
+        every = self._local.all_due(sequences, longest)
+        for at, numbers in enumerate(every, 1):
+            self._prepare(self._local, numbers)
+            done(at, len(every))
+
+
+class _WatchedTokens:
+    """What was chosen in a step; the liveness monitor sees who waits for it. See `Chosen`."""
+
+    def __init__(self, chosen: Chosen, world: World) -> None:
+        self._chosen, self._world = chosen, world
+
+    def wait(self) -> tuple[list[int], list[float]]:
+        with self._world.activity.busy("a step"), self._world.activity.waiting("a step on the GPU"):
+            return self._chosen.wait()
 
 
 def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
@@ -216,10 +269,18 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
                 showing |= {number} if shown and world.rank < scoring else set()
             elif kind is Kind.PACKED_STEP:
                 _run(partial(paged[int(numbers[0])].step, PackedStep.unpacked(numbers[1:])), world)
+            elif kind is Kind.STEP_AHEAD:
+                ahead = paged[int(numbers[0])]
+                assert isinstance(ahead, StepsAhead)
+                _begin(ahead, PackedStep.unpacked(numbers[1:]), world)
+            elif kind is Kind.PREPARE:
+                prepared = paged[int(numbers[0])]
+                assert isinstance(prepared, Prepares)
+                _prepare(prepared, numbers[1:].tolist(), world)
             elif kind is Kind.OPEN_PAGED:
                 number, blocks = map(int, numbers)
                 with contextlib.suppress(SharedFailure):  # rank 0 raises it
-                    opening = partial(paged_executor(local).open_paged, blocks)
+                    opening = partial(_opened_paged, paged_executor(local), blocks)
                     paged[number] = world.on_all_ranks("open", opening)
             elif kind in (Kind.COPY, Kind.COPY_BLOCKS):
                 number, *rows = map(int, numbers)
@@ -240,6 +301,25 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
 
 def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int, capacity: int) -> Session:
     return plans.limited(local, chosen).open(batch, capacity)
+
+
+def _opened_paged(local: PagedExecutor, blocks: int) -> PagedSession:
+    """A session that captures what rank 0 says, if it captures steps."""
+    session = local.open_paged(blocks)
+    if isinstance(session, Prepares):
+        session.leads = False
+    return session
+
+
+def _begin(session: StepsAhead, step: PackedStep, world: World) -> Chosen:
+    """Begin a step, without waiting for the GPU."""
+    with world.activity.busy("a step"):
+        return session.step_ahead(step)
+
+
+def _prepare(session: Prepares, numbers: Sequence[int], world: World) -> None:
+    with world.activity.busy("the capture of a step"):
+        session.prepare(numbers)
 
 
 def _block_memory(local: PagedExecutor, world: World) -> list[BlockMemory]:

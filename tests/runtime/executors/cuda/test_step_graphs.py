@@ -16,7 +16,7 @@ from runtime.executors.cuda.executor import CudaExecutor
 from runtime.executors.cuda.kernels.addresses import NO_TOKEN, PADDING, Addresses
 from runtime.executors.cuda.session import CapturingSession
 from runtime.executors.cuda.static_steps import GraphSize, StaticStep, graph_blocks, graph_tokens, prompt_tokens
-from runtime.executors.cuda.step_graphs import Run, StepGraphs, resolved
+from runtime.executors.cuda.step_graphs import Due, Run, StepGraphs, resolved
 from runtime.executors.paged import StepsAhead, WarmsUp
 from tests.runtime.executors.cuda.test_executor import made
 
@@ -138,6 +138,8 @@ def test_the_second_step_of_a_size_is_captured_and_finds_what_the_step_before_ch
         return PackedStep.of([*alone, SequenceStep(0, [*range(count)], [2, 3])])
 
     def chosen(step: PackedStep) -> list[int]:
+        for due in Due.of([number for each in graphs.due(step) for number in each.numbers]):
+            graphs.prepare(due, graphs.plus_one)
         static = graphs.takes(step)
         assert static is not None
         return [int(token) for token in graphs.step(step, static, graphs.plus_one).argmax(-1)]
