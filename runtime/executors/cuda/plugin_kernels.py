@@ -100,16 +100,15 @@ class AttentionLauncher(_Launcher):
     def __call__(self, inputs: Sequence[PluginTensor], outputs: Sequence[PluginTensor], stream: int) -> None:
         """Put attention over `inputs`, in the order of `AttentionSpec.inputs`, on a stream; see `PluginLauncher`.
 
-        Raises:
-            EngineError: if the caches were given apart from where they shall be written to.
+        Caches that are given apart from where they shall be written to are copied there first.
         """
         spec = self.spec
-        for name, output in zip(("k_cache", "v_cache"), outputs[1:], strict=True):
-            if inputs[spec.inputs.index(name)].address != output.address:
-                raise EngineError(f"{name} is not written to in place", hint="compile the engine again")
         given = dict(zip(spec.inputs, inputs, strict=True))
         with _on(stream, self.device):
             tensors = {name: self._tensor(tensor) for name, tensor in given.items()}
+            for name, output in zip(("k_cache", "v_cache"), outputs[1:], strict=True):
+                if given[name].address != output.address:
+                    tensors[name] = self._tensor(output).copy_(tensors[name])
             context = self._tensor(outputs[0])
             batch = len(context)
             q, k, v = (

@@ -241,9 +241,16 @@ def test_layers_of_attention_are_computed_from_addresses(spec: AttentionSpec, de
         assert torch.equal(found.cpu()[:, :, 21:], cache[:, :, 21:])
 
 
-def test_caches_that_are_not_written_to_in_place_are_refused(device: torch.device) -> None:
+def test_caches_that_are_given_apart_from_their_place_are_copied_there(device: torch.device) -> None:
     spec = ATTENTIONS[0]
-    given = [at(tensor) for tensor in attention_inputs(spec, 32)]
-    outputs = [PluginTensor(0, "HALF", (4, 1, 64)), given[1], given[1]]
-    with pytest.raises(EngineError, match="v_cache is not written to in place"):
-        LAUNCHERS[ATTENTION](spec, device)(given, outputs, 0)
+    given = [tensor.to(device) for tensor in attention_inputs(spec, 32)]
+    before = [tensor.clone() for tensor in given]
+    caches = [torch.full_like(given[at], float("nan")) for at in (1, 2)]
+    context = torch.empty(4, 1, 64, dtype=torch.float16, device=device)
+    stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0
+    launch = LAUNCHERS[ATTENTION](spec, device)
+    launch([at(tensor) for tensor in given], [at(tensor) for tensor in (context, *caches)], stream)
+    assert all(map(torch.equal, given, before))
+    expected = torch.empty_like(context)
+    launch([at(tensor) for tensor in given], [at(tensor) for tensor in (expected, *given[1:3])], stream)
+    assert torch.equal(context, expected) and all(map(torch.equal, caches, given[1:3]))
