@@ -75,10 +75,12 @@ def define_network(
         trt, network, graph, source, packed=packed, rounded=rounded, stored=constant, types=types,
         add_plugin=plugins.add,
     )  # fmt: skip
-    layers = {layer.at.name: layer for layer in product_layers(graph, plugin_products(graph, plugins.kinds, rounded))}
+    products = plugin_products(graph, plugins.kinds, rounded)
+    layers = {layer.at.name: layer for layer in product_layers(graph, products, plugins.kinds)}
     attentions = plugin_attention(graph, plugins.kinds)
     elsewhere = constant | packed.keys() | rounded.keys() | {op.name for op in rounded.values()}
-    elsewhere |= {op.name for layer in (*layers.values(), *attentions.values()) for op in layer.ops}
+    elsewhere |= {op.name for layer in layers.values() for op in layer.ops}
+    elsewhere |= {op.name for layer in attentions.values() for op in layer.ops}
     unread = _unread(graph, attentions)
     rows = {value.name for layer in attentions.values() for value in layer.rows}
     live = _live_inputs(graph, unread, attentions)

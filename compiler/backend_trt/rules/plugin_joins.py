@@ -3,12 +3,15 @@
 Linears that read one input (q, k, v; up as well where the attention and the MLP of a layer read one norm) are one
 product, whose columns are their results. Two linears that are added up (out and down) are one product over both of
 their inputs. Weights must be quantized, and alike: those of floats are shared with plans that multiply by them apart.
+
+The first are joined only where attention is a plug-in, too, which reads columns in place. TensorRT's own attention over
+columns that have to be cut out was slow for many rows: on an H100, a step of 64 rows took twice as long.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -52,16 +55,19 @@ class ProductLayer:
             yield self.total
 
 
-def product_layers(graph: Graph, products: Mapping[str, PluginProduct]) -> list[ProductLayer]:
+def product_layers(graph: Graph, products: Mapping[str, PluginProduct], kinds: Collection[str]) -> list[ProductLayer]:
     """The layers that stand for the linears of a plan, each of which is in one.
 
     Args:
         graph: the graph of the plan.
         products: what the linears are, as `plugin_products` gives them.
+        kinds: what becomes layers of plug-ins: as `BuildOptions.plugins` has them.
     """
+    joins_readers = "attention" in kinds
     by_input: dict[tuple[object, ...], list[PluginProduct]] = {}
     for product in products.values():
-        by_input.setdefault((product.linear.operands[0].name, *_kind(graph, product)), []).append(product)
+        kind = _kind(graph, product) if joins_readers else (product.linear.name,)
+        by_input.setdefault((product.linear.operands[0].name, *kind), []).append(product)
     layers = [ProductLayer(tuple(group), _sections_spec(group)) for group in by_input.values() if len(group) > 1]
     alone = {group[0].linear.name: group[0] for group in by_input.values() if len(group) == 1}
     for layer in _sums(graph, dict(alone)):

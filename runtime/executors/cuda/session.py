@@ -39,7 +39,7 @@ class CudaPagedSession(ProgramPools):
             sequences = executor.graph.dims[StepDim.BATCH].max
             prompts = executor.captured_prompts
             group = executor.group
-            agree = partial(group.broadcast, root=0) if group.size > 1 else None
+            agree = partial(group.broadcast, root=0) if executor.led else None
             self._graphs = StepGraphs(self.block, executor.most_blocks, sequences, prompts, self._device, agree)
             if self._preparation is not None:
                 self._rehearse(self._graphs, self._preparation)

@@ -36,7 +36,7 @@ class Kind(IntEnum):
     COPY = 5
     """Copy rows of the caches. [number of the session, the sources, as many destinations]"""
     OPEN_PAGED = 6
-    """Open a paged session. [number of the session, how many blocks]"""
+    """Open a paged session. [number of the session, how many blocks, whether steps begin ahead of their tokens]"""
     PACKED_STEP = 7
     """Run a packed step. [number of the session, then the step as `PackedStep.packed` gives it]"""
     COPY_BLOCKS = 8

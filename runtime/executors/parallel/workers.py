@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from compiler.errors import EngineError
 from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.collectives.failure import SharedFailure
@@ -19,7 +20,6 @@ from runtime.executors.paged import (
     PagedSession,
     Prepares,
     StepsAhead,
-    WarmsUp,
     paged_executor,
 )
 from runtime.executors.parallel.rank_plans import RankPlans
@@ -106,9 +106,9 @@ class ParallelExecutor:
         """See `runtime.executors.paged.PagedExecutor.open_paged`; the error names the rank, as that of `open` does."""
         local = paged_executor(self._local)
         number = self._next_number()
-        self._channel.post(Kind.OPEN_PAGED, [number, blocks])
-        session = self._world.on_all_ranks("open", partial(_opened_paged, local, blocks))
-        ahead = isinstance(session, StepsAhead) and isinstance(session, WarmsUp)
+        ahead = _is_led(local)
+        self._channel.post(Kind.OPEN_PAGED, [number, blocks, int(ahead)])
+        session = self._world.on_all_ranks("open", partial(_opened_paged, local, blocks, ahead))
         parallel = (ParallelAheadSession if ahead else ParallelPagedSession)(
             session, number, self._world, self._channel
         )
@@ -196,12 +196,13 @@ class ParallelPagedSession:
 
     def _prepare_for(self, step: PackedStep) -> None:
         """Let all ranks capture what this one would before a step."""
-        if isinstance(self._local, Prepares) and (numbers := self._local.due(step)):
-            self._prepare(self._local, numbers)
+        local = self._local
+        if isinstance(local, Prepares) and not local.leads and (numbers := local.due(step)):
+            self._prepare(numbers)
 
-    def _prepare(self, local: Prepares, numbers: Sequence[int]) -> None:
+    def _prepare(self, numbers: Sequence[int]) -> None:
         self._channel.post(Kind.PREPARE, [self._number], numbers)
-        _prepare(local, numbers, self._world)
+        _prepare(self._local, numbers, self._world)
 
 
 class ParallelAheadSession(ParallelPagedSession):
@@ -209,7 +210,6 @@ class ParallelAheadSession(ParallelPagedSession):
 
     def step_ahead(self, step: PackedStep) -> Chosen:
         """See `runtime.executors.paged.StepsAhead.step_ahead`: what is wrong is said before other ranks are told."""
-        assert isinstance(self._local, StepsAhead)
         step.check(self.block, self.blocks)
         self._prepare_for(step)
         self._channel.post(Kind.STEP_AHEAD, [self._number], *step.packed())
@@ -221,7 +221,7 @@ class ParallelAheadSession(ParallelPagedSession):
             return
         every = self._local.all_due(sequences, longest)
         for at, numbers in enumerate(every, 1):
-            self._prepare(self._local, numbers)
+            self._prepare(numbers)
             done(at, len(every))
 
 
@@ -270,17 +270,13 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
             elif kind is Kind.PACKED_STEP:
                 _run(partial(paged[int(numbers[0])].step, PackedStep.unpacked(numbers[1:])), world)
             elif kind is Kind.STEP_AHEAD:
-                ahead = paged[int(numbers[0])]
-                assert isinstance(ahead, StepsAhead)
-                _begin(ahead, PackedStep.unpacked(numbers[1:]), world)
+                _begin(paged[int(numbers[0])], PackedStep.unpacked(numbers[1:]), world)
             elif kind is Kind.PREPARE:
-                prepared = paged[int(numbers[0])]
-                assert isinstance(prepared, Prepares)
-                _prepare(prepared, numbers[1:].tolist(), world)
+                _prepare(paged[int(numbers[0])], numbers[1:].tolist(), world)
             elif kind is Kind.OPEN_PAGED:
-                number, blocks = map(int, numbers)
+                number, blocks, ahead = map(int, numbers)
                 with contextlib.suppress(SharedFailure):  # rank 0 raises it
-                    opening = partial(_opened_paged, paged_executor(local), blocks)
+                    opening = partial(_opened_paged, paged_executor(local), blocks, bool(ahead))
                     paged[number] = world.on_all_ranks("open", opening)
             elif kind in (Kind.COPY, Kind.COPY_BLOCKS):
                 number, *rows = map(int, numbers)
@@ -303,21 +299,30 @@ def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int
     return plans.limited(local, chosen).open(batch, capacity)
 
 
-def _opened_paged(local: PagedExecutor, blocks: int) -> PagedSession:
-    """A session that captures what rank 0 says, if it captures steps."""
-    session = local.open_paged(blocks)
-    if isinstance(session, Prepares):
-        session.leads = False
-    return session
+def _is_led(local: PagedExecutor) -> bool:
+    """Whether the sessions of a rank capture what rank 0 says, and begin steps ahead of their tokens."""
+    return bool(getattr(local, "led", False))
 
 
-def _begin(session: StepsAhead, step: PackedStep, world: World) -> Chosen:
+def _opened_paged(local: PagedExecutor, blocks: int, ahead: bool) -> PagedSession:
+    """A session on a rank; EngineError if it would not do as those of rank 0, which are `ahead` or not."""
+    if _is_led(local) != ahead:
+        raise EngineError(
+            "some ranks begin steps ahead of their tokens, and others do not",
+            hint="give LLMC_RANKS_AHEAD to all ranks, or to none: mpirun -x LLMC_RANKS_AHEAD",
+        )
+    return local.open_paged(blocks)
+
+
+def _begin(session: PagedSession, step: PackedStep, world: World) -> Chosen:
     """Begin a step, without waiting for the GPU."""
+    assert isinstance(session, StepsAhead)
     with world.activity.busy("a step"):
         return session.step_ahead(step)
 
 
-def _prepare(session: Prepares, numbers: Sequence[int], world: World) -> None:
+def _prepare(session: PagedSession, numbers: Sequence[int], world: World) -> None:
+    assert isinstance(session, Prepares)
     with world.activity.busy("the capture of a step"):
         session.prepare(numbers)
 

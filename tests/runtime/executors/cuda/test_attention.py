@@ -185,7 +185,7 @@ def test_caches_may_have_a_row_for_each_sequence_with_its_heads_in_front(options
         for row, (past, _) in enumerate(case.sequences):
             kept = pool[tables[row].long()].flatten(0, 1)[:past]
             caches[name].view(torch.int8)[row, :, :past] = kept.transpose(0, 1).contiguous().view(torch.int8).to(DEVICE)
-    past = torch.tensor([5, 0, 40, capacity], dtype=torch.int32, device=DEVICE)
+    positions = torch.tensor([5, 0, 40, capacity], dtype=torch.int32, device=DEVICE)
     rows = torch.arange(4, dtype=torch.int32, device=DEVICE)[:, None]
     q, k, v = (each.to(DEVICE) for each in (case.q, case.k, case.v))
     context = torch.full((4, case.heads * width), float("nan"), dtype=case.dtype, device=DEVICE)
@@ -195,7 +195,7 @@ def test_caches_may_have_a_row_for_each_sequence_with_its_heads_in_front(options
     slopes = None if case.slopes is None else case.slopes.to(DEVICE)
     scales = CacheScales(*(case.scales[name].to(DEVICE) for name in "kv")) if case.k_pool in (INT8, FP8) else None
     attend_rows(
-        q, k, v, caches["k"], caches["v"], past, rows, form, context, rotary, slopes, scales, workspace=Workspace()
+        q, k, v, caches["k"], caches["v"], positions, rows, form, context, rotary, slopes, scales, workspace=Workspace()
     )
     _, pools = case.computed()
     assert (context[:3].cpu().float() - case.context(pools)).abs().max() <= case.bound(pools)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import Queue
@@ -12,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from compiler.errors import RequestError
+from compiler.errors import EngineError, RequestError
 from compiler.ir.packed_step import PackedStep, SequenceStep
 from runtime.executors.paged import PagedSession, StepsAhead, WarmsUp
-from runtime.executors.parallel.workers import ParallelExecutor, serve
+from runtime.executors.parallel.workers import ParallelExecutor, _opened_paged, serve
 
 
 class _Comm:
@@ -66,9 +67,9 @@ class _Session:
 
     block, blocks, step_tokens = 4, 8, 64
 
-    def __init__(self) -> None:
+    def __init__(self, leads: bool = False) -> None:
         self.told: list[Any] = []
-        self.leads = True
+        self.leads = leads
         self._met: set[int] = set()
         self._captured: set[int] = set()
 
@@ -96,7 +97,6 @@ class _Session:
         self._captured |= {*numbers}
 
     def _run(self, how: str, step: PackedStep) -> Tensor:
-        assert not self.leads, "a rank that leads would capture what the others do not"
         self._met.add(step.tokens)
         self.told.append((how, step.token_ids.tolist(), step.tokens in self._captured))
         return torch.zeros(step.wanted, 3)
@@ -105,11 +105,12 @@ class _Session:
 class _Executor:
     name, block = "fake", 4
 
-    def __init__(self) -> None:
+    def __init__(self, led: bool = True) -> None:
         self.sessions: list[_Session] = []
+        self.led = led
 
     def open_paged(self, blocks: int) -> _Session:
-        self.sessions.append(_Session())
+        self.sessions.append(_Session(leads=not self.led))
         return self.sessions[-1]
 
     def block_memory(self) -> list[Any]:
@@ -190,23 +191,42 @@ def test_a_step_that_is_wrong_reaches_no_other_rank() -> None:
     assert first.sessions[0].told == second.sessions[0].told == []
 
 
-class _Plain:
-    """A session whose steps are not captured."""
-
-    block, blocks, step_tokens = 4, 8, 64
-
-    def step(self, step: PackedStep) -> Tensor:
-        return torch.zeros(step.wanted, 3)
-
-    def copy_blocks(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
-        """Nothing."""
-
-
-def test_sessions_that_wait_for_their_tokens_do_so_on_several_ranks() -> None:
-    class Executor(_Executor):
-        def open_paged(self, blocks: int) -> Any:
-            return _Plain()
-
-    with two_ranks(Executor(), Executor()) as session:
+def test_ranks_wait_for_their_tokens_unless_told_otherwise() -> None:
+    first, second = _Executor(led=False), _Executor(led=False)
+    with two_ranks(first, second) as session:
         assert not isinstance(session, StepsAhead) and not isinstance(session, WarmsUp)
-        assert session.step(decode(5)).shape == (1, 3)
+        for _ in range(2):
+            session.step(decode(5))
+    assert first.sessions[0].told == second.sessions[0].told == [("step", [5], False)] * 2
+
+
+def test_ranks_that_are_told_different_things_open_no_session() -> None:
+    with pytest.raises(EngineError, match="some ranks begin steps ahead of their tokens, and others do not"):
+        _opened_paged(_Executor(led=False), 8, True)
+
+
+def test_a_session_that_has_ended_is_kept_by_no_rank() -> None:
+    """Its pools must be free, or kept for the next session, before that is opened."""
+    alive: list[bool] = []
+
+    class Executor(_Executor):
+        def open_paged(self, blocks: int) -> _Session:
+            alive.extend(session() is not None for session in known)
+            made = _Session()
+            known.append(weakref.ref(made))
+            return made
+
+    known: list[weakref.ref[_Session]] = []
+    queue: Queue[Any] = Queue()
+    thread = threading.Thread(target=serve, args=(Executor(), _World(1, queue)))
+    thread.start()
+    executor = ParallelExecutor(_Executor(), _World(0, queue))  # type: ignore[arg-type]
+    session = executor.open_paged(8)
+    assert isinstance(session, StepsAhead)
+    for _ in range(2):
+        session.step_ahead(decode(5)).wait()
+    del session
+    executor.open_paged(8)
+    executor.close()
+    thread.join(20)
+    assert alive == [False]
