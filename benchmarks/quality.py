@@ -117,7 +117,8 @@ def compare(graph: Graph, reference: Reference, device: torch.device) -> list[st
     batches = list(window_logits(graph, reference.windows, device))
     split = reference.windows.split(BATCH)
     nll = torch.cat([likelihood(batch, ids) for batch, ids in zip(batches, split, strict=True)])
-    lost = sum(kl_divergence(a.float(), b) for a, b in zip(reference.logits, batches, strict=True))
+    pairs = zip(reference.logits, batches, strict=True)
+    lost = sum(kl_divergence(a.float().log_softmax(-1), b.float().log_softmax(-1)) for a, b in pairs)
     change = nll - reference.nll
     error = float(change.std() / math.sqrt(len(change)))
     return [
