@@ -113,6 +113,7 @@ class Measuring:
     def _turns(self, opened: list[tuple[Entry, Process]]) -> None:
         """Ask all in turns. The first turn of a load is made whatever the time is."""
         for (batch, prompt), news in LOADS.items():
+            began = time.monotonic()
             self._ask(opened, batch, prompt, (2,), seed=-1)
             self.limits.look_at_products()
             for turn in range(self.given.turns):
@@ -121,6 +122,7 @@ class Measuring:
                     break
                 self.limits.look_at_memory()
                 self._ask(opened, batch, prompt, news, seed=turn)
+            say(f"{len(opened)} contenders, {batch} x {prompt}: {time.monotonic() - began:.0f} s")
 
     def _ask(
         self, opened: list[tuple[Entry, Process]], batch: int, prompt: int, news: tuple[int, ...], seed: int
