@@ -156,10 +156,9 @@ class CpuKind(ExecutorKind):
         """No GPU is to be used; if there is neither a library nor a compiler to build it with, that is noted."""
         if device.startswith("cuda") or (device == AUTO and _sees_gpu()):
             return Fit(False)
-        from runtime.executors.cpu.build import why_no_library
-        from runtime.executors.cpu.paths import chosen_path
+        from runtime.executors.cpu.build import built_path, why_no_library
 
-        why = why_no_library(chosen_path())
+        why = why_no_library(built_path())
         return Fit(not why, why and f"torch, which is slower than the CPU kernels: {why}")
 
     def lack(self, folder: EngineFolder, target: str) -> str:
@@ -177,11 +176,10 @@ class CpuKind(ExecutorKind):
 
     def load(self, rank: RankToLoad) -> RankExecutor:
         """Load the graph and the weights of a rank."""
-        from runtime.executors.cpu.build import is_built, why_no_library
+        from runtime.executors.cpu.build import built_path, is_built, why_no_library
         from runtime.executors.cpu.executor import CpuExecutor
-        from runtime.executors.cpu.paths import chosen_path
 
-        path = chosen_path()
+        path = built_path()
         if not is_built(path) and not why_no_library(path):
             rank.tell(f"building the CPU kernels for {path.name}, once: this takes up to a minute")
         files = rank.folder.rank(rank.target, rank.rank)

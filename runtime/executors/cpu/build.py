@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from compiler.cache import cache_folder
 from compiler.errors import TargetError
-from runtime.executors.cpu.paths import CpuPath
+from runtime.executors.cpu.paths import VARIABLE, CpuPath, available_paths, chosen_path
 
 SOURCES = Path(__file__).parent / "native"
 _FLAGS = (
@@ -50,6 +51,20 @@ def find_compiler() -> tuple[str, ...] | None:
     if find_spec("ziglang") is not None:
         return (sys.executable, "-m", "ziglang", "c++")
     return None
+
+
+def built_path() -> CpuPath:
+    """The path to run: the one that is asked for; else the fastest of this CPU that is built, or can be.
+
+    A compiler may be too old for the newest instructions. If nothing can be built, it is the fastest of all.
+
+    Raises:
+        TargetError: as `chosen_path` does.
+    """
+    first = chosen_path()
+    if os.environ.get(VARIABLE):
+        return first
+    return next((path for path in available_paths() if is_built(path) or _is_known(path.flags)), first)
 
 
 def why_no_library(path: CpuPath) -> str:
@@ -134,6 +149,13 @@ def _digest(path: CpuPath) -> str:
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:24]
+
+
+@cache
+def _is_known(flags: Sequence[str]) -> bool:
+    """Whether there is a compiler that knows some flags."""
+    compiler = find_compiler()
+    return compiler is not None and _runs([*compiler, *_FLAGS, *flags, "-x", "c++", "-fsyntax-only", "/dev/null"])
 
 
 def _runs(command: Sequence[str]) -> bool:

@@ -55,6 +55,7 @@ class Emission:
         library: the kernels.
         builder: the program.
         state: what loads constants.
+        threads: how many threads compute.
         plans: the plans of the graph's ops.
         arrivals: what the program is given, by the name of its memory.
         departures: what it gives.
@@ -65,8 +66,9 @@ class Emission:
     SPANS, TABLES = "spans", "tables"
     """The names of memory that says where a step's tokens are; see `runtime.executors.cpu.access.StepAccess`."""
 
-    def __init__(self, library: Library, plans: Plans, state: Lowering, ops: Sequence[Op]) -> None:
-        """Emit ops, all of which the plans have."""
+    def __init__(self, library: Library, plans: Plans, state: Lowering, ops: Sequence[Op], threads: int) -> None:
+        """Emit ops, all of which the plans have; weights are packed by so many threads."""
+        self.threads = threads
         self.library, self.builder = library, ProgramBuilder(library)
         self.state, self.plans = state, plans
         self.arrivals: dict[str, Arrival] = {}

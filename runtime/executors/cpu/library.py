@@ -6,8 +6,8 @@ import ctypes
 from functools import cache
 
 from runtime.executors.cpu.abi import ProgramStruct
-from runtime.executors.cpu.build import library_file
-from runtime.executors.cpu.paths import CpuPath, chosen_path
+from runtime.executors.cpu.build import built_path, library_file
+from runtime.executors.cpu.paths import CpuPath
 
 _PREFIX = "llmc_"
 
@@ -48,4 +48,4 @@ def _library(path: CpuPath) -> Library:
 
 def load_library() -> Library:
     """The kernels for this CPU; TargetError if they cannot be built or loaded."""
-    return _library(chosen_path())
+    return _library(built_path())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from compiler.ir.dtypes import DType
 from compiler.ir.op import Op
 from runtime.executors.cpu.emission import Emission
@@ -39,16 +43,19 @@ def _linear(plans: Plans, op: Op) -> Plan:
     if packed is None:
         require(plans.is_constant(weight), "its weight is computed while the model runs")
         require(weight.type.dtype in _DENSE, f"its weight is {weight.type.dtype}")
-    source = plans.maker(x, "dequantize")
-    integers = source is not None and takes_integers(plans, op, source)
     n = op.result.type.shape[-1]
     assert isinstance(n, int)
+    # Rounding to the type that the values have in the graph loses nothing that is promised.
+    round_to = torch.bfloat16 if x.type.dtype is DType.bf16 else torch.float32
 
     def emit(e: Emission) -> None:
         stored = e.state.load(weight) if packed is None else load_packed(e.state, packed)
         added = e.floats(bias[0], n) if bias else None
-        product = Product(e.library, stored, added, integers=integers)
-        if integers and source is not None and plans.is_left(source):
+        source = plans.maker(x, "dequantize")
+        integers = source is not None and plans.is_left(source)
+        options: Any = {"integers": integers, "round_to": round_to, "threads": e.threads}
+        product = Product(e.library, stored, added, **options)
+        if integers and source is not None:
             q, scale = (e.matrix(value) for value in source.operands)
             product.emit(e.builder, q, e.result(op.result), scale)
         else:

@@ -24,7 +24,7 @@ def segment_fusions(plans: Plans, library: Library, threads: int) -> list[Fusion
 
 def _fusion(plans: Plans, library: Library, threads: int, ops: tuple[Op, ...]) -> Fusion:
     def lines(state: Lowering) -> Iterable[str]:
-        emission = Emission(library, plans, state, ops)
+        emission = Emission(library, plans, state, ops, threads)
         segment = Segment(emission, threads)
         held = state.hold(f"{ops[0].name}.kernels", segment)
         given = ", ".join(state.ref(arrival.value) for arrival in segment.arrivals)
