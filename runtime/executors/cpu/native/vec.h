@@ -2,6 +2,9 @@
 //
 // `Vec` and the functions here are all that most kernels need of a CPU; what they compile to depends on the flags that
 // the library is built with. Numbers of other types become float32 when they are loaded.
+//
+// `larger` and `smaller` give their second operand if either is NaN. `where_less` chooses lane by lane; `swapped` changes
+// places in each pair of lanes.
 #pragma once
 
 #include <cmath>
@@ -73,6 +76,10 @@ inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }  // a * b + c
 inline Vec larger(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec smaller(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+inline Vec swapped(Vec a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
 inline Vec rounded(Vec a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline Vec two_to(Vec n) { return {_mm512_scalef_ps(_mm512_set1_ps(1.0f), n.v)}; }  // n is whole, -126 to 127
 inline float sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
@@ -114,6 +121,10 @@ inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }  // a * b + c
 inline Vec larger(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 inline Vec smaller(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+  return {_mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
+}
+inline Vec swapped(Vec a) { return {_mm256_permute_ps(a.v, 0xb1)}; }
 inline Vec rounded(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 inline Vec two_to(Vec n) {  // n is whole, -126 to 127
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
@@ -167,6 +178,8 @@ inline Vec operator/(Vec a, Vec b) { LANES(a.v[i] / b.v[i]); }
 inline Vec fma(Vec a, Vec b, Vec c) { LANES(a.v[i] * b.v[i] + c.v[i]); }  // a * b + c
 inline Vec larger(Vec a, Vec b) { LANES(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 inline Vec smaller(Vec a, Vec b) { LANES(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) { LANES(a.v[i] < b.v[i] ? yes.v[i] : no.v[i]); }
+inline Vec swapped(Vec a) { LANES(a.v[i ^ 1]); }
 inline Vec rounded(Vec a) { LANES(std::nearbyint(a.v[i])); }
 inline Vec two_to(Vec n) { LANES(from_bits((uint32_t)((int32_t)n.v[i] + 127) << 23)); }  // n is whole, -126 to 127
 inline float sum(Vec a) {
@@ -190,12 +203,12 @@ inline Vec load_f8(const uint8_t* p) { LANES(f8_to_f32(p[i])); }
 // exp(x) to about one unit in the last place: 2**n * p(r), n the nearest whole number to x / ln 2, p a polynomial of
 // degree 6 for r within ln 2 / 2 of 0. Below -87 it is next to 0, above 88 the largest that this gives.
 inline Vec exp(Vec x) {
-  x = smaller(larger(x, all(-87.0f)), all(88.0f));
+  x = smaller(all(88.0f), larger(all(-87.0f), x));  // in this order NaN stays
   const Vec n = rounded(x * all(1.44269504f));
   Vec r = fma(n, all(-0.693359375f), x);  // ln 2 in two parts, so that the difference is exact
   r = fma(n, all(2.12194440e-4f), r);
-  Vec p = all(1.0f / 720);
-  constexpr float factors[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  Vec p = all(0.00138144649f);
+  constexpr float factors[] = {0.00836878084f, 0.0416683927f, 0.166665196f, 0.49999994f, 1.0f, 1.0f};
   for (float factor : factors) p = fma(p, r, all(factor));
   return p * two_to(n);
 }
