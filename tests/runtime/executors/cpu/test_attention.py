@@ -83,7 +83,7 @@ def test_nan_in_a_query_is_kept_to_its_token(library):
 
 
 @pytest.mark.parametrize(
-    "form, types, words",
+    ("form", "types", "words"),
     [
         (AttentionForm(2, 2, 300, 16, 16, 1.0), (torch.float32, torch.float32), "300 elements"),
         (AttentionForm(2, 2, 16, 16, 16, 1.0), (torch.float64, torch.float32), "pool of keys is torch.float64"),
