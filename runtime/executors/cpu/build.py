@@ -26,6 +26,8 @@ from compiler.cache import cache_folder
 from compiler.errors import TargetError
 from runtime.executors.cpu.paths import VARIABLE, CpuPath, available_paths, chosen_path
 
+FOLDER = "LLMC_CPU_LIBRARIES"
+"""The environment variable that names another folder for libraries than the cache folder."""
 SOURCES = Path(__file__).parent / "native"
 _FLAGS = (
     "-std=c++17",
@@ -108,7 +110,8 @@ def library_file(path: CpuPath) -> Path:
 
 
 def _place(path: CpuPath) -> Path:
-    return cache_folder() / f"cpu-{path.name}-{_digest(path)}.so"
+    folder = os.environ.get(FOLDER)
+    return (Path(folder) if folder else cache_folder()) / f"cpu-{path.name}-{_digest(path)}.so"
 
 
 def _build(compiler: Sequence[str], path: CpuPath, file: Path) -> None:
