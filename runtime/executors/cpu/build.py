@@ -24,7 +24,16 @@ from compiler.errors import TargetError
 from runtime.executors.cpu.paths import CpuPath
 
 SOURCES = Path(__file__).parent / "native"
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-exceptions", "-fno-rtti", "-fvisibility=default", "-pthread")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fvisibility=default",
+    "-pthread",
+)
 _COMPILERS = ("c++", "g++", "clang++")
 _LONGEST = 300
 """The seconds that compiling a file may take."""

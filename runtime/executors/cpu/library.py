@@ -26,9 +26,7 @@ class Library:
         self.run = self.function(
             "run", ctypes.c_int32, ctypes.POINTER(ProgramStruct), *[ctypes.c_void_p] * 3, ctypes.c_int32
         )
-        self.arena_bytes = self.function(
-            "arena_bytes", ctypes.c_int64, ctypes.POINTER(ProgramStruct), ctypes.c_void_p
-        )
+        self.arena_bytes = self.function("arena_bytes", ctypes.c_int64, ctypes.POINTER(ProgramStruct), ctypes.c_void_p)
 
     def function(self, name: str, result: object, *arguments: object) -> ctypes._NamedFuncPointer:
         """A function of the library; while it runs, Python's lock is free."""

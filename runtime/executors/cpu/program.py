@@ -97,7 +97,9 @@ class ProgramBuilder:
         assert name not in self.pointers
         self._slots.append(len(self.pointers))
         self.pointers.append(name)
-        return Matrix(len(self._slots) - 1, size, columns, dtype, 0, columns * dtype.itemsize if stride is None else stride)
+        return Matrix(
+            len(self._slots) - 1, size, columns, dtype, 0, columns * dtype.itemsize if stride is None else stride
+        )
 
     def temporary(self, size: Size, columns: int, dtype: torch.dtype = torch.float32) -> Matrix:
         """A matrix in the arena, until `release` gives its slot back."""
