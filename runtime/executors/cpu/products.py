@@ -15,6 +15,7 @@ from compiler.ir.evaluators.quant import broadcast_blocks
 from runtime.executors.cpu.abi import DTYPES, INT4
 from runtime.executors.cpu.library import Library
 from runtime.executors.cpu.program import Matrix, ProgramBuilder, Size
+from runtime.executors.cpu.wide import emit_pack_rows, row_form
 from runtime.executors.torch.packed import PackedWeight
 
 _PANEL = 16
@@ -55,12 +56,6 @@ class WeightStruct(ctypes.Structure):
         ("round_to", ctypes.c_int32),
         ("few", ctypes.c_int32),
     ]
-
-
-class RowPackingStruct(ctypes.Structure):
-    """See `RowPacking` in wide.h."""
-
-    _fields_: ClassVar = [("form", ctypes.c_int32), ("fewer", ctypes.c_int32)]
 
 
 class Product:
@@ -152,14 +147,10 @@ class Product:
         assert (x.columns, out.columns) == (self.k, self.n)
         assert (x_scale is not None) == self.integers
         assert x.dtype is (torch.int8 if self.integers else torch.float32)
-        words = self._ask("row_words", ctypes.c_int64)
-        scratch = self._ask("multiply_scratch", ctypes.c_int64)
-        packed = builder.temporary(x.size, words)
-        threads = builder.temporary(Size.THREADS, -(-scratch // 4))
         builder.keep(self)
-        packing = RowPackingStruct(self._ask("row_form", ctypes.c_int32), self._weight.few)
+        packed = emit_pack_rows(builder, x, row_form(self._library, self._weight), self.few)
+        threads = builder.temporary(Size.THREADS, self._ask("multiply_scratch", ctypes.c_int64), torch.int8)
         scales = () if x_scale is None else (x_scale,)
-        builder.add("pack_rows", x, packed, attributes=packing)
         builder.add("multiply", x, *scales, out, packed, threads, attributes=self._weight)
         builder.release(packed)
         builder.release(threads)

@@ -21,9 +21,6 @@ int64_t llmc_multiply_scratch(const Weight* weight) {
   return few > kThreadScratch ? few : kThreadScratch;
 }
 
-// How many words of 32 bits each row then has.
-int64_t llmc_row_words(const Weight* weight) { return row_words(row_form(*weight), weight->k); }
-
 // Up to how many rows `multiply_few` is the faster one for a weight.
 int32_t llmc_few_rows(const Weight*) { return 12; }
 
