@@ -167,18 +167,30 @@ struct Integers {
   }
 };
 
+// Brings the sums of a block of rows to the results.
+template <typename Form>
+__attribute__((noinline)) void finish_tile(const Tile& tile, const typename Form::Sum* sums, int rows,
+                                           const Results& results) {
+  for (int row = 0; row < rows; row++) {
+    const float scale = results.row_scales ? results.scale(row) : 1.0f;
+    for (int vector = 0; vector < kVectors; vector++)
+      Form::finish(tile, vector, sums[row * kVectors + vector], results.at(row, vector), scale);
+  }
+}
+
 // Multiplies a block of `ROWS` rows, packed at `x`, by a tile's block of weights.
 template <typename Form, int ROWS>
 void multiply_tile(const Tile& tile, const uint32_t* x, const Results& results) {
-  if (!tile.first)
-    for (int row = 0; row < ROWS; row++) {
-      __builtin_prefetch(results.at(row, 0), 1);
-      __builtin_prefetch(results.at(row, kVectors - 1), 1);
-    }
   typename Form::Sum sums[ROWS][kVectors];
-  for (auto& of_row : sums)
-    for (auto& sum : of_row) sum = Form::none();
   const uint32_t* weights[kVectors];
+#pragma GCC unroll 16
+  for (int row = 0; row < ROWS; row++) {
+    __builtin_prefetch(results.at(row, 0), 1);
+    __builtin_prefetch(results.at(row, kVectors - 1), 1);
+#pragma GCC unroll 2
+    for (int vector = 0; vector < kVectors; vector++) sums[row][vector] = Form::none();
+  }
+#pragma GCC unroll 2
   for (int vector = 0; vector < kVectors; vector++) weights[vector] = tile.weights[vector];
   for (int64_t word = 0; word < tile.words; word++, x += ROWS) {
     decltype(Form::weights(nullptr)) w[kVectors];
@@ -192,11 +204,12 @@ void multiply_tile(const Tile& tile, const uint32_t* x, const Results& results) 
         sums[row][vector] = Form::add(sums[row][vector], number, w[vector]);
     }
   }
+  typename Form::Sum kept[ROWS * kVectors];
 #pragma GCC unroll 16
   for (int row = 0; row < ROWS; row++)
 #pragma GCC unroll 2
-    for (int vector = 0; vector < kVectors; vector++)
-      Form::finish(tile, vector, sums[row][vector], results.at(row, vector), results.row_scales ? results.scale(row) : 0);
+    for (int vector = 0; vector < kVectors; vector++) kept[row * kVectors + vector] = sums[row][vector];
+  finish_tile<Form>(tile, kept, ROWS, results);
 }
 
 using MultiplyTile = void (*)(const Tile&, const uint32_t*, const Results&);
