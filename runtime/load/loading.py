@@ -135,6 +135,10 @@ def prepare_torch(threads: int | None) -> None:
     # Read before the first large allocation: decoding streams all weights through the CPU, and with small pages every
     # few of their bytes cost an address translation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # How long torch's threads turn in a loop once an operation is done (some 30 us), before they sleep: by default they
+    # keep those of the CPU kernels from their cores for milliseconds.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
     import torch
 
     if threads is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from compiler.store.constant_loader import constant_loader
 from runtime.collectives.communicator import Communicator, SingleRank
 from runtime.executors.cpu.library import load_library
 from runtime.executors.cpu.plans import Plans
-from runtime.executors.cpu.segments import segment_fusions
+from runtime.executors.cpu.segments import Segment, segment_fusions
 from runtime.executors.cpu.session import CpuPagedSession
 from runtime.executors.interface import Session
 from runtime.executors.memory import BlockMemory, memory_for_weights
@@ -37,6 +38,20 @@ from runtime.executors.torch.session import TorchStageSession
 def paged_graph(graph: Graph) -> Graph:
     """The graph as the executor runs it: of packed steps over blocks; GraphError if its caches cannot be paged."""
     return paged(graph, DEFAULT_BLOCK) if layout_of(graph) is LINEAR else graph
+
+
+class KernelTime(NamedTuple):
+    """How long ops of one form have taken.
+
+    Attributes:
+        kernel: the kernel, with the columns of its operands.
+        ops: how many such ops a step has.
+        seconds: what all of them together have taken, in all steps.
+    """
+
+    kernel: str
+    ops: int
+    seconds: float
 
 
 class CpuExecutor:
@@ -137,6 +152,27 @@ class CpuExecutor:
         if value in self.interface.caches:
             return to_torch(value.type.dtype)
         return runtime_dtype(value, upcast=True)
+
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The programs of kernels."""
+        held = self.program.run.__globals__.values()
+        return [thing for thing in held if isinstance(thing, Segment)]
+
+    def measure(self) -> None:
+        """Measure from now on how long kernels take."""
+        for segment in self.segments:
+            segment.measure()
+
+    def times(self) -> list[KernelTime]:
+        """What kernels have taken since `measure` was called, the longest first."""
+        found: dict[str, KernelTime] = {}
+        for segment in self.segments:
+            for kernel, seconds in segment.times():
+                before = found.get(kernel, KernelTime(kernel, 0, 0.0))
+                found[kernel] = KernelTime(kernel, before.ops + 1, before.seconds + seconds)
+        return sorted(found.values(), key=lambda each: -each.seconds)
 
 
 def usable_threads() -> int:

@@ -24,7 +24,12 @@ class Library:
         self.path = path
         self._library = ctypes.CDLL(str(library_file(path)))
         self.run = self.function(
-            "run", ctypes.c_int32, ctypes.POINTER(ProgramStruct), *[ctypes.c_void_p] * 3, ctypes.c_int32
+            "run",
+            ctypes.c_int32,
+            ctypes.POINTER(ProgramStruct),
+            *[ctypes.c_void_p] * 3,
+            ctypes.c_int32,
+            ctypes.c_void_p,
         )
         self.arena_bytes = self.function("arena_bytes", ctypes.c_int64, ctypes.POINTER(ProgramStruct), ctypes.c_void_p)
 

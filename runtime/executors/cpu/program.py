@@ -81,7 +81,7 @@ class ProgramBuilder:
     library: Library
     pointers: list[str] = field(default_factory=list)
     _slots: list[_ArenaSlot | int] = field(default_factory=list)
-    _ops: list[tuple[int, ctypes.Structure | None, tuple[Matrix, ...]]] = field(default_factory=list)
+    _ops: list[tuple[str, ctypes.Structure | None, tuple[Matrix, ...]]] = field(default_factory=list)
     _kept: list[object] = field(default_factory=list)
 
     def external(self, name: str, size: Size, columns: int, dtype: torch.dtype, stride: int | None = None) -> Matrix:
@@ -132,7 +132,7 @@ class ProgramBuilder:
 
     def add(self, kernel: str, *operands: Matrix, attributes: ctypes.Structure | None = None) -> None:
         """Add an op: a kernel by its name, without `llmc_`; attributes as the kernel reads them."""
-        self._ops.append((self.library.kernel(kernel), attributes, operands))
+        self._ops.append((kernel, attributes, operands))
 
     def build(self) -> NativeProgram:
         """The program."""
@@ -144,6 +144,7 @@ class NativeProgram:
 
     Attributes:
         pointers: the names of the memory that the caller provides, in order.
+        kernels: the kernel of each op, with the columns of its operands, for a reader.
     """
 
     def __init__(
@@ -151,10 +152,11 @@ class NativeProgram:
         library: Library,
         pointers: Sequence[str],
         slots: Sequence[_ArenaSlot | int],
-        ops: Sequence[tuple[int, ctypes.Structure | None, tuple[Matrix, ...]]],
+        ops: Sequence[tuple[str, ctypes.Structure | None, tuple[Matrix, ...]]],
         kept: Sequence[object],
     ) -> None:
         self.pointers = tuple(pointers)
+        self.kernels = [f"{kernel} {', '.join(str(m.columns) for m in operands)}" for kernel, _, operands in ops]
         self._library = library
         self._kept = [*kept, *(attributes for _, attributes, _ in ops)]
         self._slots = (SlotStruct * len(slots))()
@@ -169,9 +171,10 @@ class NativeProgram:
         self._ops = (OpStruct * len(ops))()
         for at, ((kernel, attributes, operands), structs) in enumerate(zip(ops, self._operands, strict=True)):
             address = ctypes.addressof(attributes) if attributes is not None else None
-            self._ops[at] = OpStruct(kernel, address, structs, len(operands))
+            self._ops[at] = OpStruct(library.kernel(kernel), address, structs, len(operands))
         self._program = ProgramStruct(self._ops, self._slots, len(ops), len(slots))
         self._arena = torch.empty(0, dtype=torch.uint8)
+        self._nanoseconds: ctypes.Array[ctypes.c_int64] | None = None
 
     def run(self, sizes: Mapping[Size, int], memory: Mapping[str, Tensor], threads: int) -> None:
         """Run the program.
@@ -194,5 +197,13 @@ class NativeProgram:
         if self._arena.numel() < wanted:
             self._arena = torch.empty(wanted, dtype=torch.uint8)
         arena = -(-self._arena.data_ptr() // 64) * 64
-        failed = self._library.run(self._program, counts, pointers, arena, threads)
+        failed = self._library.run(self._program, counts, pointers, arena, threads, self._nanoseconds)
         assert not failed, "the program has more slots or operands than the library takes"
+
+    def measure(self) -> None:
+        """Measure from now on how long each op takes."""
+        self._nanoseconds = (ctypes.c_int64 * len(self._ops))()
+
+    def times(self) -> list[float]:
+        """The seconds that each op has taken since `measure` was called, until all threads had done it."""
+        return [] if self._nanoseconds is None else [each / 1e9 for each in self._nanoseconds]

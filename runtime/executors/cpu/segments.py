@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -62,6 +62,14 @@ class Segment:
         self._made = [*made]
         self._made_at = [places[name] for name in made]
         self._spans, self._tables = places.get(Emission.SPANS), places.get(Emission.TABLES)
+
+    def measure(self) -> None:
+        """Measure from now on how long each op takes."""
+        self._program.measure()
+
+    def times(self) -> Iterator[tuple[str, float]]:
+        """Each op for a reader, with the seconds that it has taken since `measure` was called."""
+        yield from zip(self._program.kernels, self._program.times(), strict=True)
 
     def __call__(self, access: StepAccess, *arrived: Tensor) -> tuple[Tensor, ...]:
         """Run the program for a step; pools that arrive are changed in place."""

@@ -1,4 +1,5 @@
 // Running a program: every thread goes through all ops, and waits for the others after each.
+#include <chrono>
 #include <cstdint>
 
 #include "abi.h"
@@ -15,11 +16,18 @@ int64_t aligned(int64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; 
 struct Run {
   const Program* program;
   const int64_t* sizes;
+  int64_t* nanoseconds;
   char* memory[kMostSlots];
 };
 
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 void run_ops(void* argument, int thread, int threads) {
   const Run& run = *static_cast<const Run*>(argument);
+  int64_t* const nanoseconds = thread == 0 ? run.nanoseconds : nullptr;
+  int64_t begin = nanoseconds ? now() : 0;
   View views[kMostOperands];
   for (int32_t at = 0; at < run.program->op_count; at++) {
     const Op& op = run.program->ops[at];
@@ -30,7 +38,12 @@ void run_ops(void* argument, int thread, int threads) {
     }
     const Call call = {views, op.attributes, thread, threads};
     op.kernel(&call);
-    if (at + 1 < run.program->op_count) wait_for_all(threads);
+    if (run.nanoseconds || at + 1 < run.program->op_count) wait_for_all(threads);
+    if (nanoseconds) {
+      const int64_t end = now();
+      nanoseconds[at] += end - begin;
+      begin = end;
+    }
   }
 }
 
@@ -51,14 +64,17 @@ int64_t llmc_arena_bytes(const Program* program, const int64_t* sizes) {
 // Runs a program. Returns 0, or 1 if it has more slots or operands than this library takes.
 //
 // sizes: the step's sizes, by number. pointers: the caller's memory, by number. arena: as many bytes as
-// `llmc_arena_bytes` says, beginning at a multiple of 64.
-int32_t llmc_run(const Program* program, const int64_t* sizes, void* const* pointers, void* arena, int32_t threads) {
+// `llmc_arena_bytes` says, beginning at a multiple of 64. nanoseconds: a number for each op, to which the time is added
+// until all threads have done it; or null.
+int32_t llmc_run(const Program* program, const int64_t* sizes, void* const* pointers, void* arena, int32_t threads,
+                 int64_t* nanoseconds) {
   if (program->slot_count > kMostSlots) return 1;
   for (int32_t at = 0; at < program->op_count; at++)
     if (program->ops[at].count > kMostOperands) return 1;
   Run run;
   run.program = program;
   run.sizes = sizes;
+  run.nanoseconds = nanoseconds;
   char* next = static_cast<char*>(arena);
   for (int32_t at = 0; at < program->slot_count; at++) {
     const Slot& slot = program->slots[at];
