@@ -50,10 +50,10 @@ def load_engine(
     Args:
         path: the engine directory.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is a device, else the CPU.
-        executor: `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
+        executor: `cpu`, `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
             reference), one of a plug-in, or `auto`: the fastest that this machine has for the engine. Where both
             TensorRT plans and `cuda` can run it, that is measured once and remembered; see docs/gpu.md.
-        threads: how many threads torch computes with on the CPU; None leaves it to torch.
+        threads: how many threads compute on the CPU; None leaves it to torch.
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
         cache_tokens: how many tokens all sequences in progress may have together, in paged caches; None for as many as
             `max_batch` sequences of `max_seq` tokens have, or there is memory for. It pages linear caches.
@@ -100,7 +100,7 @@ def load_engine(
     for text in plugin_notes(folder.path, folder.manifest.plugins):  # an op that is missing is an error below
         tell(text)
     caches.check(choices[0].kind)
-    rank = RankToLoad(folder, choices[0].target, device=device, batch=batch, paged=caches.wants_pages)
+    rank = RankToLoad(folder, choices[0].target, device=device, batch=batch, paged=caches.wants_pages, tell=tell)
     choice, loaded = load_fastest(choices, rank, tell)
     cases = device_cases(choice.kind, device, threads, on_gpu=choice.kind.uses_gpu(device))
     for text in (*filter(None, [choice.note]), *ignored_notes(*cases)):

@@ -1,14 +1,17 @@
 """Building the library of kernels: once for each path that is used, by whatever compiler is there.
 
 The sources come with the package. What is built lies in the cache folder under a name made of the sources, the flags
-and the compiler, so that neither an update nor another CPU ever runs a library that was not made for it, and a folder
-that several machines share holds one for each. No wheel has to be built for each platform therefore.
+and the system, so that neither an update nor another CPU ever runs a library that was not made for it, and a folder
+that several machines share holds one for each. No wheel has to be built for each platform therefore. Once a library is
+built, no compiler is needed any more.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,10 +24,21 @@ from pathlib import Path
 
 from compiler.cache import cache_folder
 from compiler.errors import TargetError
-from runtime.executors.cpu.paths import CpuPath
+from runtime.executors.cpu.paths import VARIABLE, CpuPath, available_paths, chosen_path
 
+FOLDER = "LLMC_CPU_LIBRARIES"
+"""The environment variable that names another folder for libraries than the cache folder."""
 SOURCES = Path(__file__).parent / "native"
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-exceptions", "-fno-rtti", "-fvisibility=default", "-pthread")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fvisibility=default",
+    "-pthread",
+)
 _COMPILERS = ("c++", "g++", "clang++")
 _LONGEST = 300
 """The seconds that compiling a file may take."""
@@ -41,30 +55,63 @@ def find_compiler() -> tuple[str, ...] | None:
     return None
 
 
+def built_path() -> CpuPath:
+    """The path to run: the one that is asked for; else the fastest of this CPU that is built, or can be.
+
+    A compiler may be too old for the newest instructions. If nothing can be built, it is the fastest of all.
+
+    Raises:
+        TargetError: as `chosen_path` does.
+    """
+    first = chosen_path()
+    if os.environ.get(VARIABLE):
+        return first
+    return next((path for path in available_paths() if is_built(path) or _is_known(path.flags)), first)
+
+
+def why_no_library(path: CpuPath) -> str:
+    """Why there is no library for a path and none can be built, as a sentence; empty if there can be one."""
+    if sys.platform != "linux":
+        return "the CPU kernels run on Linux only"
+    if find_compiler() is None and not is_built(path):
+        return "the CPU kernels are not built, and there is no C++ compiler to build them with"
+    return ""
+
+
+def is_built(path: CpuPath) -> bool:
+    """Whether the library for a path is there."""
+    return _place(path).exists()
+
+
 def library_file(path: CpuPath) -> Path:
-    """The library for a path, built if it is not there yet, which takes some seconds.
+    """The library for a path, built if it is not there yet, which takes up to a minute.
 
     Raises:
         TargetError: if there is no compiler, it fails, or the library cannot be stored.
     """
-    compiler = find_compiler()
-    if compiler is None:
-        raise TargetError(
-            "the CPU kernels are not built, and there is no C++ compiler to build them with",
-            hint='install one (g++ or clang++), or pip install "llmc[cpu]", which brings one',
-        )
-    file = cache_folder() / f"cpu-{path.name}-{_digest(compiler, path)}.so"
+    file, compiler = _place(path), find_compiler()
     if file.exists():
         return file
+    if compiler is None or why_no_library(path):
+        raise TargetError(
+            why_no_library(path),
+            hint='install a compiler (g++ or clang++), or pip install "llmc[cpu]", which brings one; or use '
+            "--executor torch",
+        )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file.with_suffix(".lock"), "w") as lock:
+        with file.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of processes that start together, one builds
             if not file.exists():
                 _build(compiler, path, file)
     except OSError as error:
         raise TargetError(f"the CPU kernels cannot be stored in {file.parent}: {error.strerror or error}") from error
     return file
+
+
+def _place(path: CpuPath) -> Path:
+    folder = os.environ.get(FOLDER)
+    return (Path(folder) if folder else cache_folder()) / f"cpu-{path.name}-{_digest(path)}.so"
 
 
 def _build(compiler: Sequence[str], path: CpuPath, file: Path) -> None:
@@ -97,18 +144,21 @@ def _compile(command: Sequence[str]) -> None:
         )
 
 
-def _digest(compiler: Sequence[str], path: CpuPath) -> str:
-    """What names a library: everything that it is made of."""
-    digest = hashlib.sha256(repr((_FLAGS, path.flags, compiler, _version(tuple(compiler)))).encode())
+@cache
+def _digest(path: CpuPath) -> str:
+    """What names a library: everything that it is made of, and the system that it is made for."""
+    made_for = (platform.machine(), platform.libc_ver())
+    digest = hashlib.sha256(repr((_FLAGS, path.flags, made_for)).encode())
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:24]
 
 
 @cache
-def _version(compiler: tuple[str, ...]) -> str:
-    done = subprocess.run([*compiler, "--version"], capture_output=True, text=True)
-    return done.stdout.partition("\n")[0]
+def _is_known(flags: Sequence[str]) -> bool:
+    """Whether there is a compiler that knows some flags."""
+    compiler = find_compiler()
+    return compiler is not None and _runs([*compiler, *_FLAGS, *flags, "-x", "c++", "-fsyntax-only", "/dev/null"])
 
 
 def _runs(command: Sequence[str]) -> bool:

@@ -6,8 +6,8 @@ import ctypes
 from functools import cache
 
 from runtime.executors.cpu.abi import ProgramStruct
-from runtime.executors.cpu.build import library_file
-from runtime.executors.cpu.paths import CpuPath, chosen_path
+from runtime.executors.cpu.build import built_path, library_file
+from runtime.executors.cpu.paths import CpuPath
 
 _PREFIX = "llmc_"
 
@@ -26,9 +26,7 @@ class Library:
         self.run = self.function(
             "run", ctypes.c_int32, ctypes.POINTER(ProgramStruct), *[ctypes.c_void_p] * 3, ctypes.c_int32
         )
-        self.arena_bytes = self.function(
-            "arena_bytes", ctypes.c_int64, ctypes.POINTER(ProgramStruct), ctypes.c_void_p
-        )
+        self.arena_bytes = self.function("arena_bytes", ctypes.c_int64, ctypes.POINTER(ProgramStruct), ctypes.c_void_p)
 
     def function(self, name: str, result: object, *arguments: object) -> ctypes._NamedFuncPointer:
         """A function of the library; while it runs, Python's lock is free."""
@@ -50,4 +48,4 @@ def _library(path: CpuPath) -> Library:
 
 def load_library() -> Library:
     """The kernels for this CPU; TargetError if they cannot be built or loaded."""
-    return _library(chosen_path())
+    return _library(built_path())

@@ -97,7 +97,9 @@ class ProgramBuilder:
         assert name not in self.pointers
         self._slots.append(len(self.pointers))
         self.pointers.append(name)
-        return Matrix(len(self._slots) - 1, size, columns, dtype, 0, columns * dtype.itemsize if stride is None else stride)
+        return Matrix(
+            len(self._slots) - 1, size, columns, dtype, 0, columns * dtype.itemsize if stride is None else stride
+        )
 
     def temporary(self, size: Size, columns: int, dtype: torch.dtype = torch.float32) -> Matrix:
         """A matrix in the arena, until `release` gives its slot back."""
@@ -179,6 +181,11 @@ class NativeProgram:
             memory: the caller's memory, by name.
             threads: how many threads compute.
         """
+        pointers = (ctypes.c_void_p * max(1, len(self.pointers)))(*(memory[name].data_ptr() for name in self.pointers))
+        self.run_at(sizes, pointers, threads)
+
+    def run_at(self, sizes: Mapping[Size, int], pointers: ctypes.Array[ctypes.c_void_p], threads: int) -> None:
+        """The same, given the addresses of the caller's memory, in the order of `pointers`."""
         counts = (ctypes.c_int64 * len(Size))()
         for size, count in sizes.items():
             counts[size] = count
@@ -186,7 +193,6 @@ class NativeProgram:
         wanted = self._library.arena_bytes(self._program, counts) + 64
         if self._arena.numel() < wanted:
             self._arena = torch.empty(wanted, dtype=torch.uint8)
-        addresses = (ctypes.c_void_p * max(1, len(self.pointers)))(*(memory[name].data_ptr() for name in self.pointers))
         arena = -(-self._arena.data_ptr() // 64) * 64
-        failed = self._library.run(self._program, counts, addresses, arena, threads)
+        failed = self._library.run(self._program, counts, pointers, arena, threads)
         assert not failed, "the program has more slots or operands than the library takes"

@@ -1,4 +1,4 @@
-"""What tests of the CPU kernels share."""
+"""The libraries of kernels that tests run."""
 
 import os
 
@@ -9,12 +9,12 @@ from runtime.executors.cpu.paths import PATHS, CpuPath, available_paths, chosen_
 
 
 def tested_paths() -> list[CpuPath]:
-    """The path of this CPU and `plain`; with LLMC_TEST_ALL_PATHS=1 all that it has."""
+    """The path of this CPU and plain C; with LLMC_TEST_ALL_PATHS=1 all that this CPU has."""
     if os.environ.get("LLMC_TEST_ALL_PATHS") == "1":
         return list(available_paths())
-    return [path for path in PATHS if path in (chosen_path(), PATHS[-1])]
+    return list(dict.fromkeys([chosen_path(), PATHS[-1]]))
 
 
 @pytest.fixture(scope="session", params=tested_paths(), ids=lambda path: path.name)
-def library(request):
+def library(request: pytest.FixtureRequest) -> Library:
     return Library(request.param)
