@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
-from contextlib import suppress
 from typing import ClassVar
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor
 from compiler.ir.dtypes import DType
 from compiler.ir.evaluators.quant import broadcast_blocks
 from runtime.executors.cpu.abi import DTYPES, INT4
+from runtime.executors.cpu.huge_pages import HugePages
 from runtime.executors.cpu.library import Library
 from runtime.executors.cpu.program import Matrix, ProgramBuilder, Size
 from runtime.executors.cpu.wide import emit_pack_rows, row_form
@@ -21,7 +20,7 @@ from runtime.executors.torch.packed import PackedWeight
 _PANEL = 16
 _WORD_INPUTS = 8
 """The inputs of a word of int4, which share a scale."""
-_HUGE_PAGE = 2 << 20
+_MEMORY = HugePages()
 _STORED = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -102,9 +101,8 @@ class Product:
         values = values.contiguous()
         sums = torch.zeros(_padded(self.n)) if integers else None
         packing = PackingStruct(self.n, self.k, dtype, integers, values.data_ptr(), None, self._address(sums))
-        packing.panels, size = self._pages(
-            library.function("packed_bytes", ctypes.c_int64, ctypes.c_void_p)(_at(packing))
-        )
+        panels = _MEMORY.take(library.function("packed_bytes", ctypes.c_int64, ctypes.c_void_p)(_at(packing)))
+        packing.panels = self._address(panels)
         library.function("pack", None, ctypes.c_void_p, ctypes.c_int32)(_at(packing), threads)
         tables = [None if table is None else _panels(table) for table in (scales, zeros)]
         if bias is not None:
@@ -124,7 +122,7 @@ class Product:
             0,
         )
         self._weight.few = self._ask("few_rows", ctypes.c_int32)
-        self.nbytes = size + sum(t.nbytes for t in (*tables, sums, bias) if t is not None)
+        self.nbytes = sum(t.nbytes for t in (panels, *tables, sums, bias) if t is not None)
 
     @property
     def few(self) -> int:
@@ -157,15 +155,6 @@ class Product:
 
     def _ask(self, name: str, result: type[ctypes.c_int32 | ctypes.c_int64]) -> int:
         return int(self._library.function(name, result, ctypes.c_void_p)(_at(self._weight)))
-
-    def _pages(self, size: int) -> tuple[int, int]:
-        """The address and size of memory of huge pages, if it is large, from which weights are read a third faster."""
-        memory = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(OSError):  # a system without huge pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        buffer = torch.frombuffer(memory, dtype=torch.uint8)
-        self._kept.append(buffer)
-        return -(-buffer.data_ptr() // _HUGE_PAGE) * _HUGE_PAGE, size
 
     def _address(self, tensor: Tensor | None) -> int | None:
         if tensor is None:

@@ -7,15 +7,21 @@ namespace {
 // Of weights whose scales do not say otherwise, so many inputs are summed before they are added to the rest.
 constexpr int64_t kSegment = 512;
 
+// Panels that are read side by side: as few as possible, so that memory is read on and on, and as many as it takes to keep
+// the arithmetic busy. `splits` is over how many sums the inputs of an output are spread, so that additions need not wait
+// for each other.
 #if defined(__AVX512F__)
 constexpr int kGroup = 8;  // rows of which sums are kept in registers
-constexpr int panels_at_once(int rows) { return rows <= 4 ? 4 : 2; }
+constexpr int panels_at_once(int rows) { return rows <= 4 ? 1 : 2; }
+constexpr int splits(int rows) { return rows <= 2 ? 4 : rows <= 4 ? 2 : 1; }
 #elif defined(__AVX2__)
 constexpr int kGroup = 6;
-constexpr int panels_at_once(int rows) { return rows <= 2 ? 2 : 1; }
+constexpr int panels_at_once(int) { return 1; }
+constexpr int splits(int rows) { return rows <= 1 ? 4 : rows <= 2 ? 2 : 1; }
 #else
 constexpr int kGroup = 4;
 constexpr int panels_at_once(int) { return 1; }
+constexpr int splits(int) { return 1; }
 #endif
 
 // Inputs along k that are summed together: those of a scale, or `kSegment`.
@@ -40,57 +46,78 @@ struct Task {
 
 template <typename Form, int ROWS, int PANELS>
 struct Block {
+  static constexpr int kSplits = splits(ROWS);
+  static constexpr int kSteps = Form::kInputs < 4 ? 4 : 1;  // of a round of the loop
   Vec sums[ROWS][PANELS][kVecs];
+  Vec partial[kSplits][ROWS][PANELS][kVecs];
 
-  inline __attribute__((always_inline)) void add_inputs(const char* const* panels, int64_t step, const float* const* x) {
+  // Adds the products of `Form::kInputs` inputs, which are those of each x from number `k` on.
+  inline __attribute__((always_inline)) void add_inputs(const char* const* panels, int64_t offset, const float* const* x,
+                                                        int64_t k, int split) {
     typename Form::Raw raw[PANELS][kVecs];
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int panel = 0; panel < PANELS; panel++)
 #pragma GCC unroll 2
-      for (int vec = 0; vec < kVecs; vec++) raw[panel][vec] = Form::raw(panels[panel] + step * Form::kBytes, vec);
+      for (int vec = 0; vec < kVecs; vec++) raw[panel][vec] = Form::raw(panels[panel] + offset, vec);
 #pragma GCC unroll 8
     for (int input = 0; input < Form::kInputs; input++) {
       Vec weights[PANELS][kVecs];
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int panel = 0; panel < PANELS; panel++)
 #pragma GCC unroll 2
         for (int vec = 0; vec < kVecs; vec++) weights[panel][vec] = Form::weights(raw[panel][vec], input);
 #pragma GCC unroll 8
       for (int row = 0; row < ROWS; row++) {
-        const Vec number = all(x[row][input]);
-#pragma GCC unroll 4
+        const Vec number = all(x[row][k + input]);
+#pragma GCC unroll 2
         for (int panel = 0; panel < PANELS; panel++)
 #pragma GCC unroll 2
-          for (int vec = 0; vec < kVecs; vec++)
-            sums[row][panel][vec] = fma(number, weights[panel][vec], sums[row][panel][vec]);
+          for (int vec = 0; vec < kVecs; vec++) {
+            Vec& sum = partial[(split + input) % kSplits][row][panel][vec];
+            sum = fma(number, weights[panel][vec], sum);
+          }
       }
     }
   }
 
-  // The sums of inputs from `begin` to `end`.
-  inline __attribute__((always_inline)) void add_segment(const char* const* panels, int64_t begin, int64_t end,
-                                                         const float* const* rows) {
+  // Calls `apply` with each sum's row, panel and vector.
+  template <typename F>
+  inline __attribute__((always_inline)) void each(F&& apply) {
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++)
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int panel = 0; panel < PANELS; panel++)
 #pragma GCC unroll 2
-        for (int vec = 0; vec < kVecs; vec++) sums[row][panel][vec] = zeros();
-    const float* x[ROWS];
-    for (int row = 0; row < ROWS; row++) x[row] = rows[row] + begin;
-    int64_t step = begin / Form::kInputs;
-    for (; (step + 1) * Form::kInputs <= end; step++) {
-      add_inputs(panels, step, x);
-      for (int row = 0; row < ROWS; row++) x[row] += Form::kInputs;
-    }
-    if (const int64_t rest = end - step * Form::kInputs; rest > 0) {
+        for (int vec = 0; vec < kVecs; vec++) apply(row, panel, vec);
+  }
+
+  // The sums of inputs from `begin` to `end`.
+  inline __attribute__((always_inline)) void sum_segment(const char* const* panels, int64_t begin, int64_t end,
+                                                         const float* const* x) {
+#pragma GCC unroll 4
+    for (int split = 0; split < kSplits; split++)
+      each([&](int row, int panel, int vec) { partial[split][row][panel][vec] = zeros(); });
+    int64_t k = begin, offset = begin / Form::kInputs * Form::kBytes;
+    for (; k + kSteps * Form::kInputs <= end; k += kSteps * Form::kInputs, offset += kSteps * Form::kBytes)
+#pragma GCC unroll 4
+      for (int step = 0; step < kSteps; step++)
+        add_inputs(panels, offset + step * Form::kBytes, x, k + step * Form::kInputs, step);
+    for (; k + Form::kInputs <= end; k += Form::kInputs, offset += Form::kBytes) add_inputs(panels, offset, x, k, 0);
+    if (k < end) {
       float last[ROWS][Form::kInputs] = {};
+      const float* rest[ROWS];
       for (int row = 0; row < ROWS; row++) {
-        std::memcpy(last[row], x[row], rest * sizeof(float));
-        x[row] = last[row];
+        std::memcpy(last[row], x[row] + k, (end - k) * sizeof(float));
+        rest[row] = last[row];
       }
-      add_inputs(panels, step, x);
+      add_inputs(panels, offset, rest, 0, 0);
     }
+    each([&](int row, int panel, int vec) { sums[row][panel][vec] = partial[0][row][panel][vec]; });
+#pragma GCC unroll 4
+    for (int split = 1; split < kSplits; split++)
+      each([&](int row, int panel, int vec) {
+        sums[row][panel][vec] = sums[row][panel][vec] + partial[split][row][panel][vec];
+      });
   }
 };
 
@@ -112,8 +139,8 @@ void multiply_panels(const Task& task, int64_t first_row, const int64_t* numbers
   alignas(64) float totals[ROWS][PANELS][kPanel] = {};
   for (int64_t at = 0; at < task.segments.count; at++) {
     Block<Form, ROWS, PANELS> block;
-    block.add_segment(panels, task.segments.begin(at), task.segments.end(at), x);
-#pragma GCC unroll 4
+    block.sum_segment(panels, task.segments.begin(at), task.segments.end(at), x);
+#pragma GCC unroll 2
     for (int panel = 0; panel < PANELS; panel++)
 #pragma GCC unroll 2
       for (int vec = 0; vec < kVecs; vec++) {

@@ -159,7 +159,7 @@ def test_weight_of_other_scales_or_zero_points_does_not_take_integers() -> None:
     assert not takes_integers(torch.zeros(16, 32))
 
 
-def test_weight_that_is_large_lies_in_its_own_pages(library: Library) -> None:
-    product = Product(library, torch.zeros(16, 8))
-    assert product._weight.panels % (2 << 20) == 0
-    assert product.nbytes == 16 * 8 * 4
+def test_memory_of_weights_is_counted(library: Library) -> None:
+    assert Product(library, torch.zeros(16, 8)).nbytes == 16 * 8 * 4
+    weight = PackedWeight(torch.zeros(16 * 4, dtype=torch.uint8), torch.ones(16, 1), None, (16, 8), DType.i4)
+    assert Product(library, weight, torch.zeros(16)).nbytes == 16 * 8 // 2 + 2 * 16 * 4
