@@ -5,7 +5,9 @@
 #include "cache_rows.h"
 #include "vec.h"
 
-// The attributes of `paged_attention`.
+constexpr float kLog2E = 1.44269504f;
+
+// The attributes of `paged_attention`. A head is one of keys and values, unless it is called a query head.
 struct Attention {
   int64_t heads, kv_heads;    // query heads, and those of keys and values, which as many query heads each share
   int64_t width_k, width_v;   // the elements of a head's key and value, up to 256
@@ -17,8 +19,14 @@ struct Attention {
   const float *k_scales, *k_zeros, *v_scales, *v_zeros;  // [kv_heads] each, of pools of 8 bits; or null
 
   int64_t group() const { return heads / kv_heads; }
-  Scaling of_keys(int64_t head) const { return {k_scales ? k_scales[head] : 1.0f, k_zeros ? k_zeros[head] : 0.0f}; }
-  Scaling of_values(int64_t head) const { return {v_scales ? v_scales[head] : 1.0f, v_zeros ? v_zeros[head] : 0.0f}; }
+  float k_zero(int64_t head) const { return k_zeros ? k_zeros[head] : 0.0f; }
+  float v_zero(int64_t head) const { return v_zeros ? v_zeros[head] : 0.0f; }
+  // What queries are multiplied by, so that products with keys as they are read are scores, as powers of 2.
+  float query_factor(int64_t head, int32_t dtype) const {
+    return scale * kLog2E * unit_of(dtype) * (k_scales ? k_scales[head] : 1.0f);
+  }
+  // What sums of values as they are read are multiplied by.
+  float value_factor(int64_t head, int32_t dtype) const { return unit_of(dtype) * (v_scales ? v_scales[head] : 1.0f); }
   int64_t first_seen(int64_t position) const { return window < 0 || position < window ? 0 : position - window; }
 };
 
@@ -37,7 +45,6 @@ struct Operands {
   const int32_t* table(const Span& span) const { return row<int32_t>(tables, tables.rows == 1 ? 0 : span.table); }
 };
 
-constexpr float kLog2E = 1.44269504f;   // scores are multiplied by it, as powers of 2 are computed
 constexpr float kLeast = -1.0e30f;      // the largest score so far where there is none
 constexpr float kHidden = -3.0e38f;     // makes a score one that is not seen
 constexpr int kHalf = Vec::size;        // queries of half a tile

@@ -85,7 +85,7 @@ class Prompts {
   void prepare(const Rows& rows, int64_t head, int64_t first, int tile) {
     constexpr int lanes = VECS * Vec::size;
     queries<VECS>(tile).clear(form_.width_v);
-    const Vec factor = all(form_.scale * kLog2E);
+    const Vec factor = all(form_.query_factor(head, of_.k.dtype));
     for (int lane = 0; lane < lanes; lane++) {
       memory(tile)[lane] = (float)rows.position(first + lane);
       if (form_.slopes) memory(tile)[kTile + lane] = form_.slopes[head * rows.group + (first + lane) % rows.group] * kLog2E;
@@ -109,11 +109,11 @@ class Prompts {
     const int64_t k_bytes = form_.width_k * bytes_of(of_.k.dtype), v_bytes = form_.width_v * bytes_of(of_.v.dtype);
     Tokens tokens;
     tokens.find(of_.k, form_.kv_heads * k_bytes, of_.table(span), form_.block, first, count);
-    with_reader(of_.k.dtype, form_.of_keys(head), [&](const auto& reader) {
+    with_reader(of_.k.dtype, form_.k_zero(head), [&](const auto& reader) {
       read_rows(reader, tokens, head * k_bytes, count, form_.width_k, k_);
     });
     tokens.find(of_.v, form_.kv_heads * v_bytes, of_.table(span), form_.block, first, count);
-    with_reader(of_.v.dtype, form_.of_values(head), [&](const auto& reader) {
+    with_reader(of_.v.dtype, form_.v_zero(head), [&](const auto& reader) {
       read_rows(reader, tokens, head * v_bytes, count, form_.width_v, v_);
     });
   }
@@ -123,7 +123,7 @@ class Prompts {
     constexpr int lanes = VECS * Vec::size;
     const Queries<VECS> from = queries<VECS>(tile);
     for (int v = 0; v < VECS; v++) {
-      const Vec factor = all(1.0f) / load(from.sum + v * Vec::size);
+      const Vec factor = all(form_.value_factor(head, of_.v.dtype)) / load(from.sum + v * Vec::size);
       for (int64_t d = 0; d < form_.width_v; d++) {
         float* at = from.context + d * lanes + v * Vec::size;
         store(at, load(at) * factor);

@@ -3,13 +3,13 @@
 //
 // The keys of all sequences are dealt out to the threads evenly, one sequence after the other. So a thread has part of
 // a sequence at most at the beginning and at the end of its share; the states of those are joined afterwards.
+#include "attention_dots.h"
 #include "attention_tile.h"
-#include "lanes.h"
 
 namespace {
 
 // A head that few queries share is computed by dot products, else as a tile.
-constexpr int kFew = Vec::size / 2;
+constexpr int kFew = Vec::size;
 
 // How what a thread keeps lies in its scratch memory.
 struct Layout {
@@ -26,8 +26,8 @@ struct Layout {
     vecs = group <= kHalf ? 1 : 2;
     lanes = dots ? group : vecs * Vec::size;
     tiles = dots ? 1 : (group + lanes - 1) / lanes;
-    padded_k = dots ? up_to_multiple(form.width_k, 16) : form.width_k;
-    padded_v = up_to_multiple(form.width_v, 16);
+    padded_k = dots ? Chunks(form.width_k).padded() : form.width_k;
+    padded_v = dots ? Chunks(form.width_v).padded() : up_to_multiple(form.width_v, 8);
     head_queries = tiles * lanes * padded_k;
     head_state = tiles * lanes * (padded_v + 2);
     queries = up_to_multiple(form.kv_heads * head_queries, 16);
@@ -38,9 +38,10 @@ struct Layout {
 // What a query head has gathered: the largest score, the sum of powers, and its context.
 struct HeadState {
   float *largest, *sum, *context;
-  int64_t step;  // from an element of the context to the next
+  int64_t step;   // from an element of the context to the next
+  Chunks chunks;  // how those of a dot product's lie
 
-  HeadState(const Attention& form, const Layout& layout, float* state, int64_t head) {
+  HeadState(const Attention& form, const Layout& layout, float* state, int64_t head) : chunks(form.width_v) {
     const int64_t group = form.group(), member = head % group, lanes = layout.lanes;
     float* tile = state + head / group * layout.head_state + member / lanes * lanes * (layout.padded_v + 2);
     largest = tile + member % lanes;
@@ -48,6 +49,7 @@ struct HeadState {
     context = tile + 2 * lanes + (layout.dots ? member * layout.padded_v : member % lanes);
     step = layout.dots ? 1 : lanes;
   }
+  float at(int64_t element) const { return step == 1 ? context[chunks.place(element)] : context[element * step]; }
 };
 
 // Calls `apply(span, thread, from, to, begin, end)` for each thread's piece of each sequence with one new token: the
@@ -81,52 +83,6 @@ void each_piece(const Operands& of, const Attention& form, int threads, F&& appl
     }
     before += end - begin;
   }
-}
-
-// scores[j] = the dot product of a query and key j of `tokens`; `width` is a multiple of a vector.
-template <typename R>
-void score_keys(const R& reader, const Tokens& tokens, int64_t offset, int count, int64_t width, const float* q,
-                float* scores) {
-  for (int first = 0; first < count; first += Vec::size) {
-    const char* const* rows = tokens.rows + first;
-    Vec products[Vec::size];
-#pragma GCC unroll 16
-    for (int i = 0; i < Vec::size; i++) products[i] = reader.many(rows[i] + offset, 0) * load(q);
-    for (int64_t at = Vec::size; at < width; at += Vec::size) {
-      const Vec right = load(q + at);
-#pragma GCC unroll 16
-      for (int i = 0; i < Vec::size; i++) products[i] = fma(reader.many(rows[i] + offset, at), right, products[i]);
-    }
-    store(scores + first, sums_of(products));
-  }
-}
-
-// context = context * factor + the sum of powers[j] times value j of `tokens`, for VECS vectors at a column.
-template <int VECS, typename R>
-void add_values(const R& reader, const Tokens& tokens, int64_t offset, int count, int64_t column, const float* powers,
-                Vec factor, float* context) {
-  Vec sums[VECS];
-#pragma GCC unroll 4
-  for (int v = 0; v < VECS; v++) sums[v] = load(context + column + v * Vec::size) * factor;
-  for (int j = 0; j < count; j++) {
-    const Vec power = all(powers[j]);
-#pragma GCC unroll 4
-    for (int v = 0; v < VECS; v++)
-      sums[v] = fma(reader.many(tokens.rows[j] + offset, column + v * Vec::size), power, sums[v]);
-  }
-#pragma GCC unroll 4
-  for (int v = 0; v < VECS; v++) store(context + column + v * Vec::size, sums[v]);
-}
-
-// The same for all columns.
-template <typename R>
-void add_all_values(const R& reader, const Tokens& tokens, int64_t offset, int count, int64_t width,
-                    const float* powers, float factor, float* context) {
-  int64_t column = 0;
-  for (; column + 4 * Vec::size <= width; column += 4 * Vec::size)
-    add_values<4>(reader, tokens, offset, count, column, powers, all(factor), context);
-  for (; column < width; column += Vec::size)
-    add_values<1>(reader, tokens, offset, count, column, powers, all(factor), context);
 }
 
 class Singles {
@@ -185,8 +141,8 @@ class Singles {
     for (int64_t head = 0; head < form_.heads; head++) {
       const HeadState from(form_, layout_, state, head);
       float* out = row<float>(of_.out, span.first) + head * form_.width_v;
-      const float factor = 1.0f / *from.sum;
-      for (int64_t at = 0; at < form_.width_v; at++) out[at] = from.context[at * from.step] * factor;
+      const float factor = form_.value_factor(head / form_.group(), of_.v.dtype) / *from.sum;
+      for (int64_t at = 0; at < form_.width_v; at++) out[at] = from.at(at) * factor;
     }
   }
 
@@ -204,14 +160,15 @@ class Singles {
   void prepare(const Span& span, float* state) {
     const float* q = row<float>(of_.q, span.first);
     const int64_t width = form_.width_k, group = form_.group(), lanes = layout_.lanes;
-    const float factor = form_.scale * kLog2E;
+    const Chunks chunks(width);
     std::memset(queries_, 0, layout_.queries * sizeof(float));
     std::memset(state, 0, layout_.state * sizeof(float));
     for (int64_t head = 0; head < form_.heads; head++) {
       const int64_t member = head % group;
+      const float factor = form_.query_factor(head / group, of_.k.dtype);
       float* to = queries_ + head / group * layout_.head_queries;
       to += layout_.dots ? member * layout_.padded_k : member / lanes * lanes * width + member % lanes;
-      for (int64_t d = 0; d < width; d++) to[layout_.dots ? d : d * lanes] = q[head * width + d] * factor;
+      for (int64_t d = 0; d < width; d++) to[layout_.dots ? chunks.place(d) : d * lanes] = q[head * width + d] * factor;
     }
     for (int64_t tile = 0; tile < form_.kv_heads * layout_.tiles; tile++)
       for (int64_t lane = 0; lane < lanes; lane++) state[tile * lanes * (layout_.padded_v + 2) + lane] = kLeast;
@@ -220,34 +177,29 @@ class Singles {
   void attend_by_dots(const Span& span, int64_t head, const Tokens& keys, const Tokens& values, int64_t first,
                       int count, float* state) {
     const int64_t group = form_.group();
+    const Chunks k_chunks(form_.width_k), v_chunks(form_.width_v);
     const float* q = queries_ + head * layout_.head_queries;
-    float factors[kFew + 1];
-    each_member(form_.of_keys(head), of_.k, keys, head * k_bytes(), count, form_.width_k, k_, k_rows_,
-                [&](const auto& reader, const Tokens& rows, int64_t offset, int64_t width, int64_t member) {
-                  score_keys(reader, rows, offset, count, width, q + member * layout_.padded_k,
-                             scores_ + member * kKeys);
-                });
+    with_rows(of_.k.dtype, form_.k_zero(head), keys, head * k_bytes(), count, form_.width_k, k_, k_rows_,
+              [&](const auto& reader, const Tokens& rows, int64_t offset) {
+                score_all(reader, rows, offset, count, k_chunks, group, q, scores_);
+              });
+    float factors[kFew];
     for (int64_t member = 0; member < group; member++)
       factors[member] = to_powers(span, head * group + member, first, count, scores_ + member * kKeys, state + member);
-    float* contexts = state + 2 * group;
-    each_member(form_.of_values(head), of_.v, values, head * v_bytes(), count, form_.width_v, v_, v_rows_,
-                [&](const auto& reader, const Tokens& rows, int64_t offset, int64_t width, int64_t member) {
-                  add_all_values(reader, rows, offset, count, width, scores_ + member * kKeys, factors[member],
-                                 contexts + member * layout_.padded_v);
-                });
+    with_rows(of_.v.dtype, form_.v_zero(head), values, head * v_bytes(), count, form_.width_v, v_, v_rows_,
+              [&](const auto& reader, const Tokens& rows, int64_t offset) {
+                add_all(reader, rows, offset, count, v_chunks, group, scores_, factors, state + 2 * group);
+              });
   }
 
-  // Calls `apply` for each query head of a head with the stored rows; or with rows in float32, if several read them or
-  // they are no whole vectors.
+  // Calls `apply` with rows of a head as they are stored; or in float32, if they are less than a vector.
   template <typename F>
-  void each_member(Scaling scaling, const View& pool, const Tokens& tokens, int64_t offset, int count, int64_t width,
-                   float* brought, const Tokens& brought_rows, F&& apply) {
-    const int64_t group = form_.group();
-    with_reader(pool.dtype, scaling, [&](const auto& reader) {
-      if (group == 1 && width % Vec::size == 0) return apply(reader, tokens, offset, width, 0);
+  static void with_rows(int32_t dtype, float zero, const Tokens& tokens, int64_t offset, int count, int64_t width,
+                        float* brought, const Tokens& brought_rows, F&& apply) {
+    with_reader(dtype, zero, [&](const auto& reader) {
+      if (width >= Vec::size) return apply(reader, tokens, offset);
       read_rows(reader, tokens, offset, count, width, brought);
-      for (int64_t member = 0; member < group; member++)
-        apply(Reader<F32>({1.0f, 0.0f}), brought_rows, 0, up_to_multiple(width, Vec::size), member);
+      apply(Reader<F32, false>(0.0f), brought_rows, 0);
     });
   }
 
@@ -260,8 +212,10 @@ class Singles {
     const float slope = form_.slopes ? form_.slopes[head] * kLog2E : 0.0f;
     Vec most = all(state[0]);
     for (int j = 0; j < count; j += Vec::size) {
-      Vec x = fma(all(slope), places + all((float)(first + j - span.past)), load(scores + j));
-      if (count - j < Vec::size) x = x + smaller(zeros(), (places - all((float)(count - j - 1))) * all(kHidden));
+      const int left = count - j;
+      Vec x = left < Vec::size ? load_some(scores + j, left) : load(scores + j);
+      x = fma(all(slope), places + all((float)(first + j - span.past)), x);
+      if (left < Vec::size) x = x + smaller(zeros(), (places - all((float)(left - 1))) * all(kHidden));
       store(scores + j, x);
       most = larger(x, most);
     }
@@ -283,10 +237,10 @@ class Singles {
   void attend_by_tiles(const Span& span, int64_t head, const Tokens& keys, const Tokens& values, int64_t first,
                        int count, float* state) {
     const int64_t lanes = layout_.lanes, group = form_.group();
-    with_reader(of_.k.dtype, form_.of_keys(head), [&](const auto& reader) {
+    with_reader(of_.k.dtype, form_.k_zero(head), [&](const auto& reader) {
       read_rows(reader, keys, head * k_bytes(), count, form_.width_k, k_);
     });
-    with_reader(of_.v.dtype, form_.of_values(head), [&](const auto& reader) {
+    with_reader(of_.v.dtype, form_.v_zero(head), [&](const auto& reader) {
       read_rows(reader, values, head * v_bytes(), count, form_.width_v, v_);
     });
     float *places = lanes_, *slopes = lanes_ + kTile;
@@ -349,9 +303,10 @@ void join_singles(const Call* call, const Attention& form) {
         const HeadState part = state(each, head);
         const float factor = power_of_two(*part.largest - most);
         total += *part.sum * factor;
-        for (int64_t at = 0; at < form.width_v; at++) out[at] += part.context[at * part.step] * factor;
+        for (int64_t at = 0; at < form.width_v; at++) out[at] += part.at(at) * factor;
       }
-      for (int64_t at = 0; at < form.width_v; at++) out[at] /= total;
+      const float factor = form.value_factor(head / form.group(), of.v.dtype) / total;
+      for (int64_t at = 0; at < form.width_v; at++) out[at] *= factor;
     }
   });
 }

@@ -19,7 +19,7 @@ def test_attention_over_pools_of_each_type(library, sequences, dtype):
         Case(sequences, heads=heads, kv_heads=kv_heads, width=32, k_type=dtype, v_type=dtype).check(library, 2)
 
 
-@pytest.mark.parametrize("width", [16, 17, 20, 24, 40, 64, 80, 100, 128, 256])
+@pytest.mark.parametrize("width", [4, 16, 17, 20, 24, 40, 64, 80, 100, 128, 256])
 def test_attention_of_heads_of_any_width(library, width):
     for group in (1, 3, 9):
         case = Case(MIXED, heads=group, kv_heads=1, width=width, k_type=torch.float16, v_type=torch.float16)
