@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from compiler.cache import cache_folder
-from runtime.executors.cpu.build import FOLDER
+from runtime.executors.cpu.build import FOLDER, built_path, library_file, why_no_library
 
 # Without a GPU, triton interprets kernels; it has to know before it is imported, as transformers does.
 if not torch.cuda.is_available():
@@ -31,6 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return  # a parallel worker, which has the folder from its environment
     os.environ.setdefault(FOLDER, str(cache_folder()))  # what a library is made of is in its name
+    if not why_no_library(built_path()):
+        library_file(built_path())
     folder = tempfile.mkdtemp(prefix="llmc-tests-")
     os.environ["XDG_CACHE_HOME"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

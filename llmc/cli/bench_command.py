@@ -54,7 +54,7 @@ def bench_command(
         Path | None, typer.Option("--plot", "-o", metavar="FILE", help="Draw the figures: .png, .svg or .html.")
     ] = None,
     executor: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cuda, torch, tensorrt, emulator or interpreter, as for llmc run.")
+        str, typer.Option(metavar="NAME", help="auto, cpu, cuda, torch, tensorrt, emulator or interpreter, as for llmc run.")
     ] = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
