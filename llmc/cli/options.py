@@ -136,7 +136,7 @@ CalibLength = Annotated[
 CalibSeed = Annotated[int, typer.Option(metavar="N", help="Decides which windows are used.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[
-    int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
+    int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; one for each core if not given.")
 ]
 Hostfile = Annotated[
     Path | None,

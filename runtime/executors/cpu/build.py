@@ -166,3 +166,10 @@ def _runs(command: Sequence[str]) -> bool:
         return subprocess.run(command, capture_output=True).returncode == 0
     except OSError:
         return False
+
+
+if __name__ == "__main__":
+    try:
+        library_file(built_path())
+    except TargetError as error:
+        sys.exit(f"{error.message}; {error.hint}")

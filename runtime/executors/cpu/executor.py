@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from runtime.executors.cpu.library import load_library
 from runtime.executors.cpu.plans import Plans
 from runtime.executors.cpu.segments import Segment, segment_fusions
 from runtime.executors.cpu.session import CpuPagedSession
-from runtime.executors.interface import Session
+from runtime.executors.interface import KernelTime, Session
 from runtime.executors.memory import BlockMemory, memory_for_weights
 from runtime.executors.paged import PagedRows, WholePagedSession, blocks_of_rows
 from runtime.executors.rank_checks import check_blocks, check_group, check_linear, check_size, check_whole
@@ -38,20 +37,6 @@ from runtime.executors.torch.session import TorchStageSession
 def paged_graph(graph: Graph) -> Graph:
     """The graph as the executor runs it: of packed steps over blocks; GraphError if its caches cannot be paged."""
     return paged(graph, DEFAULT_BLOCK) if layout_of(graph) is LINEAR else graph
-
-
-class KernelTime(NamedTuple):
-    """How long ops of one form have taken.
-
-    Attributes:
-        kernel: the kernel, with the columns of its operands.
-        ops: how many such ops a step has.
-        seconds: what all of them together have taken, in all steps.
-    """
-
-    kernel: str
-    ops: int
-    seconds: float
 
 
 class CpuExecutor:
@@ -152,7 +137,6 @@ class CpuExecutor:
         if value in self.interface.caches:
             return to_torch(value.type.dtype)
         return runtime_dtype(value, upcast=True)
-
 
     @property
     def segments(self) -> list[Segment]:
