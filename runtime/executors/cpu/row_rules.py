@@ -117,6 +117,20 @@ def _arithmetic(plans: Plans, op: Op) -> Plan:
     return Kernels(emit)
 
 
+_NUMBERS = (*FLOATS, DType.i32, DType.i64)
+
+
+@native_rule("less", "less_equal", "logical_and", "where")
+def _choice(plans: Plans, op: Op) -> Plan:
+    form = the_form(op.result)
+    given = op.operands[1:] if op.kind.name == "where" else op.operands
+    types = (DType.bool,) if op.kind.name == "logical_and" else _NUMBERS
+    for value in given:
+        require(value.type.dtype in types, f"%{value.name} is {value.type.dtype}")
+    operands = [_against(plans, value, form) for value in op.operands]
+    return Kernels(lambda e: e.builder.add(op.kind.name, *(get(e) for get in operands), e.result(op.result)))
+
+
 @native_rule("relu", "silu", "sigmoid", "tanh", "cos", "sin", "gelu")
 def _function(plans: Plans, op: Op) -> Plan:
     x = op.operands[0]
