@@ -108,7 +108,7 @@ class Plans(Facts):
             used = any(user.name in self.chosen for value in op.results for user in self.users(value))
             if isinstance(self.chosen.get(op.name), Views) and not used:
                 del self.chosen[op.name]
-                self.reasons[op.name] = "nothing that kernels compute uses it"
+                self.reasons[op.name] = "it is a view, which costs nothing"
 
     def plan(self, op: Op) -> Plan:
         """The plan of an op; UnsuitedError if no kernel computes it."""
