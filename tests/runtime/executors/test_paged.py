@@ -250,7 +250,8 @@ def test_ranks_agree_with_one(kind: str, mesh: str, family: str, tmp_path: Path)
             session.step(one(0, [1], [99]))
         before = session.step(one(0, [1, 2, 3], [0])).clone()
         session.copy_blocks([0], [blocks_needed(MIXED)])
-        assert torch.equal(session.step(one(1, [2, 3], [blocks_needed(MIXED)])), before[1:])
+        after = session.step(one(1, [2, 3], [blocks_needed(MIXED)]))
+        torch.testing.assert_close(after, before[1:], rtol=1e-4, atol=1e-4)
         del session
         everyone.open_paged(1)
 
