@@ -51,7 +51,7 @@ def find_compiler() -> tuple[str, ...] | None:
         if (path := shutil.which(name)) and _runs([path, "--version"]):
             return (path,)
     if find_spec("ziglang") is not None:
-        return (sys.executable, "-m", "ziglang", "c++")
+        return (sys.executable, "-m", "ziglang", "c++", "-mcpu=baseline")  # by itself it takes all that this CPU has
     return None
 
 

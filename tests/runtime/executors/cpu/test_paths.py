@@ -54,14 +54,6 @@ def test_an_old_compiler_builds_what_it_knows(built: list[str], monkeypatch: pyt
     assert build.built_path() is available_paths()[0]
 
 
-def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(build.FOLDER, str(tmp_path))
-    monkeypatch.setattr(build, "find_compiler", lambda: ("false",))
-    with pytest.raises(TargetError, match="false cannot build the CPU kernels: it says nothing"):
-        build.library_file(PLAIN)
-    assert [file.suffix for file in tmp_path.iterdir()] == [".lock"]
-
-
 def test_paths_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "plane")
     with pytest.raises(TargetError, match=r"LLMC_CPU_PATH is 'plane', which is no path .*; did you mean 'plain'"):
