@@ -24,5 +24,5 @@ struct Weight {
   const float* sums;    // of integers: the sum of each output's weights, [n]; else null
   const float* bias;    // [n], or null
   int32_t round_to;     // the type to which x may be rounded before it is multiplied, BF16; or F32: to none
-  int32_t unused;
+  int32_t few;          // up to so many rows, `multiply_few` multiplies
 };
