@@ -108,6 +108,20 @@ Tile tile_at(const Weight& weight, int64_t output, int64_t columns, int64_t begi
   return tile;
 }
 
+// Has the words of the weights of a tile brought near, in a number of parts.
+void prefetch(const Weight& weight, RowForm form, int64_t tile, int64_t begin, int64_t end, int64_t part,
+              int64_t parts) {
+  const int64_t inputs = form == FLOATS ? 1 : form == PAIRS ? 2 : kFourAtOnce ? 4 : 2;  // of a word
+  const int64_t first = panel_bytes(weight, begin * inputs), bytes = panel_bytes(weight, end * inputs) - first;
+  for (int64_t each = 0; each < kPanels; each++) {
+    const int64_t panel = tile * kTile / kPanel + each;
+    if (panel * kPanel >= weight.n) return;
+    const char* from = panel_of(weight, panel) + first;
+    for (int64_t at = bytes * part / parts; at < bytes * (part + 1) / parts; at += 64)
+      __builtin_prefetch(from + at, 0, 2);
+  }
+}
+
 template <typename Form>
 void multiply_part(const Call* call, const Weight& weight, RowForm form) {
   const int inputs = weight.integers ? 2 : 1;
@@ -128,6 +142,8 @@ void multiply_part(const Call* call, const Weight& weight, RowForm form) {
         tile.first = begin == 0;
         tile.last = end == along.words;
         for (int64_t block = rows.begin; block < rows.end; block++) {
+          if (at + 1 < part.tiles.end)
+            prefetch(weight, form, at + 1, begin, end, block - rows.begin, rows.end - rows.begin);
           const int64_t first = blocks.begin(block), count = blocks.size(block);
           const auto* from = reinterpret_cast<const uint32_t*>(packed.data) + blocks.offset(block, begin);
           Results results = {out.data + first * out.stride + at * kTile * 4, out.stride, nullptr, 0};
