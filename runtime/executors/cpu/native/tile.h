@@ -122,8 +122,7 @@ struct Floats {
   static Vec weights(const uint32_t* w) { return load(reinterpret_cast<const float*>(w)); }
   static Sum add(Sum sum, Vec x, Vec w) { return fma(x, w, sum); }
 
-  static void finish(const Tile& tile, int vector, Sum sum, float* result, float) {
-    const int lanes = tile.lanes[vector];
+  static void finish(const Tile& tile, int vector, int lanes, Sum sum, float* result, float) {
     const Vec before = tile.first ? load_or(tile.bias[vector], 0.0f) : load_up_to(result, lanes);
     store_up_to(result, before + sum, lanes);
   }
@@ -139,8 +138,7 @@ struct Pairs {
     return {_mm512_dpbf16_ps(sum.v, (__m512bh)x.v, (__m512bh)w.v)};
   }
 
-  static void finish(const Tile& tile, int vector, Sum sum, float* result, float) {
-    const int lanes = tile.lanes[vector];
+  static void finish(const Tile& tile, int vector, int lanes, Sum sum, float* result, float) {
     const Vec before = tile.first ? load_or(tile.bias[vector], 0.0f) : load_up_to(result, lanes);
     store_up_to(result, fma(sum, load_or(tile.scales[vector], 1.0f), before), lanes);
   }
@@ -155,8 +153,7 @@ struct Integers {
   static Sum add(Sum sum, IntVec x, IntVec w) { return add_products(sum, x, w); }
 
   // Between blocks, the results are integers, so that sums are exact.
-  static void finish(const Tile& tile, int vector, Sum sum, float* result, float row_scale) {
-    const int lanes = tile.lanes[vector];
+  static void finish(const Tile& tile, int vector, int lanes, Sum sum, float* result, float row_scale) {
     if (!tile.first)
       sum = sum + bits_of(load_up_to(result, lanes));
     else if (kFourAtOnce)
@@ -168,14 +165,25 @@ struct Integers {
 };
 
 // Brings the sums of a block of rows to the results.
+template <typename Form, bool WHOLE>
+void finish_rows(const Tile& tile, const typename Form::Sum* sums, int rows, const Results& results) {
+  for (int row = 0; row < rows; row++) {
+    const float scale = results.row_scales ? results.scale(row) : 1.0f;
+#pragma GCC unroll 2
+    for (int vector = 0; vector < kVectors; vector++) {
+      const int lanes = WHOLE ? Vec::size : tile.lanes[vector];
+      Form::finish(tile, vector, lanes, sums[row * kVectors + vector], results.at(row, vector), scale);
+    }
+  }
+}
+
 template <typename Form>
 __attribute__((noinline)) void finish_tile(const Tile& tile, const typename Form::Sum* sums, int rows,
                                            const Results& results) {
-  for (int row = 0; row < rows; row++) {
-    const float scale = results.row_scales ? results.scale(row) : 1.0f;
-    for (int vector = 0; vector < kVectors; vector++)
-      Form::finish(tile, vector, sums[row * kVectors + vector], results.at(row, vector), scale);
-  }
+  if (tile.lanes[kVectors - 1] == Vec::size)
+    finish_rows<Form, true>(tile, sums, rows, results);
+  else
+    finish_rows<Form, false>(tile, sums, rows, results);
 }
 
 // Multiplies a block of `ROWS` rows, packed at `x`, by a tile's block of weights.

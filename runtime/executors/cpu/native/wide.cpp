@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kTile = kVectors * Vec::size;             // outputs of a tile
 constexpr int64_t kChunkBlocks = 384 / kBlockRows;          // blocks of rows that stay in a second-level cache together
-static_assert(kVectors * Vec::size / kPanel * kBlockWords * kPanel * 4 <= kThreadScratch);
+static_assert(kVectors * Vec::size / kPanel * kSlab * kPanel * 4 <= kThreadScratch);
 constexpr int64_t kPanels = kTile < kPanel ? 1 : kTile / kPanel;  // panels that a tile reads
 
 // What a thread computes: tiles of outputs by blocks of rows.
@@ -31,15 +31,16 @@ Part part_for(const Call* call, int64_t tiles, int64_t blocks) {
           {blocks * line / best, blocks * (line + 1) / best}};
 }
 
-// Words of weights along k that are multiplied at once: all of one group.
+// Words along k that are multiplied at once: all of one slab, and of one group.
 struct WordBlocks {
   int64_t words, group;  // of a row, and of a group
   WordBlocks(const Weight& weight, RowForm form) : words(row_words(form, weight.k)), group(words) {
     if (form == PAIRS && weight.groups) group = words / weight.groups;
   }
   int64_t end(int64_t begin) const {
-    const int64_t of_group = (begin / group + 1) * group, most = begin + kBlockWords;
-    return of_group < most ? of_group : most;
+    const int64_t of_group = (begin / group + 1) * group, of_slab = (begin / kSlab + 1) * kSlab;
+    const int64_t least = of_group < of_slab ? of_group : of_slab;
+    return least < words ? least : words;
   }
 };
 
@@ -90,7 +91,7 @@ Tile tile_at(const Weight& weight, int64_t output, int64_t columns, int64_t begi
   for (int64_t each = 0; each < kPanels; each++) {
     const int64_t panel = output / kPanel + each;
     panels[each] = panel * kPanel < weight.n
-                       ? panel_words<Form>(weight, panel, begin, end, scratch + each * kBlockWords * kPanel)
+                       ? panel_words<Form>(weight, panel, begin, end, scratch + each * kSlab * kPanel)
                        : panels[0];  // is multiplied, but not kept
   }
   for (int vector = 0; vector < kVectors; vector++) {
@@ -107,13 +108,27 @@ Tile tile_at(const Weight& weight, int64_t output, int64_t columns, int64_t begi
   return tile;
 }
 
+// Has the words of the weights of a tile brought near, in a number of parts.
+void prefetch(const Weight& weight, RowForm form, int64_t tile, int64_t begin, int64_t end, int64_t part,
+              int64_t parts) {
+  const int64_t inputs = form == FLOATS ? 1 : form == PAIRS ? 2 : kFourAtOnce ? 4 : 2;  // of a word
+  const int64_t first = panel_bytes(weight, begin * inputs), bytes = panel_bytes(weight, end * inputs) - first;
+  for (int64_t each = 0; each < kPanels; each++) {
+    const int64_t panel = tile * kTile / kPanel + each;
+    if (panel * kPanel >= weight.n) return;
+    const char* from = panel_of(weight, panel) + first;
+    for (int64_t at = bytes * part / parts; at < bytes * (part + 1) / parts; at += 64)
+      __builtin_prefetch(from + at, 0, 2);
+  }
+}
+
 template <typename Form>
 void multiply_part(const Call* call, const Weight& weight, RowForm form) {
   const int inputs = weight.integers ? 2 : 1;
   const View &x = call->views[0], &out = call->views[inputs], &packed = call->views[inputs + 1];
   auto* scratch = row<uint32_t>(call->views[inputs + 2], call->thread);
-  const RowBlocks blocks(x.rows);
   const WordBlocks along(weight, form);
+  const RowBlocks blocks(x.rows, along.words);
   const Part part = part_for(call, share(out.columns, kTile), blocks.count);
   const MultiplyTile whole = tile_function<Form>(kBlockRows);
   const int64_t chunks = share(part.blocks.end - part.blocks.begin, kChunkBlocks);
@@ -121,14 +136,16 @@ void multiply_part(const Call* call, const Weight& weight, RowForm form) {
     const int64_t some = part.blocks.end - part.blocks.begin;
     const Range rows = {part.blocks.begin + some * chunk / chunks, part.blocks.begin + some * (chunk + 1) / chunks};
     for (int64_t begin = 0, end; begin < along.words; begin = end) {
-      end = along.end(begin) < along.words ? along.end(begin) : along.words;
+      end = along.end(begin);
       for (int64_t at = part.tiles.begin; at < part.tiles.end; at++) {
         Tile tile = tile_at<Form>(weight, at * kTile, out.columns, begin, end, begin / along.group, scratch);
         tile.first = begin == 0;
         tile.last = end == along.words;
         for (int64_t block = rows.begin; block < rows.end; block++) {
-          const int64_t first = blocks.begin(block), count = blocks.begin(block + 1) - first;
-          const auto* from = reinterpret_cast<const uint32_t*>(packed.data) + first * along.words + begin * count;
+          if (at + 1 < part.tiles.end)
+            prefetch(weight, form, at + 1, begin, end, block - rows.begin, rows.end - rows.begin);
+          const int64_t first = blocks.begin(block), count = blocks.size(block);
+          const auto* from = reinterpret_cast<const uint32_t*>(packed.data) + blocks.offset(block, begin);
           Results results = {out.data + first * out.stride + at * kTile * 4, out.stride, nullptr, 0};
           if (weight.integers) {
             const View& scales = call->views[1];

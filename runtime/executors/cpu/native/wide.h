@@ -1,7 +1,7 @@
 // Products of many rows.
 //
 // Rows of x are packed once, in blocks of up to `kBlockRows` whose numbers lie side by side: `pack_rows`. Each thread
-// then takes tiles of outputs, brings a block of their weights into the same form, and multiplies it by all rows.
+// then takes tiles of outputs, brings a slab of their weights into the same form, and multiplies it by all rows.
 #pragma once
 
 #include <cstdint>
@@ -36,14 +36,21 @@ constexpr bool kFourAtOnce = true;  // products of four int8 are summed by one i
 constexpr bool kFourAtOnce = false;
 #endif
 
-constexpr int64_t kBlockWords = 256;         // words of a block of weights, along k
+constexpr int64_t kSlab = 256;               // words along k that are multiplied at once
 constexpr int64_t kThreadScratch = 1 << 15;  // bytes that `multiply_many` takes in each row of its scratch
 
-// Rows in blocks of nearly the same size, each of them `[words][its rows]` words in the packed memory.
+// Rows in blocks of nearly the same size. In the packed memory, a slab's words of all blocks follow each other, each
+// block being `[words of the slab][its rows]`; then those of the next slab do.
 struct RowBlocks {
-  int64_t rows, count;
-  explicit RowBlocks(int64_t n) : rows(n), count((n + kBlockRows - 1) / kBlockRows) {}
+  int64_t rows, words, count;
+  RowBlocks(int64_t n, int64_t row_words) : rows(n), words(row_words), count((n + kBlockRows - 1) / kBlockRows) {}
   int64_t begin(int64_t block) const { return rows * block / count; }
+  int64_t size(int64_t block) const { return begin(block + 1) - begin(block); }
+  // How many words lie before those of a block from a word on.
+  int64_t offset(int64_t block, int64_t word) const {
+    const int64_t slab = word / kSlab * kSlab, of_slab = words - slab < kSlab ? words - slab : kSlab;
+    return slab * rows + begin(block) * of_slab + (word - slab) * size(block);
+  }
 };
 
 // In which form the rows for a weight are packed.
