@@ -73,9 +73,13 @@ def why_no_library(path: CpuPath) -> str:
     """Why there is no library for a path and none can be built, as a sentence; empty if there can be one."""
     if sys.platform != "linux":
         return "the CPU kernels run on Linux only"
-    if find_compiler() is None and not is_built(path):
+    if is_built(path):
+        return ""
+    if find_compiler() is None:
         return "the CPU kernels are not built, and there is no C++ compiler to build them with"
-    return ""
+    folder = _place(path).parent
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return "" if os.access(there, os.W_OK) else f"the CPU kernels are not built, and cannot be stored in {folder}"
 
 
 def is_built(path: CpuPath) -> bool:
@@ -96,7 +100,9 @@ def library_file(path: CpuPath) -> Path:
         raise TargetError(
             why_no_library(path),
             hint='install a compiler (g++ or clang++), or pip install "llmc[cpu]", which brings one; or use '
-            "--executor torch",
+            "--executor torch"
+            if compiler is None
+            else f"set {FOLDER} to a folder that can be written, or use --executor torch",
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,8 @@ import ctypes
 from functools import cache
 
 from runtime.executors.cpu.abi import ProgramStruct
-from runtime.executors.cpu.build import built_path, library_file
+from compiler.errors import TargetError
+from runtime.executors.cpu.build import FOLDER, built_path, library_file
 from runtime.executors.cpu.paths import CpuPath
 
 _PREFIX = "llmc_"
@@ -22,7 +23,14 @@ class Library:
     def __init__(self, path: CpuPath) -> None:
         """Load the library, and build it before if it is not there; TargetError if that cannot be done."""
         self.path = path
-        self._library = ctypes.CDLL(str(library_file(path)))
+        file = library_file(path)
+        try:
+            self._library = ctypes.CDLL(str(file))
+        except OSError as error:
+            raise TargetError(
+                f"the CPU kernels cannot be loaded: {error}",
+                hint=f"set {FOLDER} to a folder whose files may be executed, or use --executor torch",
+            ) from None
         self.run = self.function(
             "run",
             ctypes.c_int32,

@@ -6,6 +6,7 @@ import pytest
 
 from compiler.errors import TargetError
 from runtime.executors.cpu import build, paths
+from runtime.executors.cpu.library import Library
 from runtime.executors.cpu.paths import PATHS, VARIABLE, available_paths, chosen_path
 
 PLAIN = PATHS[-1]
@@ -45,6 +46,19 @@ def test_where_there_is_neither_that_is_said_with_the_mend(built: list[str], mon
     assert 'pip install "llmc[cpu]"' in str(error.value.hint) and "--executor torch" in str(error.value.hint)
     monkeypatch.setattr(build.sys, "platform", "darwin")
     assert build.why_no_library(PLAIN) == "the CPU kernels run on Linux only"
+
+
+def test_where_nothing_can_be_stored_that_is_said(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.os, "access", lambda place, mode: False)
+    with pytest.raises(TargetError, match="are not built, and cannot be stored in .*libraries") as error:
+        build.library_file(PLAIN)
+    assert "LLMC_CPU_LIBRARIES" in str(error.value.hint) and built == []
+
+
+def test_a_file_that_is_no_library(built: list[str]) -> None:
+    with pytest.raises(TargetError, match="the CPU kernels cannot be loaded: .*file too short") as error:
+        Library(PLAIN)
+    assert "LLMC_CPU_LIBRARIES" in str(error.value.hint)
 
 
 def test_an_old_compiler_builds_what_it_knows(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
