@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 
-from runtime.executors.cpu.abi import ProgramStruct
 from compiler.errors import TargetError
+from runtime.executors.cpu.abi import ProgramStruct
 from runtime.executors.cpu.build import FOLDER, built_path, library_file
 from runtime.executors.cpu.paths import CpuPath
 
