@@ -40,7 +40,7 @@ def test_json_holds_every_run(engine: Path) -> None:
     assert (result.status, result.err) == (0, "")
     content = json.loads(result.out)
     assert content["holds"] is True
-    assert (content["executor"], content["dtype"], content["divergence"]) == ("torch", "float32", None)
+    assert (content["executor"], content["dtype"], content["divergence"]) == ("cpu", "float32", None)
     assert [(run["prompt"], run["mode"]) for run in content["runs"]] == [
         (number, mode) for mode in ("alone", "batch") for number in (1, 2, 3)
     ]

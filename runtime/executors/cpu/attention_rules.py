@@ -60,8 +60,9 @@ def _update(plans: Plans, op: Op) -> Plan:
 
     def emit(e: Emission) -> None:
         block = fixed(pool.type.shape[PagedLayout.POSITION])
-        given = (e.matrix(value) for value in (new, positions, rows))
-        emit_paged_append(e.builder, *given, _tables(e), e.pool(pool), block)
+        emit_paged_append(
+            e.builder, e.matrix(new), e.matrix(positions), e.matrix(rows), _tables(e), e.pool(pool), block
+        )
 
     return Update(emit)
 
@@ -129,7 +130,8 @@ def _attention(plans: Plans, op: Op) -> Plan:
             k.scaling(e),
             v.scaling(e),
         )
-        spans, pools = e.access(Emission.SPANS, Size.SPANS, SPAN_COLUMNS), [e.pool(pool.value) for pool in (k, v)]
-        emit_paged_attention(e.builder, e.matrix(q), spans, _tables(e), *pools, e.result(op.result), form)
+        q_rows, spans = e.matrix(q), e.access(Emission.SPANS, Size.SPANS, SPAN_COLUMNS)
+        keys, values = e.pool(k.value), e.pool(v.value)
+        emit_paged_attention(e.builder, q_rows, spans, _tables(e), keys, values, e.result(op.result), form)
 
     return Kernels(emit)

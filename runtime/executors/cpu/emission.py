@@ -25,10 +25,12 @@ class Arrival:
     Attributes:
         value: the value.
         form: how it is a matrix; None for a pool, which is given as it is.
+        dtype: the type of its elements.
     """
 
     value: Value
     form: Form | None
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Emission:
             return self.constant(value)
         form = the_form(value)
         name = f"in {value.name}"
-        self.arrivals[name] = Arrival(value, form)
+        self.arrivals[name] = Arrival(value, form, self.state.dtype(value))
         self._matrices[value.name] = self.builder.external(name, form.size, form.columns, self.state.dtype(value))
         return self._matrices[value.name]
 
@@ -222,8 +224,9 @@ class Emission:
             for dim in value.type.shape[1:]:
                 assert isinstance(dim, int)
                 columns *= dim
-            self.arrivals[name] = Arrival(value, None)
-            self._matrices[value.name] = self.builder.external(name, Size.BLOCKS, columns, to_torch(value.type.dtype))
+            dtype = to_torch(value.type.dtype)
+            self.arrivals[name] = Arrival(value, None, dtype)
+            self._matrices[value.name] = self.builder.external(name, Size.BLOCKS, columns, dtype)
         return self._matrices[value.name]
 
     def access(self, name: str, size: Size, columns: int) -> Matrix:

@@ -43,7 +43,7 @@ class Library:
 
     def function(self, name: str, result: object, *arguments: object) -> ctypes._NamedFuncPointer:
         """A function of the library; while it runs, Python's lock is free."""
-        function = getattr(self._library, _PREFIX + name)
+        function: ctypes._NamedFuncPointer = getattr(self._library, _PREFIX + name)
         function.restype, function.argtypes = result, arguments
         return function
 

@@ -41,7 +41,7 @@ def _quantize(plans: Plans, op: Op) -> Plan:
     scales = [_scale_of(plans, value, form) for value in parameters]
 
     def emit(e: Emission) -> None:
-        scale, zero = (*(get(e) for get in scales), None)[:2]
+        scale, zero = scales[0](e), scales[1](e) if len(scales) > 1 else None
         rows.emit_quantize(e.builder, e.matrix(x), scale, zero, e.result(op.result), *RANGES[dtype])
 
     return Kernels(emit)
@@ -57,7 +57,7 @@ def _dequantize(plans: Plans, op: Op) -> Plan:
     scales = [_scale_of(plans, value, form) for value in parameters]
 
     def emit(e: Emission) -> None:
-        scale, zero = (*(get(e) for get in scales), None)[:2]
+        scale, zero = scales[0](e), scales[1](e) if len(scales) > 1 else None
         rows.emit_dequantize(e.builder, e.matrix(q), scale, zero, e.result(op.result))
 
     return Kernels(emit)

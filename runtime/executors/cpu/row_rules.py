@@ -224,7 +224,7 @@ def _rotary(plans: Plans, op: Op) -> Plan:
     interleaved = bool(op.attrs["interleaved"])
 
     def emit(e: Emission) -> None:
-        given = [e.matrix(value) for value in (x, cos, sin)]
-        rows.emit_rotary(e.builder, *given, e.result(op.result), width, interleaved=interleaved)
+        given, (c, s) = e.matrix(x), (e.matrix(cos), e.matrix(sin))
+        rows.emit_rotary(e.builder, given, c, s, e.result(op.result), width, interleaved=interleaved)
 
     return Kernels(emit)

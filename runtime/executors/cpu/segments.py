@@ -57,7 +57,7 @@ class Segment:
         self._addresses = (ctypes.c_void_p * max(1, len(pointers)))()
         for name, tensor in self._fixed.items():
             self._addresses[places[name]] = tensor.data_ptr()
-        self._given = [(places[name], arrival.form) for name, arrival in emission.arrivals.items()]
+        self._given = [(places[name], arrival) for name, arrival in emission.arrivals.items()]
         made = dict.fromkeys(departure.pointer for departure in self.departures)
         self._made = [*made]
         self._made_at = [places[name] for name in made]
@@ -76,9 +76,10 @@ class Segment:
         addresses, sizes = self._addresses, access.sizes
         kept = []  # until the program has run
         with self._lock:
-            for (at, form), tensor in zip(self._given, arrived, strict=True):
-                if form is not None:
-                    tensor = _as_rows(tensor, form.axis)
+            for (at, arrival), tensor in zip(self._given, arrived, strict=True):
+                if arrival.form is not None:
+                    _check(tensor, arrival, sizes[arrival.form.size])
+                    tensor = _as_rows(tensor, arrival.form.axis)
                     kept.append(tensor)
                 addresses[at] = tensor.data_ptr()
             if self._spans is not None:
@@ -96,6 +97,16 @@ class Segment:
                 addresses[at] = memory[pointer].data_ptr()
             self._program.run_at(sizes, addresses, self._threads)
         return tuple(results)
+
+
+def _check(tensor: Tensor, arrival: Arrival, rows: int) -> None:
+    """ValueError if a tensor is not what kernels will read: rules of plug-ins may give anything."""
+    form = arrival.form
+    assert form is not None
+    wanted = form.others if form.axis is None else (*form.others[: form.axis], rows, *form.others[form.axis :])
+    if tensor.shape != wanted or tensor.dtype is not arrival.dtype:
+        found, right = ([*each] for each in (tensor.shape, wanted))
+        raise ValueError(f"%{arrival.value.name} is {tensor.dtype} {found}, not {arrival.dtype} {right}")
 
 
 def _as_rows(tensor: Tensor, axis: int | None) -> Tensor:

@@ -120,7 +120,7 @@ class Case:
             builder.external("v", Size.BLOCKS, row * self.width_v, v.dtype),
             builder.external("out", Size.TOKENS, out.shape[1], f32),
         ]
-        emit_paged_attention(builder, *operands, form=self.form())
+        emit_paged_attention(builder, *operands, self.form())  # type: ignore[call-arg, arg-type]
         builder.build().run(self.sizes(), memory, threads)
         return out
 
@@ -163,6 +163,6 @@ def appended(library, case, new, threads):
         builder.external("tables", Size.SEQUENCES, step.block_tables.shape[1], torch.int32),
         builder.external("pool", Size.BLOCKS, new.shape[1] * case.block, pool.dtype),
     ]
-    emit_paged_append(builder, *operands, block=case.block)
+    emit_paged_append(builder, *operands, case.block)  # type: ignore[call-arg, arg-type]
     builder.build().run(case.sizes(), memory, threads)
     return pool

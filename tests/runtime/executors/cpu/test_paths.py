@@ -41,22 +41,22 @@ def test_a_library_is_built_once_and_then_needs_no_compiler(
 
 def test_where_there_is_neither_that_is_said_with_the_mend(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_compiler", lambda: None)
-    with pytest.raises(TargetError, match="are not built, and there is no C\\+\\+ compiler") as error:
+    with pytest.raises(TargetError, match=r"are not built, and there is no C\\+\\+ compiler") as error:
         build.library_file(PLAIN)
     assert 'pip install "llmc[cpu]"' in str(error.value.hint) and "--executor torch" in str(error.value.hint)
-    monkeypatch.setattr(build.sys, "platform", "darwin")
+    monkeypatch.setattr("runtime.executors.cpu.build.sys.platform", "darwin")
     assert build.why_no_library(PLAIN) == "the CPU kernels run on Linux only"
 
 
 def test_where_nothing_can_be_stored_that_is_said(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.os, "access", lambda place, mode: False)
-    with pytest.raises(TargetError, match="are not built, and cannot be stored in .*libraries") as error:
+    monkeypatch.setattr("runtime.executors.cpu.build.os.access", lambda place, mode: False)
+    with pytest.raises(TargetError, match=r"are not built, and cannot be stored in .*libraries") as error:
         build.library_file(PLAIN)
     assert "LLMC_CPU_LIBRARIES" in str(error.value.hint) and built == []
 
 
 def test_a_file_that_is_no_library(built: list[str]) -> None:
-    with pytest.raises(TargetError, match="the CPU kernels cannot be loaded: .*file too short") as error:
+    with pytest.raises(TargetError, match=r"the CPU kernels cannot be loaded: .*file too short") as error:
         Library(PLAIN)
     assert "LLMC_CPU_LIBRARIES" in str(error.value.hint)
 
