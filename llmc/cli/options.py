@@ -144,7 +144,7 @@ Report = Annotated[
 ]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[
-    int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; torch decides if not given.")
+    int | None, typer.Option(metavar="N", help="Threads to compute with on a CPU; one for each core if not given.")
 ]
 Hostfile = Annotated[
     Path | None,
