@@ -97,6 +97,7 @@ def measure(model: Path, recipes: Sequence[str], options: argparse.Namespace) ->
     print(f"| {model.name} | float16 | {math.exp(reference.nll.mean()):.3f} | | | | | |", flush=True)
     for recipe in recipes:
         source = CalibrationSource(encode, documents, samples=options.samples, length=options.length)
+        source.report.extent = "full"
         started = time.perf_counter()
         with source.active():
             quantized = run_pipeline(graph, recipe).graph
@@ -117,7 +118,8 @@ def compare(graph: Graph, reference: Reference, device: torch.device) -> list[st
     batches = list(window_logits(graph, reference.windows, device))
     split = reference.windows.split(BATCH)
     nll = torch.cat([likelihood(batch, ids) for batch, ids in zip(batches, split, strict=True)])
-    lost = sum(kl_divergence(a.float(), b) for a, b in zip(reference.logits, batches, strict=True))
+    pairs = zip(reference.logits, batches, strict=True)
+    lost = sum(kl_divergence(a.float().log_softmax(-1), b.log_softmax(-1)) for a, b in pairs)
     change = nll - reference.nll
     error = float(change.std() / math.sqrt(len(change)))
     return [
