@@ -1,6 +1,7 @@
 // The product of a matrix with a weight, by the kernel that suits the number of rows.
 #include "abi.h"
 #include "skinny.h"
+#include "vec.h"
 #include "weight.h"
 #include "wide.h"
 
@@ -21,7 +22,17 @@ int64_t llmc_multiply_scratch(const Weight* weight) {
   return few > kThreadScratch ? few : kThreadScratch;
 }
 
-// Up to how many rows `multiply_few` is the faster one for a weight.
-int32_t llmc_few_rows(const Weight*) { return 12; }
+// Up to how many rows `multiply_few` is the faster one for a weight, as measured. `multiply_many` has to decode weights
+// and pack rows first, which pays late where its arithmetic is no faster, and soon where it is.
+int32_t llmc_few_rows(const Weight* weight) {
+  switch (row_form(*weight)) {
+    case INTEGERS: return kFourAtOnce ? 12 : 4;
+    case PAIRS: return 24;
+    default: break;
+  }
+  if (Vec::size == 16) return 128;
+  if (weight->dtype == I4) return 64;
+  return weight->dtype == F32 ? 32 : 12;
+}
 
 }  // extern "C"
