@@ -17,7 +17,9 @@ struct Chunks {
   explicit Chunks(int64_t width) : width(width), count((width + Vec::size - 1) / Vec::size) {}
   int64_t padded() const { return count * Vec::size; }
   // The element at which a vector begins.
-  int64_t begin(int64_t chunk) const { return chunk + 1 < count || width < Vec::size ? chunk * Vec::size : width - Vec::size; }
+  int64_t begin(int64_t chunk) const {
+    return chunk + 1 < count || width < Vec::size ? chunk * Vec::size : width - Vec::size;
+  }
   // Where an element lies, of those that are not repeated.
   int64_t place(int64_t element) const {
     return element < width / Vec::size * Vec::size || width < Vec::size ? element : padded() - width + element;

@@ -53,7 +53,8 @@ class Prompts {
       count = (int)(end - key < kKeys ? end - key : kKeys);
       read(rows.span, head, key, count);
       for (int tile = 0; tile < tiles; tile++) {
-        const int64_t begins = rows.position(first + tile * lanes), ends = rows.position(first + (tile + 1) * lanes - 1);
+        const int64_t begins = rows.position(first + tile * lanes);
+        const int64_t ends = rows.position(first + (tile + 1) * lanes - 1);
         const int64_t from = form_.first_seen(begins);
         if (key > ends || key + count <= from) continue;
         const int seen = (int)(ends + 1 - key < count ? ends + 1 - key : count);
@@ -88,7 +89,8 @@ class Prompts {
     const Vec factor = all(form_.query_factor(head, of_.k.dtype));
     for (int lane = 0; lane < lanes; lane++) {
       memory(tile)[lane] = (float)rows.position(first + lane);
-      if (form_.slopes) memory(tile)[kTile + lane] = form_.slopes[head * rows.group + (first + lane) % rows.group] * kLog2E;
+      if (!form_.slopes) continue;
+      memory(tile)[kTile + lane] = form_.slopes[head * rows.group + (first + lane) % rows.group] * kLog2E;
     }
     for (int lane = 0; lane < lanes; lane += 4) {
       float turned[4][kStride];
@@ -96,7 +98,8 @@ class Prompts {
         const float* from = query(rows, head, first + lane + i);
         int64_t d = 0;
         for (; d + Vec::size <= form_.width_k; d += Vec::size) store(turned[i] + d, load(from + d) * factor);
-        if (const int rest = (int)(form_.width_k - d)) store_some(turned[i] + d, load_some(from + d, rest) * factor, rest);
+        if (const int rest = (int)(form_.width_k - d))
+          store_some(turned[i] + d, load_some(from + d, rest) * factor, rest);
       }
       int64_t d = 0;
       for (; d + 4 <= form_.width_k; d += 4) turn_block(turned[0] + d, kStride, q(tile) + d * lanes + lane, lanes);
