@@ -92,16 +92,24 @@ struct Block {
   }
 
   // The sums of inputs from `begin` to `end`.
-  inline __attribute__((always_inline)) void sum_segment(const char* const* panels, int64_t begin, int64_t end,
-                                                         const float* const* x) {
+  //
+  // ahead: what is soon to be read from each panel when its beginning is read now.
+  inline __attribute__((always_inline)) void sum_segment(const char* const* panels, const char* const* ahead,
+                                                         int64_t begin, int64_t end, const float* const* x) {
 #pragma GCC unroll 4
     for (int split = 0; split < kSplits; split++)
       each([&](int row, int panel, int vec) { partial[split][row][panel][vec] = zeros(); });
     int64_t k = begin, offset = begin / Form::kInputs * Form::kBytes;
-    for (; k + kSteps * Form::kInputs <= end; k += kSteps * Form::kInputs, offset += kSteps * Form::kBytes)
+    for (; k + kSteps * Form::kInputs <= end; k += kSteps * Form::kInputs, offset += kSteps * Form::kBytes) {
+#pragma GCC unroll 2
+      for (int panel = 0; panel < PANELS; panel++)
+#pragma GCC unroll 4
+        for (int line = 0; line < kSteps * Form::kBytes; line += kLine)
+          __builtin_prefetch(ahead[panel] + offset + line);
 #pragma GCC unroll 4
       for (int step = 0; step < kSteps; step++)
         add_inputs(panels, offset + step * Form::kBytes, x, k + step * Form::kInputs, step);
+    }
     for (; k + Form::kInputs <= end; k += Form::kInputs, offset += Form::kBytes) add_inputs(panels, offset, x, k, 0);
     if (k < end) {
       float last[ROWS][Form::kInputs] = {};
@@ -130,16 +138,22 @@ int64_t panel_bytes(const Weight& weight) {
 template <typename Form, int ROWS, int PANELS>
 void multiply_panels(const Task& task, int64_t first_row, const int64_t* numbers) {
   const Weight& weight = task.weight;
+  const int64_t size = panel_bytes<Form>(weight);
   const char* panels[PANELS];
   for (int panel = 0; panel < PANELS; panel++)
-    panels[panel] = static_cast<const char*>(weight.panels) + numbers[panel] * panel_bytes<Form>(weight);
+    panels[panel] = static_cast<const char*>(weight.panels) + numbers[panel] * size;
   const float* x[ROWS];
   for (int row = 0; row < ROWS; row++) x[row] = row_or_only<const float>(task.x, first_row + row);
 
   alignas(64) float totals[ROWS][PANELS][kPanel] = {};
   for (int64_t at = 0; at < task.segments.count; at++) {
     Block<Form, ROWS, PANELS> block;
-    block.sum_segment(panels, task.segments.begin(at), task.segments.end(at), x);
+    const int64_t begin = task.segments.begin(at), end = task.segments.end(at);
+    const char* ahead[PANELS];
+    const bool at_the_end = end / Form::kInputs * Form::kBytes + ask_ahead(PANELS) > size;
+    for (int panel = 0; panel < PANELS; panel++)
+      ahead[panel] = panels[panel] + ask_ahead(PANELS) + (at_the_end ? (PANELS - 1) * size : 0);
+    block.sum_segment(panels, ahead, begin, end, x);
 #pragma GCC unroll 2
     for (int panel = 0; panel < PANELS; panel++)
 #pragma GCC unroll 2

@@ -8,6 +8,11 @@
 
 constexpr int64_t kMostRows = 32;  // that `multiply_few` takes
 
+// Weights are asked for so many bytes before they are read, from each of the panels that are read side by side: the
+// arithmetic of several rows keeps a CPU from looking as far ahead by itself.
+constexpr int64_t ask_ahead(int panels) { return 4096 / panels; }
+constexpr int kLine = 64;  // bytes of a cache line, which are asked for at once
+
 // Multiplies up to `kMostRows` rows.
 //
 // views: x, the scale of each row (of integers only), the result, the packed rows (not used), scratch of

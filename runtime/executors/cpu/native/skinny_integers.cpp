@@ -7,7 +7,7 @@
 namespace {
 
 constexpr int kInputs = 4;  // that lie side by side
-constexpr int kBytes = kPanel * kInputs;
+constexpr int kBytes = kPanel * kInputs;  // a cache line
 
 // Each form sums the products of four inputs of a panel in `kSums` vectors. `kLanes` is how many of their lanes add up to
 // an output's sum, and `kAdded` what it has added to each x.
@@ -16,7 +16,7 @@ struct IntegerForm {
   using Sum = __m512i;
   using Inputs = __m512i;
   static constexpr int kSums = 1, kLanes = 1, kAdded = 128, kGroup = 8;
-  static constexpr int panels_at_once(int rows) { return rows <= 4 ? 4 : 2; }
+  static constexpr int kPanels = 2;
   static Sum none() { return _mm512_setzero_si512(); }
   static Inputs inputs(uint32_t word) { return _mm512_set1_epi32((int)(word ^ 0x80808080)); }
   static Sum add(Sum sum, Inputs x, const int8_t* weights, int) {
@@ -28,7 +28,7 @@ struct IntegerForm {
   using Sum = __m512i;
   using Inputs = __m512i;
   static constexpr int kSums = 2, kLanes = 2, kAdded = 0, kGroup = 8;
-  static constexpr int panels_at_once(int rows) { return rows <= 4 ? 2 : 1; }
+  static constexpr int kPanels = 1;
   static Sum none() { return _mm512_setzero_si512(); }
   static Inputs inputs(uint32_t word) { return _mm512_cvtepi8_epi16(_mm256_set1_epi32((int)word)); }
   static Sum add(Sum sum, Inputs x, const int8_t* weights, int at) {
@@ -41,7 +41,7 @@ struct IntegerForm {
   using Sum = __m256i;
   using Inputs = __m256i;
   static constexpr int kSums = 2, kLanes = 1, kAdded = 128, kGroup = 6;
-  static constexpr int panels_at_once(int rows) { return rows <= 3 ? 2 : 1; }
+  static constexpr int kPanels = 1;
   static Sum none() { return _mm256_setzero_si256(); }
   static Inputs inputs(uint32_t word) { return _mm256_set1_epi32((int)(word ^ 0x80808080)); }
   static Sum add(Sum sum, Inputs x, const int8_t* weights, int at) {
@@ -53,7 +53,7 @@ struct IntegerForm {
   using Sum = __m256i;
   using Inputs = __m256i;
   static constexpr int kSums = 4, kLanes = 2, kAdded = 0, kGroup = 3;
-  static constexpr int panels_at_once(int) { return 1; }
+  static constexpr int kPanels = 1;
   static Sum none() { return _mm256_setzero_si256(); }
   static Inputs inputs(uint32_t word) { return _mm256_cvtepi8_epi16(_mm_set1_epi32((int)word)); }
   static Sum add(Sum sum, Inputs x, const int8_t* weights, int at) {
@@ -70,7 +70,7 @@ struct IntegerForm {
     int8_t of[kInputs];
   };
   static constexpr int kSums = 1, kLanes = 1, kAdded = 0, kGroup = 2;
-  static constexpr int panels_at_once(int) { return 1; }
+  static constexpr int kPanels = 1;
   static Sum none() { return {}; }
   static Inputs inputs(uint32_t word) {
     Inputs x;
@@ -101,7 +101,7 @@ struct Block {
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++) {
       const auto inputs = Form::inputs(x[row]);
-#pragma GCC unroll 4
+#pragma GCC unroll 2
       for (int panel = 0; panel < PANELS; panel++)
 #pragma GCC unroll 4
         for (int at = 0; at < Form::kSums; at++)
@@ -123,12 +123,18 @@ void multiply_panels(const Call* call, const Weight& weight, int64_t first_row, 
   Block<ROWS, PANELS> block;
 #pragma GCC unroll 8
   for (int at = 0; at < ROWS; at++)
-#pragma GCC unroll 4
+#pragma GCC unroll 2
     for (int panel = 0; panel < PANELS; panel++)
 #pragma GCC unroll 4
       for (int each = 0; each < Form::kSums; each++) block.sums[at][panel][each] = Form::none();
+  const char* ahead[PANELS];  // what is soon to be read when the panel's beginning is read now
+  for (int panel = 0; panel < PANELS; panel++) ahead[panel] = (const char*)panels[panel] + ask_ahead(PANELS);
+  const int64_t last = words - ask_ahead(PANELS) / kBytes;  // from here on that is in the panels that follow
   uint32_t inputs[ROWS];
   for (int64_t word = 0; word < whole; word++) {
+#pragma GCC unroll 2
+    for (int panel = 0; panel < PANELS; panel++)
+      __builtin_prefetch(ahead[panel] + (word < last ? word : word + (PANELS - 1) * words) * kBytes);
 #pragma GCC unroll 8
     for (int at = 0; at < ROWS; at++) inputs[at] = word_at(rows[at] + word * kInputs);
     block.add(panels, word, inputs);
@@ -161,7 +167,7 @@ void multiply_panels(const Call* call, const Weight& weight, int64_t first_row, 
 
 template <int ROWS>
 void multiply_part(const Call* call, const Weight& weight, const RowGroups& groups) {
-  constexpr int PANELS = Form::panels_at_once(ROWS);
+  constexpr int PANELS = Form::kPanels;
   const Range part = part_of(call, (weight.n + kPanel - 1) / kPanel);
   for (int64_t first = part.begin; first < part.end; first += PANELS) {
     int64_t numbers[PANELS];
