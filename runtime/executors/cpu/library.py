@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from typing import Any
 
 from compiler.errors import TargetError
 from runtime.executors.cpu.abi import ProgramStruct
@@ -41,7 +42,7 @@ class Library:
         )
         self.arena_bytes = self.function("arena_bytes", ctypes.c_int64, ctypes.POINTER(ProgramStruct), ctypes.c_void_p)
 
-    def function(self, name: str, result: object, *arguments: object) -> ctypes._NamedFuncPointer:
+    def function(self, name: str, result: Any, *arguments: Any) -> ctypes._NamedFuncPointer:
         """A function of the library; while it runs, Python's lock is free."""
         function: ctypes._NamedFuncPointer = getattr(self._library, _PREFIX + name)
         function.restype, function.argtypes = result, arguments
