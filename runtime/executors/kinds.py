@@ -177,11 +177,14 @@ class CpuKind(ExecutorKind):
     def load(self, rank: RankToLoad) -> RankExecutor:
         """Load the graph and the weights of a rank."""
         from runtime.executors.cpu.build import built_path, is_built, why_no_library
-        from runtime.executors.cpu.executor import CpuExecutor
+        from runtime.executors.cpu.executor import CpuExecutor, threads_asked, usable_threads
 
         path = built_path()
         if not is_built(path) and not why_no_library(path):
             rank.tell(f"building the CPU kernels for {path.name}, once: this takes up to a minute")
+        asked, threads = threads_asked(), usable_threads()
+        if threads < asked:
+            rank.tell(f"{threads} of {asked} threads compute: this process may use no more CPUs")
         files = rank.folder.rank(rank.target, rank.rank)
         return CpuExecutor.load(rank.folder.path / files["graph"], group=rank.group)
 

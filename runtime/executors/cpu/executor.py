@@ -159,9 +159,14 @@ class CpuExecutor:
         return sorted(found.values(), key=lambda each: -each.seconds)
 
 
+def threads_asked() -> int:
+    """How many threads are to compute: as many as torch has."""
+    return torch.get_num_threads()
+
+
 def usable_threads() -> int:
-    """How many threads compute: as many as torch has, but no more than the CPUs that this process may use."""
-    return min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+    """How many threads compute: as many as are asked for, but no more than the CPUs that this process may use."""
+    return min(threads_asked(), len(os.sched_getaffinity(0)))
 
 
 def _plain_linear(weight: Tensor, bias: Tensor | None) -> Linear:

@@ -41,7 +41,7 @@ def test_a_library_is_built_once_and_then_needs_no_compiler(
 
 def test_where_there_is_neither_that_is_said_with_the_mend(built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_compiler", lambda: None)
-    with pytest.raises(TargetError, match=r"are not built, and there is no C\\+\\+ compiler") as error:
+    with pytest.raises(TargetError, match=r"are not built, and there is no C\+\+ compiler") as error:
         build.library_file(PLAIN)
     assert 'pip install "llmc[cpu]"' in str(error.value.hint) and "--executor torch" in str(error.value.hint)
     monkeypatch.setattr("runtime.executors.cpu.build.sys.platform", "darwin")
