@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
+def _say_nothing(text: str) -> None:
+    """What a rank tells while nobody listens."""
+
+
 @dataclass(frozen=True)
 class RankToLoad:
     """A rank of an engine that is about to be loaded.
@@ -42,7 +46,7 @@ class RankToLoad:
     batch: int | None = None
     group: Communicator | None = None
     paged: bool = False
-    tell: Callable[[str], None] = lambda text: None
+    tell: Callable[[str], None] = _say_nothing
 
 
 class Explained(Protocol):
