@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from compiler.ir.comparison import kl_divergence
 from compiler.ir.graph import Graph
 from compiler.passes import run_pipeline
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.text import read_texts
 from compiler.passes.quant.calibration.windows import BATCH, window_logits
-from compiler.passes.quant.linears.budget import divergence
 from llmc.models import lift
 from runtime.generation.tokenizer import Tokenizer
 
@@ -117,7 +117,8 @@ def compare(graph: Graph, reference: Reference, device: torch.device) -> list[st
     batches = list(window_logits(graph, reference.windows, device))
     split = reference.windows.split(BATCH)
     nll = torch.cat([likelihood(batch, ids) for batch, ids in zip(batches, split, strict=True)])
-    lost = sum(divergence(a.float(), b) for a, b in zip(reference.logits, batches, strict=True))
+    pairs = zip(reference.logits, batches, strict=True)
+    lost = sum(kl_divergence(a.float().log_softmax(-1), b.float().log_softmax(-1)) for a, b in pairs)
     change = nll - reference.nll
     error = float(change.std() / math.sqrt(len(change)))
     return [

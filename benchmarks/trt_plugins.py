@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,9 @@ from runtime.executors.tensorrt.executor import TensorRTExecutor
 from runtime.generation.engine import Engine
 
 TOKENS = (
+    ("gptj-tiny", "quant=int4:group=32", "float16", "products+attention"),
+    ("mpt-tiny", "quant=int8,kv=int8", "float16", "products+attention"),
+    ("gptneox-tiny", "kv=fp8", "float32", "attention"),
     ("gptneox-tiny", "quant=int4:group=32", "float16", "products"),
     ("opt-tiny", "quant=fp8:act=token", "float16", "products+rounded"),
     ("mpt-tiny", "quant=int8", "float16", "products+dense"),
@@ -60,11 +63,15 @@ RECIPES = {
     "int4": ("quant=int4:group=128", "products"), "int8": ("quant=int8", "products"), "fp16": ("", "dense"),
     "fp8w": ("quant=fp8:act=off", "products"), "fp8": ("quant=fp8:act=token", "products+rounded"),
     "w8a8": ("quant=int8:act=token", "products+rounded"),
+    "int4+attention": ("quant=int4:group=128", "products+attention"),
+    "int8+attention": ("quant=int8", "products+attention"), "fp16+attention": ("", "dense+attention"),
+    "w8a8+attention": ("quant=int8:act=token", "products+rounded+attention"),
 }  # fmt: skip
 """Passes, and the values of the option `plugins`."""
 BATCHES = (1, 8, 64)
 PROMPT, FEW, MANY = 128, 16, 128
 CAPACITY = 256
+_KERNELS = 12
 START = time.perf_counter()
 
 
@@ -125,9 +132,22 @@ def seconds(engine: Engine, batch: int, new: int) -> float:
     return time.perf_counter() - start
 
 
-def steps(name: str, engine: Engine) -> None:
+def profile(name: str, engine: Engine, batch: int) -> None:
+    """The kernels that take most of the time of steps."""
+    seconds(engine, batch, FEW)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        seconds(engine, batch, MANY)
+    totals: dict[str, list[float]] = {}
+    for event in found.events() or ():
+        totals.setdefault(event.name, []).append(event.device_time)
+    for kernel, times in sorted(totals.items(), key=lambda item: -sum(item[1]))[:_KERNELS]:
+        share = sum(times) / MANY / 1e3
+        say(f"{name}, batch {batch}: {share:.3f} ms a step, {len(times) / MANY:.1f} calls of {kernel[:100]}")
+
+
+def steps(name: str, engine: Engine, batches: Sequence[int], *, profiled: bool) -> None:
     """Milliseconds a step of an engine."""
-    for batch in BATCHES:
+    for batch in batches:
         start = time.perf_counter()
         seconds(engine, batch, 4)
         first = time.perf_counter() - start
@@ -135,6 +155,8 @@ def steps(name: str, engine: Engine) -> None:
         few, many = (min(seconds(engine, batch, new) for _ in range(2)) for new in (FEW, MANY))
         step = (many - few) / (MANY - FEW) * 1e3
         say(f"{name}, batch {batch}: {step:.2f} ms a step (first run {first:.1f} s)")
+        if profiled:
+            profile(name, engine, batch)
 
 
 def made_up(graph: Graph, folder: Path) -> Graph:
@@ -179,8 +201,9 @@ def _noise(value: Value, noise: torch.Tensor) -> torch.Tensor:
     return noise.to(to_torch(dtype)).view(torch.uint8)
 
 
-def speed(config: dict[str, Any], recipe: str, layers: int, executor: str, plugins: str | None, own: bool) -> None:
+def speed(config: dict[str, Any], recipe: str, layers: int, plugins: str | None, given: argparse.Namespace) -> None:
     """The shape's steps by TensorRT and, if wanted, by the executor that has the same kernels."""
+    batches = [int(batch) for batch in given.batches.split(",")]
     name = f"{recipe}, {layers} layers, {f'plugins={plugins}' if plugins else 'without plug-ins'}"
     options = BuildOptions(
         batch_sizes=BATCHES, prompt_sizes=(PROMPT,), capacities=(CAPACITY,), reuse=False,
@@ -204,15 +227,16 @@ def speed(config: dict[str, Any], recipe: str, layers: int, executor: str, plugi
         size = sum((folder / plan.engine).stat().st_size for plan in listed.plans)
         say(f"{name}: weights written in {written:.0f} s, {len(listed.plans)} plans ({size:,} bytes) in {built:.1f} s")
         start = time.perf_counter()
-        emulate = executor == "emulator"
+        emulate = given.executor == "emulator"
         loaded = TensorRTExecutor.load(folder, {"plans": plans}, emulate=emulate, launchers=LAUNCHERS)
         say(f"{name}: loaded in {time.perf_counter() - start:.1f} s")
-        steps(f"{name}, TensorRT", Engine(folder, dry.manifest, loaded, None))
+        steps(f"{name}, TensorRT", Engine(folder, dry.manifest, loaded, None), batches, profiled=given.profile)
         del loaded
         gc.collect()
-        if own:
+        if given.own and plugins is not None:
             cuda = CudaExecutor(graph, device=torch.device("cuda"), load=load)
-            steps(f"{name}, the CUDA executor", Engine(folder, dry.manifest, cuda, None))
+            own = Engine(folder, dry.manifest, cuda, None)
+            steps(f"{name}, the CUDA executor", own, batches, profiled=given.profile)
 
 
 def main() -> None:
@@ -222,6 +246,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=GPTJ_6B["n_layer"])
     parser.add_argument("--recipes", default="int4", help=f"of {', '.join(RECIPES)}, with commas")
     parser.add_argument("--without", type=int, default=0, metavar="N", help="also N layers with and without plug-ins")
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="whose steps are timed, with commas")
+    parser.add_argument("--profile", action="store_true", help="list the kernels that take most of the time")
     parser.add_argument("--own", action="store_true", help="time the CUDA executor, too")
     parser.add_argument("--cases", type=int, default=3, help=f"of the {len(TOKENS)} cases whose tokens are compared")
     parser.add_argument("--budget", type=float, default=200.0, metavar="SECONDS")
@@ -243,7 +269,7 @@ def main() -> None:
             sizes = [(given.layers, plugins)]
             sizes += [(given.without, plugins), (given.without, None)] if given.without else []
             for layers, wanted in sizes:
-                run = partial(speed, config, recipe, layers, given.executor, wanted, given.own and wanted is not None)
+                run = partial(speed, config, recipe, layers, wanted, given)
                 attempt(f"{recipe}, {layers} layers", given.budget, run)
 
 

@@ -5,6 +5,8 @@ and a hint that says how to mend it. The command line prints both and exits with
 escapes is a bug and shows a traceback.
 """
 
+import errno
+
 
 class LlmcError(Exception):
     """What is wrong, and the mend.
@@ -31,8 +33,10 @@ class LlmcError(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, of torch or of Python, says that there is not enough memory."""
+    """Whether an error, of torch, of Python or of the system, says that there is not enough memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 

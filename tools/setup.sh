@@ -75,4 +75,6 @@ if $keep; then say "updating .venv"; else make_venv; fi
 say "the other pinned packages"
 pip_install -c constraints.txt -e '.[dev]'
 echo "$recipe $PWD" >.venv/.ready
+say "the kernels for this CPU"
+.venv/bin/python -m runtime.executors.cpu.build || say "they cannot be built here: torch will compute instead"
 say ".venv is ready: Python $(version .venv/bin/python)"

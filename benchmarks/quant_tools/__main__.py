@@ -39,7 +39,7 @@ from pathlib import Path
 from torch import Tensor
 
 from benchmarks.quality import Reference
-from benchmarks.quant_tools.process import Outcome, start
+from benchmarks.quant_tools.process import Outcome, environment, start
 from benchmarks.quant_tools.recipes import RECIPES, TOOLS
 from benchmarks.quant_tools.scoring import import_error, reference, result, score
 from compiler.errors import LlmcError
@@ -112,20 +112,13 @@ def row(model: str, recipe: str, outcome: Outcome) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _environment(text: str) -> tuple[str, str]:
-    tool, _, python = text.partition("=")
-    if tool not in TOOLS or not Path(python).is_file():
-        raise argparse.ArgumentTypeError(f"{text!r} is not TOOL=PYTHON with one of {', '.join(TOOLS)}")
-    return tool, python
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--calib", required=True, type=Path, help="the text to calibrate with")
     parser.add_argument("--text", required=True, type=Path, help="the text to measure on")
-    parser.add_argument("--env", action="append", type=_environment, default=[], help="TOOL=PYTHON")
+    parser.add_argument("--env", action="append", type=environment, default=[], help="TOOL=PYTHON")
     parser.add_argument("--recipe", action="append", choices=RECIPES)
     parser.add_argument("--tool", action="append", choices=TOOLS)
     parser.add_argument("--samples", type=int, default=128, help="calibration windows")

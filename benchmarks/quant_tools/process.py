@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quant_tools.recipes import Run
+from benchmarks.quant_tools.recipes import TOOLS, Run
 
 HERE = Path(__file__).parent
 
@@ -89,6 +90,14 @@ def start(
         return outcome
     vars(outcome).update(json.loads(measured.read_text()))
     return outcome
+
+
+def environment(text: str) -> tuple[str, str]:
+    """A tool and its interpreter, from `TOOL=PYTHON`."""
+    tool, _, python = text.partition("=")
+    if tool not in TOOLS or not Path(python).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is not TOOL=PYTHON with one of {', '.join(TOOLS)}")
+    return tool, python
 
 
 def _environment(threads: int, tool: str) -> dict[str, str]:

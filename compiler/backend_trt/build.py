@@ -133,7 +133,8 @@ def _build_plan(
         record = read_back(trt, network, library.name)
     config = builder.create_builder_config()
     # Kernels of plug-ins fill the GPU by themselves.
-    configure(trt, config, options, side_by_side=one_row and not record.plugins)
+    in_place = any("::" in layer.kind and layer.in_place for layer in record.layers)
+    configure(trt, config, options, side_by_side=one_row and not record.plugins, in_place=in_place)
     monitor = progress_monitor(trt, progress) if progress else None
     if monitor is not None:
         config.progress_monitor = monitor

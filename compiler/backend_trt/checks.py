@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from compiler.backend_trt.options import PLUGINS, BuildOptions
 from compiler.backend_trt.plans import PlanSpec, plan_specs
 from compiler.backend_trt.quantized_weights import weight_form
 from compiler.backend_trt.rounded import rounded_inputs
+from compiler.backend_trt.rules.plugin_attention import plugin_attention, why_no_attention
 from compiler.backend_trt.rules.plugin_products import PluginProduct, plugin_products
 from compiler.backend_trt.support.capability import require_able
 from compiler.backend_trt.support.check import require_support
@@ -33,13 +34,26 @@ def check_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:
     graphs = [spec.specialize(graph) for spec in specs]
     for each in graphs:
         require_support(each)
-    if options.plugins and not any(products_of(each, options.plugins) for each in graphs):
+    _require_use(graph.name, graphs, options)
+    return specs
+
+
+def _require_use(name: str, graphs: Sequence[Graph], options: BuildOptions) -> None:
+    """TargetError if plug-ins are asked for that no plan has use of."""
+    if "attention" in options.plugins and not any(plugin_attention(each, options.plugins) for each in graphs):
+        reasons = [why for each in graphs if (why := why_no_attention(each))]
         raise TargetError(
-            f"plugins={'+'.join(options.plugins)} was asked for, and no linear of {graph.name} is of that kind",
+            f"plugins={'+'.join(options.plugins)} was asked for, and no attention of {name} is of the form that the "
+            f"plug-in computes: {reasons[0] if reasons else 'there is none in one op'}",
+            hint="leave out attention; fuse-attention and the passes that the compiler adds make that form",
+        )
+    linears = [kind for kind in options.plugins if kind != "attention"]
+    if linears and not any(products_of(each, linears) for each in graphs):
+        raise TargetError(
+            f"plugins={'+'.join(options.plugins)} was asked for, and no linear of {name} is of that kind",
             hint="quantize weights (--passes quant=int4:group=128), choose from "
             f"{', '.join(PLUGINS)}, or leave the option out",
         )
-    return specs
 
 
 def wanted_plans(graph: Graph, options: BuildOptions) -> tuple[PlanSpec, ...]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from functools import partial
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import compiler.backend_trt.rules  # noqa: F401 - registers the rules
 from compiler.backend_trt.constants import Constants, Load
 from compiler.backend_trt.emission import COMPUTABLE, Emission, Rule, rule_of
 from compiler.backend_trt.rounded import rounded_inputs
-from compiler.backend_trt.rules.plugin_products import emit_product, plugin_products
+from compiler.backend_trt.rules.plugin_attention import PluginAttention, emit_attention, plugin_attention
+from compiler.backend_trt.rules.plugin_emission import emit_product, split_columns
+from compiler.backend_trt.rules.plugin_joins import product_layers
+from compiler.backend_trt.rules.plugin_products import plugin_products
 from compiler.errors import PluginError, TargetError
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
@@ -73,16 +76,27 @@ def define_network(
         add_plugin=plugins.add,
     )  # fmt: skip
     products = plugin_products(graph, plugins.kinds, rounded)
+    layers = {layer.at.name: layer for layer in product_layers(graph, products, plugins.kinds)}
+    attentions = plugin_attention(graph, plugins.kinds)
     elsewhere = constant | packed.keys() | rounded.keys() | {op.name for op in rounded.values()}
-    elsewhere |= {product.activation.name for product in products.values() if product.activation}
-    live = _live_inputs(graph)
+    elsewhere |= {op.name for layer in layers.values() for op in layer.ops}
+    elsewhere |= {op.name for layer in attentions.values() for op in layer.ops}
+    unread = _unread(graph, attentions)
+    rows = {value.name for layer in attentions.values() for value in layer.rows}
+    live = _live_inputs(graph, unread, attentions)
     for value in graph.inputs:
         if value.name in live:
             emission[value] = _input(emission, value)
     for op in graph.ops:
-        if op.name in products:
-            _emit(emission, op, partial(emit_product, product=products[op.name]))
-        elif op.name not in elsewhere:
+        if op.name in unread:
+            continue
+        if op.name in attentions:
+            with _naming(emission, op):
+                emit_attention(emission, attentions[op.name])
+        elif op.name in layers:
+            with _naming(emission, op):
+                emit_product(emission, layers[op.name])
+        elif op.name not in elsewhere and not split_columns(emission, op, rows):
             _emit(emission, op, rule_of(op.kind.name))
     emission.op = None
     for role, value in graph.outputs.items():
@@ -100,11 +114,29 @@ def position_ends(graph: Graph) -> tuple[str, ...]:
     return tuple(name for name, shape in ends if shape[1:2] == (R,))
 
 
-def _live_inputs(graph: Graph) -> set[str]:
+def _unread(graph: Graph, attentions: Mapping[str, PluginAttention]) -> set[str]:
+    """The ops that only served attentions that plug-ins compute, such as those of masks."""
+    inside = {op.name for layer in attentions.values() for op in layer.ops}
+    read = {value.name for layer in attentions.values() for value in layer.reads}
+    read |= {value.name for value in graph.outputs.values()}
+    unread: set[str] = set()
+    for op in reversed(graph.ops) if attentions else ():
+        if op.name in inside:
+            continue
+        if any(value.name in read for value in op.results):
+            read.update(value.name for value in op.operands)
+        else:
+            unread.add(op.name)
+    return unread
+
+
+def _live_inputs(graph: Graph, unread: Set[str], attentions: Mapping[str, PluginAttention]) -> set[str]:
     """The inputs that some layer will read: `kv_update` does without its count."""
-    read = {
-        value.name for op in graph.ops for value in (op.operands[:3] if op.kind.name == "kv_update" else op.operands)
-    }
+    inside = unread | {op.name for layer in attentions.values() for op in layer.ops}
+    read = {value.name for layer in attentions.values() for value in layer.reads}
+    for op in graph.ops:
+        if op.name not in inside:
+            read.update(value.name for value in (op.operands[:3] if op.kind.name == "kv_update" else op.operands))
     return read | {value.name for value in graph.outputs.values()}
 
 
@@ -117,16 +149,26 @@ def _input(emission: Emission, value: Value) -> Any:
     return tensor
 
 
-def _emit(emission: Emission, op: Op, rule: Rule | None) -> None:
+@contextmanager
+def _naming(emission: Emission, op: Op) -> Iterator[None]:
+    """A block that adds layers in the place of an op, which its errors name."""
     emission.op = op
-    if rule is None:
-        raise TargetError(f"TensorRT has no rule for {op.kind.name} %{op.name} from {op.origin}")
-    where = f"{op.kind.name} %{op.name} from {op.origin}"
     try:
-        with blamed(rule, f"the TensorRT rule of {where}"):
-            made = rule(emission, op)
+        yield
     except TargetError as error:
-        raise TargetError(f"{where}: {error.message}", hint=error.hint) from error
+        raise TargetError(f"{_where(op)}: {error.message}", hint=error.hint) from error
+
+
+def _where(op: Op) -> str:
+    return f"{op.kind.name} %{op.name} from {op.origin}"
+
+
+def _emit(emission: Emission, op: Op, rule: Rule | None) -> None:
+    if rule is None:
+        raise TargetError(f"TensorRT has no rule for {_where(op)}")
+    where = _where(op)
+    with _naming(emission, op), blamed(rule, f"the TensorRT rule of {where}"):
+        made = rule(emission, op)
     tensors = made if isinstance(made, tuple) else (made,)
     if len(tensors) != len(op.results) or any(tensor is None for tensor in tensors):
         raise PluginError(

@@ -55,6 +55,9 @@ class Emission:
         types: the element types that tensors may have.
         add_plugin: adds layers of plug-ins to the network; None where there shall be none.
         kernels: what the plug-in objects share; it must live until the builder is dropped.
+        columns: for values that are some last columns of a tensor that a plug-in makes, the tensor and the first of
+            these columns; layers of plug-ins can read them there.
+        later: what makes the tensors of values that have none until a layer reads them, by the name of the value.
     """
 
     trt: Any
@@ -72,6 +75,8 @@ class Emission:
     types: Set[DType] = COMPUTABLE
     add_plugin: AddPlugin | None = None
     kernels: PluginKernels = field(default_factory=PluginKernels)
+    columns: dict[str, tuple[TrtTensor, int]] = field(default_factory=dict, init=False)
+    later: dict[str, Callable[[], TrtTensor]] = field(default_factory=dict, init=False)
     _tensors: dict[str, TrtTensor] = field(default_factory=dict)
     _shared: dict[tuple[Any, ...], TrtTensor] = field(default_factory=dict)
     _names: dict[str, int] = field(default_factory=dict)
@@ -81,6 +86,8 @@ class Emission:
 
     def __getitem__(self, value: Value) -> TrtTensor:
         """The tensor of a value; a constant is added when it is first asked for."""
+        if value.name not in self._tensors and value.name in self.later:
+            self[value] = self.later[value.name]()
         if value.name not in self._tensors:
             self._tensors[value.name] = self._constant_value(value, value.type.rank)
         return self._tensors[value.name]
@@ -99,7 +106,7 @@ class Emission:
             return self[value]
         key = ("ranked", value.name, rank)
         if key not in self._shared:
-            if value.name in self.graph.producers and value.name not in self._tensors:
+            if value.name in self.graph.producers and value.name not in self._tensors and value.name not in self.later:
                 self._shared[key] = self._constant_value(value, rank)
             else:
                 axes = self.integers(range(missing))

@@ -12,7 +12,7 @@ COMPUTE_CAPABILITIES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM8
 """The compute capabilities an engine can be restricted to: RTX 20 and T4; A100; RTX 30; RTX 40 and L4; RTX 50."""
 DEFAULT_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 """Those that TensorRT-RTX builds for if it is not restricted: without 7.5, which has no bfloat16."""
-Plugin = Literal["products", "rounded", "dense"]
+Plugin = Literal["products", "rounded", "dense", "attention"]
 PLUGINS: tuple[str, ...] = get_args(Plugin)
 VERBOSITIES = {"names": "LAYER_NAMES_ONLY", "detailed": "DETAILED", "none": "NONE"}
 
@@ -34,7 +34,7 @@ class BuildOptions:
         plugins: what becomes layers of llmc's plug-ins, whose kernels Triton compiles where the engine runs:
             `products`, linears over quantized weights whose activations are floats; `rounded`, those whose activations
             are rounded to the 8 bits that the weight has; `dense`, those over float weights in plans of at most 64
-            tokens.
+            tokens; `attention`, attention of plans for one token of each sequence.
     """
 
     compute_capability: Annotated[tuple[str, ...], "the GPUs that it is for, such as 8.9; all if empty"] = ()
@@ -47,7 +47,8 @@ class BuildOptions:
     reuse: Annotated[bool, "whether to take plans that were built before, and keep new ones"] = True
     plugins: Annotated[
         tuple[Plugin, ...],
-        "what llmc's own kernels compute: products over quantized weights, rounded activations too, dense ones",
+        "what llmc's own kernels compute: products over quantized weights, rounded activations too, dense ones; "
+        "attention of single tokens",
     ] = ()
 
     def __post_init__(self) -> None:
@@ -75,7 +76,9 @@ class BuildOptions:
             )
 
 
-def configure(trt: Any, config: Any, options: BuildOptions, *, side_by_side: bool = True) -> None:
+def configure(
+    trt: Any, config: Any, options: BuildOptions, *, side_by_side: bool = True, in_place: bool = False
+) -> None:
     """Give the options to a builder's config.
 
     Args:
@@ -83,6 +86,7 @@ def configure(trt: Any, config: Any, options: BuildOptions, *, side_by_side: boo
         config: the config.
         options: the options.
         side_by_side: whether kernels may run beside each other.
+        in_place: whether plug-ins write to inputs in place.
 
     Raises:
         TargetError: if this package has no such compute capability.
@@ -90,6 +94,8 @@ def configure(trt: Any, config: Any, options: BuildOptions, *, side_by_side: boo
     config.clear_flag(trt.BuilderFlag.TF32)
     if not side_by_side:
         config.max_aux_streams = 0
+    if in_place:
+        config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     config.profiling_verbosity = getattr(trt.ProfilingVerbosity, VERBOSITIES[options.profiling_verbosity])
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level

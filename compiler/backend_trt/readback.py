@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from compiler.errors import TargetError
-from compiler.trt_network.products import ProductSpec
+from compiler.trt_network.plugin_spec import PluginSpec
 from compiler.trt_network.record import LayerRecord, NetworkRecord, TensorRecord
 
 # The class whose properties a layer of each kind has; the others have none.
@@ -112,7 +112,7 @@ def _plugin(trt: Any, layer: Any) -> LayerRecord:
     layer.__class__ = trt.IPluginV3Layer
     plugin = layer.plugin
     spec = getattr(plugin, "spec", None)
-    if not isinstance(spec, ProductSpec):
+    if not isinstance(spec, PluginSpec):
         raise TargetError(f"the network has a layer {name!r} of a plug-in that llmc cannot read back")
     record = _record(layer, f"{plugin.plugin_namespace}::{plugin.plugin_name}")
     return replace(record, params=spec.params)

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from compiler.errors import GraphError
 from compiler.ir.cache_layout import LINEAR
+from compiler.ir.causal import causal_patterns, window_of
 from compiler.ir.frozen import FrozenDict
 from compiler.ir.graph import DimRange, Graph
 from compiler.ir.matching import Match, Miss
@@ -22,7 +23,7 @@ from compiler.ir.mesh import with_facts
 from compiler.ir.op import Op, Value
 from compiler.ir.packed_step import BLOCK_TABLES, PACKED_INPUTS, TOKEN_POSITIONS, TOKEN_ROWS
 from compiler.ir.paged_layout import CACHE_BLOCK, ONE_ROW, PagedLayout
-from compiler.ir.patterns import P, Pattern
+from compiler.ir.patterns import Pattern
 from compiler.ir.rewrite import Replacement, RewriteBuilder, sweep
 from compiler.ir.specialize import bind_dims
 from compiler.ir.step import LOGITS, NEW_LEN, PAST_LEN, STEP_INPUTS, C, R, StepDim, T
@@ -198,18 +199,18 @@ class _Rewriting:
 
     def _window(self, op: Op, mask: Value, b: RewriteBuilder) -> int:
         """How many positions back a causal mask lets a token see; -1 for all."""
-        found = self._matched(_MASK, mask, b)
+        found = self._matched(_PATTERNS.mask, mask, b)
         if isinstance(found, Miss):
             self._refuse(op, f"whose mask is not that of causal attention ({found.reason})")
         if "window" not in found.values:
             return -1
-        width = b.producer(found["window"])
-        if width is None or width.kind.name != "literal" or len({*width.attrs["values"]}) != 1:
+        width = window_of(b.producer(found["window"]))
+        if width is None:
             self._refuse(op, f"whose window %{found['window'].name} is no number")
-        return int(width.attrs["values"][0])
+        return width
 
     def _slopes(self, op: Op, bias: Value, b: RewriteBuilder) -> Value:
-        found = self._matched(_ALIBI, bias, b)
+        found = self._matched(_PATTERNS.bias, bias, b)
         if isinstance(found, Miss):
             self._refuse(op, f"whose bias is not that of ALiBi ({found.reason})")
         return found["slopes"]
@@ -238,18 +239,10 @@ class _Rewriting:
         raise GraphError(f"caches cannot be paged for {op.kind.name} %{op.name} from {op.origin}, {why}", hint=_HINT)
 
 
-# The positions of the cached tokens, as what broadcasts against queries.
-_SLOTS = P.iota(size=C)
-_QUERIES = P.reshape("positions")
-_CAUSAL = P.less_equal(_SLOTS, _QUERIES)
-_NEAR = P.less_equal(P.sub(_QUERIES, P.const("window")), _SLOTS)
-_MASK = P.one_of(_CAUSAL, P.logical_and(_CAUSAL, _NEAR))
-_DISTANCE = P.cast(P.sub(_SLOTS, _QUERIES))
-_ALIBI = P.maybe("cast", P.mul("slopes", _DISTANCE))
-_POSITIONS = P.add(P.reshape("past"), P.iota(size=T))
+_PATTERNS = causal_patterns(T, C)
 
 
 def _counts_positions(op: Op, b: RewriteBuilder) -> bool:
     """Whether an op gives the positions of a row's tokens: those that are cached already, and then one by one."""
-    found = _POSITIONS.match(op, b)
+    found = _PATTERNS.positions.match(op, b)
     return isinstance(found, Match) and found["past"].name == PAST_LEN

@@ -1,6 +1,16 @@
 """All emulated layers; importing this module fills the table."""
 
-from compiler.trt_emulator import attention, collective, indexing, nn, pointwise, products, quantize, shape
+from compiler.trt_emulator import (
+    attention,
+    collective,
+    indexing,
+    nn,
+    plugin_attention,
+    pointwise,
+    products,
+    quantize,
+    shape,
+)
 from compiler.trt_emulator.table import Emulation, LayerCall, RankExchange, emulated_kinds, emulates, find_emulation
 
 __all__ = [
@@ -14,6 +24,7 @@ __all__ = [
     "find_emulation",
     "indexing",
     "nn",
+    "plugin_attention",
     "pointwise",
     "products",
     "quantize",

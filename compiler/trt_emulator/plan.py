@@ -27,7 +27,7 @@ class LayerStep:
 
     layer: LayerRecord
     emulation: Emulation
-    output: TensorRecord
+    outputs: tuple[TensorRecord, ...]
     release: tuple[str, ...]
 
 
@@ -62,7 +62,7 @@ def make_plan(record: NetworkRecord) -> EmulationPlan:
     for layer, emulation in zip(layers, emulations, strict=True):
         check_shape_inputs(layer, emulation, known)
     releases = _releases(record, layers)
-    made = [record.tensors[layer.outputs[0]] for layer in layers]
+    made = [tuple(record.tensors[name] for name in layer.outputs) for layer in layers]
     steps = tuple(LayerStep(*step) for step in zip(layers, emulations, made, releases, strict=True))
     return EmulationPlan(record, steps, known)
 
@@ -76,7 +76,7 @@ def _known(record: NetworkRecord) -> frozenset[str]:
         else:
             is_known = layer.kind == "SHAPE" or all(name in known for name in layer.inputs if name is not None)
         if is_known:
-            known.add(output.name)
+            known.update(layer.outputs)
     return frozenset(known)
 
 
@@ -102,25 +102,28 @@ def evaluate(
     for step in plan.steps:
         layer = step.layer
         inputs = [None if name is None else values[name] for name in layer.inputs]
-        values[step.output.name] = result = _run(step, LayerCall(layer, inputs, plan.record, communicator))
+        results = _run(step, LayerCall(layer, inputs, plan.record, communicator))
+        values.update(zip(layer.outputs, results, strict=True))
         if observe is not None:
-            observe(layer, [result])
+            observe(layer, results)
         for name in step.release:
             del values[name]
 
 
-def _run(step: LayerStep, call: LayerCall) -> Tensor:
+def _run(step: LayerStep, call: LayerCall) -> list[Tensor]:
     function = step.emulation.function
     try:
         with blamed(function, f"the emulation of the layer {step.layer.name!r}"):
-            result = convert(function(call), step.output.dtype)
+            made = function(call)
+            given = made if isinstance(made, tuple) else (made,)
+            results = [convert(tensor, output.dtype) for tensor, output in zip(given, step.outputs, strict=True)]
     except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError) as error:
-        given = ", ".join("none" if x is None else f"{x.dtype}{list(x.shape)}" for x in call.inputs)
-        raise call.error(f"cannot be evaluated on {given}: {error}", hint=BUG) from error
-    recorded = step.output.shape
-    if result.shape != recorded and not _fits(result.shape, recorded):
-        raise call.error(f"made dims {list(result.shape)} where the record says {list(recorded)}", hint=BUG)
-    return result
+        text = ", ".join("none" if x is None else f"{x.dtype}{list(x.shape)}" for x in call.inputs)
+        raise call.error(f"cannot be evaluated on {text}: {error}", hint=BUG) from error
+    for result, output in zip(results, step.outputs, strict=True):
+        if result.shape != output.shape and not _fits(result.shape, output.shape):
+            raise call.error(f"made dims {list(result.shape)} where the record says {list(output.shape)}", hint=BUG)
+    return results
 
 
 def _fits(shape: Sequence[int], recorded: Sequence[int]) -> bool:
@@ -142,10 +145,11 @@ def infer_shapes(
     for name, shape in shapes.items():
         values[name] = torch.empty(shape, dtype=TORCH_TYPES[plan.record.tensors[name].dtype], device="meta")
     for step in plan.steps:
-        layer, output = step.layer, step.output.name
+        layer = step.layer
         inputs = [None if name is None else values[name] for name in layer.inputs]
-        if output not in plan.known:
+        if layer.outputs[0] not in plan.known:
             values_needed = step.emulation.shape_inputs
             inputs = [x if x is None or i in values_needed else x.to("meta") for i, x in enumerate(inputs)]
-        values[output] = _run(step, LayerCall(layer, inputs, plan.record, communicator))
+        results = _run(step, LayerCall(layer, inputs, plan.record, communicator))
+        values.update(zip(layer.outputs, results, strict=True))
     return {name: tuple(values[name].shape) for name in plan.record.outputs}

@@ -84,7 +84,7 @@ def layer_error(layer: LayerRecord, message: str, *, hint: str) -> TargetError:
     return TargetError(f"layer {layer.name!r} ({layer.kind}) {message}", hint=hint)
 
 
-Function = Callable[[LayerCall], Tensor]
+Function = Callable[[LayerCall], Tensor | tuple[Tensor, ...]]
 Check = Callable[[LayerRecord, NetworkRecord], str | None]
 
 _SAID_BY_TENSORS = frozenset({"precision", "precision_is_set"})

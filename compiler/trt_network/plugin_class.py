@@ -1,4 +1,4 @@
-"""The plug-in of products as TensorRT wants it: a Python object with the interface `IPluginV3`.
+"""Plug-ins as TensorRT wants them: Python objects with the interface `IPluginV3`.
 
 A builder needs of it what its result is like, a runtime what it launches.
 """
@@ -6,13 +6,18 @@ A builder needs of it what its result is like, a runtime what it launches.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from compiler.trt_network.products import PRODUCT, VERSION, ProductSpec
+from compiler.trt_network.attention import AttentionSpec
+from compiler.trt_network.plugin_spec import PluginSpec
+from compiler.trt_network.products import ProductSpec
+
+SPECS: Mapping[str, type[PluginSpec]] = {spec.plugin: spec for spec in (ProductSpec, AttentionSpec)}
+"""What a layer of each plug-in computes, by the plug-in's name."""
 
 Enqueue = Callable[[Sequence[Any], Sequence[Any], Sequence[int], Sequence[int], int], None]
 """Launches a layer: descriptions of the inputs and outputs, their addresses, and CUDA's handle of the stream."""
@@ -30,7 +35,7 @@ class PluginKernels:
         kept: every plug-in object.
     """
 
-    def __init__(self, start: Callable[[ProductSpec], Enqueue] | None = None, *, lasting: bool = False) -> None:
+    def __init__(self, start: Callable[[PluginSpec], Enqueue] | None = None, *, lasting: bool = False) -> None:
         """Keep objects until this one goes; for good if `lasting`.
 
         TensorRT may use an object until the process ends, and Python drops its own before that.
@@ -47,23 +52,25 @@ class PluginKernels:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
 
 
-def plugin_of(trt: Any, spec: ProductSpec, kernels: PluginKernels) -> Any:
+def plugin_of(trt: Any, spec: PluginSpec, kernels: PluginKernels) -> Any:
     """The plug-in object of a layer."""
-    return _product_class(trt)(spec, kernels)
+    return _plugin_class(trt, in_place=bool(spec.in_place))(spec, kernels)
 
 
 @cache
-def _product_class(trt: Any) -> Any:
-    bases = (trt.IPluginV3, trt.IPluginV3OneCore, trt.IPluginV3OneBuild, trt.IPluginV3OneRuntime)
+def _plugin_class(trt: Any, *, in_place: bool) -> Any:
+    """The class of plug-ins, those that write to inputs in place apart: that takes a newer interface."""
+    build = trt.IPluginV3OneBuildV2 if in_place else trt.IPluginV3OneBuild
+    bases = (trt.IPluginV3, trt.IPluginV3OneCore, build, trt.IPluginV3OneRuntime)
 
-    class Product(*bases):  # type: ignore[misc]
-        """See `compiler.trt_network.products`. The methods are TensorRT's."""
+    class Plugin(*bases):  # type: ignore[misc]
+        """See `compiler.trt_network.plugin_spec`. The methods are TensorRT's."""
 
-        def __init__(self, spec: ProductSpec, kernels: PluginKernels) -> None:
+        def __init__(self, spec: PluginSpec, kernels: PluginKernels) -> None:
             for base in bases:
                 base.__init__(self)
-            self.plugin_namespace, self.plugin_name = PRODUCT.split("::")
-            self.plugin_version, self.num_outputs = VERSION, 1
+            self.plugin_namespace, self.plugin_name = spec.plugin.split("::")
+            self.plugin_version, self.num_outputs = spec.version, len(spec.results)
             self.spec, self.kernels = spec, kernels
             self.launch: Enqueue | None = None
             kernels.keep(self)
@@ -72,7 +79,7 @@ def _product_class(trt: Any) -> Any:
             return self
 
         def clone(self) -> Any:
-            return Product(self.spec, self.kernels)
+            return Plugin(self.spec, self.kernels)
 
         def attach_to_context(self, context: Any) -> Any:
             return self.clone()
@@ -92,29 +99,25 @@ def _product_class(trt: Any) -> Any:
         def set_tactic(self, tactic: int) -> None:
             """There is one way to compute it, as far as TensorRT knows."""
 
+        def get_aliased_input(self, output: int) -> int:
+            return dict(self.spec.in_place).get(output, -1)
+
         def get_output_data_types(self, types: Sequence[Any]) -> list[Any]:
-            return [getattr(trt.DataType, self.spec.rounded) if self.spec.rounded else types[0]]
+            names = self.spec.types(types[0].name)[len(types) :]
+            return [getattr(trt.DataType, name) for name in names]
 
         def get_output_shapes(self, inputs: Any, shape_inputs: Any, expressions: Any) -> list[Any]:
-            shape = trt.DimsExprs(inputs[0])
-            shape[len(shape) - 1] = expressions.constant(self.spec.rows)
-            return [shape]
+            shapes = []
+            for like, last, _ in self.spec.results:
+                shape = trt.DimsExprs(inputs[like])
+                if last is not None:
+                    shape[len(shape) - 1] = expressions.constant(last)
+                shapes.append(shape)
+            return shapes
 
         def supports_format_combination(self, position: int, tensors: Any, inputs: int) -> bool:
-            given, wanted = tensors[position].desc, self._types(tensors[0].desc.type)[position]
-            return bool(given.format == trt.TensorFormat.LINEAR and given.type == wanted)
-
-        def _types(self, dtype: Any) -> list[Any]:
-            kinds, spec = trt.DataType, self.spec
-            if spec.rounded:
-                x = codes = kinds.FP8 if spec.form == "float8" else kinds.INT8
-                result = getattr(kinds, spec.rounded)
-            else:
-                x = result = dtype if dtype in (kinds.FLOAT, kinds.HALF, kinds.BF16) else kinds.HALF
-                codes = x if spec.form == "dense" else kinds.INT8
-            scales = dict.fromkeys(("x_scale", "scale"), kinds.FLOAT)
-            types = {"x": x, "codes": codes, **scales, "zero": kinds.INT8, "bias": result}
-            return [*(types[name] for name in spec.inputs), result]
+            given, wanted = tensors[position].desc, self.spec.types(tensors[0].desc.type.name)[position]
+            return bool(given.format == trt.TensorFormat.LINEAR and given.type.name == wanted)
 
         def get_fields_to_serialize(self) -> Any:
             # Numbers, one for each character: the type of fields that every version gives back as it was.
@@ -132,36 +135,36 @@ def _product_class(trt: Any) -> Any:
                     self.launch = self.kernels.start(self.spec)
                 self.launch(input_desc, output_desc, inputs, outputs, stream)
             except Exception as error:  # noqa: BLE001  # TensorRT takes a number, and calls this from C++
-                self.kernels.failures.append(f"{PRODUCT} {self.spec.text}: {type(error).__name__}: {error}")
+                self.kernels.failures.append(f"{self.spec.plugin} {self.spec.text}: {type(error).__name__}: {error}")
                 return 1
             return 0
 
-    return Product
+    return Plugin
 
 
-def spec_of(fields: Any) -> ProductSpec:
+def spec_of(plugin: str, fields: Any) -> PluginSpec:
     """The spec that a plug-in serialized; ValueError if it is of another plug-in or version."""
     for field in fields:
         if field.name == _FIELD:
-            return ProductSpec.read(bytes(int(number) for number in field.data).decode())
-    raise ValueError(f"a layer of {PRODUCT} has no attributes")
+            return SPECS[plugin].read(bytes(int(number) for number in field.data).decode())
+    raise ValueError(f"a layer of {plugin} has no attributes")
 
 
-def creator_of(trt: Any, kernels: PluginKernels) -> Any:
-    """What makes the plug-in objects of a plan when it is loaded."""
+def creator_of(trt: Any, plugin: str, kernels: PluginKernels) -> Any:
+    """What makes the objects of a plug-in when a plan is loaded."""
 
     class Creator(trt.IPluginCreatorV3One):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IPluginCreatorV3One.__init__(self)
-            self.plugin_namespace, self.name = PRODUCT.split("::")
-            self.plugin_version = VERSION
+            self.plugin_namespace, self.name = plugin.split("::")
+            self.plugin_version = SPECS[plugin].version
             self.field_names = trt.PluginFieldCollection([])
 
         def create_plugin(self, name: str, fields: Any, phase: Any) -> Any:
             try:
-                return plugin_of(trt, spec_of(fields), kernels)
+                return plugin_of(trt, spec_of(plugin, fields), kernels)
             except (ValueError, TypeError) as error:
-                kernels.failures.append(f"{PRODUCT}: {error}")
+                kernels.failures.append(f"{plugin}: {error}")
                 return None
 
     creator = Creator()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -85,7 +85,7 @@ class Arranged:
     """A part of a quantized weight `[N, K]` that is arranged for the kernels of plug-ins when it is loaded.
 
     Attributes:
-        part: `codes` (of int4), `scale` or `zero`.
+        part: `codes`, `scale`, `zero` or `bias`; a bias, and the codes of 8 bits, are joined to others only.
         stored: the tensor of the weights file.
         rows: N.
         columns: K.
@@ -105,9 +105,45 @@ class Arranged:
     @property
     def nbytes(self) -> int:
         """The bytes of what is arranged."""
+        if self.part == "bias":
+            return self.stored.nbytes
         if self.part == "codes":
-            return self.rows * self.columns // 2
+            return self.rows * self.columns // (2 if self.chunk else 1)
         return self.rows * (self.columns // self.group) * (4 if self.part == "scale" else 1)
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other arrangements."""
+        return f"{self.stored.name} arranged as {self.rows}x{self.columns}x{self.group}x{self.chunk}"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The same part of the weights of several linears, which are one product: it is put together when it is loaded.
+
+    Attributes:
+        parts: `parts[j][i]` is what the linear has whose input is the `i`-th and whose result is the `j`-th section; a
+            bias is added up over the inputs, and None where a linear has none.
+        sizes: how many columns of the result each section has.
+        dtype: the element type of the result.
+    """
+
+    parts: tuple[tuple[Arranged | None, ...], ...]
+    sizes: tuple[int, ...]
+    dtype: str
+
+    @property
+    def known(self) -> tuple[Arranged, ...]:
+        """The parts that there are; at least one."""
+        return tuple(part for row in self.parts for part in row if part is not None)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the result."""
+        first = self.known[0]
+        if first.part == "bias":
+            return sum(self.sizes) * DataType[self.dtype].bits // 8
+        return sum(part.nbytes for part in self.known)
 
 
 @dataclass(frozen=True)
@@ -118,29 +154,34 @@ class Weight:
         tensor: the name of a tensor of the file.
         offset: bytes from the start of that tensor; more than 0 for some of its rows.
         quantized: how to make the values from others of the file; None if that is not how they come about.
-        arranged: how to arrange a tensor of the file; None if that is not how they come about. Without either they lie
-            there as they are.
+        arranged: how to arrange a tensor of the file; None if that is not how they come about.
+        joined: how to join parts of weights of the file; None if that is not how they come about. Without any of these
+            they lie there as they are.
     """
 
     tensor: str
     offset: int = 0
     quantized: Quantized | None = None
     arranged: Arranged | None = None
+    joined: Joined | None = None
 
     @property
-    def made(self) -> Quantized | Arranged | None:
+    def made(self) -> Made | None:
         """How the values are made when they are loaded; None if they lie in the file as they are."""
-        return self.quantized or self.arranged
+        return self.quantized or self.arranged or self.joined
 
     @property
     def source(self) -> str:
         """What the bytes are called that it is some of: those of the tensor, or of what is made of it."""
+        if self.joined:
+            return " joined to ".join(part.identity if part else "none" for row in self.joined.parts for part in row)
         if self.arranged:
-            sizes = (self.arranged.rows, self.arranged.columns, self.arranged.group, self.arranged.chunk)
-            return f"{self.tensor} arranged as {'x'.join(map(str, sizes))}"
+            return self.arranged.identity
         return f"{self.tensor} as {self.quantized.dtype}" if self.quantized else self.tensor
 
 
+Made = Quantized | Arranged | Joined
+"""How values are made of those of the weights file."""
 Constant = Weight | bytes
 """Where the values of a constant layer are: in the weights file, or the bytes themselves."""
 
@@ -166,6 +207,11 @@ class LayerRecord:
     outputs: tuple[str, ...]
     params: Mapping[str, Any] = field(default_factory=dict)
     metadata: str = ""
+
+    @property
+    def in_place(self) -> Sequence[tuple[int, int]]:
+        """The numbers of the outputs that are inputs, written to in place, and of these inputs."""
+        return ((0, 0),) if self.kind == "KV_CACHE_UPDATE" else self.params.get("in_place", ())
 
 
 @dataclass(frozen=True)
@@ -210,8 +256,10 @@ class NetworkRecord:
 
     @cached_property
     def aliases(self) -> Mapping[str, str]:
-        """For each output that a cache update makes, the input whose memory it must share."""
-        cached = {layer.outputs[0]: layer.inputs[0] for layer in self.layers if layer.kind == "KV_CACHE_UPDATE"}
+        """For each output that a cache update or a plug-in makes in place, the input whose memory it must share."""
+        cached = {
+            layer.outputs[output]: layer.inputs[source] for layer in self.layers for output, source in layer.in_place
+        }
         return {name: source for name in self.outputs if (source := cached.get(name)) is not None}
 
     @property
@@ -297,7 +345,14 @@ def _constant_to_json(constant: Constant) -> Any:
 def _weight_to_json(weight: Weight) -> dict[str, Any]:
     quantized = weight.quantized and _quantized_to_json(weight.quantized)
     place = {"tensor": weight.tensor, "offset": weight.offset, "quantized": quantized}
+    if weight.joined:
+        return {**place, "joined": _joined_to_json(weight.joined)}
     return {**place, "arranged": _arranged_to_json(weight.arranged)} if weight.arranged else place
+
+
+def _joined_to_json(joined: Joined) -> dict[str, Any]:
+    parts = [[part and _arranged_to_json(part) for part in row] for row in joined.parts]
+    return {"parts": parts, "sizes": joined.sizes, "dtype": joined.dtype}
 
 
 def _arranged_to_json(arranged: Arranged) -> dict[str, Any]:
@@ -318,13 +373,26 @@ def _constant_from_json(content: Any) -> Constant:
 
 
 def _weight_from_json(content: Mapping[str, Any]) -> Weight:
-    quantized, arranged = content.get("quantized"), content.get("arranged")
+    quantized, arranged, joined = (content.get(word) for word in ("quantized", "arranged", "joined"))
     return Weight(
         content["tensor"],
         content["offset"],
         _quantized_from_json(quantized) if quantized else None,
-        Arranged(**{**arranged, "stored": _stored_from_json(arranged["stored"])}) if arranged else None,
+        _arranged_from_json(arranged) if arranged else None,
+        _joined_from_json(joined) if joined else None,
     )
+
+
+def _arranged_from_json(content: Mapping[str, Any]) -> Arranged:
+    return Arranged(**{**content, "stored": _stored_from_json(content["stored"])})
+
+
+def _joined_from_json(content: Mapping[str, Any]) -> Joined:
+    parts = tuple(tuple(part and _arranged_from_json(part) for part in row) for row in content["parts"])
+    joined = Joined(parts, tuple(content["sizes"]), content["dtype"])
+    if not joined.known:
+        raise ValueError("joined weights without parts")
+    return joined
 
 
 def _stored_from_json(stored: Mapping[str, Any]) -> TensorRecord:

@@ -12,6 +12,7 @@ from typing import Any
 from compiler.errors import RequestError
 from compiler.ir.files import read_graph
 from compiler.progress import Progress
+from llmc.benchmarking.kernels import LoadKernels, measure_kernels
 from llmc.benchmarking.runners import TRANSFORMERS, EngineRunner, check_tools, open_tool
 from llmc.benchmarking.runs import Cell, Load, Runner, measure
 from llmc.evaluation.open_model import load
@@ -20,6 +21,7 @@ from llmc.inspection.facts import graph_files
 from llmc.progress import Phases, counter
 from llmc.step_cost import Bandwidth, StepBytes, bytes_of_ranks, measured_bandwidth, step_bytes
 from runtime.engine_dir.manifest import Manifest, read_manifest
+from runtime.executors.interface import MeasuresKernels
 from runtime.executors.kind import EXECUTORS
 from runtime.generation.engine import Engine
 
@@ -41,6 +43,7 @@ class BenchOptions:
         against: a checkpoint that other tools run.
         tools: those tools; `transformers` if there is a checkpoint and nothing is said.
         dtype: the element type that they compute in; the engine's if None.
+        profile: whether to measure, too, how long each kernel of a step takes.
     """
 
     batches: Sequence[int] | None = None
@@ -52,6 +55,7 @@ class BenchOptions:
     against: str | None = None
     tools: Sequence[str] = ()
     dtype: str | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Benchmark:
         bandwidth: the bandwidth of that memory, measured in the same run.
         step: what a decode step of the engine reads.
         cells: the figures.
+        kernels: how long the kernels of the engine take, of each load; none if that was not asked for.
     """
 
     engine: str
@@ -71,6 +76,7 @@ class Benchmark:
     bandwidth: Bandwidth
     step: StepBytes
     cells: tuple[Cell, ...]
+    kernels: tuple[LoadKernels, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All of it as a JSON object; the keys are in docs/evaluation.md."""
@@ -80,6 +86,7 @@ class Benchmark:
             "bandwidth": self.bandwidth.bytes_per_second,
             "step_bytes": asdict(self.step),
             "cells": [cell.to_json() for cell in self.cells],
+            **({"kernels": [each.to_json() for each in self.kernels]} if self.kernels else {}),
         }
 
 
@@ -198,6 +205,7 @@ def bench_loaded(
         rate = Bandwidth(measured_bandwidth(place), f"measured on {place}")
     step = _engine_bytes(engine, place)
     cells: list[Cell] = []
+    kernels = _kernels(engine, wanted, place, note) if options.profile else ()
     for runner, bound in _runners(engine, wanted, place, step, phases, note):
         count_of_runs = len(wanted.loads) * (
             options.repeats + (runner.warm_up if options.warm_up is None else options.warm_up)
@@ -216,7 +224,18 @@ def bench_loaded(
                 )
                 for each in wanted.loads
             ]
-    return Benchmark(str(engine.path), place, rate, step, tuple(cells))
+    return Benchmark(str(engine.path), place, rate, step, tuple(cells), kernels)
+
+
+def _kernels(engine: Engine, wanted: Plan, place: str, note: Callable[[str], None]) -> tuple[LoadKernels, ...]:
+    """How long the kernels take, where the executor can say it; else a note."""
+    executor = engine.executor
+    if not isinstance(executor, MeasuresKernels):
+        note(f"--profile does nothing here: {executor.name} does not measure its kernels, as the executor cpu does")
+        return ()
+    runner = EngineRunner(engine, on_gpu=place != "cpu")
+    made = [(each, _prompts(each, engine.manifest.vocab_size, wanted.options.seed)) for each in wanted.loads]
+    return tuple(measure_kernels(executor, runner, each, prompts) for each, prompts in made)
 
 
 def _runners(

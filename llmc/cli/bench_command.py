@@ -17,6 +17,7 @@ from runtime.processes.environment import rank_from_environment
 
 if TYPE_CHECKING:
     from llmc.benchmarking.bench import Benchmark
+    from llmc.benchmarking.kernels import LoadKernels
     from llmc.benchmarking.runs import Cell, Figure
     from runtime.generation.engine import Engine
 
@@ -50,11 +51,17 @@ def bench_command(
     dtype: Annotated[
         str | None, typer.Option(metavar="TYPE", help="What --against is computed in; the engine's type if not given.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say how long each kernel of a step takes (executor cpu).")
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", "-o", metavar="FILE", help="Draw the figures: .png, .svg or .html.")
     ] = None,
     executor: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cuda, torch, tensorrt, emulator or interpreter, as for llmc run.")
+        str,
+        typer.Option(
+            metavar="NAME", help="auto, cpu, cuda, torch, tensorrt, emulator or interpreter, as for llmc run."
+        ),
     ] = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -98,6 +105,7 @@ def bench_command(
                 against=against,
                 tools=tuple(against_tool or ()),
                 dtype=dtype,
+                profile=profile,
             ),
         )
     how: Any = {
@@ -120,7 +128,7 @@ def bench_command(
         if json_output:
             print(json.dumps({**result.to_json(), **({"notes": notes} if notes else {})}))
         else:
-            print(f"{_head(result)}\n\n{_grid(result)}")
+            print("\n\n".join([_head(result), _grid(result), *map(_kernels, result.kernels)]))
 
     if several:
         on_ranks(engine, answer, hostfile=hostfile, **how)
@@ -166,6 +174,14 @@ def _grid(result: Benchmark, *, wrap: bool = True) -> str:
     if any(cell.memory.gpu is not None for cell in result.cells):
         headers.append("GPU memory")
     return grid(headers, [_row(cell)[: len(headers)] for cell in result.cells], wrap=wrap)
+
+
+def _kernels(found: LoadKernels) -> str:
+    """What the kernels of a load take."""
+    load = found.load
+    headers = [f"kernel, at {load.batch} x {load.input}", "ops", "until the first token, ms", "a token, ms"]
+    rows = [[each.kernel, str(each.ops), _digits(each.first * 1e3), _digits(each.step * 1e3)] for each in found.kernels]
+    return grid(headers, rows)
 
 
 def _row(cell: Cell) -> list[str]:

@@ -100,6 +100,7 @@ def compile_command(
     calib_samples: options.CalibSamples = None,
     calib_length: options.CalibLength = None,
     calib_seed: options.CalibSeed = 0,
+    report: options.Report = "quick",
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -167,6 +168,7 @@ def compile_command(
         calib_samples=calib_samples,
         calib_length=calib_length,
         calib_seed=calib_seed,
+        report=report,
     )
     make: Callable[..., Compiled | DryRun] = llmc.dry_run if dry_run else llmc.compile
     with Console(quiet=quiet or json_output, bars_only=json_output) as console:

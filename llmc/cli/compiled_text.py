@@ -21,7 +21,7 @@ def made_text(made: Compiled | DryRun) -> str:
 
     if not isinstance(made, Compiled):
         return _dry_run(made)
-    quantized = [made.fidelity.text(width=terminal_width())] if made.fidelity.entries else []
+    quantized = list(filter(None, [made.fidelity.text(width=terminal_width())]))
     return "\n".join([*quantized, _engine(made)])
 
 

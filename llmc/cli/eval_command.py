@@ -47,7 +47,10 @@ def ppl_command(
     ] = None,
     no_special_tokens: options.NoSpecialTokens = False,
     executor: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cuda, torch, tensorrt, emulator or interpreter, as for llmc run.")
+        str,
+        typer.Option(
+            metavar="NAME", help="auto, cpu, cuda, torch, tensorrt, emulator or interpreter, as for llmc run."
+        ),
     ] = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,

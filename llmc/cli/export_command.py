@@ -44,6 +44,7 @@ def export_command(
     calib_samples: options.CalibSamples = None,
     calib_length: options.CalibLength = None,
     calib_seed: options.CalibSeed = 0,
+    report: options.Report = "quick",
     weights: options.Weights = None,
     weights_format: options.WeightsFormat = None,
     scales: options.Scales = None,
@@ -79,6 +80,7 @@ def export_command(
         calib_samples=calib_samples,
         calib_length=calib_length,
         calib_seed=calib_seed,
+        report=report,
         weights=weights,
         weights_format=weights_format,
         scales=scales,
@@ -102,7 +104,7 @@ def _text(made: Exported) -> str:
 
     path = made.path.relative_to(Path.cwd()) if made.path.is_relative_to(Path.cwd()) else made.path
     shards = sum(name.endswith(".safetensors") for name in made.files)
-    quantized = [made.fidelity.text(width=terminal_width())] if made.fidelity.entries else []
+    quantized = list(filter(None, [made.fidelity.text(width=terminal_width())]))
     rows = [
         ("checkpoint", f"{path} ({bytes_text(made.bytes)} in {shards} file{'s' * (shards != 1)})"),
         (

@@ -56,7 +56,10 @@ def harness_command(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the results as JSON to a file, too.")
     ] = None,
     executor: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cuda, torch, tensorrt, emulator or interpreter, as for llmc run.")
+        str,
+        typer.Option(
+            metavar="NAME", help="auto, cpu, cuda, torch, tensorrt, emulator or interpreter, as for llmc run."
+        ),
     ] = "auto",
     device: options.Device = "auto",
     threads: options.Threads = None,

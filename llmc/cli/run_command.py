@@ -67,7 +67,7 @@ def run_command(
         str,
         typer.Option(
             metavar="NAME",
-            help="auto, cuda, torch, tensorrt, emulator (TensorRT engines on the CPU, slow) or interpreter.",
+            help="auto, cpu, cuda, torch, tensorrt, emulator (TensorRT engines on the CPU, slow) or interpreter.",
         ),
     ] = "auto",
     cache_tokens: Annotated[

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import torch
 
 from compiler.errors import PassError
 from compiler.passes.quant.calibration.source import CalibrationSource
 from compiler.passes.quant.calibration.text import Document, read_texts
+from compiler.passes.quant.report import QuantizationErrorReport, ReportExtent
 from compiler.progress import Progress
+from compiler.suggest import did_you_mean
 from llmc.compiling.tokenizer_export import has_tokenizer, write_tokenizer
 from llmc.seeds import check_seed
 from runtime.engine_dir.manifest import NoTokenizer
@@ -34,12 +37,14 @@ class CalibrationSettings:
         samples: how many windows of the texts to use; as many as there are, up to 128, if None.
         length: tokens of a window; 512, or what the model takes at once if that is less, if None.
         seed: decides which windows are used.
+        report: of which quantized ops the error is measured.
     """
 
     documents: Sequence[Document] = ()
     samples: int | None = None
     length: int | None = None
     seed: int = 0
+    report: ReportExtent = "quick"
 
     @property
     def given(self) -> dict[str, bool]:
@@ -68,19 +73,31 @@ class CalibrationSettings:
             length=self.length,
             seed=self.seed,
             progress=lambda done, total: progress(STAGE, done, total),
+            report=QuantizationErrorReport(extent=self.report),
         )
 
 
 def calibration_settings(
-    calib: str | Path | None = None, samples: int | None = None, length: int | None = None, seed: int = 0
+    calib: str | Path | None = None,
+    samples: int | None = None,
+    length: int | None = None,
+    seed: int = 0,
+    report: str = "quick",
 ) -> CalibrationSettings:
     """The settings with the texts of a file.
 
     Raises:
-        PassError: if the file cannot be read, is empty or malformed, or there is no such seed.
+        PassError: if the file cannot be read, is empty or malformed, or there is no such seed or report.
     """
     check_seed(seed, PassError)
-    return CalibrationSettings(() if calib is None else read_texts(calib), samples, length, seed)
+    extents: tuple[ReportExtent, ...] = get_args(ReportExtent)
+    extent = next((known for known in extents if known == report), None)
+    if extent is None:
+        raise PassError(
+            f"there is no report {report!r} of quantization errors{did_you_mean(report, extents)}",
+            hint=f"--report is one of {', '.join(extents)}",
+        )
+    return CalibrationSettings(() if calib is None else read_texts(calib), samples, length, seed, extent)
 
 
 def _random_documents(vocabulary: int, seed: int) -> tuple[Document, ...]:

@@ -19,7 +19,7 @@ from llmc.compiling.job import Job, export_tokenizer, lift_model
 from llmc.compiling.manifest_draft import describe_engine, used_plugins
 from llmc.compiling.options import CompileKeywords, CompileOptions
 from llmc.compiling.outline import checked_outline
-from llmc.compiling.request import CompileRequest, compile_request, without_calibration
+from llmc.compiling.request import CompileRequest, compile_request, without_calibration, without_quantization
 from llmc.pipeline import rewrite
 from llmc.progress import Phase, Phases, counter
 from llmc.step_cost import StepBytes, step_bytes
@@ -113,7 +113,10 @@ def compile(
             progress=job.progress,
         )
     job.notes += rewritten.notes
-    job.notes += ignored_notes(without_calibration(request.calibration, used=calibration.used))
+    settings = request.calibration
+    job.notes += ignored_notes(
+        without_calibration(settings, used=calibration.used), without_quantization(settings, request.pipeline)
+    )
     outline = checked_outline(rewritten.graph, request.targets, request.place)
     manifest = replace(
         describe_engine(rewritten.graph, pipeline=rewritten.canonical, version=__version__),
@@ -121,7 +124,7 @@ def compile(
         tokens=lifted.tokens,
         generation=lifted.generation.stored,
         config=lifted.checkpoint.config,
-        fidelity=calibration.report.to_json() if calibration.report.entries else {},
+        fidelity=calibration.report.to_json() if calibrates(request.pipeline) else {},
         capabilities=outline.compute_capabilities,
     )
     with engine_writer(request.place, outline.needed) as writer:

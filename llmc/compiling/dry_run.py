@@ -17,7 +17,7 @@ from llmc.compiling.job import Job, export_tokenizer, lift_model
 from llmc.compiling.manifest_draft import describe_engine, used_plugins
 from llmc.compiling.options import CompileKeywords, CompileOptions
 from llmc.compiling.outline import checked_outline, nearest_folder
-from llmc.compiling.request import CompileRequest, compile_request, without_calibration
+from llmc.compiling.request import CompileRequest, compile_request, without_calibration, without_quantization
 from llmc.pipeline import Rewritten, rewritten
 from llmc.progress import Phase, Phases
 from llmc.step_cost import StepBytes, step_bytes
@@ -107,7 +107,11 @@ def dry_run(
     with job.phase("rewrite"):
         made = _rewritten(job, request, lifted.graph)
     job.notes += made.notes
-    job.notes += ignored_notes(without_calibration(request.calibration, used=calibrates(request.pipeline)))
+    settings = request.calibration
+    job.notes += ignored_notes(
+        without_calibration(settings, used=calibrates(request.pipeline)),
+        without_quantization(settings, request.pipeline),
+    )
     outline = checked_outline(made.graph, request.targets, request.place)
     with TemporaryDirectory() as folder:
         export_tokenizer(job, lifted.checkpoint, Path(folder))

@@ -49,6 +49,9 @@ class CompileOptions:
         calib_samples: how many windows of it to use; as many as it has, up to 128, if None.
         calib_length: how many tokens a window has; 512, or `max_input` if that is less, if None.
         calib_seed: decides which windows are used, if there are more.
+        report: of which quantized ops the error of outputs is measured: `full`: of all; `quick`: of so many that it
+            takes less than a tenth of the time; `off`: of none. What calibrates anyway measures all of its ops, unless
+            `off`.
     """
 
     passes: Passes = ""
@@ -71,6 +74,7 @@ class CompileOptions:
     calib_samples: int | None = None
     calib_length: int | None = None
     calib_seed: int = 0
+    report: str = "quick"
 
     def changed(self, changes: Mapping[str, Any]) -> CompileOptions:
         """These options with some others; TypeError, with a suggestion, for a name that is none of them."""
@@ -115,3 +119,4 @@ class CompileKeywords(TypedDict, total=False):
     calib_samples: int | None
     calib_length: int | None
     calib_seed: int
+    report: str

@@ -12,6 +12,7 @@ from compiler.passes import ChangeDType, Pass, spell
 from compiler.plugins import load_plugins
 from compiler.targets import Target
 from llmc.compiling.calibration import CalibrationSettings, calibration_settings
+from llmc.compiling.dry_pipeline import calibrates
 from llmc.compiling.options import CompileOptions
 from llmc.compiling.targets import resolve_targets
 from llmc.dtypes import dtype_name
@@ -84,7 +85,7 @@ def compile_request(
         fold_layers=options.fold_layers,
         explain=options.explain,
         calibration=calibration_settings(
-            options.calib, options.calib_samples, options.calib_length, options.calib_seed
+            options.calib, options.calib_samples, options.calib_length, options.calib_seed, options.report
         ),
         notes=(
             *plugin_notes,
@@ -110,6 +111,11 @@ def _of_dummies(options: CompileOptions) -> Case:
 def without_calibration(settings: CalibrationSettings, *, used: bool) -> Case:
     """The options of calibration, where no pass has used any."""
     return Case(not used, "no pass calibrates", {f"--{name}": given for name, given in settings.given.items()})
+
+
+def without_quantization(settings: CalibrationSettings, pipeline: Sequence[Pass]) -> Case:
+    """The option of the error report, where no pass quantizes."""
+    return Case(not calibrates(pipeline), "no pass quantizes", {"--report": settings.report != "quick"})
 
 
 def default_output(model: str | Path) -> Path:

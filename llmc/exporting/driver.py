@@ -17,10 +17,10 @@ from compiler.passes import Pass, parse_pipeline
 from compiler.passes.quant.report import QuantizationErrorReport
 from compiler.plugins import load_plugins
 from compiler.progress import Progress
-from llmc.compiling.calibration import calibration_settings
+from llmc.compiling.calibration import CalibrationSettings, calibration_settings
 from llmc.compiling.dry_pipeline import NeedsDataError, calibrates, dry_pipeline
 from llmc.compiling.job import Job, LiftedModel, lift_model
-from llmc.compiling.request import CompileRequest, without_calibration
+from llmc.compiling.request import CompileRequest, without_calibration, without_quantization
 from llmc.dtypes import dtype_name
 from llmc.exporting.files import copy_files, write_generation_config
 from llmc.exporting.folder import check_place, export_folder, write_json
@@ -174,9 +174,10 @@ def _rewritten(job: Job, model: str | Path, options: ExportOptions, found: Forma
             _rehearse(job, lifted, pipeline, found)
         rewritten: Rewritten = rewrite(lifted.graph, pipeline, progress=job.progress)
     job.notes += rewritten.notes
-    settings = calibration_settings(options.calib, options.calib_samples, options.calib_length, options.calib_seed)
+    settings = _settings(options)
     job.notes += ignored_notes(
         without_calibration(settings, used=calibration.used),
+        without_quantization(settings, pipeline),
         Case(True, f"{model} has a config.json", {"--config": options.config is not None}),
     )
     return _Made(
@@ -186,6 +187,12 @@ def _rewritten(job: Job, model: str | Path, options: ExportOptions, found: Forma
         source=checkpoint.folder.resolve().name,
         write_others=lambda folder: copy_files(checkpoint.folder, folder, checkpoint.config, job.notes.append),
         fidelity=calibration.report,
+    )
+
+
+def _settings(options: ExportOptions) -> CalibrationSettings:
+    return calibration_settings(
+        options.calib, options.calib_samples, options.calib_length, options.calib_seed, options.report
     )
 
 
@@ -209,9 +216,7 @@ def _request(model: str | Path, options: ExportOptions, pipeline: tuple[Pass, ..
         dump=None,
         fold_layers=False,
         explain=False,
-        calibration=calibration_settings(
-            options.calib, options.calib_samples, options.calib_length, options.calib_seed
-        ),
+        calibration=_settings(options),
         notes=(),
     )
 

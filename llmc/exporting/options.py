@@ -30,6 +30,7 @@ class ExportKeywords(TypedDict, total=False):
     calib_samples: int | None
     calib_length: int | None
     calib_seed: int
+    report: str
     weights: str | Path | None
     weights_format: str | None
     scales: str | Path | None
@@ -50,6 +51,9 @@ class ExportOptions:
         calib_samples: how many windows of it to use; up to 128 if None.
         calib_length: how many tokens a window has; up to 512 if None.
         calib_seed: decides which windows are used.
+        report: of which quantized ops the error of outputs is measured: `full`: of all; `quick`: of so many that it
+            takes less than a tenth of the time; `off`: of none. What calibrates anyway measures all of its ops, unless
+            `off`.
         weights: a file of weights, instead of those in the checkpoint's folder.
         weights_format: how weights are stored where no file says it, such as `gptq:bits=4:group=128`.
         scales: a file of scales of AMMO or ModelOpt, which weights, inputs and caches are quantized with.
@@ -65,6 +69,7 @@ class ExportOptions:
     calib_samples: int | None = None
     calib_length: int | None = None
     calib_seed: int = 0
+    report: str = "quick"
     weights: str | Path | None = None
     weights_format: str | None = None
     scales: str | Path | None = None
@@ -86,7 +91,7 @@ class ExportOptions:
     def given(self) -> dict[str, bool]:
         """Whether each option that says what to make of a checkpoint is given, by its name on the command line."""
         usual = ExportOptions()
-        names: tuple[str, ...] = ("passes", "dtype", "calib", "calib_samples", "calib_length", "calib_seed")
+        names: tuple[str, ...] = ("passes", "dtype", "calib", "calib_samples", "calib_length", "calib_seed", "report")
         names += ("weights", "weights_format", "scales")
         return {f"--{name.replace('_', '-')}": getattr(self, name) != getattr(usual, name) for name in names}
 

@@ -172,6 +172,33 @@ class RowCopies(NamedTuple):
             layout.copy_rows(caches, self.sources, self.destinations, length)
 
 
+class KernelTime(NamedTuple):
+    """How long ops of one form have taken.
+
+    Attributes:
+        kernel: the kernel, with the columns of its operands.
+        ops: how many such ops a step has.
+        seconds: what all of them together have taken, in all steps.
+    """
+
+    kernel: str
+    ops: int
+    seconds: float
+
+
+@runtime_checkable
+class MeasuresKernels(Protocol):
+    """An executor that can say how long its kernels take."""
+
+    def measure(self) -> None:
+        """Measure from now on how long kernels take."""
+        ...
+
+    def times(self) -> Sequence[KernelTime]:
+        """What kernels have taken since `measure` was called, the longest first."""
+        ...
+
+
 S = TypeVar("S", bound=StageSession)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
+def _say_nothing(text: str) -> None:
+    """What a rank tells while nobody listens."""
+
+
 @dataclass(frozen=True)
 class RankToLoad:
     """A rank of an engine that is about to be loaded.
@@ -32,6 +36,7 @@ class RankToLoad:
         batch: how many sequences will usually run at once; None for the engine's largest batch.
         group: the ranks of its stage; None for a rank alone.
         paged: whether linear caches are to be paged, where the kind can do that; caches that were compiled paged are.
+        tell: called with a sentence before something that takes long.
     """
 
     folder: EngineFolder
@@ -41,6 +46,7 @@ class RankToLoad:
     batch: int | None = None
     group: Communicator | None = None
     paged: bool = False
+    tell: Callable[[str], None] = _say_nothing
 
 
 class Explained(Protocol):

@@ -108,18 +108,8 @@ class CudaKind(ExecutorKind):
 
     def lack(self, folder: EngineFolder, target: str) -> str:
         """Its caches are paged, which not every graph's can be."""
-        from compiler.errors import GraphError
-        from compiler.ir.files import read_graph
-        from compiler.ir.paged import paged
-        from compiler.ir.paged_layout import CACHE_BLOCK
-
-        graph = read_graph(folder.path / folder.rank(target)["graph"])
-        try:
-            if CACHE_BLOCK not in graph.facts:
-                paged(graph)
-        except GraphError as error:
-            return f"torch, which is slower than Triton's kernels: {error}"
-        return ""
+        why = _why_not_paged(folder, target)
+        return why and f"torch, which is slower than Triton's kernels: {why}"
 
     def explain(self, folder: EngineFolder, target: str) -> Explained:
         """Which ops run together; it takes Triton, but no GPU."""
@@ -149,6 +139,54 @@ class CudaKind(ExecutorKind):
             )
         files = rank.folder.rank(rank.target, rank.rank)
         return CudaExecutor.load(rank.folder.path / files["graph"], device=rank.device, group=rank.group)
+
+
+@register_executor
+class CpuKind(ExecutorKind):
+    """The graph that every engine stores, by own kernels for CPUs: a step in one call."""
+
+    name = "cpu"
+    summary = "any engine, on a CPU, by kernels of C++ that are built once"
+    targets = ("torch",)
+    automatic = True
+    cpu_only = True
+    pages = True
+
+    def fit(self, target: str, device: str) -> Fit:
+        """No GPU is to be used; if there is neither a library nor a compiler to build it with, that is noted."""
+        if device.startswith("cuda") or (device == AUTO and _sees_gpu()):
+            return Fit(False)
+        from runtime.executors.cpu.build import built_path, why_no_library
+
+        why = why_no_library(built_path())
+        return Fit(not why, why and f"torch, which is slower than the CPU kernels: {why}")
+
+    def lack(self, folder: EngineFolder, target: str) -> str:
+        """Its caches are paged, which not every graph's can be."""
+        why = _why_not_paged(folder, target)
+        return why and f"torch, which is slower than the CPU kernels: {why}"
+
+    def explain(self, folder: EngineFolder, target: str) -> Explained:
+        """Which ops run in one call; it takes no library."""
+        from compiler.ir.files import read_graph
+        from runtime.executors.cpu.executor import paged_graph
+        from runtime.executors.cpu.explanation import explain
+
+        return explain(paged_graph(read_graph(folder.path / folder.rank(target)["graph"])))
+
+    def load(self, rank: RankToLoad) -> RankExecutor:
+        """Load the graph and the weights of a rank."""
+        from runtime.executors.cpu.build import built_path, is_built, why_no_library
+        from runtime.executors.cpu.executor import CpuExecutor, threads_asked, usable_threads
+
+        path = built_path()
+        if not is_built(path) and not why_no_library(path):
+            rank.tell(f"building the CPU kernels for {path.name}, once: this takes up to a minute")
+        asked, threads = threads_asked(), usable_threads()
+        if threads < asked:
+            rank.tell(f"{threads} of {asked} threads compute: this process may use no more CPUs")
+        files = rank.folder.rank(rank.target, rank.rank)
+        return CpuExecutor.load(rank.folder.path / files["graph"], group=rank.group)
 
 
 @register_executor
@@ -207,6 +245,22 @@ class InterpreterKind(ExecutorKind):
 
         graph = read_graph(rank.folder.path / rank.folder.rank(rank.target, rank.rank)["graph"])
         return InterpreterExecutor(graph, group=rank.group, block=block_to_page(graph, rank.paged))
+
+
+def _why_not_paged(folder: EngineFolder, target: str) -> str:
+    """Why the caches of an engine cannot be paged, naming the op; empty if they can."""
+    from compiler.errors import GraphError
+    from compiler.ir.files import read_graph
+    from compiler.ir.paged import paged
+    from compiler.ir.paged_layout import CACHE_BLOCK
+
+    graph = read_graph(folder.path / folder.rank(target)["graph"])
+    try:
+        if CACHE_BLOCK not in graph.facts:
+            paged(graph)
+    except GraphError as error:
+        return str(error)
+    return ""
 
 
 def _plugin_launchers() -> Any:

@@ -106,6 +106,33 @@ class WarmsUp(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A paged session that captures steps, each rank at the same time: what is captured, the first rank decides.
+
+    Attributes:
+        leads: whether the session decides by itself, when it is given a step.
+    """
+
+    leads: bool
+
+    def due(self, step: PackedStep) -> list[int]:
+        """What is to be prepared before a step, as numbers for `prepare`; empty if nothing is."""
+        ...
+
+    def all_due(self, sequences: int, longest: int) -> list[list[int]]:
+        """The same for all steps of so many sequences, of so many tokens each, at most: of one size after the other."""
+        ...
+
+    def prepare(self, numbers: Sequence[int]) -> None:
+        """Do what `due` of the first rank said. Every rank of a group calls it.
+
+        Raises:
+            RequestError: if the memory does not suffice.
+        """
+        ...
+
+
+@runtime_checkable
 class PagedExecutor(Protocol):
     """A loaded model whose caches may be paged."""
 

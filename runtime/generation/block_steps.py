@@ -31,6 +31,7 @@ class BlockSteps:
 
     def __init__(self, session: PagedSession, *, sequences: int, longest: int) -> None:
         self.session, self.step_tokens = session, session.step_tokens
+        self._steps_ahead = session if isinstance(session, StepsAhead) else None
         self.cache = BlockCache(session.blocks, session.block, sequences=sequences, longest=longest)
 
     def split(self, chunks: ListOf[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
@@ -59,14 +60,14 @@ class BlockSteps:
 
     def begin(self, chunks: ListOf[Chunk]) -> Begun | None:
         """See `SessionSteps.begin`."""
-        if not isinstance(self.session, StepsAhead) or not any(count == each.pending for each, count in chunks):
+        if self._steps_ahead is None or not any(count == each.pending for each, count in chunks):
             return None
-        return self._begin(self.session, _Ahead.nothing(), chunks)
+        return self._begin(self._steps_ahead, _Ahead.nothing(), chunks)
 
     def go_on(self, after: Begun, going: npt.NDArray[np.bool_], chunks: ListOf[Chunk] = ()) -> Begun:
         """See `SessionSteps.go_on`."""
-        assert isinstance(self.session, StepsAhead)
-        begun = self._begin(self.session, _Ahead.of(after, going), chunks)
+        assert self._steps_ahead is not None
+        begun = self._begin(self._steps_ahead, _Ahead.of(after, going), chunks)
         begun.kept = going.tolist()
         return begun
 

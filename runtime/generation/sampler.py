@@ -20,7 +20,7 @@ from runtime.generation.logits_rules.cuts import cut, has_cuts, temperature
 from runtime.generation.logits_rules.request import RuleContext, apply_rules, request_rules
 from runtime.generation.logits_rules.rule import History
 from runtime.generation.random_numbers import uniform
-from runtime.generation.sampling import not_finite
+from runtime.generation.sampling import most_likely, not_finite
 from runtime.generation.sampling_params import SamplingParams
 
 
@@ -90,7 +90,7 @@ def choose(sequences: Sequence[SampledSequence | None], logits: Tensor) -> list[
         For each row its choice, or the error with which this sequence, and no other, fails: its logits are no numbers,
         a function of the user's failed, or the rules left no token. None for a row without a sequence.
     """
-    largest, best = (part.tolist() for part in logits.max(-1))
+    largest, best = most_likely(logits)
     results: list[Choice | RequestError | None] = [None] * len(sequences)
     ruled: dict[int, Tensor] = {}
     drawing: dict[int, SampledSequence] = {}

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from compiler.errors import RequestError
@@ -32,12 +34,26 @@ class Greedy:
 
     def choose(self, logits: Tensor, requests: Sequence[int | None]) -> list[int]:
         """See `Sampler.choose`."""
-        # max over a dim gives the first of equal maxima, and a NaN wherever there is one.
-        largest, ids = logits.max(-1)
-        for value, request in zip(largest.tolist(), requests, strict=True):
+        largest, ids = most_likely(logits)
+        for value, request in zip(largest, requests, strict=True):
             if request is not None and not math.isfinite(value):
                 raise not_finite(value, f" for prompt {request + 1}")
-        return list(map(int, ids.tolist()))
+        return ids
+
+
+def most_likely(logits: Tensor) -> tuple[list[float], list[int]]:
+    """The largest logit of each row and the token that has it: of equal ones the first, and NaN wherever there is one.
+
+    Args:
+        logits: `[rows, vocabulary]`, floating-point, on any device.
+    """
+    if logits.device.type == "cpu" and logits.dtype is torch.float32:
+        # numpy's search is vectorized, and takes a quarter of the time of torch's.
+        values = logits.numpy()
+        places = values.argmax(-1)
+        return values[np.arange(len(values)), places].tolist(), places.tolist()
+    largest, ids = logits.max(-1)
+    return largest.tolist(), list(map(int, ids.tolist()))
 
 
 def not_finite(value: float, whose: str = "") -> RequestError:

@@ -50,10 +50,10 @@ def load_engine(
     Args:
         path: the engine directory.
         device: `cpu`, `cuda`, `cuda:N`, or `auto`: CUDA where there is a device, else the CPU.
-        executor: `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
+        executor: `cpu`, `torch`, `tensorrt`, `emulator` (TensorRT's networks on a CPU; slow), `interpreter` (slow; the
             reference), one of a plug-in, or `auto`: the fastest that this machine has for the engine. Where both
             TensorRT plans and `cuda` can run it, that is measured once and remembered; see docs/gpu.md.
-        threads: how many threads torch computes with on the CPU; None leaves it to torch.
+        threads: how many threads compute on the CPU; None leaves it to torch.
         batch: how many sequences will usually run at once, which decides between kernels; None for `max_batch`.
         cache_tokens: how many tokens all sequences in progress may have together, in paged caches; None for as many as
             `max_batch` sequences of `max_seq` tokens have, or there is memory for. It pages linear caches.
@@ -100,7 +100,7 @@ def load_engine(
     for text in plugin_notes(folder.path, folder.manifest.plugins):  # an op that is missing is an error below
         tell(text)
     caches.check(choices[0].kind)
-    rank = RankToLoad(folder, choices[0].target, device=device, batch=batch, paged=caches.wants_pages)
+    rank = RankToLoad(folder, choices[0].target, device=device, batch=batch, paged=caches.wants_pages, tell=tell)
     choice, loaded = load_fastest(choices, rank, tell)
     cases = device_cases(choice.kind, device, threads, on_gpu=choice.kind.uses_gpu(device))
     for text in (*filter(None, [choice.note]), *ignored_notes(*cases)):
@@ -135,6 +135,10 @@ def prepare_torch(threads: int | None) -> None:
     # Read before the first large allocation: decoding streams all weights through the CPU, and with small pages every
     # few of their bytes cost an address translation.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # How long torch's threads turn in a loop once an operation is done (some 30 us), before they sleep: by default they
+    # keep those of the CPU kernels from their cores for milliseconds.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
     import torch
 
     if threads is not None:

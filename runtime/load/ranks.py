@@ -97,7 +97,9 @@ def run_on_ranks(
             for text in (*notes, *filter(None, [plans[0].choice.note]), *ignored_notes(*cases)):
                 note(text)
         local = world.on_all_ranks(
-            "loading", partial(_load, folder, world, plans[0], batch, caches[0].wants_pages), limit=LOADING_SECONDS
+            "loading",
+            partial(_load, folder, world, plans[0], batch, caches[0].wants_pages, note),
+            limit=LOADING_SECONDS,
         )
         if world.rank == 0:
             progress("load", 1, 1)
@@ -138,7 +140,9 @@ def _plan(folder: EngineFolder, world: World, device: str, name: str, emulate: b
     return _Plan(choice, own, NcclCommunicator.over(torch.device(own)))
 
 
-def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None, paged: bool) -> Executor:
+def _load(
+    folder: EngineFolder, world: World, plan: _Plan, batch: int | None, paged: bool, note: Callable[[str], None]
+) -> Executor:
     """This rank's executor; of a stage, its part of the pipeline."""
     import torch
 
@@ -148,6 +152,8 @@ def _load(folder: EngineFolder, world: World, plan: _Plan, batch: int | None, pa
     mesh = folder.manifest.mesh
     groups = form_groups(world.comm, tp=mesh.tp, upgrade=plan.upgrade)
     wanted = RankToLoad(folder, plan.choice.target, world.rank, plan.device, batch, groups.tp, paged)
+    if world.rank == 0:
+        wanted = replace(wanted, tell=note)
     executor = plan.choice.kind.load(wanted)
     if mesh.pp == 1:
         return executor

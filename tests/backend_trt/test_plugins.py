@@ -165,7 +165,7 @@ def test_plug_ins_that_there_is_nothing_for_are_an_error(recipe: str) -> None:
     graph = run_pipeline(network(DType.f16), recipe).graph if recipe else network(DType.f16)
     with pytest.raises(TargetError, match="plugins=products was asked for, and no linear of network is") as caught:
         check_plans(graph, PRODUCTS)
-    assert "choose from products, rounded, dense" in str(caught.value.hint)
+    assert "choose from products, rounded, dense, attention" in str(caught.value.hint)
 
 
 def dense(rows: int) -> Graph:
@@ -205,7 +205,7 @@ def test_plug_ins_are_not_for_old_gpus() -> None:
 def test_a_kind_of_plug_in_that_there_is_not() -> None:
     with pytest.raises(TargetError, match="there are no plug-ins for 'product'; did you mean 'products'") as caught:
         BuildOptions(plugins=("product",))  # type: ignore[arg-type]
-    assert caught.value.hint == "choose from: products, rounded, dense"
+    assert caught.value.hint == "choose from: products, rounded, dense, attention"
 
 
 class WithoutPlugins:

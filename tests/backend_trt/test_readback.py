@@ -11,6 +11,7 @@ from compiler.backend_trt import readback
 from compiler.errors import TargetError
 from compiler.trt_emulator import EmulatedEngine
 from compiler.trt_emulator.table import EMULATIONS
+from compiler.trt_network.attention import ATTENTION as PLUGIN_ATTENTION
 from compiler.trt_network.library import load_library
 from compiler.trt_network.messages import NO_GPU, Messages
 from compiler.trt_network.plugin_class import PluginKernels, plugin_of
@@ -100,7 +101,7 @@ def test_layers_that_only_plug_ins_emit_are_read_back_and_emulated(kind: str) ->
 
 def test_every_layer_that_is_emulated_can_be_read_back() -> None:
     own = {kind for kind in EMULATIONS if EMULATIONS.is_own(kind)}
-    assert {*readback._CLASSES, "ATTENTION", PRODUCT} - {"CONSTANT"} == own
+    assert {*readback._CLASSES, "ATTENTION", PRODUCT, PLUGIN_ATTENTION} - {"CONSTANT"} == own
 
 
 def test_a_plug_in_of_somebody_else_is_not_taken_for_llmcs() -> None:

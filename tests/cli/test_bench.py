@@ -46,7 +46,19 @@ def test_figures_bound_and_memory(engine: Path) -> None:
             assert 0 < cell[name]["least"] <= cell[name]["median"] <= cell[name]["largest"]
         assert cell["host_bytes"] > step.weights
         assert cell["gpu_bytes"] is None
-        assert cell["runner"] == "llmc (torch)"
+        assert cell["runner"] == "llmc (cpu)"
+
+
+def test_kernels_are_measured_where_the_executor_can(engine: Path) -> None:
+    content = json.loads(llmc("bench", engine, "--batch", 2, *SMALL, "--profile", "--json").out)
+    (found,) = content["kernels"]
+    assert (found["batch"], found["input"], found["output"]) == (2, 6, 3)
+    attention = [each for each in found["kernels"] if each["kernel"].startswith("paged_attention ")]
+    assert [each["ops"] for each in attention] == [4] and attention[0]["first"] > 0
+    shown = llmc("bench", engine, "--batch", 2, *SMALL, "--profile").out
+    assert "kernel, at 2 x 6" in shown
+    other = llmc("bench", engine, "--batch", 2, *SMALL, "--profile", "--executor", "torch")
+    assert "--profile does nothing here: torch does not measure its kernels" in other.err
 
 
 def test_transformers_stands_beside_and_the_picture_shows_both(engine: Path, tmp_path: Path) -> None:
@@ -55,7 +67,7 @@ def test_transformers_stands_beside_and_the_picture_shows_both(engine: Path, tmp
     assert result.status == 0, result.err
     rows = [line.split() for line in result.out.splitlines() if line.startswith(("llmc (", "transformers"))]
     assert [row[0] for row in rows] == ["llmc", "transformers"]
-    assert "measuring llmc (torch) ..." in result.err
+    assert "measuring llmc (cpu) ..." in result.err
     assert "measuring transformers ..." in result.err
     text = page.read_text()
     assert "<svg" in text
@@ -136,7 +148,7 @@ def test_another_tool_is_given_the_same_load(engine: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     given = ("--against", MODEL, "--against-tool", "vllm", "--batch", 2)
     content = json.loads(llmc("bench", engine, *given, *SMALL, "--json").out)
-    assert [cell["runner"] for cell in content["cells"]] == ["llmc (torch)", "vllm"]
+    assert [cell["runner"] for cell in content["cells"]] == ["llmc (cpu)", "vllm"]
     assert made == {"model": str(MODEL), "dtype": "float32", "max_model_len": 9, "enable_prefix_caching": False}
     prompts = [{"prompt_token_ids": prompt} for prompt in _prompts(Load(2, 6, 3), 1024, 0)]
     assert asked == [(prompts, 1), (prompts, 3)] * 2

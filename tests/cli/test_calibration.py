@@ -70,3 +70,27 @@ def test_short_text_is_refused(tmp_path, text):
     text.write_text("Too short.")
     result = llmc("compile", MODEL, "-o", tmp_path / "e", "--passes", "quant=gptq", "--calib", text)
     result.failed("tokens, which are too few: samples=1 of 512 take 512")
+
+
+def test_report_can_be_left_out(tmp_path):
+    given = ("--passes", "quant=int8", "--report", "off", "--json")
+    made = json.loads(llmc("compile", MODEL, "-o", tmp_path / "e", *given).out)
+    assert made["fidelity"] == made["manifest"]["fidelity"] == {"report": "off", "mean": None, "ops": [], "samples": []}
+
+
+def test_extent_of_the_report_is_in_the_manifest(tmp_path, text):
+    given = ("--passes", "quant=int8", "--calib", text, "--json")
+    made = json.loads(llmc("compile", MODEL, "-o", tmp_path / "e", *given).out)
+    stored = json.loads((tmp_path / "e" / "manifest.json").read_text())["fidelity"]
+    assert stored == made["fidelity"] and stored["report"] == "quick" and len(stored["ops"]) == 24
+
+
+def test_unknown_report_is_refused(tmp_path):
+    result = llmc("compile", MODEL, "-o", tmp_path / "e", "--passes", "quant=int8", "--report", "ful")
+    result.failed("there is no report 'ful' of quantization errors; did you mean 'full'?")
+    assert not (tmp_path / "e").exists()
+
+
+def test_report_of_what_no_pass_quantizes_is_a_note(tmp_path):
+    result = llmc("compile", MODEL, "-o", tmp_path / "e", "--report", "full", "--dry-run")
+    assert "--report does nothing here: no pass quantizes" in result.err

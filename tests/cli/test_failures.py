@@ -10,7 +10,14 @@ TORCH = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 byt
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError(TORCH), torch.OutOfMemoryError("CUDA out of memory"), MemoryError("too much")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(TORCH),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError("too much"),
+        OSError(12, "Cannot allocate memory"),
+    ],
 )
 def test_missing_memory_is_no_bug(capsys: pytest.CaptureFixture[str], error: Exception) -> None:
     def command() -> None:

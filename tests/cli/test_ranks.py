@@ -62,7 +62,7 @@ def expected(tmp_path_factory) -> dict[str, list[list[int]]]:
         (("--device", "cuda:1"), "rank 1 on {host}: cuda:1 is one device for 2 ranks"),
         (
             ("--device", "cpu", "--executor", "interpreter"),
-            "rank 1 on {host} has another executor than rank 0 on {host}: interpreter, not torch",
+            "rank 1 on {host} has another executor than rank 0 on {host}: interpreter, not cpu",
         ),
     ],
     ids=["unknown", "threads", "device", "executor"],

@@ -97,7 +97,7 @@ def test_a_prompt_is_shown_when_it_is_served(path: Path) -> None:
 def test_streams_have_timings_too(path: Path, options: list[str]) -> None:
     stdin = f"{PROMPT}\nA\n" if "--interactive" in options else None
     result = llmc("run", path, "--device", "cpu", "--stats", "--max-new-tokens", 4, *options, stdin=stdin)
-    assert result.status == 0 and "; 8 steps; executor torch" in result.err
+    assert result.status == 0 and "; 8 steps; executor cpu" in result.err
 
 
 def test_prompts_of_a_terminal_are_answered_one_by_one(path: Path, engine: Engine) -> None:

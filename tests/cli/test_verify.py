@@ -40,7 +40,7 @@ def test_json_holds_every_run(engine: Path) -> None:
     assert (result.status, result.err) == (0, "")
     content = json.loads(result.out)
     assert content["holds"] is True
-    assert (content["executor"], content["dtype"], content["divergence"]) == ("torch", "float32", None)
+    assert (content["executor"], content["dtype"], content["divergence"]) == ("cpu", "float32", None)
     assert [(run["prompt"], run["mode"]) for run in content["runs"]] == [
         (number, mode) for mode in ("alone", "batch") for number in (1, 2, 3)
     ]
@@ -95,15 +95,15 @@ def test_a_changed_weight_of_an_engine_with_paged_caches_is_named(tmp_path: Path
 
 
 def scale_logits(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
-    """Have the torch executor compute wrong."""
-    from runtime.executors.torch.session import TorchStageSession
+    """Have the executor of CPUs compute wrong."""
+    from runtime.executors.cpu.session import CpuPagedSession
 
-    step = TorchStageSession.step
+    step = CpuPagedSession.step
 
     def scaled(*arguments):
         return {role: tensor * factor for role, tensor in step(*arguments).items()}
 
-    monkeypatch.setattr(TorchStageSession, "step", scaled)
+    monkeypatch.setattr(CpuPagedSession, "step", scaled)
 
 
 def test_an_executor_that_computes_wrong_is_found(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_an_executor_that_computes_wrong_is_found(engine: Path, monkeypatch: pyt
     result = llmc("verify", engine, *QUICK)
     assert result.status == 1
     assert "24 of 24 tokens equal" in result.out
-    assert "note: the torch executor runs the whole graph as one program" in result.err
+    assert "note: the cpu executor runs the whole graph as one program" in result.err
     content = json.loads(llmc("verify", engine, *QUICK, "--json", "--tolerance", 0.02).out)
     assert content["holds"] is True
     assert content["error"] == pytest.approx(0.01, rel=0.01)

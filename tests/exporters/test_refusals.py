@@ -170,9 +170,10 @@ def test_parts_of_a_tensor_that_are_quantized_differently(neox: Path) -> None:
     )
 
 
-def test_a_tied_head_that_is_quantized_alone_is_untied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("passes", ["quant=int8:only=lm_head", "quant=int4:group=16:head=int8"])
+def test_a_tied_head_with_weights_of_its_own_is_untied(tmp_path: Path, passes: str) -> None:
     saved_model(tmp_path / "in", "mpt")
-    graph = rewritten(tmp_path / "in", "quant=int8:only=lm_head")
+    graph = rewritten(tmp_path / "in", passes)
     again = exported(graph, tmp_path / "in", "compressed-tensors", tmp_path / "out")
     assert outputs_of(again) == outputs_of(graph)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False

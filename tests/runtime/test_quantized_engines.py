@@ -35,8 +35,8 @@ def disagreements(source, tokenizer, passes, dtype, ranks, folder, *, built=Fals
     ("family", "passes", "dtype", "ranks"),
     [
         ("gptneox", "quant=int8,kv=int8", "float32", 2),
-        ("gptj", "quant=int4:group=64", "float32", 1),
-        ("opt", "quant=awq:group=32", "float32", 2),
+        ("gptj", "quant=int4:group=64:head=int8", "float32", 1),
+        ("opt", "quant=awq:group=32:head=int8", "float32", 2),
         ("mpt", "quant=gptq:group=32,kv=fp8:scale=tensor", "float32", 2),
         ("gptneox", "quant=smoothquant", "float32", 2),
         ("gptj", "quant=fp8,kv=fp8", "float32", 1),

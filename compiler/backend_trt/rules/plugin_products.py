@@ -1,7 +1,8 @@
-"""Linears as layers of the plug-in `llmc::product`, with the activations that follow them.
+"""Linears that layers of the plug-in `llmc::product` stand for, with the activations that follow them.
 
 llmc's kernels then read the weights, which are inputs of the plans in the order that the kernels want. TensorRT need
-not compile a product, so plans of 4-bit weights build in seconds, and all plans share one copy of a weight.
+not compile a product, so plans of 4-bit weights build in seconds, and all plans share one copy of a weight. Which
+linears share a layer is decided in `plugin_joins`; `plugin_emission` adds the layers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
-from compiler.backend_trt.emission import SHARED, Emission, TrtTensor, rule_of
+from compiler.backend_trt.emission import SHARED
 from compiler.ir.analysis import packed_weights, stored_values
 from compiler.ir.dtypes import DType
 from compiler.ir.frozen import EMPTY
@@ -18,12 +19,11 @@ from compiler.ir.graph import Graph
 from compiler.ir.int4 import chunk_of
 from compiler.ir.op import Op, Value
 from compiler.trt_network.dtypes import BY_DTYPE
-from compiler.trt_network.plugin_class import plugin_of
 from compiler.trt_network.products import ProductSpec
-from compiler.trt_network.record import Arranged, TensorRecord, Weight
 
 _FORMS = {DType.i8: "int8", DType.i4: "int4", DType.f8e4m3: "float8"}
-_LEAST_GROUP = 32
+LEAST_GROUP = 32
+"""Columns that share a scale: a multiple of this."""
 _MOST_DENSE_ROWS = 64
 # What the kernels' conversion of float8 to float16 makes of a number: it is by so much too small.
 _FLOAT8_FACTOR = 256.0
@@ -31,25 +31,37 @@ _FLOAT8_FACTOR = 256.0
 
 @dataclass(frozen=True)
 class PluginProduct:
-    """A linear that becomes a layer of the plug-in.
+    """A linear that the plug-in computes.
 
     Attributes:
+        linear: the linear.
         quantize: the op that rounds its input to 8 bits; None if it is floats.
         packed: the op that dequantizes its weight; None of a dense one.
         activation: the op that follows and is computed with it; None if there is none.
-        spec: what the layer computes.
+        spec: what a layer computes that stands for it alone.
     """
 
+    linear: Op
     quantize: Op | None
     packed: Op | None
     activation: Op | None
     spec: ProductSpec
 
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """The linear and its activation."""
+        return (self.linear,) if self.activation is None else (self.linear, self.activation)
+
+    @property
+    def result(self) -> Value:
+        """What the last of these ops gives."""
+        return self.ops[-1].result
+
 
 def plugin_products(
     graph: Graph, kinds: Collection[str], rounded: Mapping[str, Op] = EMPTY
 ) -> Mapping[str, PluginProduct]:
-    """The linears of a plan's graph that become layers of the plug-in, by their names.
+    """The linears of a plan's graph that the plug-in computes, by their names.
 
     Args:
         graph: the graph of one plan.
@@ -76,7 +88,7 @@ def plugin_products(
             spec = replace(spec, bias=bool(bias), activation=name)
             if quantize is not None:
                 spec = replace(spec, rounded=BY_DTYPE[op.result.type.dtype].name)
-            found[op.name] = PluginProduct(quantize, dequantize, activation, spec)
+            found[op.name] = PluginProduct(op, quantize, dequantize, activation, spec)
     return found
 
 
@@ -90,7 +102,7 @@ def _quantized_spec(graph: Graph, op: Op, dequantize: Op) -> ProductSpec | None:
     form, (rows, columns) = _FORMS[q.type.dtype], q.type.sizes({})
     group = columns // scale.type.sizes({})[1]
     chunk = chunk_of((columns,), group) if form == "int4" else 0
-    if chunk is None or (group % _LEAST_GROUP and (group != columns or form == "int4")):
+    if chunk is None or (group % LEAST_GROUP and (group != columns or form == "int4")):
         return None
     factor = _FLOAT8_FACTOR if form == "float8" and op.operands[0].type.dtype is DType.f16 else 1.0
     return ProductSpec(form, rows, columns, group, chunk, factor, bool(zero))
@@ -118,81 +130,3 @@ def _activation(graph: Graph, op: Op) -> Op | None:
 
 def _activation_name(op: Op) -> str:
     return "gelu_tanh" if op.kind.name == "gelu" and op.attrs["tanh"] else op.kind.name
-
-
-def emit_product(e: Emission, op: Op, product: PluginProduct) -> TrtTensor:
-    """The layer of a linear; it stands for the activation's result, too, after which it is named then."""
-    x, weight, *bias = op.operands
-    inputs = _rounded(e, product.quantize) if product.quantize else [e[x]]
-    inputs += _stored(e, product.packed, product.spec) if product.packed else [e[weight]]
-    inputs += [_vector(e, bias[0])] if bias else []
-    if product.activation is None:
-        return e.plugin(plugin_of(e.trt, product.spec, e.kernels), inputs)
-    e.op = product.activation
-    tensor = e.plugin(plugin_of(e.trt, product.spec, e.kernels), inputs)
-    e[product.activation.result] = tensor
-    return tensor
-
-
-def _rounded(e: Emission, quantize: Op) -> list[TrtTensor]:
-    """An input in 8 bits, and its scales: one, or one for each token."""
-    scale = quantize.operands[1]
-
-    def codes() -> TrtTensor:
-        rule, op = rule_of("quantize"), e.op
-        assert rule is not None
-        e.op = quantize
-        tensor = rule(e, quantize)
-        e.op = op
-        return tensor
-
-    def scales() -> TrtTensor:
-        if scale.name in e.stored:
-            return e.constant(f"{scale.name}/product", e.source.tensor(scale).float().reshape(1))
-        return e.cast(e[scale], DType.f32, "x scales")
-
-    return [e.once(("rounded", quantize.name), codes), e.once(("x scales", scale.name), scales)]
-
-
-def _stored(e: Emission, packed: Op, spec: ProductSpec) -> list[TrtTensor]:
-    """The inputs of the network for the parts of a quantized weight."""
-    q, scale, *zero = packed.operands
-    groups = spec.columns // spec.group
-    shape: tuple[int, ...] = (spec.rows, spec.columns)
-    if spec.form == "int4":
-        shape = (spec.columns // spec.chunk, spec.rows, spec.chunk // 2)
-        codes = _part(e, q, DType.i8, shape, _arranged(e, "codes", q, spec))
-    else:
-        dtype = DType.f8e4m3 if spec.form == "float8" and spec.rounded else DType.i8
-        codes = _part(e, q, dtype, shape, Weight(_record(e, q).name))
-    scales = _part(e, scale, DType.f32, (groups, spec.rows), _arranged(e, "scale", scale, spec))
-    zeros = [_part(e, value, DType.i8, (groups, spec.rows), _arranged(e, "zero", value, spec)) for value in zero]
-    return [codes, scales, *zeros]
-
-
-def _part(e: Emission, value: Value, dtype: DType, shape: tuple[int, ...], weight: Weight) -> TrtTensor:
-    name = f"{value.name}/{'x'.join(map(str, shape))}.{dtype}"
-
-    def make() -> TrtTensor:
-        e.weights[name] = weight
-        return e.network.add_input(name, e.data_type(dtype), shape)
-
-    return e.once(("product part", weight.source, str(dtype)), make)
-
-
-def _arranged(e: Emission, part: str, value: Value, spec: ProductSpec) -> Weight:
-    stored = _record(e, value)
-    chunk = spec.chunk if part == "codes" else 0
-    factor = spec.factor if part == "scale" else 1.0
-    return Weight(stored.name, arranged=Arranged(part, stored, spec.rows, spec.columns, spec.group, chunk, factor))
-
-
-def _record(e: Emission, value: Value) -> TensorRecord:
-    """A constant as a tensor of the weights file."""
-    const = e.graph.producers[value.name]
-    return TensorRecord(const.attrs["data"].name, BY_DTYPE[value.type.dtype].name, value.type.sizes({}))
-
-
-def _vector(e: Emission, bias: Value) -> TrtTensor:
-    """A bias as an input, which all plans share; as a constant if it is not stored."""
-    return e.once(("product bias", bias.name), lambda: e.shared(f"{bias.name}/vector", bias, bias.type.sizes({})))

@@ -19,6 +19,7 @@ from torch import Tensor
 from compiler.errors import GraphError
 from compiler.ir.collectives import COLLECTIVES
 from compiler.ir.dims import evaluate
+from compiler.ir.products import product
 from compiler.ir.torch_types import to_torch
 from compiler.plugins import Registry, broken_hint
 
@@ -86,7 +87,7 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "tanh": torch.tanh,
     "cos": torch.cos,
     "sin": torch.sin,
-    "linear": torch.nn.functional.linear,
+    "linear": product,
 }
 _CHOICES: dict[str, Callable[..., Any]] = {
     "less": torch.lt,

@@ -7,8 +7,10 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import compiler.passes.quant.recipes  # noqa: F401 - declares the algorithms
+from compiler.errors import PassError
 from compiler.ir.graph import Graph
 from compiler.options import REQUIRED, Option
+from compiler.passes.quant.linears.head import HEAD_OPTION, Head, quantize_head
 from compiler.passes.quant.recipe import RECIPES, Recipe, joined_options, recipe_of, require_one_rank
 from compiler.passes.registry import register
 from compiler.plugins import blamed
@@ -17,7 +19,8 @@ from compiler.plugins import blamed
 @lru_cache(maxsize=8)
 def _options(recipes: tuple[tuple[str, type[Recipe]], ...]) -> tuple[Option, ...]:
     names = tuple(name for name, _ in recipes)
-    return (Option("algorithm", Literal[names], REQUIRED, "how values are chosen"), *joined_options(dict(recipes)))
+    algorithm = Option("algorithm", Literal[names], REQUIRED, "how values are chosen")
+    return (algorithm, *joined_options(dict(recipes)), HEAD_OPTION)
 
 
 @register("quant")
@@ -28,21 +31,27 @@ class Quantize:
     `int8`, `int4` and `int3` round weights to the nearest value. `awq` and `gptq` choose weights of few bits by what
     they do to the outputs on calibration data. `smoothquant` and `fp8` quantize activations too. `auto` chooses between
     4, 8 and 16 bits for each layer so that the weights take `bits` on average. The head and embeddings stay as they
-    are, unless `only` names the head. Used twice with different patterns, each linear is quantized by the first that
-    takes it.
+    are, unless `only` names the head, or `head=int8` rounds its weights to the nearest of 8 bits whatever the algorithm
+    is. Used twice with different patterns, each linear is quantized by the first that takes it.
     """
 
     algorithm: str
     recipe: Recipe
+    head: Head
 
-    def __init__(self, algorithm: str, **options: Any) -> None:
+    def __init__(self, algorithm: str, *, head: Any = "none", **options: Any) -> None:
         """Choose an algorithm, which may be a plug-in's, and its options; those that are None have its defaults.
 
+        `head` is what becomes of the head's weights, whatever the algorithm is.
+
         Raises:
-            PassError: if the algorithm has no such option, or refuses its value.
+            PassError: if the algorithm has no such option, or refuses its value, or `head` is none of its choices.
         """
+        if head not in HEAD_OPTION.choices:
+            raise PassError(f"the option 'head' of quant is {HEAD_OPTION.type_text}, not {head}")
         RECIPES.find(algorithm)  # looks at installed packages, too
         object.__setattr__(self, "algorithm", algorithm)
+        object.__setattr__(self, "head", head)
         object.__setattr__(self, "recipe", recipe_of(RECIPES, algorithm, options))
 
     @classmethod
@@ -59,7 +68,11 @@ class Quantize:
         return option.default if value == usual else value
 
     def __call__(self, graph: Graph) -> Graph:
-        """The graph with quantized linears."""
+        """The graph with quantized linears.
+
+        Raises:
+            PassError: as the recipe, or if the head is to be quantized and cannot be, or was by the recipe.
+        """
         return self._quantized(graph, self.recipe)
 
     def dry_run(self, graph: Graph) -> Graph:
@@ -71,7 +84,8 @@ class Quantize:
     def _quantized(self, graph: Graph, recipe: Recipe) -> Graph:
         require_one_rank(graph, "quant")
         with self._blamed():
-            return recipe.quantize(graph)
+            graph = recipe.quantize(graph)
+        return graph if self.head == "none" else quantize_head(graph)
 
     def _blamed(self) -> Any:
         return blamed(type(self.recipe), f"the algorithm {self.algorithm!r} of quant")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from compiler.errors import PassError
@@ -70,6 +70,9 @@ class Recipe(ABC):
             raise PassError(f"quant={self.algorithm} makes weights of {listed} bits, not of {bits:g}")
 
 
+PASS_OPTIONS = ("algorithm", "head")
+"""The options of the pass itself, which no algorithm can have."""
+
 RECIPES = Registry[type[Recipe]]("quant={} exists already", PassError)
 """The recipes by the names of their algorithms."""
 
@@ -80,13 +83,16 @@ def algorithm(name: str) -> Callable[[Declared], Declared]:
     """Decorator: make a frozen dataclass the recipe of the algorithm `name`, which `quant=name` then uses.
 
     Raises:
-        PassError: if there is one already, it is no such dataclass, or another algorithm has an option of the same name
-            and another type.
+        PassError: if there is one already, it is no such dataclass, or another algorithm, or the pass itself, has an
+            option of the same name and another type.
     """
 
     def declare(recipe: Declared) -> Declared:
         if not (isinstance(recipe, type) and issubclass(recipe, Recipe) and is_frozen(recipe)):
             raise PassError(f"the algorithm {name!r} must be a frozen dataclass, a subclass of Recipe")
+        for field in fields(recipe):
+            if field.name in PASS_OPTIONS:
+                raise PassError(f"the option {field.name!r} is one of quant itself", hint="give the field another name")
         recipe.algorithm = name
         try:
             joined_options({**RECIPES, name: recipe})

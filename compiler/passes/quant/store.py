@@ -26,7 +26,7 @@ from compiler.store.safetensors_header import read_header
 from compiler.store.safetensors_writer import SafetensorsWriter
 
 # Part of every key: results of an older way of computing them are not found again.
-_VERSION = "2"
+_VERSION = "3"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,9 @@ from runtime.executors.torch.linear import Linear
 from runtime.executors.torch.lowering import Program, lower, runtime_dtype
 from runtime.executors.torch.session import TorchStageSession
 
+RANKS_AHEAD = "LLMC_RANKS_AHEAD"
+"""The environment variable that is 1 where several ranks shall begin steps ahead of their tokens, and warm up."""
+
 
 def paged_graph(graph: Graph) -> Graph:
     """The graph as the executor runs it: of packed steps over blocks; GraphError if its caches cannot be paged."""
@@ -64,6 +68,8 @@ class CudaExecutor:
         captures: whether steps are captured.
         captured_prompts: how many tokens steps with prompts have at most that are captured, too, and padded therefore.
         preparation: what the first step waits for; None where nothing is compiled.
+        group: the ranks of this rank's stage.
+        led: whether the first of several ranks decides what is captured, and steps begin ahead of their tokens.
     """
 
     name = "cuda"
@@ -90,7 +96,8 @@ class CudaExecutor:
             EngineError: if the weights cannot be read.
             GraphError: if no step gives one of the inputs, or the caches cannot be paged.
         """
-        group = group or SingleRank()
+        self.group = group = group or SingleRank()
+        self.led = group.size > 1 and os.environ.get(RANKS_AHEAD) == "1"
         check_group(graph, group)
         graph = paged_graph(graph)
         self.graph, self.interface, self.device = graph, StepInterface.of(graph), device
@@ -141,6 +148,9 @@ class CudaExecutor:
         check_whole(self.interface, self.graph)
         self.check_rows(batch, capacity)
         assert self.block is not None
+        if self.led:
+            # Ranks must have captured the same steps, and a session may have ended on some of them only.
+            self._spare = None
         return PagedRows(self.open_paged(blocks_of_rows(batch, capacity, self.block)), batch, capacity)
 
     def open_stage(self, batch: int, capacity: int) -> TorchStageSession:
@@ -158,6 +168,8 @@ class CudaExecutor:
             stage = self.open_paged_stage(blocks)
         whole = CapturingSession if self.captures else FusedSession
         session = whole(stage, block, blocks)
+        if isinstance(session, CapturingSession):
+            session.leads = not self.led
         weakref.finalize(session, self._keep, stage)
         return session
 

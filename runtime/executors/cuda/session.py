@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from compiler.ir.step import LOGITS, StepDim
 from runtime.executors.cuda.access import StepAccess
 from runtime.executors.cuda.kernels.addresses import Addresses
 from runtime.executors.cuda.kernels.preparing import Preparation
-from runtime.executors.cuda.step_graphs import ChosenTokens, StepGraphs
+from runtime.executors.cuda.step_graphs import ChosenTokens, Due, StepGraphs
 from runtime.executors.memory import memory_for
 from runtime.executors.paged import WholePagedSession
 from runtime.executors.torch.paged_session import ProgramPools
@@ -38,7 +38,9 @@ class CudaPagedSession(ProgramPools):
         if executor.captures:
             sequences = executor.graph.dims[StepDim.BATCH].max
             prompts = executor.captured_prompts
-            self._graphs = StepGraphs(self.block, executor.most_blocks, sequences, prompts, self._device)
+            group = executor.group
+            agree = partial(group.broadcast, root=0) if executor.led else None
+            self._graphs = StepGraphs(self.block, executor.most_blocks, sequences, prompts, self._device, agree)
             if self._preparation is not None:
                 self._rehearse(self._graphs, self._preparation)
 
@@ -65,17 +67,26 @@ class CudaPagedSession(ProgramPools):
                 graphs.choose(self._logits(graphs.resolved(there), addresses))
             return graphs.sent(step.wanted)
 
+    def due(self, step: PackedStep) -> list[int]:
+        """See `runtime.executors.paged.Prepares.due`."""
+        due = [] if self._graphs is None else self._graphs.due(step)
+        return [number for each in due for number in each.numbers]
+
+    def all_due(self, sequences: int, longest: int) -> list[list[int]]:
+        """See `runtime.executors.paged.Prepares.all_due`; only if the executor captures steps."""
+        graphs = self._graphs
+        assert graphs is not None
+        return [graphs.due_of(size).numbers for size in graphs.sizes(sequences, longest)]
+
     @torch.inference_mode()
-    def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
-        """See `runtime.executors.paged.WarmsUp.warm_up`; only if the executor captures steps."""
+    def prepare(self, numbers: Sequence[int]) -> None:
+        """See `runtime.executors.paged.Prepares.prepare`; only if the executor captures steps."""
         graphs = self._graphs
         assert graphs is not None
         self._prepare()
-        sizes = graphs.sizes(sequences, longest)
         with memory_for("the captured steps"), self._on_device():
-            for at, size in enumerate(sizes, 1):
-                graphs.prepare(size, self._logits)
-                done(at, len(sizes))
+            for each in Due.of(numbers):
+                graphs.prepare(each, self._logits)
 
     def _captured(self, step: PackedStep) -> Tensor | None:
         """The logits of a step of a kind that is captured; None of another, which has not run."""
@@ -110,13 +121,44 @@ class FusedSession(WholePagedSession[CudaPagedSession]):
 
 
 class CapturingSession(FusedSession):
-    """A session of a whole model that need not wait for the tokens of a step. See `StepsAhead` and `WarmsUp`."""
+    """A session of a whole model that need not wait for the tokens of a step.
+
+    See `StepsAhead`, `WarmsUp` and `Prepares`.
+    """
+
+    leads = True
+
+    def step(self, step: PackedStep) -> Tensor:
+        """See `PagedSession.step`."""
+        step.check(self.block, self.blocks)
+        self._prepare_for(step)
+        return super().step(step)
 
     def step_ahead(self, step: PackedStep) -> ChosenTokens:
         """See `StepsAhead.step_ahead`."""
         step.check(self.block, self.blocks)
+        self._prepare_for(step)
         return self.stage.step_ahead(step)
 
     def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
         """See `WarmsUp`."""
-        self.stage.warm_up(sequences, longest, done)
+        every = self.all_due(sequences, longest)
+        for at, numbers in enumerate(every, 1):
+            self.prepare(numbers)
+            done(at, len(every))
+
+    def due(self, step: PackedStep) -> list[int]:
+        """See `Prepares`."""
+        return self.stage.due(step)
+
+    def all_due(self, sequences: int, longest: int) -> list[list[int]]:
+        """See `Prepares`."""
+        return self.stage.all_due(sequences, longest)
+
+    def prepare(self, numbers: Sequence[int]) -> None:
+        """See `Prepares`."""
+        self.stage.prepare(numbers)
+
+    def _prepare_for(self, step: PackedStep) -> None:
+        if self.leads and (numbers := self.due(step)):
+            self.prepare(numbers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,35 @@ from runtime.executors.cuda.static_steps import (
 
 Run = Callable[[PackedStep, Addresses], Tensor]
 """Runs the program over a step whose tensors are on the device; gives the logits."""
+
+
+class Due(NamedTuple):
+    """What is done by a step of padding before steps of a size are one launch. All ranks of a group do it at once.
+
+    Attributes:
+        size: the size.
+        runs: whether the step runs op by op, which compiles kernels and sets libraries up.
+        captures: whether it is captured.
+    """
+
+    size: GraphSize
+    runs: bool
+    captures: bool
+
+    @property
+    def numbers(self) -> list[int]:
+        """All of it as integers, as many each time."""
+        return [*map(int, self.size), int(self.runs), int(self.captures)]
+
+    @classmethod
+    def of(cls, numbers: Sequence[int]) -> list[Due]:
+        """What the `numbers` of some, one after the other, are of."""
+        each = len(GraphSize._fields) + 2
+        parts = [[*map(int, numbers[at : at + each])] for at in range(0, len(numbers), each)]
+        return [
+            cls(GraphSize(tokens, sequences, blocks, bool(decodes)), bool(runs), bool(captures))
+            for tokens, sequences, blocks, decodes, runs, captures in parts
+        ]
 
 
 class ChosenTokens:
@@ -54,7 +84,13 @@ class StepGraphs:
     """
 
     def __init__(
-        self, block: int, most_blocks: int, most_sequences: int, most_tokens: int, device: torch.device
+        self,
+        block: int,
+        most_blocks: int,
+        most_sequences: int,
+        most_tokens: int,
+        device: torch.device,
+        agree: Callable[[Tensor], object] | None = None,
     ) -> None:
         """Prepare for steps.
 
@@ -64,7 +100,9 @@ class StepGraphs:
             most_sequences: how many sequences a step has at most.
             most_tokens: steps with prompts that have more tokens are not captured.
             device: where the program runs.
+            agree: fills a tensor with that of the first rank of several; None for one rank.
         """
+        self._agree = agree
         self._block, self._most_blocks, self._device = block, most_blocks, device
         self._most_sequences, self._most_tokens = most_sequences, most_tokens
         self._static: dict[GraphSize, StaticStep] = {}
@@ -85,8 +123,21 @@ class StepGraphs:
         static = self._memory_of(size)
         return static if static.holds(step) else None
 
+    def due(self, step: PackedStep) -> list[Due]:
+        """What is to be prepared before a step that `takes` takes; nothing before the first step of a size."""
+        size = self._size(step)
+        if size in self._captured or size not in self._seen or self._memory is None:
+            return []
+        sizes = [size] if size.decodes else [*dict.fromkeys((self._larger(size), size))]
+        return [each for each in map(self.due_of, sizes) if each.captures]
+
+    def due_of(self, size: GraphSize) -> Due:
+        """What is to be prepared for all steps of a size."""
+        captures = size not in self._captured and self._memory is not None
+        return Due(size, size not in self._seen, captures)
+
     def step(self, step: PackedStep, static: StaticStep, run: Run) -> Tensor:
-        """The logits `[R, vocabulary]` of a step.
+        """The logits `[R, vocabulary]` of a step, for which all that is `due` has been prepared.
 
         Args:
             step: the step.
@@ -94,12 +145,7 @@ class StepGraphs:
             run: runs the program.
         """
         size = static.size
-        captures = size not in self._captured and size in self._seen and self._memory is not None
-        if captures and not size.decodes:
-            self._prepare_larger(size, run)
         static.fill(step)
-        if captures and size not in self._captured:
-            self._captured[size] = self._capture(static, run)
         self._seen.add(size)
         if (graph := self._captured.get(size)) is not None:
             graph.replay()
@@ -112,6 +158,8 @@ class StepGraphs:
         largest, tokens = logits.max(-1)
         self._chosen[: len(logits), 0] = tokens
         self._chosen[: len(logits), 1] = largest.float().view(torch.int32)
+        if self._agree is not None:
+            self._agree(self._chosen[: len(logits)])
 
     def resolved(self, step: PackedStep) -> PackedStep:
         """A step on the device, with the tokens in it that the step before has chosen."""
@@ -146,15 +194,17 @@ class StepGraphs:
         widths = sorted({size_with_prompts(2, blocks, widest, most).blocks for blocks in lengths})
         yield from {size_with_prompts(n, blocks, widest, most) for n in tokens for blocks in widths}
 
-    def prepare(self, size: GraphSize, run: Run) -> None:
-        """Compile and capture what steps of a size need, by steps of padding alone."""
-        static = self._memory_of(size)
+    def prepare(self, due: Due, run: Run) -> None:
+        """Compile and capture what steps of a size need, by steps of padding alone; what was chosen stays."""
+        static = self._memory_of(due.size)
         static.clear()
-        if size not in self._seen:
+        if due.runs:
+            chosen = self._chosen.clone()
             self._run(static, run)
-            self._seen.add(size)
-        if size not in self._captured and self._memory is not None:
-            self._captured[size] = self._capture(static, run)
+            self._chosen.copy_(chosen)
+            self._seen.add(due.size)
+        if due.captures:
+            self._captured[due.size] = self._capture(static, run)
 
     def rehearse(self, counts: Sequence[int], run: Run) -> None:
         """Run decode steps of so many sequences, of padding alone, over the narrowest tables and the widest."""
@@ -169,14 +219,10 @@ class StepGraphs:
             self._static[size] = StaticStep(size, self._device)
         return self._static[size]
 
-    def _prepare_larger(self, size: GraphSize, run: Run) -> None:
-        """Capture the largest size of those up to the next power of two first."""
+    def _larger(self, size: GraphSize) -> GraphSize:
+        """The largest size of those with prompts up to the next power of two, which is captured first."""
         tokens = min(1 << (size.tokens - 1).bit_length(), self._most_tokens)
-        largest = size_with_prompts(tokens, size.blocks, self._most_blocks, self._most_sequences)
-        if largest not in self._captured:
-            chosen = self._chosen.clone()
-            self.prepare(largest, run)
-            self._chosen.copy_(chosen)
+        return size_with_prompts(tokens, size.blocks, self._most_blocks, self._most_sequences)
 
     def _size(self, step: PackedStep) -> GraphSize:
         blocks = int(step.token_positions.numpy().max()) // self._block + 1

@@ -36,13 +36,17 @@ class Kind(IntEnum):
     COPY = 5
     """Copy rows of the caches. [number of the session, the sources, as many destinations]"""
     OPEN_PAGED = 6
-    """Open a paged session. [number of the session, how many blocks]"""
+    """Open a paged session. [number of the session, how many blocks, whether steps begin ahead of their tokens]"""
     PACKED_STEP = 7
     """Run a packed step. [number of the session, then the step as `PackedStep.packed` gives it]"""
     COPY_BLOCKS = 8
     """Copy blocks of the pools. [number of the session, the sources, as many destinations]"""
     BLOCK_MEMORY = 9
     """Say what memory there is for blocks. []"""
+    STEP_AHEAD = 10
+    """Begin a packed step whose tokens may not be known. [as of PACKED_STEP]"""
+    PREPARE = 11
+    """Prepare steps. [number of the session, then what `Prepares.due` gave]"""
 
 
 class Channel:

@@ -8,12 +8,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from compiler.errors import EngineError
 from compiler.ir.packed_step import PackedStep
 from compiler.ir.step import Step
 from runtime.collectives.failure import SharedFailure
 from runtime.executors.interface import Executor, PlanSize, RowCopies, Session
 from runtime.executors.memory import BlockMemory
-from runtime.executors.paged import PagedExecutor, PagedSession, paged_executor
+from runtime.executors.paged import (
+    Chosen,
+    PagedExecutor,
+    PagedSession,
+    Prepares,
+    StepsAhead,
+    paged_executor,
+)
 from runtime.executors.parallel.rank_plans import RankPlans
 from runtime.executors.parallel.wire import Channel, Kind
 from runtime.processes.world import World
@@ -98,9 +106,12 @@ class ParallelExecutor:
         """See `runtime.executors.paged.PagedExecutor.open_paged`; the error names the rank, as that of `open` does."""
         local = paged_executor(self._local)
         number = self._next_number()
-        self._channel.post(Kind.OPEN_PAGED, [number, blocks])
-        session = self._world.on_all_ranks("open", partial(local.open_paged, blocks))
-        parallel = ParallelPagedSession(session, number, self._world, self._channel)
+        ahead = _is_led(local)
+        self._channel.post(Kind.OPEN_PAGED, [number, blocks, int(ahead)])
+        session = self._world.on_all_ranks("open", partial(_opened_paged, local, blocks, ahead))
+        parallel = (ParallelAheadSession if ahead else ParallelPagedSession)(
+            session, number, self._world, self._channel
+        )
         weakref.finalize(parallel, self._forgotten.append, number).atexit = False
         return parallel
 
@@ -172,6 +183,7 @@ class ParallelPagedSession:
     def step(self, step: PackedStep) -> Tensor:
         """See `runtime.executors.paged.PagedSession.step`: what is wrong is said before other ranks are told."""
         step.check(self.block, self.blocks)
+        self._prepare_for(step)
         self._channel.post(Kind.PACKED_STEP, [self._number], *step.packed())
         return _run(partial(self._local.step, step), self._world)
 
@@ -181,6 +193,47 @@ class ParallelPagedSession:
         if copies.sources:
             self._channel.post(Kind.COPY_BLOCKS, [self._number], *copies)
             _copy(self._local.copy_blocks, copies, self._world)
+
+    def _prepare_for(self, step: PackedStep) -> None:
+        """Let all ranks capture what this one would before a step."""
+        local = self._local
+        if isinstance(local, Prepares) and not local.leads and (numbers := local.due(step)):
+            self._prepare(numbers)
+
+    def _prepare(self, numbers: Sequence[int]) -> None:
+        self._channel.post(Kind.PREPARE, [self._number], numbers)
+        _prepare(self._local, numbers, self._world)
+
+
+class ParallelAheadSession(ParallelPagedSession):
+    """The same where no rank needs to wait for the tokens of a step. See `StepsAhead` and `WarmsUp`."""
+
+    def step_ahead(self, step: PackedStep) -> Chosen:
+        """See `runtime.executors.paged.StepsAhead.step_ahead`: what is wrong is said before other ranks are told."""
+        step.check(self.block, self.blocks)
+        self._prepare_for(step)
+        self._channel.post(Kind.STEP_AHEAD, [self._number], *step.packed())
+        return _WatchedTokens(_begin(self._local, step, self._world), self._world)
+
+    def warm_up(self, sequences: int, longest: int, done: Callable[[int, int], None]) -> None:
+        """See `runtime.executors.paged.WarmsUp.warm_up`."""
+        if not isinstance(self._local, Prepares):
+            return
+        every = self._local.all_due(sequences, longest)
+        for at, numbers in enumerate(every, 1):
+            self._prepare(numbers)
+            done(at, len(every))
+
+
+class _WatchedTokens:
+    """What was chosen in a step; the liveness monitor sees who waits for it. See `Chosen`."""
+
+    def __init__(self, chosen: Chosen, world: World) -> None:
+        self._chosen, self._world = chosen, world
+
+    def wait(self) -> tuple[list[int], list[float]]:
+        with self._world.activity.busy("a step"), self._world.activity.waiting("a step on the GPU"):
+            return self._chosen.wait()
 
 
 def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
@@ -216,10 +269,14 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
                 showing |= {number} if shown and world.rank < scoring else set()
             elif kind is Kind.PACKED_STEP:
                 _run(partial(paged[int(numbers[0])].step, PackedStep.unpacked(numbers[1:])), world)
+            elif kind is Kind.STEP_AHEAD:
+                _begin(paged[int(numbers[0])], PackedStep.unpacked(numbers[1:]), world)
+            elif kind is Kind.PREPARE:
+                _prepare(paged[int(numbers[0])], numbers[1:].tolist(), world)
             elif kind is Kind.OPEN_PAGED:
-                number, blocks = map(int, numbers)
+                number, blocks, ahead = map(int, numbers)
                 with contextlib.suppress(SharedFailure):  # rank 0 raises it
-                    opening = partial(paged_executor(local).open_paged, blocks)
+                    opening = partial(_opened_paged, paged_executor(local), blocks, bool(ahead))
                     paged[number] = world.on_all_ranks("open", opening)
             elif kind in (Kind.COPY, Kind.COPY_BLOCKS):
                 number, *rows = map(int, numbers)
@@ -240,6 +297,34 @@ def serve(local: Executor, world: World, *, scoring: int = 1) -> None:
 
 def _opened(local: Executor, plans: RankPlans, chosen: Sequence[int], batch: int, capacity: int) -> Session:
     return plans.limited(local, chosen).open(batch, capacity)
+
+
+def _is_led(local: PagedExecutor) -> bool:
+    """Whether the sessions of a rank capture what rank 0 says, and begin steps ahead of their tokens."""
+    return bool(getattr(local, "led", False))
+
+
+def _opened_paged(local: PagedExecutor, blocks: int, ahead: bool) -> PagedSession:
+    """A session on a rank; EngineError if it would not do as those of rank 0, which are `ahead` or not."""
+    if _is_led(local) != ahead:
+        raise EngineError(
+            "some ranks begin steps ahead of their tokens, and others do not",
+            hint="give LLMC_RANKS_AHEAD to all ranks, or to none: mpirun -x LLMC_RANKS_AHEAD",
+        )
+    return local.open_paged(blocks)
+
+
+def _begin(session: PagedSession, step: PackedStep, world: World) -> Chosen:
+    """Begin a step, without waiting for the GPU."""
+    assert isinstance(session, StepsAhead)
+    with world.activity.busy("a step"):
+        return session.step_ahead(step)
+
+
+def _prepare(session: PagedSession, numbers: Sequence[int], world: World) -> None:
+    assert isinstance(session, Prepares)
+    with world.activity.busy("the capture of a step"):
+        session.prepare(numbers)
 
 
 def _block_memory(local: PagedExecutor, world: World) -> list[BlockMemory]:

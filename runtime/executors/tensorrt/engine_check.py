@@ -33,9 +33,13 @@ def _facts(engine: TensorEngine, record: NetworkRecord) -> Iterator[tuple[str, o
         tensor = record.tensors[name]
         yield f"the type of {name!r}", engine.get_tensor_dtype(name).name, tensor.dtype
         yield f"the shape of {name!r}", list(engine.get_tensor_shape(name)), list(tensor.shape)
+    written_by_plugins = {
+        layer.outputs[number] for layer in record.layers if "::" in layer.kind for number, _ in layer.in_place
+    }
     for name in record.outputs:
         alias = engine.get_aliased_input_tensor(name) or None
-        yield f"the input whose memory {name!r} shares", alias, record.aliases.get(name)
+        if alias is not None or name not in written_by_plugins:  # TensorRT does not say what plug-ins write to
+            yield f"the input whose memory {name!r} shares", alias, record.aliases.get(name)
     yield "the number of its profiles", engine.num_optimization_profiles, max(len(record.profiles), 1)
     for index, profile in enumerate(record.profiles):
         for name, shapes in profile.shapes.items():

@@ -12,8 +12,8 @@ import torch
 
 from compiler.errors import TargetError
 from compiler.trt_network.library import Library
-from compiler.trt_network.plugin_class import Enqueue, PluginKernels, creator_of
-from compiler.trt_network.products import PRODUCT, VERSION, ProductSpec
+from compiler.trt_network.plugin_class import SPECS, Enqueue, PluginKernels, creator_of
+from compiler.trt_network.plugin_spec import PluginSpec
 from runtime.executors.tensorrt.gpu_checks import EMULATE
 
 
@@ -34,20 +34,21 @@ class PluginTensor(NamedTuple):
 class PluginLauncher(Protocol):
     """Launches the kernels of a layer."""
 
-    def __call__(self, inputs: Sequence[PluginTensor], output: PluginTensor, stream: int) -> None:
+    def __call__(self, inputs: Sequence[PluginTensor], outputs: Sequence[PluginTensor], stream: int) -> None:
         """Put the layer's work on a stream, given by CUDA's handle."""
         ...
 
 
-MakeLauncher = Callable[[ProductSpec, torch.device], PluginLauncher]
+MakeLauncher = Callable[[Any, torch.device], PluginLauncher]
 """Gives what launches the layers of a spec on a device."""
 Launchers = Mapping[str, MakeLauncher]
 """By the name of the plug-in."""
 
 NO_LAUNCHERS: Launchers = {}
 
-# TensorRT keeps creators until the process ends, so a package is given them once.
-_REGISTERED: dict[str, PluginKernels] = {}
+# TensorRT keeps creators until the process ends, so a package is given each of them once.
+_REGISTERED: dict[str, dict[str, PluginKernels]] = {}
+_FAILURES: dict[str, list[str]] = {}
 
 
 def register_plugins(library: Library, names: Collection[str], launchers: Launchers) -> list[str]:
@@ -71,25 +72,28 @@ def register_plugins(library: Library, names: Collection[str], launchers: Launch
             f"the engine's plans call the plug-ins {', '.join(sorted(names))}, and {lacking}",
             hint=f"run it with --executor torch, compile it without the target's option plugins, or {EMULATE}",
         )
-    if library.target not in _REGISTERED:
-        _REGISTERED[library.target] = _register(library, launchers[PRODUCT])
-    return _REGISTERED[library.target].failures
+    known = _REGISTERED.setdefault(library.target, {})
+    failures = _FAILURES.setdefault(library.target, [])
+    for name in sorted(set(names) - known.keys()):
+        known[name] = _register(library, name, launchers[name], failures)
+    return failures
 
 
-def _register(library: Library, make: MakeLauncher) -> PluginKernels:
-    def start(spec: ProductSpec) -> Enqueue:
+def _register(library: Library, name: str, make: MakeLauncher, failures: list[str]) -> PluginKernels:
+    def start(spec: PluginSpec) -> Enqueue:
         return enqueue_of(make(spec, torch.device("cuda", torch.cuda.current_device())))
 
     kernels = PluginKernels(start, lasting=True)
-    namespace = PRODUCT.split("::")[0]
-    if not library.trt.get_plugin_registry().register_creator(creator_of(library.trt, kernels), namespace):
-        raise TargetError(f"{library.name} refused to register the plug-in {PRODUCT} {VERSION}", hint=EMULATE)
+    kernels.failures = failures
+    namespace = name.split("::")[0]
+    if not library.trt.get_plugin_registry().register_creator(creator_of(library.trt, name, kernels), namespace):
+        raise TargetError(f"{library.name} refused to register the plug-in {name} {SPECS[name].version}", hint=EMULATE)
     return kernels
 
 
 def missing_for_plugins(library: Library, names: Collection[str], launchers: Launchers) -> str | None:
     """What is missing to run plug-ins, as a clause; None if nothing is."""
-    if unknown := sorted(set(names) - {PRODUCT}):
+    if unknown := sorted(set(names) - SPECS.keys()):
         return f"this llmc does not know {', '.join(unknown)}"
     if not all(hasattr(library.trt, name) for name in ("IPluginV3", "IPluginCreatorV3One", "get_plugin_registry")):
         return f"{library.name} has no plug-ins"
@@ -105,7 +109,7 @@ def enqueue_of(launch: PluginLauncher) -> Enqueue:
         inputs: Sequence[Any], outputs: Sequence[Any], sources: Sequence[int], results: Sequence[int], stream: int
     ) -> None:
         given = [_tensor(description, address) for description, address in zip(inputs, sources, strict=True)]
-        launch(given, _tensor(outputs[0], results[0]), stream)
+        launch(given, [_tensor(*each) for each in zip(outputs, results, strict=True)], stream)
 
     return enqueue
 

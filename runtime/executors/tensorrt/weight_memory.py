@@ -11,9 +11,9 @@ from torch import Tensor
 from compiler.ir.evaluators.quant import dequantize
 from compiler.ir.tensor_data import view_bytes
 from compiler.store.weight_bytes import WeightBytes
-from compiler.trt_network.arrangement import arrange
+from compiler.trt_network.arrangement import arrange, join
 from compiler.trt_network.dtypes import DataType
-from compiler.trt_network.record import Arranged, Quantized, TensorRecord, Weight
+from compiler.trt_network.record import Arranged, Joined, Made, Quantized, TensorRecord, Weight
 
 # TensorRT wants addresses that are multiples of this.
 _ALIGNED = 256
@@ -25,7 +25,7 @@ def map_weights(file: Path, wanted: Iterable[Weight] = ()) -> WeightBytes:
 
     Args:
         file: the weights file.
-        wanted: what is needed of it besides its tensors as they are: weights that must be dequantized or arranged.
+        wanted: what is needed of it besides its tensors as they are: weights that are dequantized, arranged or joined.
 
     Raises:
         EngineError: naming the file, if it cannot be read, or lacks a part of a quantized weight.
@@ -65,20 +65,22 @@ def load_weights(
     return WeightBytes(file, tensors)
 
 
-def _size(made: Quantized | Arranged) -> int:
-    if isinstance(made, Arranged):
-        return made.nbytes
-    return TensorRecord(made.codes.name, made.dtype, made.codes.shape).nbytes
+def _size(made: Made) -> int:
+    if isinstance(made, Quantized):
+        return TensorRecord(made.codes.name, made.dtype, made.codes.shape).nbytes
+    return made.nbytes
 
 
-def _made(mapped: WeightBytes, made: Quantized | Arranged, device: torch.device) -> Tensor:
-    """The bytes of a weight that is dequantized, or of a part of one that is arranged."""
+def _made(mapped: WeightBytes, made: Made, device: torch.device) -> Tensor:
+    """The bytes of a weight that is dequantized, or of parts of some that are arranged."""
 
     def stored(tensor: TensorRecord) -> Tensor:
         return view_bytes(mapped.view(tensor.name, tensor.nbytes).to(device), tensor.type)
 
     if isinstance(made, Arranged):
         return arrange(stored(made.stored), made).view(-1).view(torch.uint8)
+    if isinstance(made, Joined):
+        return join(made, stored).view(-1).view(torch.uint8)
     zero = stored(made.zero) if made.zero else None
     wide = dequantize(stored(made.codes), stored(made.scale).float(), zero)
     return wide.to(DataType[made.dtype].torch_dtype).contiguous().view(-1).view(torch.uint8)

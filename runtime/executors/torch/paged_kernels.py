@@ -274,19 +274,19 @@ def _even_rows(group: Sequence[OneSequence], block: int, blocks: int) -> EvenRow
 
 def _read(pool: Pool, blocks: Tensor | range, length: int, dtype: torch.dtype) -> Tensor:
     if isinstance(pool, Tensor):
-        return PagedLayout.read(pool, blocks, length)
+        return PagedLayout.read(pool, blocks, length).to(dtype)
     return _dequantized(PagedLayout.read(pool[0], blocks, length), pool, dtype)
 
 
 def _read_rows(pool: Pool, rows: tuple[int, int, int, int], dtype: torch.dtype) -> Tensor:
     if isinstance(pool, Tensor):
-        return PagedLayout.rows(pool, *rows)
+        return PagedLayout.rows(pool, *rows).to(dtype)
     return _dequantized(PagedLayout.rows(pool[0], *rows), pool, dtype)
 
 
 def _gather(pool: Pool, slots: Tensor, dtype: torch.dtype) -> Tensor:
     if isinstance(pool, Tensor):
-        return PagedLayout.gather(pool, slots)
+        return PagedLayout.gather(pool, slots).to(dtype)
     return _dequantized(PagedLayout.gather(pool[0], slots), pool, dtype)
 
 

@@ -106,12 +106,24 @@ def test_algorithms_that_cannot_be_are_refused():
         def quantize(self, graph):
             return graph
 
+    @dataclass(frozen=True)
+    class OfThePass(Recipe):
+        head: int = 0
+
+        def quantize(self, graph):
+            return graph
+
     class NoDataclass(Recipe):
         def quantize(self, graph):
             return graph
 
+    refused = (
+        (Other, "'group' has several types"),
+        (OfThePass, "the option 'head' is one of quant itself"),
+        (NoDataclass, "'odd' must be a frozen dataclass"),
+    )
     with forgotten():
-        for recipe, said in ((Other, "'group' has several types"), (NoDataclass, "'odd' must be a frozen dataclass")):
+        for recipe, said in refused:
             with pytest.raises(PassError, match=said):
                 algorithm("odd")(recipe)
         with pytest.raises(PassError, match="quant=awq exists already"):

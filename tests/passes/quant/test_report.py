@@ -1,6 +1,6 @@
 """The quantization error report."""
 
-from compiler.passes.quant.report import OpError, QuantizationErrorReport
+from compiler.passes.quant.report import ErrorSample, OpError, QuantizationErrorReport
 
 
 def test_worst_are_named_first():
@@ -14,13 +14,28 @@ def test_worst_are_named_first():
 def test_json_has_every_op_in_order():
     report = QuantizationErrorReport([OpError("a", "m", "gptq", 0.5), OpError("b", "n", "gptq", 0.25)])
     assert report.to_json() == {
+        "report": "quick",
         "mean": 0.375,
         "ops": [
             {"op": "a", "module": "m", "recipe": "gptq", "error": 0.5},
             {"op": "b", "module": "n", "recipe": "gptq", "error": 0.25},
         ],
+        "samples": [],
     }
     assert QuantizationErrorReport().text() == ""
+    assert QuantizationErrorReport().to_json()["mean"] is None
+
+
+def test_what_a_quick_report_leaves_out_is_said():
+    sample = ErrorSample("int8, 8 bits", measured=1, quantized=96, windows=4, tokens=16)
+    report = QuantizationErrorReport([OpError("a", "m", "int8, 8 bits", 0.5)], samples=[sample])
+    said = "quick report: 1 of 96 ops (int8, 8 bits), on 4 windows of 16 tokens; all with --report full"
+    assert report.text().splitlines()[-1] == said
+    assert report.to_json()["samples"] == [
+        {"recipe": "int8, 8 bits", "measured": 1, "quantized": 96, "windows": 4, "tokens": 16}
+    ]
+    nothing = QuantizationErrorReport(samples=[ErrorSample("int8, 8 bits", 0, 2, 0, 0)])
+    assert nothing.text() == "quick report: 0 of 2 ops (int8, 8 bits); all with --report full"
 
 
 def test_what_is_left_is_said():

@@ -1,6 +1,7 @@
 """Which executor runs an engine, by what it was built for and what the machine has."""
 
 from dataclasses import replace
+from functools import cache
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from compiler.ir.printer import print_graph
 from compiler.trt_network.plans import Plans
 from runtime.engine_dir.engine_folder import EngineFolder
 from runtime.executors import kinds
+from runtime.executors.cpu import build
 from runtime.executors.kind import RankToLoad, find_executor
 from runtime.load.choice import ExecutorChoice, choose, rivals
 from runtime.load.loading import load_engine
@@ -24,9 +26,10 @@ from tests.runtime.engines import MANIFEST, write_engine
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    """Says which Python packages are installed, and whether there is a GPU; at first all of it."""
+    """Says which Python packages are installed, and whether there are a GPU and a compiler; at first all of it."""
 
-    def has(*packages, gpu=True, capability=(9, 0)):
+    def has(*packages, gpu=True, capability=(9, 0), compiler=True):
+        monkeypatch.setattr(build, "why_no_library", lambda path: "" if compiler else "there is no compiler")
         monkeypatch.setattr(kinds, "find_spec", lambda name: ModuleSpec(name, None) if name in packages else None)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
@@ -37,6 +40,8 @@ def machine(monkeypatch):
 
 def folder(tmp_path, *targets):
     files = {"graph": "rank0.ir", "plans": "plans.json"}
+    if not (tmp_path / "rank0.ir").exists():
+        write_graph(tmp_path, "fuse-attention")
     Plans("rank0.safetensors", ()).write(tmp_path / files["plans"])
     return EngineFolder(tmp_path, replace(MANIFEST, targets=dict.fromkeys(targets, (files,))))
 
@@ -45,28 +50,33 @@ def automatic(tmp_path, *targets, device="auto"):
     return choose(folder(tmp_path, *targets), "auto", device)
 
 
-def test_auto_takes_tensorrt_where_it_runs_and_torch_where_it_does_not(tmp_path, machine) -> None:
+def test_auto_takes_tensorrt_where_it_runs_and_the_graph_where_it_does_not(tmp_path, machine) -> None:
     both = ("torch", "tensorrt-rtx")
     machine("tensorrt", "tensorrt_rtx")
     assert automatic(tmp_path, *both) == ExecutorChoice("tensorrt", "tensorrt-rtx")
     assert automatic(tmp_path, *both, device="cuda:1") == ExecutorChoice("tensorrt", "tensorrt-rtx")
-    assert automatic(tmp_path, *both, device="cpu") == ExecutorChoice("torch", "torch")
+    assert automatic(tmp_path, *both, device="cpu") == ExecutorChoice("cpu", "torch")
     assert automatic(tmp_path, "torch").executor == "torch"
     machine("tensorrt_rtx", gpu=False)
-    assert automatic(tmp_path, *both) == ExecutorChoice("torch", "torch")
+    assert automatic(tmp_path, *both) == ExecutorChoice("cpu", "torch")
     machine("tensorrt", gpu=True)
     assert automatic(tmp_path, *both).executor == "torch"
 
 
+@cache
+def graph_text(passes: str) -> str:
+    return print_graph(llmc.optimize(llmc.lift(MODELS / "gptj-tiny"), passes).graph)
+
+
 def write_graph(tmp_path, passes: str) -> None:
-    graph = llmc.optimize(llmc.lift(MODELS / "gptj-tiny"), passes).graph
-    (tmp_path / "rank0.ir").write_text(print_graph(graph))
+    (tmp_path / "rank0.ir").write_text(graph_text(passes))
 
 
 def test_auto_leaves_what_cannot_be_paged_to_torch(tmp_path) -> None:
     write_graph(tmp_path, "cleanup")
-    choice = automatic(tmp_path, "torch")
-    assert choice.executor == "torch" and "caches cannot be paged for matmul %layers.0.attn.scores" in choice.note
+    for device in ("auto", "cpu"):
+        choice = automatic(tmp_path, "torch", device=device)
+        assert choice.executor == "torch" and "caches cannot be paged for matmul %layers.0.attn.scores" in choice.note
     write_graph(tmp_path, "fuse-attention,cache=paged:block=16")
     assert automatic(tmp_path, "torch") == ExecutorChoice("cuda", "torch")
 
@@ -76,14 +86,21 @@ def test_auto_takes_the_fused_kernels_for_what_torch_would_run_on_a_gpu(tmp_path
     assert automatic(tmp_path, "torch") == ExecutorChoice("cuda", "torch")
     assert automatic(tmp_path, "torch", "tensorrt-rtx").executor == "tensorrt"
     assert automatic(tmp_path, "torch", device="cuda:1") == ExecutorChoice("cuda", "torch")
-    assert automatic(tmp_path, "torch", device="cpu") == ExecutorChoice("torch", "torch")
+    assert automatic(tmp_path, "torch", device="cpu") == ExecutorChoice("cpu", "torch")
     machine("triton", gpu=False)
-    assert automatic(tmp_path, "torch") == ExecutorChoice("torch", "torch")
+    assert automatic(tmp_path, "torch") == ExecutorChoice("cpu", "torch")
     machine(gpu=True)
     assert automatic(tmp_path, "torch").note.endswith("Triton's kernels: the Python package triton is not installed")
     machine("triton", capability=(7, 5))
     choice = automatic(tmp_path, "torch")
     assert choice.executor == "torch" and choice.note.endswith("compute capability 8.0 and newer, and this GPU has 7.5")
+
+
+def test_without_a_compiler_auto_takes_torch_and_says_so(tmp_path, machine) -> None:
+    machine(gpu=False, compiler=False)
+    choice = automatic(tmp_path, "torch")
+    assert choice.executor == "torch"
+    assert choice.note.endswith("runs on torch, which is slower than the CPU kernels: there is no compiler")
 
 
 def test_only_plans_and_fused_kernels_that_both_run_here_are_measured(tmp_path, machine) -> None:
@@ -95,7 +112,7 @@ def test_only_plans_and_fused_kernels_that_both_run_here_are_measured(tmp_path, 
     assert compared("torch", "tensorrt-rtx") == ["tensorrt", "cuda"]
     assert compared("torch", "tensorrt-rtx", paged=True) == ["cuda"]
     assert compared("torch") == ["cuda"]
-    assert compared("torch", "tensorrt-rtx", device="cpu") == ["torch"]
+    assert compared("torch", "tensorrt-rtx", device="cpu") == ["cpu"]
     write_graph(tmp_path, "cleanup")
     assert compared("torch", "tensorrt-rtx") == ["tensorrt"]
     machine("tensorrt_rtx")
@@ -109,7 +126,7 @@ def test_auto_says_what_keeps_torch_from_using_a_gpu(tmp_path, machine, monkeypa
     machine("triton", gpu=False)
     monkeypatch.setattr(torch.cuda, "init", init)
     choice = automatic(tmp_path, "torch")
-    assert choice.executor == "torch"
+    assert choice.executor == "cpu"
     assert "runs on the CPU, because torch can use no GPU: The NVIDIA driver on your system is" in choice.note
     assert choice.note.endswith("is too old (found version 11040)")
     assert automatic(tmp_path, "torch", device="cpu").note == ""
@@ -124,7 +141,7 @@ def test_ranks_say_why_they_run_on_the_cpu_and_why_there_is_no_gpu(tmp_path, mac
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     world: Any = SimpleNamespace(local_rank=0, size=2)
     plan = _plan(folder(tmp_path, "torch"), world, "auto", "auto", emulate=False)
-    assert (plan.device, plan.choice.executor) == ("cpu", "torch")
+    assert (plan.device, plan.choice.executor) == ("cpu", "cpu")
     assert plan.choice.note.endswith("is too old (found version 11040)")
     with pytest.raises(TargetError, match="no CUDA GPU that torch can use: The NVIDIA driver on your system"):
         _plan(folder(tmp_path, "torch"), world, "cuda", "auto", emulate=False)
@@ -209,7 +226,7 @@ def test_an_engine_without_tensorrt_says_what_it_was_built_for(tmp_path, executo
 
 def test_an_unknown_executor(tmp_path) -> None:
     with pytest.raises(
-        TargetError, match="no executor 'onnx'; there are: auto, tensorrt, cuda, torch, emulator, interp"
+        TargetError, match="no executor 'onnx'; there are: auto, tensorrt, cuda, cpu, torch, emulator, interp"
     ):
         load_engine(tmp_path, executor="onnx")
 

@@ -12,7 +12,7 @@ from compiler.cache import cache_folder
 from compiler.errors import TargetError
 from runtime.executors.interface import RankExecutor
 from runtime.executors.kind import ExecutorKind, RankToLoad, register_executor
-from runtime.executors.kinds import TorchKind
+from runtime.executors.kinds import CpuKind, TorchKind
 from runtime.generation.engine import Engine
 from runtime.load import fastest
 from runtime.load.fastest import milliseconds_a_step
@@ -63,7 +63,8 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[s
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(fastest, "milliseconds_a_step", look_up)
     monkeypatch.setattr(fastest, "gpu_name", lambda device: f"GPU {device}")
-    monkeypatch.setattr(TorchKind, "automatic", False)
+    for kind in (CpuKind, TorchKind):
+        monkeypatch.setattr(kind, "automatic", False)
     write_engine(tmp_path / "engine")
     with forgotten():
         register_executor(Red)

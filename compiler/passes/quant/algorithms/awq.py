@@ -12,18 +12,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from compiler.ir.products import product
 from compiler.passes.quant.algorithms.scheme import IntegerScheme, Scales
 
 STEPS = 20
+ROWS = 256
+"""How many rows of a weight the error is summed over in the search for scales."""
+CHUNK = 2**19
+"""How many weights are searched for their clipping at a time: what a processor's cache holds."""
 
 
 def squared_error(change: Tensor, gram: Tensor) -> Tensor:
     """The sum of squares by which outputs change, a scalar, for a change `[N, K]` of a weight and `M` `[K, K]`."""
-    return ((change @ gram) * change).sum()
+    return (product(change, gram) * change).sum()  # M is symmetric
 
 
 def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, gram: Tensor, scheme: IntegerScheme) -> Tensor:
     """The scales `s`, float32 `[K]`, with the least error of outputs among `mean_abs ** alpha` for 20 alphas in [0, 1).
+
+    The error is that of 256 outputs of each linear, evenly spread over all, or of all if there are fewer.
 
     Args:
         weights: the weights of the linears over one input, each `[N, K]`.
@@ -33,6 +40,7 @@ def search_scales(weights: Sequence[Tensor], mean_abs: Tensor, gram: Tensor, sch
     """
     gram = gram.float()
     best, least = torch.ones_like(mean_abs, dtype=torch.float32), float("inf")
+    weights = [weight[:: -(-len(weight) // ROWS)] for weight in weights]
     for step in range(STEPS):
         scales = candidate(mean_abs, step / STEPS)
         error = sum(
@@ -50,7 +58,7 @@ def candidate(mean_abs: Tensor, alpha: float) -> Tensor:
 
 
 def search_clipping(
-    weight: Tensor, gram: Tensor, scheme: IntegerScheme, *, shrink: float = 0.5, steps: int = STEPS, rows: int = 512
+    weight: Tensor, gram: Tensor, scheme: IntegerScheme, *, shrink: float = 0.5, steps: int = STEPS
 ) -> Scales:
     """The scales with the least error of outputs among those of a smaller range, block by block.
 
@@ -62,31 +70,34 @@ def search_clipping(
         scheme: how the weight will be rounded.
         shrink: how small the range may become.
         steps: how many widths are tried for that.
-        rows: how many rows are searched at a time.
     """
     weight = weight.float()
     width = scheme.width(weight.shape[1])
     places = torch.arange(weight.shape[1], device=weight.device).view(-1, width)
     grams = gram.float()[places[:, :, None], places[:, None, :]]  # [blocks, width, width]
+    rows = max(1, CHUNK // weight.shape[1])
     parts = [_clipped(part, grams, scheme, shrink, steps) for part in weight.split(rows)]
     zeros = [part.zero for part in parts if part.zero is not None]
     return Scales(torch.cat([part.scale for part in parts]), torch.cat(zeros) if zeros else None)
 
 
 def _clipped(weight: Tensor, grams: Tensor, scheme: IntegerScheme, shrink: float, steps: int) -> Scales:
-    width = grams.shape[1]
-    blocks = weight.unflatten(1, (-1, width))
-    least, most = blocks.amin(2, keepdim=True), blocks.amax(2, keepdim=True)
-    best = scheme.scales(weight)
+    blocks = weight.unflatten(1, (-1, grams.shape[1])).transpose(0, 1).contiguous()  # [blocks, N, width]
+    least, most = blocks.aminmax(dim=2)
+    best = scheme.scales_of_range(least, most)
     best_error = torch.full_like(best.scale, float("inf"))
+    change, moved = torch.empty_like(blocks), torch.empty_like(blocks)
     for step in range(steps):
         ratio = 1 - shrink * step / steps
-        clipped = blocks.maximum(least * ratio).minimum(most * ratio) if scheme.asymmetric else blocks * ratio
-        tried = scheme.scales(clipped.flatten(1))
-        change = (scheme.nearest(weight, tried).dense() - weight).unflatten(1, (-1, width))
-        error = (torch.einsum("ngi,gij->ngj", change, grams) * change).sum(2)
+        tried = scheme.scales_of_range(least * ratio, most * ratio)
+        zero = None if tried.zero is None else tried.zero[:, :, None]
+        scheme.round_(torch.mul(blocks, (1 / tried.scale)[:, :, None], out=change), zero)
+        if zero is not None:
+            change -= zero
+        change.mul_(tried.scale[:, :, None]).sub_(blocks)
+        error = torch.bmm(change, grams, out=moved).mul_(change).sum(2)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
-        zero = None if best.zero is None or tried.zero is None else torch.where(better, tried.zero, best.zero)
-        best = Scales(torch.where(better, tried.scale, best.scale), zero)
-    return best
+        kept = None if best.zero is None or tried.zero is None else torch.where(better, tried.zero, best.zero)
+        best = Scales(torch.where(better, tried.scale, best.scale), kept)
+    return Scales(best.scale.T, None if best.zero is None else best.zero.T)

@@ -27,6 +27,12 @@ class Scales(NamedTuple):
     scale: Tensor
     zero: Tensor | None = None
 
+    def rows(self, some: slice) -> Scales:
+        """Those of some rows, in the same memory; all of what serves the whole weight."""
+        if len(self.scale) == 1:
+            return self
+        return Scales(self.scale[some], None if self.zero is None else self.zero[some])
+
 
 class Rounded(NamedTuple):
     """A quantized weight.
@@ -76,9 +82,24 @@ class Scheme(ABC):
     def scales(self, weight: Tensor) -> Scales:
         """The scales of a weight `[N, K]`, from the extremes of each block."""
 
+    @property
+    def storage(self) -> torch.dtype:
+        """The type of tensors of values; int8 for i4."""
+        return torch.int8 if self.dtype.is_integer else to_torch(self.dtype)
+
     @abstractmethod
+    def round_(self, scaled: Tensor, zero: Tensor | None = None) -> Tensor:
+        """Round in place to the nearest values, as floats, what is given in units of its scale; float32.
+
+        `zero` is what the weight 0 is stored as, 0 if None; the values are shifted by it.
+        """
+
     def values(self, weight: Tensor, scales: Scales) -> Tensor:
         """The nearest values of a weight `[N, K]`, in the type that they are stored in; i4 as int8."""
+        blocks = weight.float().unflatten(1, (scales.scale.shape[1], -1))
+        zero = None if scales.zero is None else scales.zero[:, :, None]
+        rounded = self.round_(blocks * (1 / scales.scale)[:, :, None], zero)
+        return rounded.to(self.storage).reshape(weight.shape)
 
     def width(self, columns: int) -> int:
         """How many weights of a row of `columns` share a scale."""
@@ -131,20 +152,22 @@ class IntegerScheme(Scheme):
     def scales(self, weight: Tensor) -> Scales:
         """The scales of a weight `[N, K]`, from the extremes of each block."""
         blocks = weight.float().unflatten(1, (-1, self.width(weight.shape[1])))
+        return self.scales_of_range(*blocks.aminmax(dim=2))
+
+    def scales_of_range(self, least: Tensor, most: Tensor) -> Scales:
+        """The scales of blocks with these extremes, float32 `[N, blocks]`."""
         if not self.asymmetric:
-            return Scales((blocks.abs().amax(2) / self.top).clamp(min=LEAST_SCALE))
-        least, most = blocks.amin(2).clamp(max=0), blocks.amax(2).clamp(min=0)
+            return Scales((torch.maximum(-least, most) / self.top).clamp(min=LEAST_SCALE))
+        least, most = least.clamp(max=0), most.clamp(min=0)
         scale = ((most - least) / (self.high - self.low)).clamp(min=LEAST_SCALE)
         return Scales(scale, (self.low - torch.round(least / scale)).to(torch.int8))
 
-    def values(self, weight: Tensor, scales: Scales) -> Tensor:
-        """The nearest values of a weight `[N, K]`, int8."""
-        blocks = weight.float().unflatten(1, (scales.scale.shape[1], -1))
-        steps = torch.round(blocks * (1 / scales.scale)[:, :, None])
-        if scales.zero is not None:
-            steps = steps + scales.zero[:, :, None]
-        values: Tensor = steps.clamp(self.low, self.high).to(torch.int8).reshape(weight.shape)
-        return values
+    def round_(self, scaled: Tensor, zero: Tensor | None = None) -> Tensor:
+        """Round in place to the nearest integers of the scheme's range."""
+        steps = scaled.round_()
+        if zero is not None:
+            steps += zero
+        return steps.clamp_(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -174,10 +197,9 @@ class FloatScheme(Scheme):
             largest = largest.amax(0, keepdim=True)
         return Scales((largest / self.top).clamp(min=LEAST_SCALE))
 
-    def values(self, weight: Tensor, scales: Scales) -> Tensor:
-        """The nearest values of a weight `[N, K]`, float8."""
-        steps = weight.float() * (1 / scales.scale)
-        return steps.clamp(-self.top, self.top).to(to_torch(self.dtype))
+    def round_(self, scaled: Tensor, zero: Tensor | None = None) -> Tensor:
+        """Round in place to the nearest values of e4m3."""
+        return scaled.copy_(scaled.clamp_(-self.top, self.top).to(self.storage))
 
 
 def dequantized(values: Tensor, scales: Scales) -> Tensor:

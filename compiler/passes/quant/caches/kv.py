@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,12 +19,14 @@ from compiler.passes.quant.algorithms.activations import LARGEST
 from compiler.passes.quant.algorithms.scheme import LEAST_SCALE
 from compiler.passes.quant.caches.errors import cache_errors
 from compiler.passes.quant.caches.scales import cache_scales
-from compiler.passes.quant.calibration.source import current_calibration
+from compiler.passes.quant.calibration.source import CalibrationSource, current_calibration
 from compiler.passes.quant.recipe import require_one_rank
-from compiler.passes.quant.report import OpError
+from compiler.passes.quant.report import ErrorSample, OpError
 from compiler.passes.registry import register
 
 PASS_NAME = "kv"
+# A quick report of errors takes one of so many windows: the scales take all of them.
+_QUICK = 16
 _TYPES = {"int8": DType.i8, "fp8": DType.f8e4m3}
 
 
@@ -61,12 +63,10 @@ class QuantizeCaches:
         if self.scale == "tensor":
             largest = {name: heads.amax(0, keepdim=True) for name, heads in largest.items()}
         scales = {name: scale_of(heads, dtype) for name, heads in largest.items()}
-        errors = cache_errors(graph, calibration, scales, dtype)
+        errors = self._errors(graph, calibration, scales)
         kept = self._kept(graph, errors)
-        for name, error in errors.items():
-            op = graph.producers[graph.outputs[name].name]
-            how = "left in 16 bits" if name in kept else f"kv {self.to}, scale by {self.scale}"
-            calibration.report.entries.append(OpError(op.name, op.origin.module or op.name, how, error))
+        if calibration.report.extent != "off":
+            calibration.report.entries += self._entries(graph, errors, kept)
         return quantize_caches(graph, dtype, {name: scale for name, scale in scales.items() if name not in kept})
 
     def dry_run(self, graph: Graph) -> Graph:
@@ -75,6 +75,28 @@ class QuantizeCaches:
             return graph
         require_one_rank(graph, "kv")
         return quantize_caches(graph, self.dtype, {name: torch.ones(1) for name in graph.states()})
+
+    def _errors(self, graph: Graph, calibration: CalibrationSource, scales: Mapping[str, Tensor]) -> dict[str, float]:
+        """The error of each cache: on all windows where it decides or a report is to be full, else on few or none."""
+        if self.fallback is None and calibration.report.extent == "off":
+            return {}
+        if self.fallback is None and calibration.report.extent == "quick":
+            count, length = calibration.windows(graph).shape
+            some = -(-count // _QUICK)
+            if some < count:
+                calibration.report.samples.append(ErrorSample(self._how, len(scales), len(scales), some, length))
+            calibration = calibration.at_most(some, graph)
+        return cache_errors(graph, calibration, scales, self.dtype)
+
+    def _entries(self, graph: Graph, errors: Mapping[str, float], kept: Collection[str]) -> Iterator[OpError]:
+        for name, error in errors.items():
+            op = graph.producers[graph.outputs[name].name]
+            how = "left in 16 bits" if name in kept else self._how
+            yield OpError(op.name, op.origin.module or op.name, how, error)
+
+    @property
+    def _how(self) -> str:
+        return f"kv {self.to}, scale by {self.scale}"
 
     def _kept(self, graph: Graph, errors: Mapping[str, float]) -> set[str]:
         """The caches that stay as they are: keys and values of a layer together."""

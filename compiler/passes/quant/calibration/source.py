@@ -22,6 +22,9 @@ from compiler.progress import Report, unheard
 SAMPLES = 128
 LENGTH = 512
 
+# More than a token has in any usual text: so many characters are surely enough for a token.
+_CHARACTERS = 64
+
 
 @dataclass
 class CalibrationSource:
@@ -96,6 +99,16 @@ class CalibrationSource:
     def at_most(self, samples: int, graph: Graph) -> CalibrationSource:
         """The same with no more windows of texts for a graph than that; see `windows` for errors."""
         return replace(self, samples=min(samples, len(self._text_windows(graph))))
+
+    def quick(self, samples: int, length: int, graph: Graph) -> CalibrationSource:
+        """The same with no more windows for a graph, nor longer ones, than that, from the beginning of each text.
+
+        However long the texts are, it reads little of them. See `windows` for errors.
+        """
+        self.used = True
+        some, short = min(samples, self.samples or samples), min(length, self._length(graph))
+        beginnings = [document[: _CHARACTERS * some * short] for document in self.documents or default_texts()]
+        return replace(self, documents=beginnings, samples=None, length=short).at_most(some, graph)
 
     def _text_windows(self, graph: Graph) -> Tensor:
         self.used = True

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from compiler.errors import PassError
+from compiler.ir.products import product
 
 ROWS = 512
 # Columns of a Gram matrix that are computed at once: half of it follows from the other half.
 PANEL = 512
+# How many tokens are looked at at once.
+_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,39 @@ def gather(inputs: Sequence[Tensor], device: torch.device, module: str, *, gram:
     sums, largest = torch.zeros(2, width, device=device)
     square = torch.zeros((width, width) if gram else (0, 0), device=device)
     kept = []
-    for x in _flat(inputs, device):
-        sums += x.abs().sum(0)
-        largest = torch.maximum(largest, x.abs().amax(0))
+    every = max(1, -(-total // ROWS))
+    seen = 0
+    for channels in _parts(inputs, device):
+        size = channels.abs()
+        sums += size.sum(1)
+        largest = torch.maximum(largest, size.amax(1))
         if not bool(largest.isfinite().all()):
             raise PassError(
                 f"the input of {module} is NaN or infinite on the calibration text",
                 hint="its weights may be damaged, or float16 too narrow for the model: try --dtype bfloat16 or float32",
             )
         if gram:
-            _add_square(square, x)
-        share = max(1, ROWS * len(x) // total)
-        kept.append(x[:: max(1, -(-len(x) // share))].clone())  # a view would keep the whole batch
-    return InputStatistics(sums / total, largest, square.tril() + square.tril(-1).T, torch.cat(kept))
+            _add_square(square, channels)
+        kept.append(channels[:, -seen % every :: every].T.clone())  # a view would keep the whole part
+        seen += channels.shape[1]
+    _mirror(square)
+    return InputStatistics(sums / total, largest, square, torch.cat(kept))
 
 
-def _add_square(square: Tensor, x: Tensor) -> None:
-    """Add `x^T x` to a square, on and below the diagonal; what is above is not finished."""
+def _add_square(square: Tensor, channels: Tensor) -> None:
+    """Add the products of some channels `[K, T]` with one another to a square, on and below the diagonal."""
     for start in range(0, len(square), PANEL):
         stop = start + PANEL
-        square[start:stop, :stop].addmm_(x[:, start:stop].T, x[:, :stop])
+        square[start:stop, :stop] += product(channels[start:stop], channels[:stop])
+
+
+def _mirror(square: Tensor) -> None:
+    """Copy what is below the diagonal of a square to what is above it."""
+    for start in range(0, len(square), PANEL):
+        rows = slice(start, start + PANEL)
+        corner = square[rows, rows]
+        corner.copy_(corner.tril() + corner.tril(-1).T)
+        square[:start, rows] = square[rows, :start].T
 
 
 def require_finite(weight: Tensor, module: str) -> None:
@@ -80,5 +96,8 @@ def require_finite(weight: Tensor, module: str) -> None:
         )
 
 
-def _flat(inputs: Sequence[Tensor], device: torch.device) -> Iterable[Tensor]:
-    return (batch.to(device, torch.float32).reshape(-1, batch.shape[-1]) for batch in inputs)
+def _parts(inputs: Sequence[Tensor], device: torch.device) -> Iterable[Tensor]:
+    """The inputs, channels first, of at most 2,048 tokens at a time: float32 `[K, T]`."""
+    for batch in inputs:
+        for part in batch.reshape(-1, batch.shape[-1]).split(_TOKENS):
+            yield part.to(device).T.contiguous().float()

@@ -70,21 +70,34 @@ def calibrate(
     windows = calibration.windows(graph)
     store = ResultStore(graph, windows, settings)
     if store.note is None:
-        _calibrate(graph, targets, calibration, store, LayerwiseCalibration(graph, windows, calibration.place), solve)
+        found = _run(graph, targets, calibration, windows, solve, store.write)
+        store.finish({"errors": found.errors, "numbers": found.numbers})
     note = store.note or {}
     numbers, errors = note.get("numbers", {}), note.get("errors", {})
     assert isinstance(numbers, dict) and isinstance(errors, dict)
     return CalibrationResults(store.refs(), numbers, errors)
 
 
-def _calibrate(
+def measure(
+    graph: Graph, targets: Sequence[TargetLinear], windows: Tensor, calibration: CalibrationSource, solve: Solve
+) -> Mapping[str, float]:
+    """The errors of some targets on some windows, by the linear's name. Nothing is found in the cache, nor kept there.
+
+    Raises:
+        PassError: if a weight or input is NaN or infinite.
+    """
+    return _run(graph, targets, calibration, windows, solve, lambda tensors: None).errors
+
+
+def _run(
     graph: Graph,
     targets: Sequence[TargetLinear],
     calibration: CalibrationSource,
-    store: ResultStore,
-    layerwise: LayerwiseCalibration,
+    windows: Tensor,
     solve: Solve,
-) -> None:
+    write: Callable[[Mapping[str, Stored]], None],
+) -> LayerResult:
+    """The errors and numbers of all targets; `write` is given the tensors of each calibration point."""
     by_name = {target.op.name: target for target in targets}
     errors: dict[str, float] = {}
     numbers: dict[str, float] = {}
@@ -94,14 +107,14 @@ def _calibrate(
             require_finite(weight, by_name[name].module)
         result = solve(view, by_name)
         if result.tensors:
-            store.write(result.tensors)
+            write(result.tensors)
         errors.update(result.errors)
         numbers.update(result.numbers)
         return result.weights
 
-    layerwise.progress = calibration.progress
+    layerwise = LayerwiseCalibration(graph, windows, calibration.place, calibration.progress)
     layerwise.run(calibration_points(target.op for target in targets), visit)
-    store.finish({"errors": errors, "numbers": numbers})
+    return LayerResult(errors=errors, numbers=numbers)
 
 
 def report(
@@ -110,7 +123,12 @@ def report(
     errors: Mapping[str, float],
     recipes: Mapping[str, str],
 ) -> None:
-    """Tell the calibration the errors of some targets; `recipes` says how each was quantized, by the linear's name."""
+    """Tell the calibration the errors of some targets, unless it wants no report.
+
+    `recipes` says how each was quantized, by the linear's name.
+    """
+    if calibration.report.extent == "off":
+        return
     calibration.report.entries += [
         OpError(target.op.name, target.module, recipes[target.op.name], errors[target.op.name]) for target in targets
     ]

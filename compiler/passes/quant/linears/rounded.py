@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
 from compiler.ir.op import Op, Value
+from compiler.ir.products import product
 from compiler.ir.rewrite import RewriteBuilder
 from compiler.passes.quant.algorithms.activations import round_activations
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
@@ -24,15 +25,19 @@ from compiler.passes.quant.linears.layers import (
     Solve,
     calibrate,
     describe,
+    measure,
     report,
     stored_linear,
     stored_weight,
 )
 from compiler.passes.quant.linears.replace import dequantized_linear
 from compiler.passes.quant.linears.rounding import input_rounding, round_weight
+from compiler.passes.quant.linears.sample import TOKENS, WINDOWS, quick_sample
 from compiler.passes.quant.linears.targets import TargetLinear, targets
 from compiler.passes.quant.recipe import Activations, Recipe
+from compiler.passes.quant.report import ErrorSample
 
+# Windows of a full report where nothing else needs data.
 _WINDOWS = 4
 _STEPS = 8
 
@@ -67,18 +72,36 @@ class Rounding:
 def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
     """The graph with the targets of a recipe rounded.
 
-    Without a need for data a few windows serve to report errors, if there are any that can be read.
-
     Raises:
-        PassError: as `targets`, `calibrate` and `quantize_linears`.
+        PassError: as `targets` and `round_linears`.
     """
     chosen = targets(graph, recipe, rounding.scheme.group)
-    results = CalibrationResults({}, {}, {})
-    if calibration := _calibration(graph, rounding):
-        results = calibrate(graph, chosen, calibration, f"{rounding} {_names(chosen)}", _solver(rounding))
-        how = describe(recipe.algorithm, rounding.scheme.bits, rounding.scheme.group)
-        named = how if rounding.act == "off" else f"{how}, {rounding.act} activations"
-        report(calibration, chosen, results.errors, {target.op.name: named for target in chosen})
+    return round_linears(graph, chosen, rounding, recipe.algorithm, recipe.kl_budget)
+
+
+def round_linears(
+    graph: Graph, chosen: Sequence[TargetLinear], rounding: Rounding, algorithm: str, kl_budget: float | None = None
+) -> Graph:
+    """The graph with some linears rounded.
+
+    Without a need for data, data serves to report errors, if a report is wanted and there is any that can be read.
+
+    Args:
+        graph: the graph.
+        chosen: the linears.
+        rounding: how they are rounded.
+        algorithm: what the report calls that.
+        kl_budget: the most that it may cost; see `quantize_linears`.
+
+    Raises:
+        PassError: as `calibrate` and `quantize_linears`.
+    """
+    how = _described(algorithm, rounding)
+    if rounding.needs_data:
+        results = _calibrated(graph, chosen, how, rounding, current_calibration())
+    else:
+        results = CalibrationResults({}, {}, {})
+        _report_only(graph, chosen, how, rounding, everything=kl_budget is not None)
     round_input = input_rounding(rounding.act, rounding.scheme.dtype, results.numbers)
 
     def emit(op: Op, b: RewriteBuilder) -> Value:
@@ -88,14 +111,49 @@ def quantize_rounded(graph: Graph, recipe: Recipe, rounding: Rounding) -> Graph:
         weight = round_weight(b, op.operands[1], rounding.scheme)
         return dequantized_linear(op, b, weight.q, weight.scale, x=x)
 
-    return quantize_linears(graph, {target.op.name: emit for target in chosen}, recipe.kl_budget)
+    return quantize_linears(graph, {target.op.name: emit for target in chosen}, kl_budget)
 
 
-def _calibration(graph: Graph, rounding: Rounding) -> CalibrationSource | None:
-    if rounding.needs_data:
-        return current_calibration()
+def _calibrated(
+    graph: Graph, chosen: Sequence[TargetLinear], how: str, rounding: Rounding, calibration: CalibrationSource
+) -> CalibrationResults:
+    """The results for all targets, whose errors are reported as those of `how`."""
+    results = calibrate(graph, chosen, calibration, f"{rounding} {_names(chosen)}", _solver(rounding))
+    report(calibration, chosen, results.errors, dict.fromkeys(_names(chosen), how))
+    return results
+
+
+def _report_only(
+    graph: Graph, chosen: Sequence[TargetLinear], how: str, rounding: Rounding, *, everything: bool
+) -> None:
+    """Report the errors of targets that need no data: of all, or of the first ones; none if no report is wanted.
+
+    Args:
+        graph: the graph.
+        chosen: the targets.
+        how: what the report calls the rounding.
+        rounding: how they are rounded.
+        everything: whether a quick report measures all of them, too: a KL budget takes longer than that anyway.
+    """
     calibration = find_calibration()
-    return calibration.at_most(_WINDOWS, graph) if calibration and calibration.is_readable else None
+    if calibration is None or not calibration.is_readable or calibration.report.extent == "off":
+        return
+    if calibration.report.extent == "full" or everything:
+        _calibrated(graph, chosen, how, rounding, calibration.at_most(_WINDOWS, graph))
+        return
+    sample = quick_sample(graph, chosen)
+    windows = calibration.quick(WINDOWS, TOKENS, graph).windows(graph)
+    if sample:
+        errors = measure(graph, sample, windows, calibration, _solver(rounding))
+        report(calibration, sample, errors, dict.fromkeys(_names(sample), how))
+    if len(sample) < len(chosen):
+        count, length = windows.shape if sample else (0, 0)
+        calibration.report.samples.append(ErrorSample(how, len(sample), len(chosen), count, length))
+
+
+def _described(algorithm: str, rounding: Rounding) -> str:
+    how = describe(algorithm, rounding.scheme.bits, rounding.scheme.group)
+    return how if rounding.act == "off" else f"{how}, {rounding.act} activations"
 
 
 def _solver(rounding: Rounding) -> Solve:
@@ -138,8 +196,8 @@ def _errors(
 ) -> dict[str, float]:
     """The relative errors of the outputs of linears for some inputs `[T, K]`, by the linears' names."""
     inputs = rows if rounding.act == "off" else round_activations(rows, amax, rounding.scheme.dtype)
-    return {name: relative_error(inputs @ after[name].T, rows @ before[name].float().T) for name in after}
+    return {name: relative_error(product(inputs, after[name]), product(rows, before[name].float())) for name in after}
 
 
-def _names(chosen: list[TargetLinear]) -> list[str]:
+def _names(chosen: Sequence[TargetLinear]) -> list[str]:
     return [target.op.name for target in chosen]

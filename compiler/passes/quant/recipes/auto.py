@@ -9,6 +9,7 @@ from typing import Annotated
 from compiler.errors import PassError
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
+from compiler.ir.products import product
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.calibration.layerwise import BatchView
 from compiler.passes.quant.calibration.source import current_calibration
@@ -130,9 +131,9 @@ def _sensitivity(
         known = gather(view.inputs, view.device, by_name[view.point.ops[0].name].module, gram=False)
         errors = {}
         for name, weight in view.weights.items():
-            outputs = known.rows @ weight.float().T
+            outputs = product(known.rows, weight.float())
             for scheme in schemes[name]:
-                rounded = known.rows @ scheme.nearest(weight).dense().T
+                rounded = product(known.rows, scheme.nearest(weight).dense())
                 errors[f"{name} {scheme.bits}"] = relative_error(rounded, outputs)
         return LayerResult(errors=errors)
 

@@ -10,6 +10,7 @@ import torch
 
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
+from compiler.ir.products import product
 from compiler.passes.quant.algorithms.awq import search_clipping, search_scales
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.calibration.layerwise import BatchView
@@ -85,5 +86,5 @@ def _solve(view: BatchView, by_name: Mapping[str, TargetLinear], scheme: Integer
         smoothed = weight / wide
         rounded = scheme.nearest(smoothed, search_clipping(smoothed, gram, scheme))
         tensors.update(stored_weight(by_name[name], rounded, scheme.dtype))
-        errors[name] = relative_error(rows @ rounded.dense().T, known.rows @ weight.T)
+        errors[name] = relative_error(product(rows, rounded.dense()), product(known.rows, weight))
     return LayerResult(tensors, errors)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from compiler.ir.comparison import relative_error
 from compiler.ir.graph import Graph
+from compiler.ir.products import product
 from compiler.passes.quant.algorithms.gptq import factorize, gptq
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.calibration.layerwise import BatchView
@@ -63,13 +64,15 @@ def round_all(
     def solve(view: BatchView, by_name: Mapping[str, TargetLinear]) -> LayerResult:
         module = by_name[view.point.ops[0].name].module
         known = gather(view.inputs, view.device, module)
+        rows = known.rows
         factor = factorize(known.gram, damping=recipe.damping, order=recipe.order, name=module)
+        del known  # the Gram matrix is as large as anything that a calibration holds
         tensors, errors, weights = {}, {}, {}
         for name, weight in view.weights.items():
             rounded = gptq(weight, factor, schemes[name])
             weights[name] = rounded.dense()
             tensors.update(stored_weight(by_name[name], rounded, schemes[name].dtype))
-            errors[name] = relative_error(known.rows @ weights[name].T, known.rows @ weight.float().T)
+            errors[name] = relative_error(product(rows, weights[name]), product(rows, weight.float()))
         return LayerResult(tensors, errors, weights=weights)
 
     calibration = current_calibration()

@@ -12,6 +12,7 @@ from compiler.errors import PassError
 from compiler.ir.comparison import relative_error
 from compiler.ir.dtypes import DType
 from compiler.ir.graph import Graph
+from compiler.ir.products import product
 from compiler.passes.quant.algorithms.activations import round_activations
 from compiler.passes.quant.algorithms.scheme import IntegerScheme
 from compiler.passes.quant.algorithms.smoothquant import search_alpha, smoothing
@@ -92,5 +93,5 @@ class SmoothQuant(Recipe):
         for name, weight in weights.items():
             rounded = scheme.nearest(weight / wide)
             tensors.update(stored_weight(by_name[name], rounded, scheme.dtype))
-            errors[name] = relative_error(rows @ rounded.dense().T, known.rows @ weight.T)
+            errors[name] = relative_error(product(rows, rounded.dense()), product(known.rows, weight))
         return LayerResult(tensors, errors, dict.fromkeys(weights, largest))

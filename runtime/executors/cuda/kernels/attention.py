@@ -147,8 +147,9 @@ def attend(
     pools = (_bytes(k_pool), _bytes(v_pool))
     stored = min(pool.dtype.itemsize for pool in pools)
     context = torch.empty(q.shape[0], form.heads * form.width, dtype=q.dtype, device=q.device)
+    apart = _pool_places(form, addresses.block)
     if addresses.decodes:
-        _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common, workspace)
+        _decode(q, k, v, pools, addresses, form, (cos, sin, slopes, *parameters), context, common | apart, workspace)
         return context
     if addresses.queries is None:
         raise ValueError("a step of more than one token a sequence needs the work items of its addresses")
@@ -174,12 +175,62 @@ def attend(
         return context
     # Chunks are bound by computing, and single tokens by reading.
     space = workspace or Workspace()
-    waiting = {**common, **waits()}
+    waiting = {**common, **apart, **waits()}
     tensors = (cos, sin, slopes, *parameters)
     space.side.run(
         q.device, attend_chunks, lambda: _decode(q, k, v, pools, addresses, form, tensors, context, waiting, space)
     )
     return context
+
+
+def attend_rows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    past: Tensor,
+    rows: Tensor,
+    form: AttentionForm,
+    context: Tensor,
+    rotary: Rotary | None = None,
+    slopes: Tensor | None = None,
+    scales: CacheScales | None = None,
+    *,
+    workspace: Workspace,
+) -> None:
+    """`attend` for a token of each of `B` sequences, over caches that have a row for each, with the heads in front.
+
+    Args:
+        q: `[B, heads * width]`; see `attend` for this and what is not listed here.
+        k: `[B, kv_heads * width]`.
+        v: the same.
+        k_cache: `[B, kv_heads, capacity, width]`, contiguous.
+        v_cache: the same.
+        past: `i32[B]`, the position of each token; one that is not below the capacity is padding, whose context is 0.
+        rows: `i32[B, 1]`, the numbers from 0 on.
+        form: what the attention is.
+        context: where the context goes, `[B, heads * width]`, contiguous.
+        rotary: by which angles queries and keys are turned; None for none.
+        slopes: of ALiBi.
+        scales: of quantized caches.
+        workspace: memory to reuse.
+    """
+    capacity = k_cache.shape[2]
+    parameters = scales if scales is not None else CacheScales(None, None)
+    common = {**_common(form, rotary, parameters, (k_cache, v_cache), capacity), **waits()}
+    common |= {"ENTRY": form.kv_heads * capacity * form.width, "SLOT": form.width, "HEAD": capacity * form.width}
+    cos, sin = (rotary.cos, rotary.sin) if rotary is not None else (None, None)
+    addresses = Addresses(past, rows, rows, capacity, capacity, decodes=True)
+    caches = (_bytes(k_cache), _bytes(v_cache))
+    tensors = (cos, sin, slopes, *parameters)
+    _decode(q, k, v, caches, addresses, form, tensors, context, common | {"BOUNDED": True}, workspace)
+
+
+def _pool_places(form: AttentionForm, block: int) -> dict[str, int]:
+    """How far blocks, positions and heads are apart in a pool, as the kernel of single tokens takes it."""
+    slot = form.kv_heads * form.width
+    return {"ENTRY": block * slot, "SLOT": slot, "HEAD": form.width, "BOUNDED": False}
 
 
 def _decode(

@@ -18,10 +18,13 @@ def decode(
     INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr,
     WINDOW: tl.constexpr, ALIBI: tl.constexpr, MOST_SPLITS: tl.constexpr, LISTED: tl.constexpr, KEYS: tl.constexpr,
-    GROUP: tl.constexpr, BN: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    GROUP: tl.constexpr, BN: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, ENTRY: tl.constexpr,
+    SLOT: tl.constexpr, HEAD: tl.constexpr, BOUNDED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The context of one token over its sequence: `grid (KV_HEADS / KEYS, split, token)`.
 
+    In the pools, blocks are `ENTRY` values apart, the positions of a block `SLOT`, and heads `HEAD`. With `BOUNDED`, a
+    sequence has one block, and a token whose position is beyond it is padding.
     With `LISTED`, the tokens are those in `listed i32[S]`, of which negative ones are none; the sums and counters below
     are of `S` tokens then.
     A program has the query heads of `KEYS` key heads: `G` in all, that is `KEYS` if keys are not shared, or `GROUP`
@@ -42,6 +45,8 @@ def decode(
             return
     row = tl.load(rows + token)
     position = tl.load(positions + token)
+    if BOUNDED and position >= BLOCK:
+        row = -1
     token = token.to(tl.int64)
     d = tl.arange(0, DP)
     g = tl.arange(0, G)
@@ -70,14 +75,14 @@ def decode(
     if GROUP == 1:
         acc, top, total = _by_sums(
             q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end,
-            earliest, position, last, kv_head, scale, KV_HEADS, D, DP, R, INTERLEAVED, BLOCK, K_FORM, V_FORM,
-            K_SCALES, V_SCALES, K_ZEROS, V_ZEROS, WINDOW, ALIBI, KEYS, BN, UNROLL, STAGES,
+            earliest, position, last, kv_head, scale, D, DP, R, INTERLEAVED, BLOCK, K_FORM, V_FORM,
+            K_SCALES, V_SCALES, K_ZEROS, V_ZEROS, WINDOW, ALIBI, KEYS, BN, UNROLL, STAGES, ENTRY, SLOT, HEAD,
         )  # fmt: skip
     else:
         acc, top, total = _by_products(
             q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end,
-            earliest, position, last, kv_head, scale, HEADS // KV_HEADS, KV_HEADS, D, DP, R, INTERLEAVED, BLOCK,
-            K_FORM, V_FORM, K_SCALES, V_SCALES, K_ZEROS, V_ZEROS, WINDOW, ALIBI, GROUP, BN, STAGES,
+            earliest, position, last, kv_head, scale, HEADS // KV_HEADS, D, DP, R, INTERLEAVED, BLOCK, K_FORM, V_FORM,
+            K_SCALES, V_SCALES, K_ZEROS, V_ZEROS, WINDOW, ALIBI, GROUP, BN, STAGES, ENTRY, SLOT, HEAD,
         )  # fmt: skip
     if MOST_SPLITS > 1:  # noqa: SIM102 - this one is decided when the kernel is compiled
         if shares > 1:
@@ -100,8 +105,8 @@ def decode(
 
 
 @triton.jit
-def _slots(start, table, live, n, BLOCK: tl.constexpr, BN: tl.constexpr):
-    """Which places of the pools are the positions `start + n`: a block's first, and places after it, `i64`.
+def _slots(start, table, live, n, BLOCK: tl.constexpr, BN: tl.constexpr, ENTRY: tl.constexpr, SLOT: tl.constexpr):
+    """Where in the pools the positions `start + n` are: a block's first, `i64`, and how far each is behind it.
 
     Args:
         start: a multiple of `BN`.
@@ -110,15 +115,23 @@ def _slots(start, table, live, n, BLOCK: tl.constexpr, BN: tl.constexpr):
         n: `i32`, below `BN`.
         BLOCK: how many positions a block has.
         BN: over how many positions `n` goes.
+        ENTRY: how far blocks are apart.
+        SLOT: how far positions are apart.
     """
     if BLOCK % BN == 0:
-        base = tl.load(table + start // BLOCK).to(tl.int64) * BLOCK
-        after = start % BLOCK + n
+        base = tl.load(table + start // BLOCK).to(tl.int64) * ENTRY
+        after = (start % BLOCK + n) * SLOT
     else:
         at = start + n
         base = tl.zeros((), tl.int64)
-        after = tl.load(table + at // BLOCK, mask=live, other=0).to(tl.int64) * BLOCK + at % BLOCK
+        after = tl.load(table + at // BLOCK, mask=live, other=0).to(tl.int64) * ENTRY + at % BLOCK * SLOT
     return base, after
+
+
+@triton.jit
+def _place(position, table, BLOCK: tl.constexpr, ENTRY: tl.constexpr, SLOT: tl.constexpr):
+    """Where in the pools a position is, `i64`."""
+    return tl.load(table + position // BLOCK).to(tl.int64) * ENTRY + position % BLOCK * SLOT
 
 
 @triton.jit
@@ -132,13 +145,13 @@ def _live(at, end, earliest, WINDOW: tl.constexpr):
 
 @triton.jit
 def _rows_of_heads(
-    k_pool, v_pool, table, start, end, earliest, n, kv_head, head, live, d, KV_HEADS: tl.constexpr,
-    D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr, BN: tl.constexpr,
+    k_pool, v_pool, table, start, n, kv_head, head, live, d, D: tl.constexpr, DP: tl.constexpr, BLOCK: tl.constexpr,
+    BN: tl.constexpr, ENTRY: tl.constexpr, SLOT: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
     """Keys and values `[rows, UNROLL, DP]` as stored, of the positions `start + n [rows, UNROLL]`."""
-    base, after = _slots(start, table, live, n, BLOCK, BN)
-    base = (base * KV_HEADS + kv_head) * D
-    offset = ((after * KV_HEADS + head[:, None]) * D)[:, :, None] + d[None, None, :]
+    base, after = _slots(start, table, live, n, BLOCK, BN, ENTRY, SLOT)
+    base += kv_head.to(tl.int64) * HEAD
+    offset = (after + head[:, None] * HEAD)[:, :, None] + d[None, None, :]
     inside = live[:, :, None]
     if D != DP:
         inside = inside & (d < D)[None, None, :]
@@ -149,10 +162,11 @@ def _rows_of_heads(
 def _by_sums(
     q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end,
     earliest, position, last, kv_head, scale,
-    KV_HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr,
+    D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr, INTERLEAVED: tl.constexpr,
     BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr, K_SCALES: tl.constexpr, V_SCALES: tl.constexpr,
     K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr, WINDOW: tl.constexpr, ALIBI: tl.constexpr, KEYS: tl.constexpr,
-    BN: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr,
+    BN: tl.constexpr, UNROLL: tl.constexpr, STAGES: tl.constexpr, ENTRY: tl.constexpr, SLOT: tl.constexpr,
+    HEAD: tl.constexpr,
 ):  # fmt: skip
     """Attention without tensor cores, of `KEYS` heads that have keys of their own.
 
@@ -186,7 +200,7 @@ def _by_sums(
     if STAGES > 1:
         ahead = _live(begin + n, end, earliest, WINDOW)
         keys, values = _rows_of_heads(
-            k_pool, v_pool, table, begin, end, earliest, n, kv_head, head, ahead, d, KV_HEADS, D, DP, BLOCK, BN
+            k_pool, v_pool, table, begin, n, kv_head, head, ahead, d, D, DP, BLOCK, BN, ENTRY, SLOT, HEAD
         )
     for start in tl.range(begin, end, BN, num_stages=1):
         at = start + n
@@ -195,11 +209,11 @@ def _by_sums(
             following = tl.minimum(start + BN, (end - 1) // BN * BN)
             ahead = _live(at + BN, end, earliest, WINDOW)
             next_keys, next_values = _rows_of_heads(
-                k_pool, v_pool, table, following, end, earliest, n, kv_head, head, ahead, d, KV_HEADS, D, DP, BLOCK, BN
+                k_pool, v_pool, table, following, n, kv_head, head, ahead, d, D, DP, BLOCK, BN, ENTRY, SLOT, HEAD
             )
         else:
             keys, values = _rows_of_heads(
-                k_pool, v_pool, table, start, end, earliest, n, kv_head, head, live, d, KV_HEADS, D, DP, BLOCK, BN
+                k_pool, v_pool, table, start, n, kv_head, head, live, d, D, DP, BLOCK, BN, ENTRY, SLOT, HEAD
             )
         wide = widened(keys, k_zero[:, None, None], K_FORM, tl.float32)
         scores = tl.sum(wide * query[:, None, :], 2) * factor[:, None]
@@ -222,9 +236,9 @@ def _by_sums(
         v_scale = head_parameter(v_scales, kv_head + head, V_SCALES, 1.0)
         own_key = quantized(key, k_scale[:, None], k_zero[:, None], K_FORM, k_pool.dtype.element_ty)
         own_value = quantized(value, v_scale[:, None], v_zero[:, None], V_FORM, v_pool.dtype.element_ty)
-        slot = tl.load(table + position // BLOCK).to(tl.int64) * BLOCK + position % BLOCK
-        tl.store(k_pool + slot * (KV_HEADS * D) + at_head + d[None, :], own_key, mask=inside)
-        tl.store(v_pool + slot * (KV_HEADS * D) + at_head + d[None, :], own_value, mask=inside)
+        to = _place(position, table, BLOCK, ENTRY, SLOT) + (kv_head + head)[:, None].to(tl.int64) * HEAD + d[None, :]
+        tl.store(k_pool + to, own_key, mask=inside)
+        tl.store(v_pool + to, own_value, mask=inside)
         score = tl.sum(widened(own_key, k_zero[:, None], K_FORM, tl.float32) * query, 1) * factor
         score = tl.where(r < KEYS, score, float("-inf"))
         highest = tl.maximum(top, score)
@@ -244,10 +258,11 @@ def _by_sums(
 def _by_products(
     q, k, v, k_pool, v_pool, table, angles, cos, sin, slopes, k_scales, v_scales, k_zeros, v_zeros, begin, end,
     earliest, position, last, kv_head, scale,
-    MEMBERS: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr,
+    MEMBERS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, R: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, K_FORM: tl.constexpr, V_FORM: tl.constexpr,
     K_SCALES: tl.constexpr, V_SCALES: tl.constexpr, K_ZEROS: tl.constexpr, V_ZEROS: tl.constexpr,
     WINDOW: tl.constexpr, ALIBI: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+    ENTRY: tl.constexpr, SLOT: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
     """Attention of `MEMBERS` queries that share a key head, padded to `GROUP`, by tensor cores.
 
@@ -273,9 +288,9 @@ def _by_products(
     for start in tl.range(begin, end, BN, num_stages=STAGES):
         at = start + n
         live = _live(at, end, earliest, WINDOW)
-        base, after = _slots(start, table, live, n, BLOCK, BN)
-        base = (base * KV_HEADS + kv_head) * D
-        offset = (after * (KV_HEADS * D))[:, None] + d[None, :]
+        base, after = _slots(start, table, live, n, BLOCK, BN, ENTRY, SLOT)
+        base += kv_head.to(tl.int64) * HEAD
+        offset = after[:, None] + d[None, :]
         inside = live[:, None] & (d < D)[None, :]
         keys = widened(tl.load(k_pool + base + offset, mask=inside, other=0), k_zero, K_FORM, queries.dtype)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * factor
@@ -297,8 +312,7 @@ def _by_products(
         v_scale = head_parameter(v_scales, kv_head, V_SCALES, 1.0)
         own_key = quantized(key, k_scale, k_zero, K_FORM, k_pool.dtype.element_ty)
         own_value = quantized(value, v_scale, v_zero, V_FORM, v_pool.dtype.element_ty)
-        slot = tl.load(table + position // BLOCK).to(tl.int64) * BLOCK + position % BLOCK
-        to = (slot * KV_HEADS + kv_head) * D + d[None, :]
+        to = _place(position, table, BLOCK, ENTRY, SLOT) + kv_head.to(tl.int64) * HEAD + d[None, :]
         tl.store(k_pool + to, own_key, mask=inside)
         tl.store(v_pool + to, own_value, mask=inside)
         score = tl.sum(widened(own_key, k_zero, K_FORM, tl.float32) * queries.to(tl.float32), 1) * factor

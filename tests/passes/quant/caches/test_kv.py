@@ -26,10 +26,10 @@ from tests.frontends.steps import lift_folder, random_rows, run_rows
 MODELS = Path("examples/models")
 
 
-def source() -> CalibrationSource:
+def source(samples: int = 4) -> CalibrationSource:
     generator = torch.Generator().manual_seed(0)
-    documents = [tuple(torch.randint(256, (64,), generator=generator).tolist())]
-    return CalibrationSource(documents=documents, samples=4, length=16)
+    documents = [tuple(torch.randint(256, (16 * samples,), generator=generator).tolist())]
+    return CalibrationSource(documents=documents, samples=samples, length=16)
 
 
 def quantized(name: str, options: str, found: CalibrationSource | None = None) -> Graph:
@@ -63,8 +63,21 @@ def test_a_scale_for_a_whole_cache() -> None:
     assert {op.attrs["shape"] for op in graph.find("literal") if len(op.attrs["shape"]) == 4} == {(1, 1, 1, 1)}
 
 
+def test_errors_of_caches_are_measured_on_few_windows_unless_all_are_wanted() -> None:
+    quick, full, off = source(samples=20), source(samples=20), source(samples=20)
+    full.report.extent, off.report.extent = "full", "off"
+    graphs = [quantized("opt-tiny", "int8", each) for each in (quick, full, off)]
+    assert graphs[0].ops == graphs[1].ops == graphs[2].ops
+    (said,) = quick.report.samples
+    assert (said.measured, said.quantized, said.windows) == (8, 8, 2)
+    assert not full.report.samples and not off.report.entries
+    found = zip(quick.report.entries, full.report.entries, strict=True)
+    assert all(0 < abs(few.error / all_.error - 1) < 0.5 for few, all_ in found)
+
+
 def test_layers_that_lose_too_much_stay_as_they_are() -> None:
     found = source()
+    found.report.extent = "full"  # as the choice measures
     quantized("opt-tiny", "int8", found)
     errors = {entry.op: entry.error for entry in found.report.entries}
     assert len(errors) == 8 and all(1e-4 < error < 0.1 for error in errors.values())

@@ -83,6 +83,26 @@ def test_keeps_the_weights_of_one_layer_at_a_time(monkeypatch):
     assert max(read) <= 1024 * 128 + 128 * 128  # the embedding is the largest; all layers have six times as much
 
 
+def test_keeps_of_each_token_what_crosses_a_point(monkeypatch):
+    """However many layers there are, and however many were passed."""
+    graph, kept = model("gptneox"), []
+    given = {value.name for value in graph.inputs}  # empty caches, which take no memory
+    original = LayerwiseCalibration._show
+
+    def counted(self, point, states, visit):
+        kept.append(sum(tensor.numel() for state in states for name, tensor in state.items() if name not in given))
+        original(self, point, states, visit)
+
+    monkeypatch.setattr(LayerwiseCalibration, "_show", counted)
+    linears = [op for op in graph.find("linear") if op.name.startswith("layers.")]
+    windows = _windows(graph)
+    LayerwiseCalibration(graph, windows, torch.device("cpu")).run(calibration_points(linears), lambda view: None)
+    hidden, inner = 128, 512
+    assert len(kept) == 4 * 4
+    assert max(kept) <= windows.numel() * (inner + 8 * hidden)
+    assert kept[4:8] == kept[8:12]  # a layer leaves nothing behind
+
+
 def test_progress_counts_stops():
     graph, told = model("opt"), []
     linears = [op for op in graph.find("linear") if op.name.startswith("layers.0.")]

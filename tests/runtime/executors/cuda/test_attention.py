@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from compiler.ir.packed_step import Span
 from runtime.executors.cuda.kernels.addresses import TILE, Addresses, work_items
-from runtime.executors.cuda.kernels.attention import AttentionForm, Workspace, attend
+from runtime.executors.cuda.kernels.attention import (
+    AttentionForm,
+    CacheScales,
+    Rotary,
+    Workspace,
+    attend,
+    attend_rows,
+)
 from runtime.executors.cuda.kernels.tiles import split_count
 from tests.runtime.executors.cuda import compiled_attention
 from tests.runtime.executors.cuda.attention_cases import DEVICE, Case
@@ -155,3 +162,46 @@ def test_kernels_compile_for_a_gpu(capability):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["3", "3", "3", "2"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rotary": 8, "dtype": HALF, "k_pool": HALF, "v_pool": HALF},
+        {"heads": 4, "alibi": True},
+        {"heads": 4, "kv_heads": 2, "window": 9, "k_pool": INT8, "v_pool": INT8, "rotary": 4, "interleaved": True},
+        {"k_pool": FP8, "v_pool": FP8, "dtype": HALF, "scale_heads": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("capacity", [48, 512], ids=["short", "shared by programs"])
+def test_caches_may_have_a_row_for_each_sequence_with_its_heads_in_front(options, capacity):
+    """The last row is padding: its position is beyond the cache, of which nothing is written then."""
+    case = Case([(5, 1), (0, 1), (40, 1)], padding=1, **options)
+    kv_heads, width, tables = case.kv_heads, case.width, case.step.block_tables
+    caches = {}
+    for name, pool in case.pools.items():
+        caches[name] = torch.zeros(4, kv_heads, capacity, width, device=DEVICE).to(pool.dtype)
+        for row, (past, _) in enumerate(case.sequences):
+            kept = pool[tables[row].long()].flatten(0, 1)[:past]
+            caches[name].view(torch.int8)[row, :, :past] = kept.transpose(0, 1).contiguous().view(torch.int8).to(DEVICE)
+    positions = torch.tensor([5, 0, 40, capacity], dtype=torch.int32, device=DEVICE)
+    rows = torch.arange(4, dtype=torch.int32, device=DEVICE)[:, None]
+    q, k, v = (each.to(DEVICE) for each in (case.q, case.k, case.v))
+    context = torch.full((4, case.heads * width), float("nan"), dtype=case.dtype, device=DEVICE)
+    before = {name: cache.clone() for name, cache in caches.items()}
+    form = AttentionForm(case.heads, kv_heads, width, width**-0.5, case.window)
+    rotary = Rotary(case.cos.to(DEVICE), case.sin.to(DEVICE), case.interleaved) if case.rotary else None
+    slopes = None if case.slopes is None else case.slopes.to(DEVICE)
+    scales = CacheScales(*(case.scales[name].to(DEVICE) for name in "kv")) if case.k_pool in (INT8, FP8) else None
+    attend_rows(
+        q, k, v, caches["k"], caches["v"], positions, rows, form, context, rotary, slopes, scales, workspace=Workspace()
+    )
+    _, pools = case.computed()
+    assert (context[:3].cpu().float() - case.context(pools)).abs().max() <= case.bound(pools)
+    assert not context[3].any()
+    for name, pool in pools.items():
+        for row, (past_tokens, _) in enumerate(case.sequences):
+            written = pool[tables[row].long()].flatten(0, 1)[past_tokens]
+            before[name].view(torch.int8)[row, :, past_tokens] = written.view(torch.int8).to(DEVICE)
+        assert torch.equal(caches[name].view(torch.int8), before[name].view(torch.int8))

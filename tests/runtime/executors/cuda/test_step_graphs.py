@@ -16,7 +16,7 @@ from runtime.executors.cuda.executor import CudaExecutor
 from runtime.executors.cuda.kernels.addresses import NO_TOKEN, PADDING, Addresses
 from runtime.executors.cuda.session import CapturingSession
 from runtime.executors.cuda.static_steps import GraphSize, StaticStep, graph_blocks, graph_tokens, prompt_tokens
-from runtime.executors.cuda.step_graphs import Run, StepGraphs, resolved
+from runtime.executors.cuda.step_graphs import Due, Run, StepGraphs, resolved
 from runtime.executors.paged import StepsAhead, WarmsUp
 from tests.runtime.executors.cuda.test_executor import made
 
@@ -138,6 +138,8 @@ def test_the_second_step_of_a_size_is_captured_and_finds_what_the_step_before_ch
         return PackedStep.of([*alone, SequenceStep(0, [*range(count)], [2, 3])])
 
     def chosen(step: PackedStep) -> list[int]:
+        for due in Due.of([number for each in graphs.due(step) for number in each.numbers]):
+            graphs.prepare(due, graphs.plus_one)
         static = graphs.takes(step)
         assert static is not None
         return [int(token) for token in graphs.step(step, static, graphs.plus_one).argmax(-1)]
@@ -246,3 +248,20 @@ def test_pools_give_way_to_larger_ones_before_these_are_allocated(tmp_path: Path
         assert stage() is None
     finally:
         gc.enable()
+
+
+def test_what_a_step_chose_is_that_of_the_first_rank() -> None:
+    """Ranks that round differently would go on with different texts."""
+    graphs = StepGraphs(64, 4, 4, 64, CPU, lambda chosen: chosen.copy_(torch.tensor([[9, 0]] * len(chosen))))
+    graphs.choose(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert resolved(torch.tensor([-1, -2, 3], dtype=torch.int32), graphs._chosen).tolist() == [9, 9, 3]
+
+
+def test_preparing_a_size_leaves_what_was_chosen() -> None:
+    graphs = _Graphs()
+    graphs.choose(torch.eye(3))
+    due = graphs.due_of(GraphSize(32, 4, 64, decodes=False))
+    assert (due.runs, due.captures) == (True, True) and Due.of(due.numbers * 2) == [due, due]
+    graphs.prepare(due, graphs.plus_one)
+    assert graphs._chosen[:3, 0].tolist() == [0, 1, 2]
+    assert not graphs.due_of(due.size).runs and not graphs.due_of(due.size).captures
