@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from threading import Lock
 from types import TracebackType
 from typing import Any
 
-# TensorRT registers the logger of a builder under a lock of its own, and calls it there if it is another one than that
-# of the builder before: a logger in Python then waits for Python's lock. A thread that drops a builder holds Python's
-# lock, and waits for TensorRT's. So neither is done while the other is.
-_REGISTERING = Lock()
+from compiler.trt_network.messages import registering
 
 
 class Builders:
@@ -21,7 +17,7 @@ class Builders:
 
     def make(self, trt: Any, logger: Any) -> Any:
         """A builder that tells `logger`, an `ILogger` in Python, what happens."""
-        with _REGISTERING:
+        with registering():
             self._kept.append(trt.Builder(logger))
         return self._kept[-1]
 
@@ -33,6 +29,6 @@ class Builders:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: Any, trace: TracebackType | None) -> None:
-        with _REGISTERING:
+        with registering():
             self._kept.clear()
         self._used.clear()

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 NO_GPU = re.compile(r"catchCudaError|cudaError 35|CUDA driver version is insufficient")
 """What TensorRT says on every machine without a GPU, of errors and successes alike."""
 _SHOWN = 3
+
+# TensorRT registers the logger of a builder or a runtime under a lock of its own, and calls it there if it is another
+# one than that before: a logger in Python then waits for Python's lock, and runs Python. Whoever drops a builder needs
+# TensorRT's lock, too: another thread, which holds Python's meanwhile, or Python's garbage collector, which may begin in
+# the logger. So a builder is dropped neither by others nor by the collector while a logger is registered.
+_REGISTERING = Lock()
+
+
+@contextmanager
+def registering() -> Iterator[None]:
+    """Make, or drop, what has a logger in Python; one thread at a time, and without garbage collection meanwhile."""
+    with _REGISTERING:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collects:
+                gc.enable()
 
 
 class Messages:

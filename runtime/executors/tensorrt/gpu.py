@@ -14,7 +14,7 @@ from compiler.sizes import bytes_text
 from compiler.store.mapped_file import MappedFile
 from compiler.trt_network.capabilities import CAPABILITIES
 from compiler.trt_network.library import Library
-from compiler.trt_network.messages import Messages
+from compiler.trt_network.messages import Messages, registering
 from compiler.trt_network.plans import PlanFiles
 from compiler.trt_network.record import NetworkRecord, Weight
 from runtime.collectives.communicator import Communicator, SingleRank
@@ -73,7 +73,8 @@ class GpuBackend:
         self._kernels = KernelCache(digest, torch.cuda.get_device_name(device), library.name)
         path = folder / weights
         with torch.cuda.device(device):
-            self._runtime: Any = self._trt.Runtime(self._messages.logger)
+            with registering():
+                self._runtime: Any = self._trt.Runtime(self._messages.logger)
             self.stream = CudaStream(device)
             self.weights = load_weights(path, wanted, device, partial(check_memory, path, device=device))
 
