@@ -15,8 +15,8 @@ _SHOWN = 3
 
 # TensorRT registers the logger of a builder or a runtime under a lock of its own, and calls it there if it is another
 # one than that before: a logger in Python then waits for Python's lock, and runs Python. Whoever drops a builder needs
-# TensorRT's lock, too: another thread, which holds Python's meanwhile, or Python's garbage collector, which may begin in
-# the logger. So a builder is dropped neither by others nor by the collector while a logger is registered.
+# TensorRT's lock, too: another thread, which holds Python's meanwhile, or Python's garbage collector, which may begin
+# in the logger. So a builder is dropped neither by others nor by the collector while a logger is registered.
 _REGISTERING = Lock()
 
 
