@@ -10,6 +10,7 @@ from typing import Any
 import runtime.executors.cpu.rules  # noqa: F401 - registers the rules
 from compiler.ir.graph import Graph
 from runtime.executors.cpu.plans import Plans
+from runtime.executors.torch.plain_ops import PlainOps, plain_ops
 
 
 @dataclass(frozen=True)
@@ -27,25 +28,6 @@ class Call:
 
 
 @dataclass(frozen=True)
-class LeftOps:
-    """Operations of one kind that run by torch's rules, one after the other.
-
-    Attributes:
-        kind: the kind.
-        why: why no kernel computes them, as the rest of a sentence.
-        ops: their names.
-    """
-
-    kind: str
-    why: str
-    ops: tuple[str, ...]
-
-    def __str__(self) -> str:
-        named = ", ".join(self.ops[:2]) + (f" and {len(self.ops) - 2} more" if len(self.ops) > 2 else "")
-        return f"by torch: {len(self.ops)} x {self.kind} ({named}): {self.why}"
-
-
-@dataclass(frozen=True)
 class Explanation:
     """How the executor runs a graph.
 
@@ -55,19 +37,19 @@ class Explanation:
     """
 
     calls: tuple[Call, ...]
-    left: tuple[LeftOps, ...]
+    left: tuple[PlainOps, ...]
 
     def lines(self) -> Iterator[str]:
         """The calls, those that are alike in one line; then what is left, a line for each kind and reason."""
         for call, count in Counter(map(str, self.calls)).items():
             yield f"{count} x {call}" if count > 1 else call
-        yield from map(str, self.left)
+        yield from (f"by torch: {each} ({each.some}): {each.why}" for each in self.left)
 
     def to_json(self) -> dict[str, Any]:
         """All of it; the keys are in docs/cli.md."""
         return {
             "calls": [call.ops for call in self.calls],
-            "by_torch": [{"kind": each.kind, "why": each.why, "ops": list(each.ops)} for each in self.left],
+            "by_torch": [each.to_json() for each in self.left],
         }
 
 
@@ -75,8 +57,5 @@ def explain(graph: Graph) -> Explanation:
     """How the executor runs a graph of packed steps."""
     plans = Plans(graph)
     calls = tuple(Call(dict(Counter(op.kind.name for op in ops))) for ops in plans.segments())
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for op in plans.running:
-        if op.name in plans.reasons:
-            reasons.setdefault((op.kind.name, plans.reasons[op.name]), []).append(op.name)
-    return Explanation(calls, tuple(LeftOps(kind, why, tuple(ops)) for (kind, why), ops in reasons.items()))
+    left = plain_ops((op, plans.reasons[op.name]) for op in plans.running if op.name in plans.reasons)
+    return Explanation(calls, left)

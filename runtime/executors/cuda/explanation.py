@@ -23,6 +23,7 @@ from runtime.executors.cuda.norm_fusion import NORMS
 from runtime.executors.cuda.product_fusion import WeightPart, why_no_product
 from runtime.executors.torch.lowering import Fusion, running_ops
 from runtime.executors.torch.packed import PackedWeight
+from runtime.executors.torch.plain_ops import PlainOps, plain_ops
 
 _NO_FUSION = "no fusion is for such operations"
 _EXCHANGED = "ranks exchange it; where their GPUs share memory, sums run together with the products before them"
@@ -49,24 +50,6 @@ class FusedOps:
 
 
 @dataclass(frozen=True)
-class PlainOps:
-    """Operations of one kind that run by torch's rules, one after the other.
-
-    Attributes:
-        kind: the kind.
-        why: why no kernel computes them, as the rest of a sentence.
-        ops: their names.
-    """
-
-    kind: str
-    why: str
-    ops: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{len(self.ops)} x {self.kind}"
-
-
-@dataclass(frozen=True)
 class Explanation:
     """How the executor runs a graph.
 
@@ -87,7 +70,7 @@ class Explanation:
         yield from map(str, self.fused)
         for why in dict.fromkeys(each.why for each in self.plain):
             same = [each for each in self.plain if each.why == why]
-            named = "" if why == _NO_FUSION else f" ({_some(same[0].ops)})"
+            named = "" if why == _NO_FUSION else f" ({same[0].some})"
             yield f"by torch: {', '.join(map(str, same))}{named}: {why}"
         never = "" if self.captures else f"not captured: {self.why_not_captured}"
         yield f"steps are {never or 'captured as CUDA graphs'}"
@@ -96,7 +79,7 @@ class Explanation:
         """All of it; the keys are in docs/cli.md."""
         return {
             "fused": [{"name": each.name, "count": each.count, "ops": each.ops} for each in self.fused],
-            "by_torch": [{"kind": each.kind, "why": each.why, "ops": list(each.ops)} for each in self.plain],
+            "by_torch": [each.to_json() for each in self.plain],
             "captures": self.captures,
             **({} if self.captures else {"why_not_captured": self.why_not_captured}),
         }
@@ -112,15 +95,11 @@ def explanation_of(graph: Graph, fusions: Sequence[Fusion]) -> Explanation:
     flow = Dataflow(graph)
     forms = Counter((fusion.name, tuple(Counter(op.kind.name for op in fusion.ops).items())) for fusion in fusions)
     fused = {op.name for fusion in fusions for op in fusion.ops}
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for op in running_ops(graph):
-        why = why_unserved(flow, op) if op.name in fused else _why_alone(flow, op)
-        if why is not None:
-            reasons.setdefault((op.kind.name, why), []).append(op.name)
+    reasons = ((op, why_unserved(flow, op) if op.name in fused else _why_alone(flow, op)) for op in running_ops(graph))
     why_not = why_not_captured(graph, fusions)
     return Explanation(
         tuple(FusedOps(name, count, dict(ops)) for (name, ops), count in forms.items()),
-        tuple(PlainOps(kind, why, tuple(names)) for (kind, why), names in reasons.items()),
+        plain_ops((op, why) for op, why in reasons if why is not None),
         not why_not,
         why_not,
     )
@@ -173,10 +152,6 @@ def _shape_of_weight(flow: Dataflow, weight: Value) -> WeightPart:
     return PackedWeight(
         torch.empty(rows, columns, dtype=stored, device="meta"), scales, zeros, (rows, columns), q.dtype
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _never(*arguments: Any) -> Product:
