@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, NamedTuple, Self
@@ -24,7 +25,7 @@ class Result(NamedTuple):
     in_place: bool = False
 
 
-class PluginSpec:
+class PluginSpec(ABC):
     """What a layer computes; kinds of layers are frozen dataclasses, whose fields are the attributes.
 
     Attributes:
@@ -36,18 +37,18 @@ class PluginSpec:
     version: ClassVar[str]
 
     @property
+    @abstractmethod
     def inputs(self) -> tuple[str, ...]:
         """What the layer reads, in order."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def results(self) -> tuple[Result, ...]:
         """What the layer makes, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def types(self, first: str) -> tuple[str, ...]:
         """The element types of inputs and results, by TensorRT's names, where that of the first input is `first`."""
-        raise NotImplementedError
 
     @property
     def in_place(self) -> tuple[tuple[int, int], ...]:
